@@ -1,0 +1,26 @@
+"""Prometheus metrics for a WSGI application, all worker processes of its server as one target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wsgi_prom.exporter.app import MetricsApp
+    from wsgi_prom.middleware import PrometheusMiddleware
+    from wsgi_prom.routes import set_route
+
+__all__ = ("MetricsApp", "PrometheusMiddleware", "set_route")
+
+
+def __getattr__(name: str) -> object:
+    # Each at its first use: MetricsApp brings WebOb and prometheus_client (46 and 56 ms), which a worker that only
+    # records does not need.
+    if name == "PrometheusMiddleware":
+        from wsgi_prom.middleware import PrometheusMiddleware as found  # noqa: PLC0415
+    elif name == "MetricsApp":
+        from wsgi_prom.exporter.app import MetricsApp as found  # type: ignore[assignment]  # noqa: PLC0415
+    elif name == "set_route":
+        from wsgi_prom.routes import set_route as found  # type: ignore[assignment]  # noqa: PLC0415
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found

@@ -1,0 +1,153 @@
+"""
+The text of a page: families as lines of the Prometheus text format 0.0.4 or of OpenMetrics 1.0.
+
+The lines of a child are the same in both; they are kept with the child until its values change.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.openmetrics.exposition import escape_label_name, escape_metric_name
+from prometheus_client.utils import floatToGoString
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.registry import Collector
+
+    from wsgi_prom.storage.families import Child, Families, Family, Labels
+
+TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+# Not str.splitlines: a carriage return or U+2028 in a label does not end a line of either format.
+_LINE: Final = re.compile(r"[^\n]*\n")
+
+
+class Names:
+    """The `name[]` filter: samples of these names, or all samples of a family so named. Empty lets all through."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def family(self, family: str) -> bool:
+        return family in self._names or f"{family}_total" in self._names
+
+    def sample(self, sample: str) -> bool:
+        return sample in self._names
+
+
+ALL: Final = Names(())
+
+
+def render(
+    families: Families, own: Iterable[Metric] = (), *, openmetrics: bool = False, names: Names = ALL
+) -> str:
+    """
+    Render a page: *families* and then *own*, metrics of this process, less those whose name the families have.
+
+    Every label value and help text is escaped; nothing in it can end its line.
+    """
+    parts = []
+    taken = set()
+    for family in families:
+        taken.add(family.name)
+        lines = _lines(family, names)
+        if lines:
+            parts.append(_head(family.name, family.type, family.help, openmetrics=openmetrics))
+            parts += lines
+    chosen = [metric for metric in own if metric.name not in taken]
+    parts.append(_render_own(chosen, openmetrics=openmetrics, names=names))
+    if openmetrics:
+        parts.append("# EOF\n")
+    return "".join(parts)
+
+
+def _lines(family: Family, names: Names) -> list[str]:
+    texts = [_text(child) for child in family.children()]
+    if not names or names.family(family.name):
+        return [text for text in texts if text]
+    return [
+        line
+        for child, text in zip(family.children(), texts, strict=True)
+        for (name, _), line in zip(child.shape, _LINE.findall(text), strict=True)
+        if names.sample(name)
+    ]
+
+
+def _text(child: Child) -> str:
+    if child.text is None:
+        if child.template is None:
+            child.template = "".join(f"{_series(name, labels)} %s\n" for name, labels in child.shape)
+        child.text = child.template % tuple(map(_number, child.values))
+    return child.text
+
+
+def _series(name: str, labels: Labels) -> str:
+    pairs = ",".join(f'{escape_label_name(label)}="{_escape(value)}"' for label, value in labels)
+    series = f"{escape_metric_name(name)}{{{pairs}}}" if pairs else escape_metric_name(name)
+    return series.replace("%", "%%")
+
+
+def _number(value: float) -> str:
+    # repr is what floatToGoString ends up with for nearly all figures, in a tenth of the time.
+    return repr(value) if -1e6 < value < 1e6 else floatToGoString(value)
+
+
+def _escape(value: str) -> str:
+    r"""
+    Escape as both formats ask: `\\`, `\n`, `\"`.
+
+    A lone surrogate, which a WSGI server may make of a byte of the request, has no UTF-8 form: it is shown as `?`.
+    """
+    value = value.encode("utf-8", "replace").decode("utf-8")
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
+    name = escape_metric_name(name)
+    help_text = _escape(help_text)
+    if not openmetrics:
+        help_text = help_text.replace(r"\"", '"')
+        name += "_total" if typ == "counter" else ""
+    return f"# HELP {name} {help_text}\n# TYPE {name} {typ}\n"
+
+
+class _Given:
+    """A registry of metrics that were collected already, as the client library's renderers take it."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        return iter(self._metrics)
+
+
+def _render_own(metrics: list[Metric], *, openmetrics: bool, names: Names) -> str:
+    if names:
+        for metric in metrics:
+            if not names.family(metric.name):
+                metric.samples = [sample for sample in metric.samples if names.sample(sample.name)]
+        metrics = [metric for metric in metrics if metric.samples]
+    registry: Collector = _Given(metrics)
+    if openmetrics:
+        return openmetrics_exposition.generate_latest(registry).decode().removesuffix("# EOF\n")
+    return generate_latest(registry).decode()
+
+
+def to_metrics(families: Families) -> Iterator[Metric]:
+    """Return the families as the client library's objects, for code that works with those."""
+    for family in families:
+        metric = Metric(family.name, family.help, family.type)
+        for child in family.children():
+            for (name, labels), value in zip(child.shape, child.values, strict=True):
+                metric.add_sample(name, dict(labels), value)
+        yield metric

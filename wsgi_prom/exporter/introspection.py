@@ -1,0 +1,39 @@
+"""What the exporter says about itself, beside the metrics of the application."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from prometheus_client.metrics_core import GaugeMetricFamily
+
+from wsgi_prom import catalog
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from wsgi_prom.storage.collector import Report
+
+
+def own_metrics(report: Report) -> list[Metric]:
+    """Return the `wsgi_prom_*` metrics of the scrape that *report* is about."""
+    build = GaugeMetricFamily(*catalog.BUILD_INFO, labels=["version"])
+    build.add_metric([_version()], 1)
+    slots = GaugeMetricFamily(*catalog.SLOTS, labels=["state"])
+    slots.add_metric(["live"], report.slots_live)
+    slots.add_metric(["free"], report.slots_free)
+    return [
+        build,
+        slots,
+        GaugeMetricFamily(*catalog.SCRAPE_DURATION, report.duration),
+        GaugeMetricFamily(*catalog.VALUE_BYTES, report.value_bytes),
+        GaugeMetricFamily(*catalog.UNREADABLE, len(report.unreadable)),
+        GaugeMetricFamily(*catalog.CONFLICTS, report.conflicts),
+    ]
+
+
+def _version() -> str:
+    try:
+        return version("wsgi-prom")
+    except PackageNotFoundError:  # a checkout on PYTHONPATH, not installed
+        return "unknown"

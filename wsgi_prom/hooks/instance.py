@@ -1,0 +1,88 @@
+"""What both servers' hooks do when a server starts: its directory, its place among the live ones, its exporter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NoReturn
+
+from wsgi_prom.errors import DirectoryError, WsgiPromError
+from wsgi_prom.exporter.launch import launch
+from wsgi_prom.settings import Settings
+from wsgi_prom.storage import directory, locks, values
+from wsgi_prom.storage.lease import lease
+
+if TYPE_CHECKING:
+    from wsgi_prom.storage.locks import Locks
+
+log = logging.getLogger("wsgi_prom")
+
+
+class Instance:
+    """
+    One server: made when its configuration is read, which may be all that happens to it, and started when it starts.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._settings = Settings.read()
+        except WsgiPromError as error:
+            refuse(error)
+        found = directory.configured()
+        self._temporary = found is None
+        self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
+        self._lock_file: Locks | None = None
+        # In force before the application is imported, which may look at it; nothing is made yet.
+        os.environ[directory.VARIABLE] = str(self.path)
+        lease.defer()
+        values.install()
+
+    def start(
+        self,
+        *,
+        reload: bool,
+        owner: tuple[int, int] | None = None,
+        log_file: IO[bytes] | int | None = None,
+    ) -> None:
+        """
+        Make the directory ready and start the exporter. Call it in the master, before it forks.
+
+        *owner* are the uid and gid that the workers drop to. With *reload*, the server goes on with what is in the
+        directory. A directory of the user's choice that cannot be used ends the process with one line that says why.
+        """
+        try:
+            self._lock_file = directory.prepare(self.path, temporary=self._temporary, owner=owner)
+        except DirectoryError as error:
+            if not self._temporary:
+                refuse(error)
+            # Not the user's mistake: a machine without any place to write to. The application is served.
+            log.error("no metrics: %s", error)
+            return
+        if self._temporary:
+            directory.sweep(self.path.parent)
+        if not reload and not directory.holders(self.path, self._lock_file):
+            directory.clear(self.path, self._lock_file)
+        next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)
+        # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
+        self._temporary = False
+        lease.attach(self.path)
+        try:
+            launch(self.path, self._settings.bind, owner=owner, log_file=log_file)
+        except OSError as error:
+            log.error("no exporter: %s", error)
+
+    def stop(self) -> None:
+        """Remove the directory if wsgi_prom made it and no other server uses it. The exporter may have done so before."""
+        if self._lock_file is not None:
+            try:
+                directory.discard(self.path, self._lock_file)
+            except OSError as error:
+                log.debug("the directory was left: %s", error)
+
+
+def refuse(error: WsgiPromError) -> NoReturn:
+    """End the process with one line for the server's log: a configuration mistake is told at start."""
+    sys.stdout.flush()
+    sys.exit(f"wsgi_prom: {error}")

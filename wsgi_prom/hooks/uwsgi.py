@@ -1,0 +1,65 @@
+"""
+The hook of uWSGI: `shared-import = wsgi_prom.hooks.uwsgi` in its configuration.
+
+uWSGI imports it once, in the master, before the fork and before the application; at a reload once more, in the same
+process. The application is wrapped by `module = wsgi_prom.wsgi:application` or by hand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import uwsgi
+
+from wsgi_prom.hooks.instance import Instance
+from wsgi_prom.storage.lease import lease
+
+log = logging.getLogger("wsgi_prom")
+
+
+def _start() -> None:
+    if uwsgi.worker_id() > 0 and uwsgi.masterpid() not in {0, os.getpid()}:
+        # `import =` under lazy-apps: too late, and in each worker. A directory for each would show one at random.
+        log.error("no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import")
+        return
+    _chain_after_fork()
+    Instance().start(reload=bool(uwsgi.is_a_reload), owner=_owner())
+
+
+def _owner() -> tuple[int, int] | None:
+    """Return whom the workers will be, where the master keeps root (master-as-root)."""
+    if os.geteuid() != 0 or "uid" not in uwsgi.opt:
+        return None
+    from pwd import getpwnam, getpwuid  # noqa: PLC0415
+
+    name = uwsgi.opt["uid"].decode()
+    user = getpwuid(int(name)) if name.isdigit() else getpwnam(name)
+    return user.pw_uid, user.pw_gid
+
+
+def _claim() -> None:
+    # A mule or spooler claims a slot when it records something. One that has not dropped root yet would make files
+    # that it cannot open again: it claims with its first record too.
+    if uwsgi.worker_id() > 0 and not (os.geteuid() == 0 and "uid" in uwsgi.opt):
+        lease.renew()
+
+
+def _chain_after_fork() -> None:
+    try:
+        # First: at its import it takes the one place that there is for a hook, whoever has it.
+        import uwsgidecorators  # noqa: PLC0415
+    except Exception:  # raises a bare Exception without a master, and is a package of its own in some distributions
+        before = getattr(uwsgi, "post_fork_hook", None)
+
+        def after_fork() -> None:
+            if before is not None:
+                before()
+            _claim()
+
+        uwsgi.post_fork_hook = after_fork
+    else:
+        uwsgidecorators.postfork(_claim)
+
+
+_start()

@@ -1,0 +1,132 @@
+"""
+The settings: what can be set, its default and the reason for it, and the one place that reads the environment.
+
+Every setting is an environment variable `WSGI_PROM_<NAME>`; those of the middleware are keywords of
+`PrometheusMiddleware` too, which win.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX: Final = "WSGI_PROM_"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the exporter listens: a host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _address(value: str) -> Address | None:
+    if value == "off":
+        return None
+    if value.startswith("unix:/"):
+        return Address(path=value.removeprefix("unix:"))
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]+)):(\d{1,5})", value, re.ASCII)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError(value)
+    return Address(host=found[1] or found[2], port=int(found[3]))
+
+
+def _reference(value: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
+        raise ValueError(value)
+    return value
+
+
+def _path(value: str) -> str:
+    if not re.fullmatch(r"/[^\s?#]+", value):
+        raise ValueError(value)
+    return value
+
+
+def _positive(value: str | int) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError(value)
+    return number
+
+
+def _buckets(value: str | tuple[float, ...]) -> tuple[float, ...]:
+    items = value.replace(",", " ").split() if isinstance(value, str) else value
+    bounds = tuple(float(item) for item in items)
+    if bounds and bounds[-1] == float("inf"):
+        bounds = bounds[:-1]
+    if not bounds or not all(low < high for low, high in zip(bounds, (*bounds[1:], float("inf")), strict=True)):
+        raise ValueError(value)
+    return bounds
+
+
+def _setting(default: Any, parse: Any, right: str) -> Any:
+    return dataclasses.field(default=default, metadata={"parse": parse, "right": right})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. Make it with `Settings.read`."""
+
+    # Loopback: what an application counts is nobody else's business. 9464 is the exporters' port of OpenTelemetry's
+    # Prometheus reader, so that a dashboard's scrape configuration need not change.
+    bind: Address | None = _setting(
+        Address("127.0.0.1", 9464), _address, "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off"
+    )
+    app: str | None = _setting(None, _reference, "MODULE:CALLABLE, such as myapp:app")
+    # Off unless asked for: a path of the application that anybody can read is a decision of its own.
+    metrics_path: str | None = _setting(None, _path, "an absolute path, such as /metrics")
+    # The client library's own default, which fits requests from 5 ms to 10 s.
+    buckets: tuple[float, ...] = _setting(
+        (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+        _buckets,
+        "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
+    )
+    # An application with more routes, methods and statuses than this has a label that is not a template.
+    label_limit: int = _setting(1000, _positive, "a number of label sets, 1 or more")
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None, **keywords: Any) -> Settings:
+        """
+        Read the environment; *keywords* win over it.
+
+        Raises SettingError, which names the setting, its value and what would be right, also for an unknown one.
+        """
+        environ = os.environ if environ is None else environ
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        values = {}
+        for variable, value in environ.items():
+            if variable.startswith(PREFIX):
+                name = variable.removeprefix(PREFIX).lower()
+                if name not in fields:
+                    known = ", ".join(PREFIX + name.upper() for name in fields)
+                    raise SettingError(f"{variable}={value!r} is no setting of wsgi_prom. There are {known}.")
+                values[name] = _parse(fields[name], variable, value)
+        for name, value in keywords.items():
+            if name not in fields:
+                raise SettingError(f"{name}={value!r} is no setting of wsgi_prom. There are {', '.join(fields)}.")
+            if value is not None:
+                values[name] = _parse(fields[name], name, value)
+        return cls(**values)
+
+
+def _parse(field: dataclasses.Field[Any], name: str, value: Any) -> Any:
+    try:
+        return field.metadata["parse"](value)
+    except (ValueError, TypeError, AttributeError):
+        raise SettingError(f"{name}={value!r} is not {field.metadata['right']}.") from None

@@ -1,0 +1,170 @@
+"""
+The shared directory: choosing it, making it, and clearing it without touching anything that is not ours.
+"""
+
+# Rule 1: only names that this package or the client library gives to its files are removed, only plain files, and
+#         no link is followed: names are removed relative to the opened directory.
+# Rule 2: what somebody live holds is not removed.
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import locks
+from wsgi_prom.storage.locks import Locks
+
+VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+_SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
+_CLIENT_FILE: Final = re.compile(r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db")
+_OTHER_FILES: Final = frozenset({locks.NAME, "wsgi_prom.exporter"})
+
+# Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
+# A directory that is younger may belong to a server that has made it and not yet locked it.
+_STALE_AFTER_SECONDS: Final = 60
+
+
+def configured() -> Path | None:
+    """Return the directory that the environment names. It is looked up at each call: nothing depends on import order."""
+    value = os.environ.get(VARIABLE)
+    return Path(value) if value else None
+
+
+def name_temporary() -> Path:
+    """Choose a name for a directory of one server, without making it."""
+    base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    return base / f"wsgi_prom-{os.geteuid()}-{secrets.token_hex(8)}"
+
+
+def prepare(path: Path, *, temporary: bool = False, owner: tuple[int, int] | None = None) -> Locks:
+    """
+    Make *path* if it is missing and check that it may be used; nothing in it is changed.
+
+    *owner*, a uid and a gid, is the user that the workers run as where that is not the caller. Raises DirectoryError,
+    which says what is wrong and what would be right.
+    """
+    uid = os.geteuid() if owner is None else owner[0]
+    try:
+        try:
+            path.mkdir(mode=0o700, parents=not temporary)
+        except FileExistsError:
+            if temporary:
+                raise
+        else:
+            if owner is not None:
+                os.chown(path, *owner)
+        check(path, uid)
+        lock_file = Locks.of(path, create=True, temporary=temporary)
+        if owner is not None:
+            lock_file.give(*owner)
+    except OSError as error:
+        raise DirectoryError(
+            f"{VARIABLE}={str(path)!r}: {error.strerror or error}. "
+            "Name a directory that the server's user can write to, or unset it to have one made."
+        ) from error
+    return lock_file
+
+
+def check(path: Path, uid: int | None = None) -> None:
+    """Raise DirectoryError unless *path* is a directory that nobody but *uid* (the caller) and root can write to."""
+    uid = os.geteuid() if uid is None else uid
+    remedy = f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DirectoryError(f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {remedy}") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise DirectoryError(
+            f"{VARIABLE}={str(path)!r} is not a directory. Name a directory, or unset it to have one made."
+        )
+    if found.st_uid != uid:
+        raise DirectoryError(
+            f"{VARIABLE}={str(path)!r} belongs to uid {found.st_uid}, the workers run as uid {uid}. {remedy}"
+        )
+    if found.st_mode & stat.S_IWOTH:
+        raise DirectoryError(f"{VARIABLE}={str(path)!r} can be written by everybody. {remedy}")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise DirectoryError(f"{VARIABLE}={str(path)!r} cannot be written by this process. {remedy}")
+
+
+def slot_numbers(path: Path) -> list[int]:
+    """Return the numbers of the slots that have a value file in *path*, in order."""
+    found = (_SLOT_FILE.fullmatch(name) for name in os.listdir(path))
+    return sorted(int(match[1]) for match in found if match and match[2] == "values" and not match[3])
+
+
+def client_files(path: Path) -> list[Path]:
+    """Return the files in *path* that the client library's own multiprocess mode wrote."""
+    return sorted(path / name for name in os.listdir(path) if _CLIENT_FILE.fullmatch(name))
+
+
+def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
+    """Return what processes other than this one hold in *path*: a role and a pid (0 in another pid namespace) each."""
+    roles = [("exporter", locks.EXPORTER)]
+    roles += [("server", byte) for byte in locks.SERVERS]
+    roles += [(f"slot {number}", locks.FIRST_SLOT + number) for number in slot_numbers(path)]
+    found = [(role, lock_file.holder(byte)) for role, byte in roles if not lock_file.mine(byte)]
+    return [(role, pid) for role, pid in found if pid is not None]
+
+
+def clear(path: Path, lock_file: Locks) -> None:
+    """Remove the files of earlier runs from *path*. A slot that is taken meanwhile keeps its files."""
+    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(directory_fd):
+            slot = _SLOT_FILE.fullmatch(name)
+            if slot:
+                byte = locks.FIRST_SLOT + int(slot[1])
+                if lock_file.mine(byte) or not lock_file.acquire(byte):
+                    continue
+                _remove(name, directory_fd)
+                lock_file.release(byte)
+            elif _CLIENT_FILE.fullmatch(name):
+                _remove(name, directory_fd)
+    finally:
+        os.close(directory_fd)
+
+
+def discard(path: Path, lock_file: Locks) -> bool:
+    """Remove a directory that wsgi_prom made, if no other process uses it. Returns whether it is gone."""
+    if not lock_file.temporary or any(role != "exporter" for role, _ in holders(path, lock_file)):
+        return False
+    clear(path, lock_file)
+    for name in _OTHER_FILES:
+        (path / name).unlink(missing_ok=True)
+    path.rmdir()
+    return True
+
+
+def sweep(base: Path) -> None:
+    """Remove the directories that servers of this user left in *base* when they were killed together with their exporter."""
+    for path in base.iterdir():
+        try:
+            found = path.lstat()
+            if (
+                _TEMPORARY_NAME.fullmatch(path.name)
+                and stat.S_ISDIR(found.st_mode)
+                and found.st_uid == os.geteuid()
+                and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
+            ):
+                lock_file = Locks.of(path)
+                if not holders(path, lock_file):
+                    discard(path, lock_file)
+        except (OSError, DirectoryError):
+            continue  # another server sweeps too, or the directory holds what is not ours
+
+
+def _remove(name: str, directory_fd: int) -> None:
+    found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    if stat.S_ISREG(found.st_mode):
+        os.unlink(name, dir_fd=directory_fd)

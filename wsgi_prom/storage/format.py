@@ -1,0 +1,202 @@
+"""
+The bytes of a slot: a file of keys and a file of values, and nothing about processes, paths or locks.
+
+    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  reserved    64  doubles ...
+    NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each block
+                  {...}               a schema: label names, and the metrics that its columns make up
+                  [number, "a", "b"]  a block: the schema's ordinal in this file, and the label values
+
+A block owns as many doubles as its schema is wide, and they follow each other in the order of the lines: no offset
+is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same block as
+the duration's buckets) is a range of columns that a scrape adds up, so that it can never disagree with them.
+"""
+
+# Rule 1: only this module knows offsets, and the spelling of a line.
+# Rule 2: key first, then the values, then the commit. `committed` counts bytes of the key file, not blocks: one
+#         aligned 8-byte store commits a schema and its block at once, and a reader needs no line count to know
+#         how far it may read. What lies behind it is a torn write, and is written over.
+# Rule 3: the nonce ties the two files together: after one was replaced, they no longer match and are refused.
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from wsgi_prom.errors import FormatError
+
+VERSION: Final = 1
+MAGIC: Final = b"wsgiprom"
+HEADER: Final = struct.Struct("=8sQQQ32x")
+FIRST_COLUMN: Final = HEADER.size // 8
+COMMITTED: Final = 3  # the header's field, counted in 8-byte words
+
+# A value file starts with one page and doubles: room for 28 label sets of a request, or 504 counters.
+INITIAL_SIZE: Final = 4096
+
+LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent"})
+# Whoever takes a slot over starts these anew: a live gauge speaks of a living process, and `all` of one process.
+PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
+
+Columns = tuple[int, int]  # from, to (exclusive), counted from the block's first
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    One metric family that a block carries.
+
+    *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
+    among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
+    number of observations of a summary; *total* is the column of a sum of observations; *buckets* belong to *bounds*.
+    """
+
+    type: str
+    name: str
+    help: str
+    labels: tuple[int, ...] = ()
+    count: Columns | None = None
+    total: Columns | None = None
+    buckets: Columns | None = None
+    bounds: tuple[float, ...] = ()
+    mode: str = ""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a block mean. Its line is written once to each key file that has a block of it."""
+
+    labelnames: tuple[str, ...]
+    width: int
+    metrics: tuple[Metric, ...]
+
+    def line(self) -> bytes:
+        metrics = [
+            {name: value for name, value in vars(metric).items() if value not in (None, (), "")}
+            for metric in self.metrics
+        ]
+        return _line({"labels": self.labelnames, "width": self.width, "metrics": metrics})
+
+
+def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
+    return _single(labelnames, 1, Metric("counter", name, help_text, _all(labelnames), count=(0, 1)))
+
+
+def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
+    # The most recent modes keep the time of the setting, in seconds since the epoch, in a second column.
+    width = 2 if mode.endswith("mostrecent") else 1
+    return _single(
+        labelnames, width, Metric("gauge", name, help_text, _all(labelnames), count=(0, 1), mode=mode)
+    )
+
+
+def summary(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
+    metric = Metric("summary", name, help_text, _all(labelnames), count=(0, 1), total=(1, 2))
+    return _single(labelnames, 2, metric)
+
+
+def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tuple[float, ...]) -> Schema:
+    last = 1 + len(bounds)
+    metric = Metric(
+        "histogram", name, help_text, _all(labelnames), total=(0, 1), buckets=(1, last), bounds=bounds
+    )
+    return _single(labelnames, last, metric)
+
+
+def block_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
+    return _line([schema, *labelvalues])
+
+
+def parse_lines(data: bytes, schemas: list[Schema]) -> list[tuple[Schema, tuple[str, ...]]]:
+    """
+    Read whole lines; append the schemas among them to *schemas*, which those of earlier calls must already be in.
+
+    Returns the blocks in the order of their columns. Raises FormatError for anything that was not written by this
+    module, whatever it is.
+    """
+    blocks = []
+    try:
+        for line in data.decode("ascii").splitlines():
+            item = json.loads(line)
+            if isinstance(item, dict):
+                schemas.append(_parse_schema(item))
+            else:
+                number, *labelvalues = item
+                schema = schemas[number]
+                if len(labelvalues) != len(schema.labelnames) or not all(
+                    isinstance(value, str) for value in labelvalues
+                ):
+                    raise FormatError(f"label values {labelvalues!r} do not fit {schema.labelnames!r}")
+                blocks.append((schema, tuple(labelvalues)))
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+        raise FormatError(f"not a line of a wsgi_prom key file: {error}") from error
+    return blocks
+
+
+def keys_header(nonce: int) -> bytes:
+    return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
+
+
+def pack_header(nonce: int) -> bytes:
+    """The head of a new value file, in which nothing but the key file's own header is committed."""
+    return HEADER.pack(MAGIC, VERSION, nonce, len(keys_header(nonce)))
+
+
+def unpack_header(data: bytes) -> tuple[int, int]:
+    """
+    Return the nonce and the number of committed bytes of the key file.
+
+    Raises FormatError for a short, foreign or future header.
+    """
+    if len(data) < HEADER.size:
+        raise FormatError(f"{len(data)} bytes are no value file, which has a header of {HEADER.size}")
+    magic, version, nonce, committed = HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise FormatError(f"begins with {magic!r}, a value file with {MAGIC!r}")
+    if version != VERSION:
+        raise FormatError(f"format version {version}, this wsgi_prom reads version {VERSION}")
+    return nonce, committed
+
+
+def check_keys(data: bytes, nonce: int, committed: int) -> None:
+    """Raise FormatError unless *data*, the start of a key file, belongs to *nonce* and holds what is committed."""
+    header = keys_header(nonce)
+    if not data.startswith(header):
+        raise FormatError(f"begins with {data[: len(header)]!r}, its value file asks for {header!r}")
+    if not len(header) <= committed <= len(data):
+        raise FormatError(f"{len(data)} bytes of keys, {committed} are committed")
+    if data[committed - 1 : committed] != b"\n":
+        raise FormatError("the committed keys end within a line")
+
+
+def _parse_schema(item: dict[str, object]) -> Schema:
+    metrics = []
+    for fields in item["metrics"]:  # type: ignore[attr-defined]
+        metric = Metric(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        )
+        metrics.append(metric)
+    schema = Schema(tuple(item["labels"]), int(item["width"]), tuple(metrics))  # type: ignore[arg-type,call-overload]
+    for metric in metrics:
+        for columns in (metric.count, metric.total, metric.buckets):
+            if columns is not None and not 0 <= columns[0] < columns[1] <= schema.width:
+                raise FormatError(f"columns {columns} of {metric.name} lie outside of 0 to {schema.width}")
+        if any(not 0 <= position < len(schema.labelnames) for position in metric.labels):
+            raise FormatError(f"labels {metric.labels} of {metric.name}: there are {len(schema.labelnames)}")
+        if metric.buckets and metric.buckets[1] - metric.buckets[0] != len(metric.bounds):
+            raise FormatError(f"{metric.name} has buckets {metric.buckets} for {len(metric.bounds)} bounds")
+    return schema
+
+
+def _line(item: object) -> bytes:
+    # ASCII, so that a lone surrogate in a label survives, and one line whatever a label holds.
+    return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _single(labelnames: tuple[str, ...], width: int, metric: Metric) -> Schema:
+    return Schema(labelnames, width, (metric,))
+
+
+def _all(labelnames: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(range(len(labelnames)))

@@ -1,0 +1,189 @@
+"""
+What this process records into, at any moment of its life: before a directory is known, after a fork, and in between.
+
+There is one `Lease` in a process, `lease`. Whoever records looks at `lease.alive[0]` first and calls `lease.renew()`
+when it is 0: that is the case once in each process, before its first record.
+"""
+
+# Rule 1: nothing is claimed before a process records, or its server's hook says that it is a worker.
+# Rule 2: a forked child never writes where its parent writes, whoever called fork and however it was called.
+# Rule 3: `lock` is never held across a system call. It is the only lock that recording takes.
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Final, Protocol
+
+from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.storage import directory
+from wsgi_prom.storage.slots import MemorySlot, SlotFile
+
+if TYPE_CHECKING:
+    from collections.abc import MutableSequence
+    from pathlib import Path
+
+    from wsgi_prom.storage.slots import Slot
+
+log = logging.getLogger("wsgi_prom")
+
+# linux/mman.h; the mmap module of Python has no name for it.
+_MADV_WIPEONFORK: Final = 18
+
+
+class Binding(Protocol):
+    """Something that records: it keeps views of a slot's columns, and is told when they are no longer the right ones."""
+
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        """
+        Record into *slot* from now on.
+
+        With *keep*, what was recorded since the last call goes along; without, it belongs to the parent process.
+        """
+
+
+class Lease:
+    """
+    The process's current slot, and all that records into it.
+
+    Fork and thread safe: that is what it is for. *mark* is the two-byte fork guard, which tests give.
+    """
+
+    def __init__(self, mark: MutableSequence[int] | None = None) -> None:
+        # alive[0]: this process has done its first record. alive[1]: it is the process that made what is here.
+        # Both are 0 in a forked child.
+        self.alive = _fork_mark() if mark is None else mark
+        self.alive[1] = 1
+        self.lock = threading.RLock()
+        self.slot: Slot = MemorySlot()
+        self._directory: Path | None = None
+        self._deferred = False
+        self._bindings: list[weakref.ref[Binding]] = []
+        self._gates: dict[int, _Gate] = {}
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory to claim a slot in, as far as it is known and may be used."""
+        return None if self._deferred else self._directory or directory.configured()
+
+    def defer(self) -> None:
+        """
+        Keep to the process's own memory until `attach`, whatever the environment says.
+
+        For a hook that cannot know yet whether a server starts, or only checks its configuration.
+        """
+        self._deferred = True
+
+    def attach(self, path: Path) -> None:
+        """
+        Share *path* from now on. What this process has recorded so far goes into a slot there.
+
+        Call it in the server's master; its workers inherit it.
+        """
+        self._directory = path
+        self._deferred = False
+        if self.alive[0] and isinstance(self.slot, MemorySlot):
+            self.alive[0] = 0
+            self.renew()
+
+    def add(self, binding: Binding) -> None:
+        """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
+        self.part_from_parent()
+        self._bindings.append(weakref.ref(binding))
+        self._bind(binding, keep=True)
+
+    def renew(self) -> None:
+        """
+        Make this process a recording one: part from the parent's slot if it was forked, and claim its own.
+
+        Never raises: where no slot can be had, that is logged, and the process goes on recording in its own memory.
+        """
+        gate = self._gates.setdefault(os.getpid(), _Gate())  # one operation, so that threads meet at one gate
+        with gate.lock:
+            # A signal handler that records in the middle of this goes on with what there is.
+            if self.alive[0] or gate.open:
+                return
+            gate.open = True
+            try:
+                self.part_from_parent()
+                self._claim()
+            finally:
+                self.alive[0] = 1
+                gate.open = False
+
+    def part_from_parent(self) -> None:
+        """
+        In a forked child, let go of what the parent records into, without claiming anything.
+
+        An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
+        """
+        if self.alive[1]:
+            return
+        # The lock may be held by a thread that does not exist in this process.
+        self.lock = threading.RLock()
+        inherited = self.slot
+        if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
+            self._bind_all(MemorySlot(), keep=False)
+            if isinstance(inherited, SlotFile):
+                inherited.close()
+        self.alive[1] = 1
+
+    def _claim(self) -> None:
+        path = self.directory
+        if path is None:
+            return
+        try:
+            self._bind_all(SlotFile.claim(path), keep=True)
+        except (OSError, WsgiPromError) as error:
+            log.error("this process is not counted, pid %d: %s", os.getpid(), error)
+
+    def _bind_all(self, slot: Slot, *, keep: bool) -> None:
+        self.slot = slot
+        bindings = [(reference, reference()) for reference in self._bindings]
+        self._bindings = [reference for reference, binding in bindings if binding is not None]
+        for _, binding in bindings:
+            if binding is not None:
+                self._bind(binding, keep=keep)
+
+    def _bind(self, binding: Binding, *, keep: bool) -> None:
+        try:
+            binding.bind(self.slot, keep=keep)
+        except OSError as error:
+            log.error("a series is not counted, there is no space for it in %s: %s", self.directory, error)
+
+
+class _Gate:
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.open = False
+
+
+class _PidMark:
+    """The fork guard where the kernel has none: right under every fork too, at the price of a getpid a look."""
+
+    def __init__(self) -> None:
+        self._pids = [0, 0]
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._pids[index] == os.getpid())
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._pids[index] = os.getpid() if value else 0
+
+
+def _fork_mark() -> MutableSequence[int]:
+    # The kernel fills this page with zeros in a child. os.register_at_fork would not do: uWSGI forks its workers
+    # without running its callbacks (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each
+    # record costs 130 to 220 ns where a look at this page costs 25.
+    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        page.madvise(_MADV_WIPEONFORK)
+    except OSError:  # Linux before 4.14
+        return _PidMark()  # type: ignore[return-value]
+    return page  # type: ignore[return-value]
+
+
+lease = Lease()

@@ -1,0 +1,119 @@
+"""
+Who is alive, as the kernel knows it: one lock file a directory, one byte of it for each slot, server and exporter.
+
+The design began with flock on each slot's own file. Record locks (fcntl F_SETLK) took its place since they belong to
+the process and not to the open file: a child that inherits the descriptor does not keep its parent's slot occupied
+after the parent died, whether or not code of ours runs in it, and F_GETLK tells who holds a byte without taking it.
+"""
+
+# Rule 1: a process loses all its record locks on a file when it closes any descriptor of it (fcntl(2)). So a lock
+#         file is opened once in a process, here, and is not closed while the process may hold a byte of it.
+# Rule 2: nothing here waits. A stopped process that holds a byte must not stop another.
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import DirectoryError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME: Final = "wsgi_prom.lock"
+
+EXPORTER: Final = 0
+SERVERS: Final = range(1, 64)
+FIRST_SLOT: Final = 64
+
+# struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
+_FLOCK: Final = struct.Struct("@hhqqi0q")
+
+_TEMPORARY: Final = b"temporary\n"
+
+
+class Locks:
+    """
+    The lock file of one directory, as this process sees it.
+
+    Safe in threads, and across forks: a child holds none of what its parent holds. Get it by `Locks.of`.
+    """
+
+    _opened: Final[dict[tuple[int, int], Locks]] = {}
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        # The kernel does not report a process's own locks to itself.
+        self._mine: tuple[int, set[int]] = (os.getpid(), set())
+
+    @classmethod
+    def of(cls, directory: Path, *, create: bool = False, temporary: bool = False) -> Locks:
+        """
+        Open the lock file of *directory*, once in this process.
+
+        With *create* it is made if it is missing; *temporary* marks the directory as one that wsgi_prom made and may
+        remove. Raises FileNotFoundError, DirectoryError for anything but a plain file, OSError.
+        """
+        path = directory / NAME
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            if not create:
+                raise
+        else:
+            opened = cls._opened.get((found.st_dev, found.st_ino))
+            if opened is not None:
+                return opened
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
+        fd = os.open(path, flags, 0o600)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(fd)
+            raise DirectoryError(f"{path}: not a plain file of its own. Remove it, or name another directory.")
+        if temporary:
+            os.pwrite(fd, _TEMPORARY, 0)
+        # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
+        return cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
+
+    @property
+    def temporary(self) -> bool:
+        """Whether wsgi_prom made the directory for one server, and may remove it."""
+        return os.pread(self._fd, len(_TEMPORARY), 0) == _TEMPORARY
+
+    def give(self, uid: int, gid: int) -> None:
+        """Give the file to the user that the workers run as."""
+        os.fchown(self._fd, uid, gid)
+
+    def acquire(self, byte: int) -> bool:
+        """Take *byte* until this process releases it or ends, however it ends. False if another process has it."""
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):  # POSIX lets a system choose between EAGAIN and EACCES
+            return False
+        self._own().add(byte)
+        return True
+
+    def release(self, byte: int) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
+        self._own().discard(byte)
+
+    def holder(self, byte: int) -> int | None:
+        """Return the pid that holds *byte*, 0 if that process lives in another pid namespace, None if nobody does."""
+        own_pid = os.getpid()
+        if byte in self._own():
+            return own_pid
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
+        return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+    def mine(self, byte: int) -> bool:
+        return byte in self._own()
+
+    def _own(self) -> set[int]:
+        pid = os.getpid()
+        if self._mine[0] != pid:
+            self._mine = (pid, set())
+        return self._mine[1]

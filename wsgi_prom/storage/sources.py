@@ -1,0 +1,197 @@
+"""
+Where a scrape reads from: the slots of a directory, files of the client library's own, and this process's memory.
+
+Every source yields a `Reading`: a layout, which says what the columns mean, and the columns.
+"""
+
+# Rule 1: a source is read, never mapped: a file that somebody cuts short meanwhile is an error and not SIGBUS.
+# Rule 2: the header is read before the keys, and the values last, in the order of their becoming valid.
+# Rule 3: whatever is wrong with a file is a FormatError or an OSError: the collector leaves that file out.
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import weakref
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client.mmap_dict import MmapedDict
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.storage import format, locks  # noqa: A004 - the module of that name is the room
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wsgi_prom.storage.families import Entry
+    from wsgi_prom.storage.format import Schema
+    from wsgi_prom.storage.locks import Locks
+    from wsgi_prom.storage.slots import MemorySlot
+
+Block = tuple["Schema", tuple[str, ...]]
+
+# Not blocking on a FIFO, not following a link to somewhere else.
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Layout:
+    """
+    The blocks of a value file, in the order of their columns. Slots whose key files are alike share one.
+
+    *entries* and *gauges* are the collector's: where each block's columns go.
+    """
+
+    __slots__ = ("__weakref__", "_schemas", "_successors", "blocks", "entries", "gauges", "generation", "width")
+
+    def __init__(self, blocks: list[Block], schemas: list[Schema]) -> None:
+        self.blocks = blocks
+        self.width = sum(schema.width for schema, _ in blocks)
+        self._schemas = schemas
+        # Weakly: while label sets are still being met, each scrape sees layouts that no slot has any more at the next.
+        self._successors: weakref.WeakValueDictionary[bytes, Layout] = weakref.WeakValueDictionary()
+        self.generation = 0
+        self.entries: list[tuple[Entry, int, int]] = []
+        self.gauges: list[tuple[Entry, int, int]] = []
+
+    def extended(self, lines: bytes) -> Layout:
+        """Return the layout of a key file that goes on with *lines*."""
+        layout = self._successors.get(lines)
+        if layout is None:
+            schemas = list(self._schemas)
+            layout = Layout([*self.blocks, *format.parse_lines(lines, schemas)], schemas)
+            self._successors[lines] = layout
+        return layout
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one source holds at one moment. *pid* is the label that tells gauges of several processes apart."""
+
+    layout: Layout
+    columns: list[float]
+    pid: str
+    live: bool
+
+
+class SlotSource:
+    """
+    The files of one slot, read again at each scrape; keys only as far as they are new.
+
+    *root* is the empty layout that all sources of a collector start from.
+    """
+
+    def __init__(self, path: Path, number: int, lock_file: Locks, root: Layout) -> None:
+        self._values = path / f"wsgi_prom.{number}.values"
+        self._keys = path / f"wsgi_prom.{number}.keys"
+        self._number = number
+        self._locks = lock_file
+        self._root = self._layout = root
+        self._nonce = -1
+        self._committed = 0
+
+    def read(self) -> Reading:
+        fd = _open(self._values)
+        try:
+            nonce, committed = format.unpack_header(os.pread(fd, format.HEADER.size, 0))
+            if nonce != self._nonce or committed != self._committed:
+                self._read_keys(nonce, committed)
+            size = 8 * self._layout.width
+            data = os.pread(fd, size, format.HEADER.size)
+        finally:
+            os.close(fd)
+        if len(data) != size:
+            raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
+        live = self._locks.holder(locks.FIRST_SLOT + self._number) is not None
+        return Reading(self._layout, memoryview(data).cast("d").tolist(), str(self._number), live)
+
+    def _read_keys(self, nonce: int, committed: int) -> None:
+        known = nonce == self._nonce and committed > self._committed
+        start = self._committed if known else 0
+        fd = _open(self._keys)
+        try:
+            lines = os.pread(fd, committed - start, start)
+        finally:
+            os.close(fd)
+        if not known:
+            format.check_keys(lines, nonce, committed)
+            lines = lines[len(format.keys_header(nonce)) :]
+        elif len(lines) != committed - start or lines[-1:] != b"\n":
+            raise FormatError(f"{self._keys} ends before {committed} bytes, which are committed")
+        self._layout = (self._layout if known else self._root).extended(lines)
+        self._nonce, self._committed = nonce, committed
+
+
+class ClientSource:
+    """A file of the client library's multiprocess mode: of a process that runs without wsgi_prom."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        name = path.stem.split("_")
+        self._type = name[0]
+        # The identifier may hold underscores: the library allows any function in the place of os.getpid.
+        self._mode = name[1] if self._type == "gauge" else ""
+        self._pid = "_".join(name[2:] if self._type == "gauge" else name[1:])
+        self._keys: list[str] = []
+        self._layout = Layout([], [])
+
+    def read(self) -> Reading:
+        try:
+            os.close(_open(self._path))  # the library would wait for a FIFO's writer
+            found = list(MmapedDict.read_all_values_from_file(str(self._path)))
+            keys = [key for key, *_ in found]
+            if keys != self._keys:
+                self._layout = Layout([_client_block(self._type, self._mode, key) for key in keys], [])
+                self._keys = keys
+        except (ValueError, TypeError, KeyError, RuntimeError, struct.error) as error:
+            raise FormatError(f"{self._path}: {error}") from error
+        columns = []
+        for (schema, _), (_, value, timestamp, _) in zip(self._layout.blocks, found, strict=True):
+            columns += (value, timestamp) if schema.width == 2 else (value,)
+        return Reading(self._layout, columns, self._pid, live=True)
+
+
+class MemorySource:
+    """What this process recorded in its own memory, where it shares no directory."""
+
+    def __init__(self, slot: MemorySlot) -> None:
+        self._slot = slot
+        self._layout = Layout([], [])
+
+    def read(self) -> Reading:
+        found = self._slot.blocks()
+        if len(found) != len(self._layout.blocks):
+            self._layout = Layout([(schema, values) for schema, values, _ in found], [])
+        columns = [value for _, _, values in found for value in values]
+        return Reading(self._layout, columns, str(os.getpid()), live=True)
+
+
+@cache
+def _client_block(typ: str, mode: str, key: str) -> Block:
+    metric_name, name, labels, help_text = json.loads(key)
+    bounds = (float(labels.pop("le")),) if name.endswith("_bucket") and typ == "histogram" else ()
+    names, values = tuple(labels), tuple(str(value) for value in labels.values())
+    if typ == "counter":
+        return format.counter(metric_name, help_text, names), values
+    if typ == "gauge":
+        return format.gauge(metric_name, help_text, names, mode), values
+    positions = tuple(range(len(names)))
+    # One value of a child: a count, a sum or a bucket. The child is put together from such parts.
+    part: dict[str, tuple[int, int]] = {"total": (0, 1)}
+    if typ == "summary" and name.endswith("_count"):
+        part = {"count": (0, 1)}
+    elif bounds:
+        part = {"buckets": (0, 1)}
+    metric = format.Metric(typ, metric_name, help_text, positions, bounds=bounds, **part)  # type: ignore[arg-type]
+    return format.Schema(names, 1, (metric,)), values
+
+
+def _open(path: Path) -> int:
+    fd = os.open(path, _READ_FLAGS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FormatError(f"{path} is not a plain file")
+    return fd
