@@ -16,11 +16,15 @@ def __getattr__(name: str) -> object:
     # Each at its first use: MetricsApp brings WebOb and prometheus_client (46 and 56 ms), which a worker that only
     # records does not need.
     if name == "PrometheusMiddleware":
-        from wsgi_prom.middleware import PrometheusMiddleware as found  # noqa: PLC0415
-    elif name == "MetricsApp":
-        from wsgi_prom.exporter.app import MetricsApp as found  # type: ignore[assignment]  # noqa: PLC0415
-    elif name == "set_route":
-        from wsgi_prom.routes import set_route as found  # type: ignore[assignment]  # noqa: PLC0415
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found
+        from wsgi_prom.middleware import PrometheusMiddleware  # noqa: PLC0415
+
+        return PrometheusMiddleware
+    if name == "MetricsApp":
+        from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415
+
+        return MetricsApp
+    if name == "set_route":
+        from wsgi_prom.routes import set_route  # noqa: PLC0415
+
+        return set_route
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,20 +15,16 @@ from wsgi_prom.storage import format  # noqa: A004 - the module of that name is 
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
-    from collections.abc import MutableSequence
-
     from wsgi_prom.settings import Settings
     from wsgi_prom.storage.format import Schema
-    from wsgi_prom.storage.slots import Slot
+    from wsgi_prom.storage.slots import Columns, Slot
 
 log = logging.getLogger("wsgi_prom")
 
 OTHER: Final = "OTHER"
 
 # The registry of RFC 9110, 16.1.1, as far as web applications see it: those of RFC 9110 itself, and PATCH (RFC 5789).
-METHODS: Final = frozenset(
-    {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
-)
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 REQUESTS: Final = ("http_requests", "Requests, by the status of the response.")
 DURATION: Final = (
@@ -42,10 +38,16 @@ ERRORS: Final = ("wsgi_prom_errors", "Failures of wsgi_prom itself, none of whic
 
 # The exporter's own, which no slot holds.
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")
-SCRAPE_DURATION: Final = ("wsgi_prom_scrape_duration_seconds", "Time that this scrape took to read and merge.")
+SCRAPE_DURATION: Final = (
+    "wsgi_prom_scrape_duration_seconds",
+    "Time that this scrape took to read and merge.",
+)
 SLOTS: Final = ("wsgi_prom_slots", "Slots of the shared directory, by whether a living process holds them.")
 VALUE_BYTES: Final = ("wsgi_prom_value_bytes", "Bytes of values that this scrape read.")
-UNREADABLE: Final = ("wsgi_prom_unreadable_files", "Files that this scrape left out since they could not be read.")
+UNREADABLE: Final = (
+    "wsgi_prom_unreadable_files",
+    "Files that this scrape left out since they could not be read.",
+)
 CONFLICTS: Final = (
     "wsgi_prom_conflicting_metrics",
     "Metrics that this scrape left out since another has the same name.",
@@ -72,7 +74,7 @@ def request_schema(bounds: tuple[float, ...]) -> Schema:
     )
 
 
-Block = tuple["MutableSequence[float]", int]
+Block = tuple["Columns", int]
 
 
 class Recorder:
@@ -102,7 +104,7 @@ class Recorder:
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """Record into *slot* from now on; see `wsgi_prom.storage.lease.Binding`."""
         fresh: dict[tuple[Schema, tuple[str, ...]], Block] = {}
-        wanted = [(self._in_progress, ())]
+        wanted: list[tuple[Schema, tuple[str, ...]]] = [(self._in_progress, ())]
         while wanted:
             # Outside of the lock, which is never held across a system call: a thread may meet new labels meanwhile.
             fresh.update({key: slot.block(*key) for key in wanted})
@@ -148,7 +150,10 @@ class Recorder:
         try:
             if stage not in self._logged:
                 self._logged.add(stage)
-                log.exception("wsgi_prom failed in stage %s; the request went on, and later failures are only counted", stage)
+                log.exception(  # noqa: LOG004 - called in one
+                    "wsgi_prom failed in stage %s; the request went on, and later failures are only counted",
+                    stage,
+                )
             self._count(self._errors, (stage,))
         except Exception:
             log.debug("a failure of wsgi_prom could not be counted", exc_info=True)

@@ -47,9 +47,9 @@ class PrometheusMiddleware:
         self._metrics_path = found.metrics_path
         self._metrics: WSGIApplication | None = None
         if lease.directory is not None:
-            from wsgi_prom.storage import values  # noqa: PLC0415 - 56 ms that a single process need not pay
+            from wsgi_prom.storage import adoption  # noqa: PLC0415 - 56 ms that a single process need not pay
 
-            values.install()
+            adoption.install()
         if found.metrics_path is not None:
             from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415 - brings WebOb
 
@@ -65,9 +65,9 @@ class PrometheusMiddleware:
         try:
             result = self._app(environ, request.start)
         except BaseException as error:
-            request.fail(error, answered=request.wrote)
+            request.fail(error, answered=False)
             raise
-        kind = type(result)
+        kind: type = type(result)
         if kind is list or kind is tuple or kind is bytes or request.is_file(result):
             request.finish()
             return result
@@ -87,12 +87,9 @@ class _Request:
         "_started",
         "_status",
         "_token",
-        "wrote",
     )
 
-    def __init__(
-        self, recorder: Recorder, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> None:
+    def __init__(self, recorder: Recorder, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self._started = perf_counter()
         self._recorder = recorder
         self._environ = environ
@@ -100,7 +97,6 @@ class _Request:
         self._status: Any = None
         self._route: str | None = None
         self._file: object = None
-        self.wrote = False
         self._file_wrapper = environ.get("wsgi.file_wrapper")
         if self._file_wrapper is not None and not isinstance(self._file_wrapper, type):
             # uWSGI's is a function that hands back the file itself: nothing shows on it that it was wrapped.

@@ -70,7 +70,9 @@ def _buckets(value: str | tuple[float, ...]) -> tuple[float, ...]:
     bounds = tuple(float(item) for item in items)
     if bounds and bounds[-1] == float("inf"):
         bounds = bounds[:-1]
-    if not bounds or not all(low < high for low, high in zip(bounds, (*bounds[1:], float("inf")), strict=True)):
+    if not bounds or not all(
+        low < high for low, high in zip(bounds, (*bounds[1:], float("inf")), strict=True)
+    ):
         raise ValueError(value)
     return bounds
 
@@ -85,7 +87,7 @@ class Settings:
 
     # Loopback: what an application counts is nobody else's business. 9464 is the exporters' port of OpenTelemetry's
     # Prometheus reader, so that a dashboard's scrape configuration need not change.
-    bind: Address | None = _setting(
+    bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
         Address("127.0.0.1", 9464), _address, "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off"
     )
     app: str | None = _setting(None, _reference, "MODULE:CALLABLE, such as myapp:app")
@@ -119,7 +121,9 @@ class Settings:
                 values[name] = _parse(fields[name], variable, value)
         for name, value in keywords.items():
             if name not in fields:
-                raise SettingError(f"{name}={value!r} is no setting of wsgi_prom. There are {', '.join(fields)}.")
+                raise SettingError(
+                    f"{name}={value!r} is no setting of wsgi_prom. There are {', '.join(fields)}."
+                )
             if value is not None:
                 values[name] = _parse(fields[name], name, value)
         return cls(**values)

@@ -17,7 +17,9 @@ _COMMANDS: Final = ("demo", "serve", "dump", "reset")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns its exit code: 0, 1 where it could not do its work, 2 for a wrong call."""
-    parser = argparse.ArgumentParser(prog="wsgi-prom", description="Prometheus metrics of a WSGI application.")
+    parser = argparse.ArgumentParser(
+        prog="wsgi-prom", description="Prometheus metrics of a WSGI application."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         module = import_module(f"wsgi_prom.cli.{name}")

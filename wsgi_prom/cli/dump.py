@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
-from wsgi_prom.exporter.exposition import render, to_metrics
+from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.introspection import own_metrics
 from wsgi_prom.storage.collector import Collector
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     families = collector.collect()
     own = own_metrics(collector.report)
     if arguments.json:
-        json.dump(_to_json([*to_metrics(families), *own]), sys.stdout, indent=2)
+        json.dump(_to_json([*families.to_metrics(), *own]), sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
         sys.stdout.write(render(families, own))
@@ -44,7 +44,8 @@ def _to_json(metrics: Iterable[Metric]) -> list[dict[str, Any]]:
             "type": metric.type,
             "help": metric.documentation,
             "samples": [
-                {"name": sample.name, "labels": sample.labels, "value": sample.value} for sample in metric.samples
+                {"name": sample.name, "labels": sample.labels, "value": sample.value}
+                for sample in metric.samples
             ],
         }
         for metric in metrics

@@ -55,7 +55,7 @@ class MetricsApp:
 
     def respond(self, request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
-            return _plain(405, "Only GET and HEAD are answered here.\n", allow=("GET", "HEAD"))
+            return _plain(405, "Only GET and HEAD are answered here.\n", Allow="GET, HEAD")
         try:
             names = Names(request.GET.getall("name[]"))
         except UnicodeDecodeError:
@@ -82,7 +82,9 @@ class MetricsApp:
                 self._collector = path, Collector(path)
             collector = self._collector[1]
             families = collector.collect()
-            own: Iterable[Metric] = self._registry.collect() if path is None else own_metrics(collector.report)
+            own: Iterable[Metric] = (
+                self._registry.collect() if path is None else own_metrics(collector.report)
+            )
             return render(families, own, openmetrics=openmetrics, names=names)
 
 
@@ -102,7 +104,7 @@ class ExporterApp:
         if path not in {"/-/healthy", "/-/ready"}:
             return _plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
         if request.method not in {"GET", "HEAD"}:
-            return _plain(405, "Only GET and HEAD are answered here.\n", allow=("GET", "HEAD"))
+            return _plain(405, "Only GET and HEAD are answered here.\n", Allow="GET, HEAD")
         if path == "/-/ready":
             answer = self._metrics.respond(Request.blank("/metrics"))
             return _plain(200, "ready\n") if answer.status_code == 200 else answer
@@ -128,5 +130,7 @@ def _negotiate(request: Request) -> str:
     return _OFFERS[found[0][0]] if found else TEXT
 
 
-def _plain(status: int, text: str, **headers: object) -> Response:
-    return Response(status=status, body=text.encode(), content_type="text/plain", charset="utf-8", **headers)
+def _plain(status: int, text: str, **headers: str) -> Response:
+    response = Response(status=status, body=text.encode(), content_type="text/plain", charset="utf-8")
+    response.headers.update(list(headers.items()))
+    return response

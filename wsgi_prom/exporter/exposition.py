@@ -10,7 +10,6 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.openmetrics.exposition import escape_label_name, escape_metric_name
 from prometheus_client.utils import floatToGoString
@@ -18,6 +17,7 @@ from prometheus_client.utils import floatToGoString
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
     from wsgi_prom.storage.families import Child, Families, Family, Labels
@@ -99,7 +99,7 @@ def _series(name: str, labels: Labels) -> str:
 
 def _number(value: float) -> str:
     # repr is what floatToGoString ends up with for nearly all figures, in a tenth of the time.
-    return repr(value) if -1e6 < value < 1e6 else floatToGoString(value)
+    return repr(value) if -1e6 < value < 1e6 else str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _escape(value: str) -> str:
@@ -139,15 +139,6 @@ def _render_own(metrics: list[Metric], *, openmetrics: bool, names: Names) -> st
         metrics = [metric for metric in metrics if metric.samples]
     registry: Collector = _Given(metrics)
     if openmetrics:
-        return openmetrics_exposition.generate_latest(registry).decode().removesuffix("# EOF\n")
+        page: bytes = openmetrics_exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return page.decode().removesuffix("# EOF\n")
     return generate_latest(registry).decode()
-
-
-def to_metrics(families: Families) -> Iterator[Metric]:
-    """Return the families as the client library's objects, for code that works with those."""
-    for family in families:
-        metric = Metric(family.name, family.help, family.type)
-        for child in family.children():
-            for (name, labels), value in zip(child.shape, child.values, strict=True):
-                metric.add_sample(name, dict(labels), value)
-        yield metric

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from wsgi_prom.storage import locks
 from wsgi_prom.storage.locks import Locks
@@ -35,7 +35,7 @@ def launch(
         return
     command = [_python(), "-c", "from wsgi_prom.cli import main; raise SystemExit(main())", "serve"]
     command += ["--directory", str(path), "--bind", str(address), "--parent", str(os.getpid())]
-    user: dict[str, int | list[int]] = {}
+    user: dict[str, Any] = {}
     if owner is not None and os.geteuid() == 0:
         user = {"user": owner[0], "group": owner[1], "extra_groups": []}
     # The same modules as here, however the server found them, and none from the working directory, where an
@@ -52,7 +52,7 @@ def launch(
             stderr=log_file,
             # Not the terminal's: a Ctrl-C that the server takes as a graceful stop must not end its last scrape.
             start_new_session=True,
-            **user,  # type: ignore[arg-type]
+            **user,
         )
     ]
 

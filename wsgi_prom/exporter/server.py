@@ -23,10 +23,10 @@ from waitress.server import create_server
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.storage import directory, locks
-from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
     from wsgi_prom.settings import Address
+    from wsgi_prom.storage.locks import Locks
 
 log = logging.getLogger("wsgi_prom")
 
@@ -36,7 +36,7 @@ _POLL_SECONDS: Final = 0.5
 
 # A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and keeps slow
 # clients in buffers, so that two threads suffice.
-_LIMITS: Final = {
+_LIMITS: Final[dict[str, Any]] = {
     "threads": 2,
     "channel_timeout": 10,
     "cleanup_interval": 5,

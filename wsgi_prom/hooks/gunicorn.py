@@ -12,7 +12,8 @@ A configuration that defines one of these functions itself replaces it, and call
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.hooks.instance import Instance
 from wsgi_prom.middleware import PrometheusMiddleware
@@ -21,7 +22,6 @@ from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
-    from gunicorn.workers.base import Worker
 
 __all__ = ("on_exit", "on_starting", "post_worker_init", "pre_exec")
 
@@ -43,12 +43,14 @@ def pre_exec(server: Arbiter) -> None:
     server.cfg.env_orig[directory.VARIABLE] = str(_instance.path)
 
 
-def post_worker_init(worker: Worker) -> None:
+def post_worker_init(worker: Any) -> None:
     """Wrap the application, and claim a slot as the user that the worker has dropped to."""
     if _is_wsgi(worker):
         worker.wsgi = PrometheusMiddleware(worker.wsgi)
     else:
-        worker.log.warning("wsgi_prom: %s does not serve WSGI; its requests are not counted", type(worker).__name__)
+        worker.log.warning(
+            "wsgi_prom: %s does not serve WSGI; its requests are not counted", type(worker).__name__
+        )
     lease.renew()
 
 
@@ -67,9 +69,7 @@ def _is_wsgi(worker: Any) -> bool:
 
 
 def _error_log(server: Arbiter) -> Any:
-    from contextlib import nullcontext  # noqa: PLC0415
-
     path = server.cfg.errorlog
     if path and path != "-":
-        return open(path, "ab")  # noqa: PTH123, SIM115 - closed by the caller
+        return open(path, "ab")  # noqa: PTH123 - closed by the caller
     return nullcontext()

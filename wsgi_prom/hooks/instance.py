@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.launch import launch
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage import directory, locks, values
+from wsgi_prom.storage import adoption, directory, locks
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Instance:
         # In force before the application is imported, which may look at it; nothing is made yet.
         os.environ[directory.VARIABLE] = str(self.path)
         lease.defer()
-        values.install()
+        adoption.install()
 
     def start(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import uwsgi
 
@@ -33,7 +34,8 @@ def _owner() -> tuple[int, int] | None:
         return None
     from pwd import getpwnam, getpwuid  # noqa: PLC0415
 
-    name = uwsgi.opt["uid"].decode()
+    given: Any = uwsgi.opt["uid"]
+    name = given.decode()
     user = getpwuid(int(name)) if name.isdigit() else getpwnam(name)
     return user.pw_uid, user.pw_gid
 
@@ -49,7 +51,9 @@ def _chain_after_fork() -> None:
     try:
         # First: at its import it takes the one place that there is for a hook, whoever has it.
         import uwsgidecorators  # noqa: PLC0415
-    except Exception:  # raises a bare Exception without a master, and is a package of its own in some distributions
+    except (
+        Exception
+    ):  # raises a bare Exception without a master, and is a package of its own in some distributions
         before = getattr(uwsgi, "post_fork_hook", None)
 
         def after_fork() -> None:

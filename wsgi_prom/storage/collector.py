@@ -165,4 +165,3 @@ def _changed(entries: Iterable[Entry]) -> Iterable[Child]:
             entry.totals = entry.sums
             changed.append(entry.children)
     return dict.fromkeys(chain.from_iterable(changed))
-

@@ -24,11 +24,13 @@ from wsgi_prom.storage.locks import Locks
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
-_CLIENT_FILE: Final = re.compile(r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db")
+_CLIENT_FILE: Final = re.compile(
+    r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db"
+)
 _OTHER_FILES: Final = frozenset({locks.NAME, "wsgi_prom.exporter"})
 
 # Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
-_SHARED_MEMORY: Final = Path("/dev/shm")
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
 # A directory that is younger may belong to a server that has made it and not yet locked it.
 _STALE_AFTER_SECONDS: Final = 60

@@ -10,6 +10,7 @@ from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client import metrics_core as core
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ class HistogramChild(Child):
         if metric.bounds != self._bounds:
             self._bounds = tuple(sorted({*self._bounds, *metric.bounds}))
             bucket = self._name + "_bucket"
-            buckets = [
-                (bucket, (*self._labels, ("le", floatToGoString(bound)))) for bound in self._bounds
-            ]
+            buckets = [(bucket, (*self._labels, ("le", _bound(bound)))) for bound in self._bounds]
             self._known = (
                 *buckets,
                 (self._name + "_count", self._labels),
@@ -188,6 +187,15 @@ class Families:
     def __iter__(self) -> Iterator[Family]:
         return iter([self._families[name] for name in sorted(self._families)])
 
+    def to_metrics(self) -> Iterator[core.Metric]:
+        """Return the families as the client library's objects, for code that works with those."""
+        for family in self:
+            metric = core.Metric(family.name, family.help, family.type)
+            for child in family.children():
+                for (name, labels), value in zip(child.shape, child.values, strict=True):
+                    metric.add_sample(name, dict(labels), value)
+            yield metric
+
     def entry(self, schema: Schema, labelvalues: tuple[str, ...]) -> Entry:
         entry = self.entries.get((schema, labelvalues))
         if entry is None:
@@ -224,6 +232,10 @@ _MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "mi
 def _sum(parts: list[tuple[Entry, Metric]], field: str) -> float:
     ranges = [(entry, getattr(metric, field)) for entry, metric in parts]
     return sum((sum(entry.totals[slice(*columns)]) for entry, columns in ranges if columns is not None), 0.0)
+
+
+def _bound(bound: float) -> str:
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
 
 
 def _first(pair: tuple[float, float]) -> float:

@@ -1,4 +1,4 @@
-"""
+r"""
 The bytes of a slot: a file of keys and a file of values, and nothing about processes, paths or locks.
 
     NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  reserved    64  doubles ...
@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from wsgi_prom.errors import FormatError
 
@@ -173,10 +173,10 @@ def check_keys(data: bytes, nonce: int, committed: int) -> None:
 def _parse_schema(item: dict[str, object]) -> Schema:
     metrics = []
     for fields in item["metrics"]:  # type: ignore[attr-defined]
-        metric = Metric(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-        )
-        metrics.append(metric)
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        metrics.append(Metric(**given))
     schema = Schema(tuple(item["labels"]), int(item["width"]), tuple(metrics))  # type: ignore[arg-type,call-overload]
     for metric in metrics:
         for columns in (metric.count, metric.total, metric.buckets):

@@ -23,7 +23,6 @@ from wsgi_prom.storage import directory
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
-    from collections.abc import MutableSequence
     from pathlib import Path
 
     from wsgi_prom.storage.slots import Slot
@@ -32,6 +31,13 @@ log = logging.getLogger("wsgi_prom")
 
 # linux/mman.h; the mmap module of Python has no name for it.
 _MADV_WIPEONFORK: Final = 18
+
+
+class Mark(Protocol):
+    """Two bytes that are 0 in a forked child."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
 class Binding(Protocol):
@@ -52,7 +58,7 @@ class Lease:
     Fork and thread safe: that is what it is for. *mark* is the two-byte fork guard, which tests give.
     """
 
-    def __init__(self, mark: MutableSequence[int] | None = None) -> None:
+    def __init__(self, mark: Mark | None = None) -> None:
         # alive[0]: this process has done its first record. alive[1]: it is the process that made what is here.
         # Both are 0 in a forked child.
         self.alive = _fork_mark() if mark is None else mark
@@ -174,7 +180,7 @@ class _PidMark:
         self._pids[index] = os.getpid() if value else 0
 
 
-def _fork_mark() -> MutableSequence[int]:
+def _fork_mark() -> Mark:
     # The kernel fills this page with zeros in a child. os.register_at_fork would not do: uWSGI forks its workers
     # without running its callbacks (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each
     # record costs 130 to 220 ns where a look at this page costs 25.
@@ -182,8 +188,8 @@ def _fork_mark() -> MutableSequence[int]:
     try:
         page.madvise(_MADV_WIPEONFORK)
     except OSError:  # Linux before 4.14
-        return _PidMark()  # type: ignore[return-value]
-    return page  # type: ignore[return-value]
+        return _PidMark()
+    return page
 
 
 lease = Lease()

@@ -72,7 +72,9 @@ class Locks:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(fd)
-            raise DirectoryError(f"{path}: not a plain file of its own. Remove it, or name another directory.")
+            raise DirectoryError(
+                f"{path}: not a plain file of its own. Remove it, or name another directory."
+            )
         if temporary:
             os.pwrite(fd, _TEMPORARY, 0)
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.

@@ -23,13 +23,17 @@ from wsgi_prom.errors import FormatError
 from wsgi_prom.storage import directory, format, locks  # noqa: A004 - the module of that name is the room
 
 if TYPE_CHECKING:
-    from collections.abc import MutableSequence
     from pathlib import Path
 
     from wsgi_prom.storage.format import Schema
     from wsgi_prom.storage.locks import Locks
 
-    Columns = MutableSequence[float]
+    class Columns(Protocol):
+        """A memoryview or an array of doubles."""
+
+        def __getitem__(self, index: int, /) -> float: ...
+        def __setitem__(self, index: int, value: float, /) -> None: ...
+
 
 # Far above any pool of workers; the lock file is as long as its highest locked byte only in the kernel's books.
 MAX_SLOTS: Final = 65536
@@ -210,4 +214,3 @@ def _keep_aside(path: Path, number: int) -> None:
         bad = path / f"wsgi_prom.{number}.{suffix}"
         with contextlib.suppress(FileNotFoundError):
             bad.rename(bad.with_name(f"{bad.name}.bad"))
-

@@ -45,7 +45,16 @@ class Layout:
     *entries* and *gauges* are the collector's: where each block's columns go.
     """
 
-    __slots__ = ("__weakref__", "_schemas", "_successors", "blocks", "entries", "gauges", "generation", "width")
+    __slots__ = (
+        "__weakref__",
+        "_schemas",
+        "_successors",
+        "blocks",
+        "entries",
+        "gauges",
+        "generation",
+        "width",
+    )
 
     def __init__(self, blocks: list[Block], schemas: list[Schema]) -> None:
         self.blocks = blocks
@@ -106,7 +115,7 @@ class SlotSource:
         if len(data) != size:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
         live = self._locks.holder(locks.FIRST_SLOT + self._number) is not None
-        return Reading(self._layout, memoryview(data).cast("d").tolist(), str(self._number), live)
+        return Reading(self._layout, _doubles(data), str(self._number), live)
 
     def _read_keys(self, nonce: int, committed: int) -> None:
         known = nonce == self._nonce and committed > self._committed
@@ -141,14 +150,14 @@ class ClientSource:
     def read(self) -> Reading:
         try:
             os.close(_open(self._path))  # the library would wait for a FIFO's writer
-            found = list(MmapedDict.read_all_values_from_file(str(self._path)))
+            found = list(MmapedDict.read_all_values_from_file(str(self._path)))  # type: ignore[no-untyped-call]
             keys = [key for key, *_ in found]
             if keys != self._keys:
                 self._layout = Layout([_client_block(self._type, self._mode, key) for key in keys], [])
                 self._keys = keys
         except (ValueError, TypeError, KeyError, RuntimeError, struct.error) as error:
             raise FormatError(f"{self._path}: {error}") from error
-        columns = []
+        columns: list[float] = []
         for (schema, _), (_, value, timestamp, _) in zip(self._layout.blocks, found, strict=True):
             columns += (value, timestamp) if schema.width == 2 else (value,)
         return Reading(self._layout, columns, self._pid, live=True)
@@ -187,6 +196,10 @@ def _client_block(typ: str, mode: str, key: str) -> Block:
         part = {"buckets": (0, 1)}
     metric = format.Metric(typ, metric_name, help_text, positions, bounds=bounds, **part)  # type: ignore[arg-type]
     return format.Schema(names, 1, (metric,)), values
+
+
+def _doubles(data: bytes) -> list[float]:
+    return list(memoryview(data).cast("d"))
 
 
 def _open(path: Path) -> int:

@@ -12,8 +12,6 @@ summary's a count and a sum. Those that belong together become one block of the 
 
 from __future__ import annotations
 
-import gc
-import sys
 import threading
 from array import array
 from typing import TYPE_CHECKING, Any, Final
@@ -22,10 +20,10 @@ from wsgi_prom.storage import format  # noqa: A004 - the module of that name is 
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
-    from collections.abc import MutableSequence, Sequence
+    from collections.abc import Sequence
 
     from wsgi_prom.storage.format import Schema
-    from wsgi_prom.storage.slots import Slot
+    from wsgi_prom.storage.slots import Columns, Slot
 
 _alive: Final = lease.alive
 
@@ -44,7 +42,7 @@ class Cell:
 
     def __init__(self) -> None:
         self._block: _Block | None = None
-        self._columns: MutableSequence[float] = array("d", (0.0, 0.0))
+        self._columns: Columns = array("d", (0.0, 0.0))
         self._index = 0
         self._base = 0.0
 
@@ -72,7 +70,7 @@ class Cell:
     def get_exemplar(self) -> None:
         return None
 
-    def move(self, columns: MutableSequence[float], index: int, *, keep: bool) -> None:
+    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         own = self._columns[self._index] - self._base if keep else 0.0
         if keep:
             # Two objects of one series share a column: the second has nothing left to bring.
@@ -87,7 +85,7 @@ class Own(Cell):
 
     __slots__ = ()
 
-    def move(self, columns: MutableSequence[float], index: int, *, keep: bool) -> None:
+    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         super().move(columns, index, keep=keep)
         self._base = 0.0
 
@@ -121,7 +119,7 @@ class Extreme(Cell):
             lease.part_from_parent()
         return self._own
 
-    def move(self, columns: MutableSequence[float], index: int, *, keep: bool) -> None:
+    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         self._own = self._own if keep else 0.0
         self._columns, self._index = columns, index
         self._base = columns[index]
@@ -146,7 +144,7 @@ class Latest(Cell):
         with lease.lock:
             return self._columns[self._index]
 
-    def move(self, columns: MutableSequence[float], index: int, *, keep: bool) -> None:
+    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         value, timestamp = self._columns[self._index], self._columns[self._index + 1]
         self._columns, self._index = columns, index
         if keep and timestamp > columns[index + 1]:
@@ -190,7 +188,7 @@ class Value:
 
     _multiprocess = True
 
-    def __new__(  # type: ignore[misc]
+    def __new__(
         cls,
         typ: str,
         metric_name: str,
@@ -212,68 +210,9 @@ class Value:
         if typ == "histogram":
             return _histogram_part(metric_name, name, help_text, names, values)
         # A type that the library does not have today. Its value works as in a single process.
-        return _client_values().MutexValue(typ, metric_name, name, labelnames, labelvalues, help_text)
+        from prometheus_client.values import MutexValue  # noqa: PLC0415 - in use already, by whoever calls
 
-
-def install() -> None:
-    """
-    Put `Value` in the place of the client library's value class, also for the metrics that exist already.
-
-    Does nothing when it is done already. Call it before other threads record: an increment that runs meanwhile in one
-    of those metrics may be lost.
-    """
-    values = _client_values()
-    if values.ValueClass is not Value:
-        values.ValueClass = Value
-        _adopt_existing()
-
-
-def _client_values() -> Any:
-    # Imported late: `import wsgi_prom` does not pay for it (56 ms), an application that has metrics does.
-    from prometheus_client import values  # noqa: PLC0415
-
-    return values
-
-
-def _adopt_existing() -> None:
-    from prometheus_client import metrics  # noqa: PLC0415
-
-    # Metrics of any registry or none: in multiprocess mode the library counts them all. By type, since asking a
-    # proxy for its class (Werkzeug's LocalProxy) runs the application's code.
-    for metric in [item for item in gc.get_objects() if issubclass(type(item), metrics.MetricWrapperBase)]:
-        names, values, help_text = metric._labelnames, metric._labelvalues, metric._documentation
-        if names and not values:
-            continue
-        arguments = (metric._type, metric._name)
-        if isinstance(metric, (metrics.Counter, metrics.Gauge)):
-            suffix = "_total" if isinstance(metric, metrics.Counter) else ""
-            mode = getattr(metric, "_multiprocess_mode", "")
-            fresh = Value(*arguments, metric._name + suffix, names, values, help_text, multiprocess_mode=mode)
-            metric._value = _take_over(metric._value, fresh)
-        elif isinstance(metric, metrics.Summary):
-            for attribute, suffix in (("_count", "_count"), ("_sum", "_sum")):
-                fresh = Value(*arguments, metric._name + suffix, names, values, help_text)
-                setattr(metric, attribute, _take_over(getattr(metric, attribute), fresh))
-        elif isinstance(metric, metrics.Histogram):
-            fresh = Value(*arguments, metric._name + "_sum", names, values, help_text)
-            buckets = [
-                Value(*arguments, metric._name + "_bucket", (*names, "le"), (*values, str(bound)), help_text)
-                for bound in metric._upper_bounds
-            ]
-            metric._sum = _take_over(metric._sum, fresh)
-            metric._buckets = [_take_over(*pair) for pair in zip(metric._buckets, buckets, strict=True)]
-
-
-def _take_over(old: Any, fresh: Cell) -> Cell:
-    value = old.get()
-    if value:
-        if isinstance(fresh, Latest):
-            # The library does not say when this was set. Before anything that is set from now on.
-            fresh.set(value, sys.float_info.min)
-        else:
-            fresh.set(value)
-        old.set(0.0)  # a file of the library's own multiprocess mode is merged too: not twice
-    return fresh
+        return MutexValue(typ, metric_name, name, labelnames, labelvalues, help_text)  # type: ignore[no-untyped-call]
 
 
 def _gauge_cell(mode: str) -> Cell:

@@ -1,0 +1,110 @@
+"""
+Taking the client library over: its value class, the metrics that were made before, and its multiprocess collector.
+
+So that an application's own metrics work whatever was imported first, and code that it already has for the client
+library's multiprocess mode is answered from the slots.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import metrics, multiprocess
+from prometheus_client import values as client_values
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.lease import lease
+from wsgi_prom.storage.values import Cell, Latest, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import CollectorRegistry
+
+
+def install() -> None:
+    """
+    Put `Value` in the place of the client library's value class, also for the metrics that exist already.
+
+    Does nothing when it is done already. Call it before other threads record: an increment that runs meanwhile in one
+    of those metrics may be lost.
+    """
+    if client_values.ValueClass is not Value:
+        client_values.ValueClass = Value
+        _adopt_existing()
+        multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
+        multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
+
+
+def _adopt_existing() -> None:
+    # Metrics of any registry or none: in multiprocess mode the library counts them all. By type, since asking a
+    # proxy for its class (Werkzeug's LocalProxy) runs the application's code.
+    for metric in [item for item in gc.get_objects() if issubclass(type(item), metrics.MetricWrapperBase)]:
+        if metric._labelnames and not metric._labelvalues:
+            continue  # the parent of children, which has no value
+        if isinstance(metric, metrics.Counter):
+            metric._value = _take_over(metric._value, _value(metric, "_total"))
+        elif isinstance(metric, metrics.Gauge):
+            metric._value = _take_over(metric._value, _value(metric, "", mode=metric._multiprocess_mode))
+        elif isinstance(metric, metrics.Summary):
+            metric._count = _take_over(metric._count, _value(metric, "_count"))
+            metric._sum = _take_over(metric._sum, _value(metric, "_sum"))
+        elif isinstance(metric, metrics.Histogram):
+            total = _value(metric, "_sum")
+            buckets = [_value(metric, "_bucket", bound=bound) for bound in metric._upper_bounds]
+            # After all are made: only then are they the columns of a block.
+            metric._sum = _take_over(metric._sum, total)
+            metric._buckets = [_take_over(*pair) for pair in zip(metric._buckets, buckets, strict=True)]
+
+
+def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = None) -> Cell:
+    names, values = metric._labelnames, metric._labelvalues
+    if bound is not None:
+        names, values = (*names, "le"), (*values, str(bound))
+    found: Cell = Value(
+        metric._type,
+        metric._name,
+        metric._name + suffix,
+        names,
+        values,
+        metric._documentation,
+        multiprocess_mode=mode,
+    )
+    return found
+
+
+def _take_over(old: Any, fresh: Cell) -> Any:
+    value = old.get()
+    if value:
+        # The library does not say when a gauge was set: before anything that is set from now on.
+        fresh.set(value, sys.float_info.min if isinstance(fresh, Latest) else None)
+        old.set(0.0)  # a file of the library's own multiprocess mode is merged too: not twice
+    return fresh
+
+
+def _init(self: Any, registry: CollectorRegistry | None, path: str | None = None) -> None:
+    # Unlike the library, do not ask for the directory yet: before a server starts, it is not made.
+    self._path = path
+    self._lock = threading.Lock()
+    self._merged = None
+    if registry:
+        registry.register(self)
+
+
+def _collect(self: Any) -> Iterable[Metric]:
+    path = Path(self._path) if self._path else lease.directory
+    if path is None:
+        return []
+    with self._lock:
+        if self._merged is None or self._merged[0] != path:
+            self._merged = path, Collector(path)
+        try:
+            return list(self._merged[1].collect().to_metrics())
+        except DirectoryError:
+            return []  # as the library shows a directory that has no files
