@@ -14,12 +14,16 @@ import secrets
 import stat
 import tempfile
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import locks
 from wsgi_prom.storage.locks import Locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -121,8 +125,7 @@ def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
 
 def clear(path: Path, lock_file: Locks) -> None:
     """Remove the files of earlier runs from *path*. A slot that is taken meanwhile keeps its files."""
-    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _opened(path) as directory_fd:
         for name in os.listdir(directory_fd):
             slot = _SLOT_FILE.fullmatch(name)
             if slot:
@@ -133,17 +136,20 @@ def clear(path: Path, lock_file: Locks) -> None:
                 lock_file.release(byte)
             elif _CLIENT_FILE.fullmatch(name):
                 _remove(name, directory_fd)
-    finally:
-        os.close(directory_fd)
 
 
 def discard(path: Path, lock_file: Locks) -> bool:
-    """Remove a directory that wsgi_prom made, if no other process uses it. Returns whether it is gone."""
-    if not lock_file.temporary or any(role != "exporter" for role, _ in holders(path, lock_file)):
+    """
+    Remove a directory that wsgi_prom made, if no other server's master uses it. Returns whether it is gone.
+
+    Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in files that have no name any more.
+    """
+    if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
         return False
-    clear(path, lock_file)
-    for name in _OTHER_FILES:
-        (path / name).unlink(missing_ok=True)
+    with _opened(path) as directory_fd:
+        for name in os.listdir(directory_fd):
+            if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
+                _remove(name, directory_fd)
     path.rmdir()
     return True
 
@@ -166,7 +172,17 @@ def sweep(base: Path) -> None:
             continue  # another server sweeps too, or the directory holds what is not ours
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield directory_fd
+    finally:
+        os.close(directory_fd)
+
+
 def _remove(name: str, directory_fd: int) -> None:
-    found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-    if stat.S_ISREG(found.st_mode):
-        os.unlink(name, dir_fd=directory_fd)
+    with suppress(FileNotFoundError):  # a server and its exporter may clean up at the same time
+        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            os.unlink(name, dir_fd=directory_fd)

@@ -1,0 +1,110 @@
+"""
+The servers that every claim about totals is tested on, by name, and what tests ask of a running one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import live
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from live import LiveServer, Samples
+
+GUNICORN: Final[dict[str, tuple[str, ...]]] = {
+    "gunicorn sync": (),
+    "gunicorn sync preload": ("--preload",),
+    "gunicorn gthread": ("--threads", "4"),
+    "gunicorn gthread preload": ("--threads", "4", "--preload"),
+}
+UWSGI: Final[dict[str, tuple[str, ...]]] = {
+    "uwsgi prefork": (),
+    "uwsgi lazy-apps": ("--lazy-apps",),
+    "uwsgi threads": ("--enable-threads", "--threads", "4"),
+    "uwsgi mule": ("--mule",),
+}
+ALL: Final = [*GUNICORN, *UWSGI]
+# One of each server, where the way of forking makes no difference.
+BOTH: Final = ["gunicorn sync", "uwsgi prefork"]
+
+# Of a master that imports the application before it forks, all its workers share the import.
+IMPORTED_ONCE: Final = frozenset(name for name in ALL if "preload" in name or name.startswith("uwsgi")) - {
+    "uwsgi lazy-apps"
+}
+
+
+def start(name: str, *args: str, app: str = "plain:app", **options: object) -> LiveServer:
+    """Return the server called *name*, not yet started, with more arguments and the options of `live`'s functions."""
+    make: Callable[..., LiveServer]
+    if name in GUNICORN:
+        return live.gunicorn(app, *GUNICORN[name], *args, **options)  # type: ignore[arg-type]
+    return live.uwsgi(*UWSGI[name], *args, app=app, **options)  # type: ignore[arg-type]
+
+
+def exporters(server: LiveServer) -> list[int]:
+    """Return the pids of the exporters that *server* started."""
+    return [pid for pid in server.processes() if " serve --directory " in live.command_line(pid)]
+
+
+def shared_directory(server: LiveServer) -> Path:
+    """Return the directory that the workers of *server* share, from its exporter's command line."""
+    assert server.metrics_url  # it has got as far as listening
+    (pid,) = exporters(server)
+    found = re.search(r"--directory (\S+)", live.command_line(pid))
+    assert found is not None
+    return Path(found[1])
+
+
+def value(samples: Samples, name: str, **labels: str) -> float | None:
+    """Return the value of one series, None if it is not there."""
+    return samples.get((name, frozenset(labels.items())))
+
+
+def requests_counted(samples: Samples) -> dict[tuple[str, str], float]:
+    """Return `http_requests_total` by route and status."""
+    found = live.labelled(samples, "http_requests_total")
+    return {(dict(labels)["route"], dict(labels)["status"]): count for labels, count in found.items()}
+
+
+def gone_back(before: Samples, after: Samples) -> list[str]:
+    """Return what a counter must never do: every series that sank or vanished from one scrape to the next."""
+    return [
+        f"{name}{dict(labels)}: {count} and then {after.get((name, labels))}"
+        for (name, labels), count in before.items()
+        if name.endswith(("_total", "_count", "_sum", "_bucket")) and after.get((name, labels), -1.0) < count
+    ]
+
+
+class Scraper:
+    """Scrapes again and again while something happens, and keeps what a Prometheus server would stumble over."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self._server = server
+        self.last: Samples = server.samples()
+        self.scrapes = 1
+        self.problems: list[str] = []
+
+    def scrape(self) -> None:
+        try:
+            found = self._server.samples()
+        except (OSError, RuntimeError, ValueError) as error:
+            self.problems.append(f"scrape {self.scrapes}: {error!r}")
+            return
+        self.problems += gone_back(self.last, found)
+        self.last = found
+        self.scrapes += 1
+
+    def during(self, work: Callable[[], live.T]) -> live.T:
+        """Do *work* in a thread, and scrape until it is done, and once more."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            while not future.done():
+                self.scrape()
+            self.scrape()
+            return future.result()

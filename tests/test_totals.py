@@ -1,0 +1,109 @@
+"""The main claim: what was sent is what is counted, exactly, on every server and from every worker."""
+
+from __future__ import annotations
+
+import live
+import pytest
+import servers
+from servers import value
+
+REQUESTS = 2000
+
+
+def paths(count: int) -> list[str]:
+    """Requests of every kind, in an order that puts them next to each other."""
+    kinds = ["/", "/record?kind=a&v=3", "/stream", "/nowhere", "/record?kind=b&v=3", "/", "/fail", "/pid"]
+    return [kinds[number % len(kinds)] for number in range(count)]
+
+
+@pytest.mark.parametrize("name", servers.ALL)
+def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
+    """2,000 requests by 8 clients, scraped throughout: each scrape is at or above the last, and the end is exact."""
+    sent = paths(REQUESTS)
+    with servers.start(name, app="metered:app") as server:
+        scraper = servers.Scraper(server)
+        driven = scraper.during(lambda: live.drive(server.url, sent, clients=8))
+        samples = server.samples()
+
+    each = REQUESTS // 8
+    assert {
+        ("/", "200"): 2 * each,
+        ("/record", "200"): 2 * each,
+        ("/stream", "200"): each,
+        ("unmatched", "404"): each,
+        ("/fail", "500"): each,
+        ("/pid", "200"): each,
+    } == servers.requests_counted(samples)
+    # uWSGI closes the connection of a request whose application raised, without an answer.
+    assert {"/fail"} >= {path for path, _ in driven.failed}
+    assert [] == scraper.problems
+    assert scraper.scrapes > 3
+    assert value(samples, "http_requests_in_progress") == 0
+    assert value(samples, "http_request_exceptions_total", method="GET", route="/fail", exception="ValueError") == each
+    for route in ("/", "/record", "/stream", "unmatched", "/fail", "/pid"):
+        labels = {"method": "GET", "route": route}
+        count = value(samples, "http_request_duration_seconds_count", **labels)
+        assert count == value(samples, "http_request_duration_seconds_bucket", **labels, le="+Inf")
+        assert count == sum(n for (found, _), n in servers.requests_counted(samples).items() if found == route)
+
+
+@pytest.mark.parametrize("name", servers.ALL)
+def test_the_applications_own_metrics_are_right(name: str) -> None:
+    """Counter, Summary, Histogram and a Gauge of each multiprocess mode, made at import, add up over the workers."""
+    with servers.start(name, app="metered:app") as server:
+        live.drive(server.url, ["/record?kind=a&v=3"] * 200 + ["/record?kind=b&v=7"] * 40, clients=4)
+        # Then the same in each worker, so that what one process shows does not depend on who got the last request.
+        live.drive(server.url, ["/record?kind=c&v=4"] * 200, clients=8)
+        samples = server.samples()
+
+    assert value(samples, "app_orders_total", kind="a") == 600
+    assert value(samples, "app_orders_total", kind="b") == 280
+    assert value(samples, "app_orders_total", kind="c") == 800
+    assert value(samples, "app_size_count") == 440
+    assert value(samples, "app_size_sum") == 1680
+    buckets = {le: value(samples, "app_latency_seconds_bucket", le=le) for le in ("2.0", "5.0", "10.0", "+Inf")}
+    assert buckets == {"2.0": 0, "5.0": 400, "10.0": 440, "+Inf": 440}
+    assert value(samples, "app_latency_seconds_count") == 440
+    assert value(samples, "app_latency_seconds_sum") == 1680
+
+    shown = {mode: live.labelled(samples, f"app_gauge_{mode}") for mode in ("all", "liveall")}
+    assert {0.0, 4.0} >= set(shown["all"].values())
+    assert shown["all"].keys() == shown["liveall"].keys()
+    assert value(samples, "app_gauge_max") == 7 or 7 not in shown["all"].values()
+    assert value(samples, "app_gauge_sum") == sum(shown["all"].values())
+    assert value(samples, "app_gauge_livesum") == sum(shown["liveall"].values())
+    assert value(samples, "app_gauge_livemax") == max(shown["liveall"].values())
+    assert value(samples, "app_gauge_livemin") == min(shown["liveall"].values())
+    assert value(samples, "app_gauge_mostrecent") == 4
+    assert value(samples, "app_gauge_livemostrecent") == 4
+
+
+@pytest.mark.parametrize("name", servers.ALL)
+def test_an_increment_at_import_is_counted_once_for_each_import(name: str) -> None:
+    """A counter incremented while the application is imported in the master is counted once, not once a worker."""
+    with servers.start(name, app="metered:app") as server:
+        live.drive(server.url, ["/record"] * 60, clients=6)
+        expected = 1 if name in servers.IMPORTED_ONCE else 4
+        counted = live.eventually(
+            lambda: value(server.samples(), "app_imports_total"), lambda found: found == expected, 10
+        )
+    assert expected == counted
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_recycled_workers_lose_nothing_and_leave_no_files(name: str) -> None:
+    """600 requests to workers that are replaced after 5 each: 600 counted, and no more files or bytes than after 100."""
+    option = ("--max-requests", "5")
+    with servers.start(name, *option) as server:
+        scraper = servers.Scraper(server)
+        folder = servers.shared_directory(server)
+        sizes = []
+        for count in (100, 500):
+            scraper.during(lambda count=count: live.drive(server.url, ["/"] * count, clients=4))
+            sizes.append({path.name: path.stat().st_size for path in folder.iterdir()})
+        samples = live.eventually(
+            server.samples, lambda found: servers.requests_counted(found) == {("/", "200"): 600}, 10
+        )
+    assert {("/", "200"): 600} == servers.requests_counted(samples)
+    assert sizes[0] == sizes[1]
+    assert [] == scraper.problems
