@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
@@ -83,6 +84,11 @@ class Traffic:
         for thread in self._threads:
             thread.join()
 
+    def wait_for(self, count: int) -> None:
+        """Wait until *count* more requests were answered."""
+        wanted = self.answered + count
+        assert live.eventually(lambda: self.answered, lambda found: found >= wanted) >= wanted
+
     def _run(self) -> None:
         while not self._end.is_set():
             try:
@@ -116,7 +122,7 @@ RELOADS = {
 def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
     """No counter goes back, one exporter answers throughout on the same address, and nothing stays in progress."""
     name, options, reload = RELOADS[case]
-    with servers.start(name, workers=2) if not options else started_with_touch_file(name, options) as server:
+    with contextlib.closing(live.hold_port()) as held, reloadable(name, options, held) as server:
         url, metrics_url, before = server.url, server.metrics_url, set(server.workers())
         scraper = servers.Scraper(server)
 
@@ -125,11 +131,10 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
             return len(set(server.workers()) - before) == 2 and not set(server.workers()) & before
 
         with Traffic(server, url) as traffic:
-            live.eventually(lambda: traffic.answered, lambda count: count > 20)
+            traffic.wait_for(20)
             reload(server)
             replaced = live.eventually(new_workers, bool)
-            answered = traffic.answered
-            live.eventually(lambda: traffic.answered, lambda count: count > answered + 20)
+            traffic.wait_for(20)
             scraper.scrape()
             exporters = servers.exporters(server)
         last = live.eventually(server.samples, lambda found: value(found, "http_requests_in_progress") == 0)
@@ -143,12 +148,13 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
     assert traffic.answered <= counted <= traffic.answered + traffic.failed
 
 
-def started_with_touch_file(name: str, options: tuple[str, ...]) -> live.LiveServer:
-    # uWSGI watches the file's time from its start on, relative to its working directory.
-    server = servers.start(name, *options, workers=2)
-    watched = server.folder / options[1]
-    watched.touch()
-    os.utime(watched, (10**9, 10**9))  # uWSGI compares whole seconds, and takes 0 for no file
+def reloadable(name: str, options: tuple[str, ...], held: socket.socket) -> live.LiveServer:
+    port = {"port": held.getsockname()[1]} if name in servers.UWSGI else {}
+    server = servers.start(name, *options, workers=2, **port)
+    for name in options[1:]:
+        # uWSGI watches the file from its start on, compares whole seconds, and takes 0 for no file.
+        (server.folder / name).touch()
+        os.utime(server.folder / name, (10**9, 10**9))
     return server
 
 
@@ -160,7 +166,7 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
         scraper = servers.Scraper(server)
         folder = servers.shared_directory(server)
         with Traffic(server, url) as traffic:
-            live.eventually(lambda: traffic.answered, lambda count: count > 20)
+            traffic.wait_for(20)
             server.kill(signal.SIGUSR2)
             server.wait_for_log(r"Booting worker with pid", count=4)
             scraper.scrape()
@@ -169,8 +175,9 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
             }
             server.kill(signal.SIGTERM)
             assert server.wait() == 0
-            answered = traffic.answered
-            live.eventually(lambda: (scraper.scrape(), traffic.answered)[1], lambda n: n > answered + 50)
+            for _ in range(5):
+                traffic.wait_for(10)
+                scraper.scrape()
         last = live.eventually(server.samples, lambda found: value(found, "http_requests_in_progress") == 0)
         exporters = servers.exporters(server)
         os.kill(new, signal.SIGTERM)

@@ -18,27 +18,28 @@ if TYPE_CHECKING:
 class Request(Protocol):
     """What is told how the body ended. Nothing of it raises; after the first call, later ones do nothing."""
 
+    def passed(self, chunk: bytes) -> None: ...
+
     def finish(self) -> None: ...
 
-    def fail(self, error: BaseException, *, answered: bool) -> None: ...
+    def fail(self, error: BaseException) -> None: ...
 
 
 class Body:
     """An iterable around the application's, for one thread and one pass like any WSGI response."""
 
-    __slots__ = ("_answered", "_iterator", "_request", "_result")
+    __slots__ = ("_iterator", "_request", "_result")
 
     def __init__(self, result: Iterable[bytes], request: Request) -> None:
         self._result = result
         self._request = request
-        self._answered = False
         self._iterator: Iterator[bytes]
 
     def __iter__(self) -> Iterator[bytes]:
         try:
             self._iterator = iter(self._result)
         except BaseException as error:
-            self._request.fail(error, answered=False)
+            self._request.fail(error)
             raise
         return self
 
@@ -51,10 +52,9 @@ class Body:
             self._request.finish()
             raise
         except BaseException as error:
-            self._request.fail(error, answered=self._answered)
+            self._request.fail(error)
             raise
-        # The server sends the headers with the first chunk that is not empty (PEP 3333).
-        self._answered = self._answered or bool(chunk)
+        self._request.passed(chunk)
         return chunk
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ library's multiprocess mode is answered from the slots.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from prometheus_client import metrics, multiprocess
 from prometheus_client import values as client_values
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import directory
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.values import Cell, Latest, Value
@@ -38,6 +40,7 @@ def install() -> None:
     if client_values.ValueClass is not Value:
         client_values.ValueClass = Value
         _adopt_existing()
+        _remove_own_client_files()
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
 
@@ -63,6 +66,17 @@ def _adopt_existing() -> None:
             metric._buckets = [_take_over(*pair) for pair in zip(metric._buckets, buckets, strict=True)]
 
 
+def _remove_own_client_files() -> None:
+    # Where the environment named a directory before the library was imported, its metrics made files there. What was
+    # in them is in our cells now.
+    path = lease.directory
+    if path is not None and path.is_dir():
+        client_values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
+        for client_file in directory.client_files(path):
+            if client_file.stem.endswith(f"_{os.getpid()}"):
+                client_file.unlink(missing_ok=True)
+
+
 def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = None) -> Cell:
     names, values = metric._labelnames, metric._labelvalues
     if bound is not None:
@@ -84,7 +98,6 @@ def _take_over(old: Any, fresh: Cell) -> Any:
     if value:
         # The library does not say when a gauge was set: before anything that is set from now on.
         fresh.set(value, sys.float_info.min if isinstance(fresh, Latest) else None)
-        old.set(0.0)  # a file of the library's own multiprocess mode is merged too: not twice
     return fresh
 
 

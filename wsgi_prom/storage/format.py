@@ -84,8 +84,9 @@ def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
 
 
 def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
-    # The most recent modes keep the time of the setting, in seconds since the epoch, in a second column.
-    width = 2 if mode.endswith("mostrecent") else 1
+    # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; min and
+    # max whether the first was ever set, since the 0 of a new block is no process's minimum.
+    width = 2 if mode.endswith("mostrecent") or mode in {"min", "max"} else 1
     return _single(
         labelnames, width, Metric("gauge", name, help_text, _all(labelnames), count=(0, 1), mode=mode)
     )

@@ -93,11 +93,12 @@ class Own(Cell):
 class Extreme(Cell):
     """A gauge of mode min or max, which dead processes take part in."""
 
-    __slots__ = ("_choose", "_own")
+    __slots__ = ("_choose", "_nothing", "_own")
 
-    def __init__(self, choose: Any) -> None:
+    def __init__(self, choose: Any, nothing: float) -> None:
         super().__init__()
         self._choose = choose
+        self._base = self._nothing = nothing  # what leaves the choice to the process's own value
         self._own = 0.0
 
     def inc(self, amount: float) -> None:
@@ -122,8 +123,8 @@ class Extreme(Cell):
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         self._own = self._own if keep else 0.0
         self._columns, self._index = columns, index
-        self._base = columns[index]
-        columns[index] = self._choose(self._base, self._own)
+        self._base = columns[index] if columns[index + 1] else self._nothing
+        columns[index], columns[index + 1] = self._choose(self._base, self._own), 1.0
 
 
 class Latest(Cell):
@@ -219,7 +220,7 @@ def _gauge_cell(mode: str) -> Cell:
     if mode.endswith("mostrecent"):
         return Latest()
     if mode in ("min", "max"):
-        return Extreme(min if mode == "min" else max)
+        return Extreme(min, float("inf")) if mode == "min" else Extreme(max, float("-inf"))
     return Cell() if mode == "sum" else Own()
 
 

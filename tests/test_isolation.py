@@ -1,0 +1,201 @@
+"""Servers beside each other, and everything that must leave no trace or end with one clear line."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import live
+import pytest
+import servers
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_two_servers_of_the_same_configuration_keep_their_own_totals(name: str) -> None:
+    """The same configuration but for the ports: each server counts its own requests."""
+    with servers.start(name, workers=2) as first, servers.start(name, workers=2) as second:
+        live.drive(first.url, ["/"] * 30)
+        live.drive(second.url, ["/"] * 70)
+        counted = [servers.requests_counted(server.samples()) for server in (first, second)]
+    assert [{("/", "200"): 30}, {("/", "200"): 70}] == counted
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_taken_metrics_port_does_not_keep_the_application_from_serving(name: str) -> None:
+    """The second server on a metrics port serves its application, and its log says why it has no exporter."""
+    with servers.start(name, workers=2) as first:
+        taken = first.metrics_url.removeprefix("http://").removesuffix("/metrics")
+        with servers.start(name, workers=2, WSGI_PROM_BIND=taken) as second:
+            line = second.wait_for_log(r"(?m)^wsgi_prom: no exporter: .*$")[0]
+            answer = second.get("/")
+            live.drive(first.url, ["/"] * 10)
+            counted = servers.requests_counted(first.samples())
+    assert answer.status == 200
+    assert f"WSGI_PROM_BIND='{taken}'" in line
+    assert "in use" in line
+    assert {("/", "200"): 10} == counted
+
+
+# A shared memory of its own for the command, so that servers of other tests leave nothing in it.
+PRIVATE = 'mount -t tmpfs private /dev/shm && "$@"; code=$?; ls -A /dev/shm > shared-memory; exit $code'
+
+
+def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in an environment as a server's."""
+    environ = live.environment({"TMPDIR": str(folder), **env}, mark="none", runtime=folder)
+    words = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh", *command]
+    return subprocess.run(
+        words, env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def traces(folder: Path) -> set[str]:
+    """All that the last `run` left in shared memory, the temporary folder, and folders in it."""
+    shared = (
+        (folder / "shared-memory").read_text().splitlines() if (folder / "shared-memory").exists() else []
+    )
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*")} - {"shared-memory"}
+    return left | {f"/dev/shm/{name}" for name in shared}
+
+
+GUNICORN = str(live.BIN / "gunicorn")
+HOOK = ("-c", "python:wsgi_prom.hooks.gunicorn")
+WATCH = """
+import os, sys, threading
+before = set(os.listdir("/proc/self/fd"))
+import {module}
+left = set(os.listdir("/proc/self/fd")) - before
+print(threading.active_count(), sorted(os.readlink(f"/proc/self/fd/{{fd}}") for fd in left))
+"""
+
+
+@pytest.mark.parametrize("option", ["--check-config", "--print-config"])
+@pytest.mark.parametrize("configured", [False, True])
+def test_checking_a_configuration_makes_nothing(option: str, configured: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """gunicorn --check-config reads the hook and imports the application: no file, and none is cleared either."""
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")} if configured else {}
+    (tmp_path / "metrics").mkdir(mode=0o700)
+    (tmp_path / "metrics" / "counter_1.db").write_bytes(b"of a server that may be running")
+    before = traces(tmp_path)
+    done = run(tmp_path, GUNICORN, *HOOK, "--preload", option, "metered:app", **env)
+    assert done.returncode == 0, done.stderr
+    assert before == traces(tmp_path)
+
+
+@pytest.mark.parametrize("module", ["wrapped", "wsgi_prom.hooks.gunicorn"])
+def test_an_import_makes_nothing(module: str, tmp_path: Path) -> None:
+    """python -c "import myapp": no file, socket, thread or slot, also of an application that is wrapped by hand."""
+    done = run(tmp_path, sys.executable, "-c", WATCH.format(module=module))
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
+    assert set() == traces(tmp_path)
+
+
+def test_an_import_that_names_a_directory_makes_nothing(tmp_path: Path) -> None:
+    """With PROMETHEUS_MULTIPROC_DIR set too: what the client library makes there at import does not stay."""
+    (tmp_path / "metrics").mkdir(mode=0o700)
+    done = run(
+        tmp_path,
+        sys.executable,
+        "-c",
+        WATCH.format(module="wrapped"),
+        PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "metrics"),
+    )
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
+    assert {"metrics"} == traces(tmp_path)
+
+
+def test_a_django_management_command_makes_nothing(tmp_path: Path) -> None:
+    """manage.py check imports settings, URLs and the wrapped WSGI application, and leaves nothing."""
+    done = run(tmp_path, sys.executable, "-m", "django", "check", "--settings", "django_settings")
+    assert (done.returncode, done.stdout) == (0, "System check identified no issues (0 silenced).\n"), (
+        done.stderr
+    )
+    assert set() == traces(tmp_path)
+
+
+def wrong_settings(folder: Path) -> dict[str, tuple[str, str, str]]:
+    """Settings that cannot be used: the variable, the value, and what the line must tell beside them."""
+    a_file = folder / "file"
+    a_file.touch()
+    foreign = folder / "foreign"
+    foreign.mkdir(mode=0o700)
+    os.chown(foreign, 12345, 12345)
+    public = folder / "public"
+    public.mkdir()
+    public.chmod(0o777)
+    return {
+        "bind": ("WSGI_PROM_BIND", "nonsense", "HOST:PORT"),
+        "port": ("WSGI_PROM_BIND", "127.0.0.1:99999", "HOST:PORT"),
+        "unknown": ("WSGI_PROM_BINDD", "127.0.0.1:9464", "WSGI_PROM_BIND"),
+        "limit": ("WSGI_PROM_LABEL_LIMIT", "0", "1 or more"),
+        "file": ("PROMETHEUS_MULTIPROC_DIR", str(a_file), "not a directory"),
+        "foreign": ("PROMETHEUS_MULTIPROC_DIR", str(foreign), "belongs to uid 12345"),
+        "public": ("PROMETHEUS_MULTIPROC_DIR", str(public), "can be written by everybody"),
+        # As root nothing else is unwritable.
+        "unwritable": ("PROMETHEUS_MULTIPROC_DIR", "/proc/metrics", "Name a directory"),
+    }
+
+
+@pytest.mark.parametrize(
+    "case", ["bind", "port", "unknown", "limit", "file", "foreign", "public", "unwritable"]
+)
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_wrong_setting_is_one_clear_line_at_start(name: str, case: str, tmp_path: Path) -> None:
+    """The server does not start, and one line names the setting, its value and what would be right."""
+    variable, given, told = wrong_settings(tmp_path)[case]
+    if name.startswith("gunicorn"):
+        command = [GUNICORN, *HOOK, "--bind", "127.0.0.1:0", "plain:app"]
+    else:
+        command = [str(live.BIN / "uwsgi"), "--http-socket", "127.0.0.1:0", "--master", "--need-app"]
+        command += ["--shared-import", "wsgi_prom.hooks.uwsgi", "--module", "plain:app"]
+    done = run(tmp_path, *command, **{variable: given})
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "wsgi_prom: " in line]
+    assert done.returncode != 0
+    assert len(lines) == 1, done.stdout + done.stderr
+    assert f"{variable}={given!r}" in lines[0]
+    assert told in lines[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_request_path_imports_no_framework_and_no_webob(tmp_path: Path) -> None:
+    """import wsgi_prom and its middleware load neither WebOb nor psutil nor a framework nor the client library."""
+    code = (
+        "import sys, wsgi_prom; wsgi_prom.PrometheusMiddleware(print); print(sorted({'webob', 'psutil', 'flask', "
+        "'werkzeug', 'django', 'bottle', 'waitress', 'prometheus_client'} & sys.modules.keys()))"
+    )
+    done = run(tmp_path, sys.executable, "-c", code)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_workers_that_drop_to_another_user_own_their_files() -> None:
+    """gunicorn --user: the arbiter stays root, the directory, files and exporter are the workers' user's."""
+    command = live.for_any_user([GUNICORN, *HOOK, "--bind", "127.0.0.1:0", "--user", "www-data", "--group",
+                                 "www-data", "--workers", "2", "metered:app"])  # fmt: skip
+    ready = (r"Booting worker with pid", 2)
+    with live.LiveServer(command, ready=ready, address=live.GUNICORN_LINE) as server:
+        live.drive(server.url, ["/record"] * 40)
+        samples = server.samples()
+        folder = servers.shared_directory(server)
+        owners = {path.name: (path.stat().st_uid, oct(path.stat().st_mode)[-3:]) for path in folder.iterdir()}
+        exporter = {live.user_id(pid) for pid in servers.exporters(server)}
+        mode = oct(folder.stat().st_mode)[-3:]
+        server.kill(15)
+        gone = live.eventually(folder.exists, lambda found: not found)
+    user = {33}
+    assert servers.value(samples, "app_orders_total", kind="a") == 40
+    assert user == exporter == {uid for uid, _ in owners.values()}
+    assert {"600"} == {mode for _, mode in owners.values()}
+    assert mode == "700"
+    assert gone is False
+
+
+def test_a_worker_that_serves_something_else_is_left_alone() -> None:
+    """An ASGI worker keeps its application in the same attribute: it is not wrapped, and the log says so."""
+    with live.gunicorn("asgi:app", "--worker-class", "asgi", workers=1) as server:
+        line = server.wait_for_log(r"wsgi_prom: .* does not serve WSGI")[0]
+        answer = server.get("/")
+    assert re.search(r"ASGIWorker", line)
+    assert (answer.status, answer.body) == (200, b"asgi")
