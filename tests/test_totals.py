@@ -39,12 +39,17 @@ def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
     assert [] == scraper.problems
     assert scraper.scrapes > 3
     assert value(samples, "http_requests_in_progress") == 0
-    assert value(samples, "http_request_exceptions_total", method="GET", route="/fail", exception="ValueError") == each
+    assert (
+        value(samples, "http_request_exceptions_total", method="GET", route="/fail", exception="ValueError")
+        == each
+    )
     for route in ("/", "/record", "/stream", "unmatched", "/fail", "/pid"):
         labels = {"method": "GET", "route": route}
         count = value(samples, "http_request_duration_seconds_count", **labels)
         assert count == value(samples, "http_request_duration_seconds_bucket", **labels, le="+Inf")
-        assert count == sum(n for (found, _), n in servers.requests_counted(samples).items() if found == route)
+        assert count == sum(
+            n for (found, _), n in servers.requests_counted(samples).items() if found == route
+        )
 
 
 @pytest.mark.parametrize("name", servers.ALL)
@@ -61,7 +66,9 @@ def test_the_applications_own_metrics_are_right(name: str) -> None:
     assert value(samples, "app_orders_total", kind="c") == 800
     assert value(samples, "app_size_count") == 440
     assert value(samples, "app_size_sum") == 1680
-    buckets = {le: value(samples, "app_latency_seconds_bucket", le=le) for le in ("2.0", "5.0", "10.0", "+Inf")}
+    buckets = {
+        le: value(samples, "app_latency_seconds_bucket", le=le) for le in ("2.0", "5.0", "10.0", "+Inf")
+    }
     assert buckets == {"2.0": 0, "5.0": 400, "10.0": 440, "+Inf": 440}
     assert value(samples, "app_latency_seconds_count") == 440
     assert value(samples, "app_latency_seconds_sum") == 1680

@@ -142,6 +142,14 @@ class Recorder:
             columns[index] += seconds
             columns[index + bucket] += 1.0
 
+    def dismiss(self, token: object) -> None:
+        """Take a request out of those in progress, and do not count it."""
+        lock = lease.lock
+        if token is lock and lease.alive[0]:
+            with lock:
+                columns, index = self._busy
+                columns[index] -= 1.0
+
     def count_exception(self, method: str, route: str, exception: type[BaseException]) -> None:
         self._count(self._exception, (method, route, exception.__name__))
 

@@ -58,6 +58,8 @@ class PrometheusMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self._metrics is not None and environ.get("PATH_INFO") == self._metrics_path:
+            if _KEY in environ:
+                environ[_KEY].dismiss()  # a scrape does not count itself, whoever measures around us
             return self._metrics(environ, start_response)
         if _KEY in environ:
             return self._app(environ, start_response)
@@ -156,6 +158,11 @@ class _Request:
         # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
         status = self._status
         self._leave(status[:3] if self._passed and isinstance(status, str) else "500", type(error))
+
+    def dismiss(self) -> None:
+        """Do not count the request."""
+        token, self._token = self._token, None
+        self._recorder.dismiss(token)
 
     def _leave(self, status: str, exception: type[BaseException] | None) -> None:
         token, self._token = self._token, None

@@ -65,7 +65,8 @@ class MetricsApp:
             page = self._page(openmetrics=content_type == OPENMETRICS, names=names)
         except DirectoryError as error:
             return _plain(503, f"{error}\n")
-        response = Response(body=page.encode(), headers={"Content-Type": content_type})
+        response = Response(body=page.encode())
+        response.headers["Content-Type"] = content_type
         response.vary = ("Accept", "Accept-Encoding")
         if "Accept-Encoding" in request.headers:
             offers = request.accept_encoding.acceptable_offers(["gzip", "identity"])

@@ -39,7 +39,7 @@ class Names:
         return bool(self._names)
 
     def family(self, family: str) -> bool:
-        return family in self._names or f"{family}_total" in self._names
+        return family in self._names
 
     def sample(self, sample: str) -> bool:
         return sample in self._names

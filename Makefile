@@ -1,0 +1,47 @@
+# The two commands that matter: make demo, make test. Everything is installed below .venv; make test also asks the
+# system's package manager for the real nginx, supervisord and Prometheus that the tests run.
+PYTHON ?= python3
+VENV := .venv
+SERVER ?= uwsgi
+TOOLS := nginx supervisord prometheus promtool unshare
+PACKAGES := nginx-light supervisor prometheus util-linux
+
+.PHONY: demo test lint bench tools clean
+
+demo: $(VENV)/demo
+	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
+
+test: $(VENV)/tests tools
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/tests
+	$(VENV)/bin/python bench/request_cost.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+
+$(VENV)/demo: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/tests: pyproject.toml $(VENV)/demo
+	$(VENV)/bin/pip install --quiet --group tests --group lint
+	touch $@
+
+tools:
+	@missing=; for tool in $(TOOLS); do PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing$$missing"; \
+		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+		$$as_root apt-get -qq update && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $(PACKAGES) >/dev/null; \
+	fi
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -1,0 +1,134 @@
+"""The commands, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import live
+import pytest
+import servers
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environ = live.environment(env, mark="none", runtime=live.ROOT)
+    command = [sys.executable, "-m", "wsgi_prom", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_dump_prints_what_a_scrape_shows() -> None:
+    """wsgi-prom dump and its --json show the figures of a running server."""
+    with live.gunicorn(workers=2) as server:
+        live.drive(server.url, ["/"] * 30)
+        folder = str(servers.shared_directory(server))
+        text = run("dump", "--directory", folder)
+        as_json = run("dump", "--json", PROMETHEUS_MULTIPROC_DIR=folder)
+    assert {("/", "200"): 30} == servers.requests_counted(live.parse_samples(text.stdout))
+    (family,) = [item for item in json.loads(as_json.stdout) if item["name"] == "http_requests"]
+    assert family["type"] == "counter"
+    assert family["samples"] == [
+        {
+            "name": "http_requests_total",
+            "labels": {"method": "GET", "route": "/", "status": "200"},
+            "value": 30.0,
+        }
+    ]
+    assert (text.stderr, as_json.stderr) == ("", "")
+
+
+def test_reset_refuses_a_directory_in_use_and_says_who_holds_it() -> None:
+    """wsgi-prom reset names the roles and pids that hold the directory, and leaves it alone."""
+    with live.gunicorn(workers=2) as server:
+        live.drive(server.url, ["/"] * 10)
+        folder = str(servers.shared_directory(server))
+        done = run("reset", "--directory", folder)
+        counted = servers.requests_counted(server.samples())
+        workers = server.workers()
+        (exporter,) = servers.exporters(server)
+        pid = server.pid
+    assert done.returncode == 1
+    assert f"server by pid {pid}" in done.stderr
+    assert f"exporter by pid {exporter}" in done.stderr
+    assert all(f"by pid {worker}" in done.stderr for worker in workers)
+    assert {("/", "200"): 10} == counted
+
+
+def test_reset_clears_what_nobody_uses(tmp_path) -> None:
+    """wsgi-prom reset removes the figures of an ended run, and nothing else."""
+    tmp_path.chmod(0o700)
+    with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)) as server:
+        live.drive(server.url, ["/"] * 10)
+    (tmp_path / "notes.txt").touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    done = run("reset", "--directory", str(tmp_path))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path} is clear\n")
+    assert {"wsgi_prom.0.keys", "wsgi_prom.0.values"} <= before
+    assert set() == {name for name in left if name.endswith((".keys", ".values"))}
+    assert "notes.txt" in left
+
+
+def test_serve_runs_the_exporter_by_hand(tmp_path) -> None:
+    """wsgi-prom serve answers for a server that has no exporter of its own, and ends with SIGTERM."""
+    tmp_path.chmod(0o700)
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with live.gunicorn(workers=2, WSGI_PROM_BIND="off", **env) as server:
+        live.drive(server.url, ["/"] * 10)
+        command = [sys.executable, "-m", "wsgi_prom", "serve", "--bind", "127.0.0.1:0"]
+        with live.LiveServer(command, env=env, ready=(live.METRICS_LINE, 1)) as exporter:
+            counted = servers.requests_counted(exporter.samples())
+            again = run("serve", "--bind", "127.0.0.1:0", **env)
+            exporter.kill(15)
+            assert exporter.wait() == 0
+        assert [] == servers.exporters(server)
+    assert {("/", "200"): 10} == counted
+    assert (again.returncode, again.stdout) == (0, "")
+    assert "has an exporter already" in again.stderr
+
+
+def test_serve_on_a_unix_socket(tmp_path) -> None:
+    """WSGI_PROM_BIND=unix:/PATH makes a socket that only its user can open; one in use is not taken over."""
+    import socket
+
+    tmp_path.chmod(0o700)
+    path = tmp_path / "metrics.sock"
+    command = [
+        sys.executable,
+        "-m",
+        "wsgi_prom",
+        "serve",
+        "--directory",
+        str(tmp_path),
+        "--bind",
+        f"unix:{path}",
+    ]
+    with live.LiveServer(command, ready=(r"metrics at unix:", 1)):
+        (tmp_path / "second").mkdir(mode=0o700)
+        second = run("serve", "--directory", str(tmp_path / "second"), "--bind", f"unix:{path}")
+        mode = oct(path.stat().st_mode)[-3:]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+            answer = client.recv(4096)
+    assert mode == "600"
+    assert answer.startswith(b"HTTP/1.0 200 OK")
+    assert second.returncode == 1
+    assert "answered by another process" in second.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dump",), "give --directory, or set PROMETHEUS_MULTIPROC_DIR"),
+        (("dump", "--directory", "/nowhere"), "/nowhere cannot be read"),
+        (("reset", "--directory", "/nowhere"), "/nowhere is not a directory"),
+        (("serve", "--directory", "/tmp", "--bind", "nonsense"), "bind='nonsense' is not HOST:PORT"),
+    ],
+)
+def test_a_call_that_cannot_work_is_one_line(arguments: tuple[str, ...], told: str) -> None:
+    """Errors of commands are one line on stderr and exit code 1."""
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
