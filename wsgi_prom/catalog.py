@@ -132,7 +132,13 @@ class Recorder:
         lock = lease.lock
         if token is not lock or not lease.alive[0]:
             return
-        block = self._requests.get(labels) or self._block(self._request, labels)
+        block = self._requests.get(labels)
+        if block is None:
+            try:
+                block = self._block(self._request, labels)
+            except Exception:
+                self.dismiss(token)
+                raise
         bucket = 1 + bisect_left(self._bounds, seconds)
         with lock:
             columns, index = self._busy

@@ -121,11 +121,8 @@ class _Request:
         write = self._start_response(status, headers, *exc_info)
         self._status = status
         self._headers = headers
-        try:
-            # Flask has cleared its request when it returns (werkzeug.request is None then).
-            self._route = find_route(self._environ)
-        except Exception:
-            self._recorder.fail("route")
+        # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
+        self._route = self._find_route()
         return write
 
     def is_file(self, result: object) -> bool:
@@ -174,12 +171,19 @@ class _Request:
             method = self._environ["REQUEST_METHOD"]
             if method not in METHODS:
                 method = OTHER
-            route = self._route or find_route(self._environ) or UNMATCHED
+            route = self._route or self._find_route()
             recorder.leave(token, (method, route, status), seconds)
             if exception is not None:
                 recorder.count_exception(method, route, exception)
         except Exception:
             recorder.fail("record")
+
+    def _find_route(self) -> str:
+        try:
+            return find_route(self._environ)
+        except Exception:  # a framework's object, or the application's
+            self._recorder.fail("route")
+            return UNMATCHED
 
     def _wrap_file(self, *arguments: Any) -> object:
         self._file = self._file_wrapper(*arguments)  # type: ignore[misc]

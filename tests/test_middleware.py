@@ -1,0 +1,387 @@
+"""The middleware by itself: what it hands to the server, and what it records, for each way a response can go."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper, setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+
+from wsgi_prom import PrometheusMiddleware, set_route
+from wsgi_prom.storage.collector import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HEADERS = [("Content-Type", "text/plain")]
+
+
+class Failure(Exception):
+    """What the test applications raise."""
+
+
+class Closable:
+    """An iterable with close(), which notes what was done to it."""
+
+    def __init__(self, chunks: list[bytes], start: Callable[[], object] | None = None) -> None:
+        self.chunks = chunks
+        self.closed = 0
+        self._start = start
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._start:
+            self._start()
+        yield from self.chunks
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def environ_of(**more: Any) -> dict[str, Any]:
+    environ: dict[str, Any] = {"SCRIPT_NAME": "", "PATH_INFO": "/", "QUERY_STRING": "", **more}
+    setup_testing_defaults(environ)
+    return environ
+
+
+def recorded() -> dict[str, float]:
+    """Return what this process has recorded in its memory, buckets aside: `name{label values}` and the figure."""
+    found = {}
+    for family in Collector(None).collect():
+        for child in family.children():
+            for (name, labels), value in zip(child.shape, child.values, strict=True):
+                if not name.endswith(("_bucket", "_sum")):
+                    found[name + "{" + ",".join(value for _, value in labels) + "}"] = value
+    return found
+
+
+def serve(app: Any, environ: dict[str, Any] | None = None, *, validate: bool = True) -> tuple[str, bytes]:
+    """Serve one request like a server, with the PEP's validator on both sides of the middleware."""
+    environ = environ if environ is not None else environ_of()
+    statuses: list[str] = []
+
+    def start_response(status: str, _headers: Any, exc_info: Any = None) -> Callable[[bytes], None]:
+        statuses.append(status)
+        return lambda _data: None
+
+    measured = PrometheusMiddleware(validator(app) if validate else app)
+    result = (validator(measured) if validate else measured)(environ, start_response)
+    try:
+        body = b"".join(result)
+    finally:
+        if hasattr(result, "close"):
+            result.close()
+    return statuses[-1], body
+
+
+def plain(environ: dict[str, Any], start_response: Any, body: Any = (b"ok",)) -> Any:
+    set_route(environ, "/plain")
+    start_response("200 OK", HEADERS)
+    return body
+
+
+def test_a_request_is_counted_by_method_route_and_status(in_child: Any) -> None:
+    """Requests, duration and in-progress of a plain answer."""
+
+    def work() -> Any:
+        serve(plain)
+        serve(plain, environ_of(REQUEST_METHOD="HEAD"))
+        return recorded()
+
+    assert in_child(work) == {
+        "http_requests_total{GET,/plain,200}": 1,
+        "http_requests_total{HEAD,/plain,200}": 1,
+        "http_request_duration_seconds_count{GET,/plain}": 1,
+        "http_request_duration_seconds_count{HEAD,/plain}": 1,
+        "http_requests_in_progress{}": 0,
+    }
+
+
+@pytest.mark.parametrize("result", [[b"a", b"b"], (b"a",), [], b"bytes"], ids=str)
+def test_a_complete_result_is_handed_back_as_the_same_object(result: Any, in_child: Any) -> None:
+    """A list, tuple or bytes goes to the server as it is, and is counted before the server has sent it."""
+
+    def work() -> Any:
+        got = PrometheusMiddleware(partial(plain, body=result))(environ_of(), lambda *_: None)
+        return got is result, recorded()["http_requests_total{GET,/plain,200}"]
+
+    assert in_child(work) == (True, 1)
+
+
+def test_a_file_wrapper_result_is_handed_back_as_the_same_object(in_child: Any) -> None:
+    """Of a server whose file_wrapper is a class (gunicorn), and of one where it is a function (uWSGI)."""
+
+    def work() -> Any:
+        found = []
+        for wrapper in (FileWrapper, lambda filelike, _size=8192: filelike):
+            made = []
+
+            def app(environ: Any, start_response: Any, made: list[Any] = made) -> Any:
+                start_response("200 OK", HEADERS)
+                made.append(environ["wsgi.file_wrapper"](io.BytesIO(b"file")))
+                return made[0]
+
+            environ = environ_of(**{"wsgi.file_wrapper": wrapper})
+            found.append(PrometheusMiddleware(app)(environ, lambda *_: None) is made[0])
+        return found, recorded()["http_requests_total{GET,unmatched,200}"]
+
+    assert in_child(work) == ([True, True], 2)
+
+
+def test_a_stream_is_counted_at_its_end(in_child: Any) -> None:
+    """A generator is in progress until its last chunk, and its status is that of a late start_response."""
+
+    def work() -> Any:
+        def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+            set_route(environ, "/stream")
+            start_response("201 Created", HEADERS)
+            yield b"a"
+            yield b"b"
+
+        result = PrometheusMiddleware(app)(environ_of(), lambda *_: None)
+        iterator = iter(result)
+        next(iterator)
+        during = recorded()["http_requests_in_progress{}"]
+        rest = list(iterator)
+        after = recorded()
+        result.close()
+        return during, rest, after, after == recorded(), hasattr(result, "__len__")
+
+    during, rest, after, same, sized = in_child(work)
+    assert (during, rest, same, sized) == (1, [b"b"], True, False)
+    assert after["http_requests_total{GET,/stream,201}"] == 1
+    assert after["http_requests_in_progress{}"] == 0
+
+
+def test_a_body_that_is_complete_is_counted_before_its_last_chunk_goes_out(in_child: Any) -> None:
+    """With a Content-Length the last chunk is known: a worker killed after it has counted what its client has."""
+
+    def work() -> Any:
+        def app(_environ: Any, start_response: Any) -> Any:
+            start_response("200 OK", [*HEADERS, ("content-length", "4")])
+            return Closable([b"ab", b"", b"cd"])
+
+        iterator = iter(PrometheusMiddleware(app)(environ_of(), lambda *_: None))
+        counts = []
+        for _ in range(3):
+            next(iterator)
+            counts.append(recorded().get("http_requests_total{GET,unmatched,200}", 0))
+        return counts
+
+    assert in_child(work) == [0, 0, 1]
+
+
+def test_the_length_of_a_body_is_told_where_the_application_tells_it(in_child: Any) -> None:
+    """Servers take a Content-Length from it: __len__ is there if, and only if, the application's iterable has it."""
+
+    def work() -> Any:
+        class Sized(Closable):
+            def __len__(self) -> int:
+                return len(self.chunks)
+
+        results = [
+            PrometheusMiddleware(partial(plain, body=body))(environ_of(), lambda *_: None)
+            for body in (Sized([b"a"]), Closable([b"a"]))
+        ]
+        return [len(result) if hasattr(result, "__len__") else None for result in results]
+
+    assert in_child(work) == [1, None]
+
+
+def test_close_is_passed_on_once_and_ends_the_request(in_child: Any) -> None:
+    """Also before the first chunk: nothing stays in progress, and the inner close() runs once."""
+
+    def work() -> Any:
+        body = Closable([b"a", b"b"])
+        result = PrometheusMiddleware(partial(plain, body=body))(environ_of(), lambda *_: None)
+        result.close()
+        return (
+            body.closed,
+            recorded()["http_requests_in_progress{}"],
+            recorded()["http_requests_total{GET,/plain,200}"],
+        )
+
+    assert in_child(work) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("when", ["call", "iter", "first", "later", "close"])
+def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) -> None:
+    """Whenever the application raises: the same exception, one observation, and the status that the client has."""
+
+    def work() -> Any:
+        failure = Failure(when)
+
+        class Body:
+            def __iter__(self) -> Any:
+                if when == "iter":
+                    raise failure
+                return self.chunks()
+
+            def chunks(self) -> Iterator[bytes]:
+                if when == "first":
+                    raise failure
+                yield b"a"
+                if when == "later":
+                    raise failure
+
+            def close(self) -> None:
+                if when == "close":
+                    raise failure
+
+        def app(environ: Any, start_response: Any) -> Any:
+            set_route(environ, "/fail")
+            start_response("200 OK", HEADERS)
+            if when == "call":
+                raise failure
+            return Body()
+
+        try:
+            serve(app, validate=False)
+        except Failure as error:
+            return error is failure, recorded()
+        return None
+
+    same, found = in_child(work)
+    status = "200" if when in {"later", "close"} else "500"
+    assert same
+    assert found.pop("http_request_exceptions_total{Failure,GET,/fail}", 0) == (0 if when == "close" else 1)
+    assert found == {
+        f"http_requests_total{{GET,/fail,{status}}}": 1,
+        "http_request_duration_seconds_count{GET,/fail}": 1,
+        "http_requests_in_progress{}": 0,
+    }
+
+
+def test_labels_are_bounded_whatever_a_client_sends(in_child: Any) -> None:
+    """A method that nobody registered is OTHER, a path that no route took is unmatched."""
+
+    def work() -> Any:
+        def app(_environ: Any, start_response: Any) -> Any:
+            start_response("404 Not Found", HEADERS)
+            return [b""]
+
+        for number in range(100):
+            serve(app, environ_of(PATH_INFO=f"/{number}", REQUEST_METHOD=f"M{number}"), validate=False)
+        return recorded()
+
+    assert in_child(work) == {
+        "http_requests_total{OTHER,unmatched,404}": 100,
+        "http_request_duration_seconds_count{OTHER,unmatched}": 100,
+        "http_requests_in_progress{}": 0,
+    }
+
+
+def test_routes_beyond_the_limit_are_folded_and_counted(in_child: Any) -> None:
+    """An application whose routes are no templates: the limit holds, nothing is lost, and the folding is counted."""
+
+    def work() -> Any:
+        def app(environ: Any, start_response: Any) -> Any:
+            set_route(environ, environ["PATH_INFO"])
+            start_response("200 OK", HEADERS)
+            return [b""]
+
+        measured = PrometheusMiddleware(app, label_limit=3)
+        for number in range(10):
+            measured(environ_of(PATH_INFO=f"/{number}"), lambda *_: None)
+        return {name: value for name, value in recorded().items() if "duration" not in name}
+
+    assert in_child(work) == {
+        **{f"http_requests_total{{GET,/{number},200}}": 1 for number in range(3)},
+        "http_requests_total{GET,OTHER,200}": 7,
+        "wsgi_prom_dropped_series_total{http_requests}": 7,
+        "http_requests_in_progress{}": 0,
+    }
+
+
+def test_an_application_wrapped_twice_is_measured_once(in_child: Any) -> None:
+    """By hand and by a hook: one observation."""
+
+    def work() -> Any:
+        serve(PrometheusMiddleware(plain))
+        return recorded()["http_requests_total{GET,/plain,200}"]
+
+    assert in_child(work) == 1
+
+
+def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in_child: Any) -> None:
+    """A framework's object that raises when it is asked for its route: the application's answer is as it was."""
+
+    class Hostile:
+        @property
+        def url_rule(self) -> object:
+            raise Failure("not your business")
+
+    def work() -> Any:
+        lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger("wsgi_prom").addHandler(handler)
+
+        def app(environ: Any, start_response: Any) -> Any:
+            environ["werkzeug.request"] = Hostile()
+            start_response("200 OK", HEADERS)
+            return [b"ok"]
+
+        answers = [serve(app) for _ in range(3)]
+        return answers, len([line for line in lines if "stage route" in line]), recorded()
+
+    answers, logged, found = in_child(work)
+    assert answers == [("200 OK", b"ok")] * 3
+    assert logged == 1
+    assert found["wsgi_prom_errors_total{route}"] == 3
+    assert found["http_requests_in_progress{}"] == 0
+
+
+def test_a_fork_in_a_request_leaves_the_request_to_the_parent(in_child: Any, shared: Any) -> None:
+    """os.fork() in the application: the child's way through the middleware counts nothing and ends nothing twice."""
+
+    def work() -> Any:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+
+        def app(environ: Any, start_response: Any) -> Any:
+            pid = os.fork()
+            if pid:
+                os.waitpid(pid, 0)
+            else:
+                environ["in the child"] = True
+            return plain(environ, start_response)
+
+        environ = environ_of()
+        serve(app, environ, validate=False)
+        if "in the child" in environ:
+            os._exit(0)
+        families = Collector(shared).collect()
+        return {
+            name: value
+            for family in families
+            for child in family.children()
+            for (name, _), value in zip(child.shape, child.values, strict=True)
+            if name in {"http_requests_total", "http_requests_in_progress"}
+        }
+
+    assert in_child(work) == {"http_requests_total": 1, "http_requests_in_progress": 0}
+
+
+def test_flask_routes_are_templates(in_child: Any) -> None:
+    """Flask's rule is the label, with its mount prefix; what no rule took is unmatched."""
+
+    def work() -> Any:
+        from flask import Flask
+        from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+        app = Flask("shop")
+        app.get("/users/<int:user_id>")(lambda user_id: str(user_id))
+        mounted = DispatcherMiddleware(app, {"/api": app})
+        for path in ("/users/1", "/users/2", "/api/users/3", "/nowhere"):
+            serve(mounted, environ_of(PATH_INFO=path), validate=False)
+        return {name: value for name, value in recorded().items() if name.startswith("http_requests_total")}
+
+    assert in_child(work) == {
+        "http_requests_total{GET,/users/<int:user_id>,200}": 2,
+        "http_requests_total{GET,/api/users/<int:user_id>,200}": 1,
+        "http_requests_total{GET,unmatched,404}": 1,
+    }
