@@ -39,7 +39,6 @@ IMPORTED_ONCE: Final = frozenset(name for name in ALL if "preload" in name or na
 
 def start(name: str, *args: str, app: str = "plain:app", **options: object) -> LiveServer:
     """Return the server called *name*, not yet started, with more arguments and the options of `live`'s functions."""
-    make: Callable[..., LiveServer]
     if name in GUNICORN:
         return live.gunicorn(app, *GUNICORN[name], *args, **options)  # type: ignore[arg-type]
     return live.uwsgi(*UWSGI[name], *args, app=app, **options)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def test_the_format_is_chosen_by_quality(accept: str, app: MetricsApp) -> None:
     [("gzip", True), ("gzip, deflate, br", True), ("gzip;q=0", False), ("identity", False), ("*", True), ("br", False),
      ("identity;q=1, gzip;q=0.5", False)],
 )  # fmt: skip
-def test_gzip_is_used_where_it_is_preferred(accepted: str, compressed: bool, app: MetricsApp) -> None:  # noqa: FBT001
+def test_gzip_is_used_where_it_is_preferred(accepted: str, compressed: bool, app: MetricsApp) -> None:
     """Content-Encoding gzip by quality, and the same page inside."""
     answer = ask(app, Accept_Encoding=accepted)
     assert answer.headers.get("Content-Encoding") == ("gzip" if compressed else None)

@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import live
 import pytest
 import servers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
@@ -74,7 +77,7 @@ print(threading.active_count(), sorted(os.readlink(f"/proc/self/fd/{{fd}}") for 
 
 @pytest.mark.parametrize("option", ["--check-config", "--print-config"])
 @pytest.mark.parametrize("configured", [False, True])
-def test_checking_a_configuration_makes_nothing(option: str, configured: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_checking_a_configuration_makes_nothing(option: str, configured: bool, tmp_path: Path) -> None:
     """gunicorn --check-config reads the hook and imports the application: no file, and none is cleared either."""
     env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")} if configured else {}
     (tmp_path / "metrics").mkdir(mode=0o700)

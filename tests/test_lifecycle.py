@@ -6,16 +6,21 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import live
 import pytest
 import servers
 from servers import value
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from typing_extensions import Self
 
 
 def in_progress(server: live.LiveServer) -> float | None:
@@ -74,7 +79,7 @@ class Traffic:
         self.failed = 0
         self._threads = [threading.Thread(target=self._run) for _ in range(4)]
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -151,10 +156,10 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
 def reloadable(name: str, options: tuple[str, ...], held: socket.socket) -> live.LiveServer:
     port = {"port": held.getsockname()[1]} if name in servers.UWSGI else {}
     server = servers.start(name, *options, workers=2, **port)
-    for name in options[1:]:
+    for watched in options[1:]:
         # uWSGI watches the file from its start on, compares whole seconds, and takes 0 for no file.
-        (server.folder / name).touch()
-        os.utime(server.folder / name, (10**9, 10**9))
+        (server.folder / watched).touch()
+        os.utime(server.folder / watched, (10**9, 10**9))
     return server
 
 

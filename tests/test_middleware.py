@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HEADERS = [("Content-Type", "text/plain")]
 
 
-class Failure(Exception):
+class FailureError(Exception):
     """What the test applications raise."""
 
 
@@ -213,7 +213,7 @@ def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) 
     """Whenever the application raises: the same exception, one observation, and the status that the client has."""
 
     def work() -> Any:
-        failure = Failure(when)
+        failure = FailureError(when)
 
         class Body:
             def __iter__(self) -> Any:
@@ -241,14 +241,16 @@ def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) 
 
         try:
             serve(app, validate=False)
-        except Failure as error:
+        except FailureError as error:
             return error is failure, recorded()
         return None
 
     same, found = in_child(work)
     status = "200" if when in {"later", "close"} else "500"
     assert same
-    assert found.pop("http_request_exceptions_total{Failure,GET,/fail}", 0) == (0 if when == "close" else 1)
+    assert found.pop("http_request_exceptions_total{FailureError,GET,/fail}", 0) == (
+        0 if when == "close" else 1
+    )
     assert found == {
         f"http_requests_total{{GET,/fail,{status}}}": 1,
         "http_request_duration_seconds_count{GET,/fail}": 1,
@@ -313,7 +315,7 @@ def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in
     class Hostile:
         @property
         def url_rule(self) -> object:
-            raise Failure("not your business")
+            raise FailureError("not your business")
 
     def work() -> Any:
         lines: list[str] = []
@@ -374,7 +376,7 @@ def test_flask_routes_are_templates(in_child: Any) -> None:
         from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
         app = Flask("shop")
-        app.get("/users/<int:user_id>")(lambda user_id: str(user_id))
+        app.get("/users/<int:user_id>")(lambda user_id: str(user_id))  # noqa: PLW0108 - called by keyword
         mounted = DispatcherMiddleware(app, {"/api": app})
         for path in ("/users/1", "/users/2", "/api/users/3", "/nowhere"):
             serve(mounted, environ_of(PATH_INFO=path), validate=False)
