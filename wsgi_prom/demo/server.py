@@ -2,7 +2,7 @@
 The demo's server: a real one with workers, on ports that the system chooses, watched and ended.
 """
 
-# Rule 1: only processes that were started here are signalled, each by its id or its own group's.
+# Rule 1: only processes of the server's session, and of its exporter's, are signalled, each by its id.
 # Rule 2: every wait is bounded, and one that runs out raises with the end of the server's log.
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Its own group: a Ctrl-C at the terminal is for the demo, which ends the server itself.
+                # Its own session: a Ctrl-C at the terminal is for the demo, which ends the server itself.
                 start_new_session=True,
             )
         try:
@@ -110,7 +110,8 @@ class Server:
         """Return the pids of the living workers."""
         # The server leads a session, and the exporter one of its own. Not by their command lines, which gunicorn
         # rewrites where setproctitle is installed.
-        return frozenset(pid for pid, session in _children(self.pid).items() if session == self.pid)
+        own = _Stat(parent=self.pid, session=self.pid)
+        return frozenset(pid for pid, stat in _living().items() if stat == own)
 
     def await_workers(self) -> None:
         """Wait until there are as many workers as there should be."""
@@ -126,24 +127,23 @@ class Server:
         return "\n".join(["", f"The last {len(lines)} lines of the server's log:", *lines])
 
     def stop(self) -> None:
-        """End the server, and what it started. Does nothing if it has ended."""
-        # Asked while they are known to be this server's (Rule 1).
-        exporters = {pid: session for pid, session in _children(self.pid).items() if session != self.pid}
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self.running:
-                with suppress(ProcessLookupError):
-                    os.killpg(self.pid, number) if number == signal.SIGKILL else os.kill(self.pid, number)
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(_STOP_SECONDS)
-        # An exporter notices by itself that its server is gone.
+        """End the server, and what it started. What does not end when it is asked to is killed."""
+        sessions = {self.pid, *(stat.session for stat in _living().values() if stat.parent == self.pid)}
+        # The server alone: its workers are its own to end, and the exporter notices by itself that it is gone.
+        self._process.terminate()
         deadline = time.monotonic() + _STOP_SECONDS
-        while any(map(_stat, exporters)) and time.monotonic() < deadline:
+        left = self._left(sessions)
+        while left and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        for pid, session in exporters.items():
-            left = _stat(pid)
-            if left is not None and left.session == session:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            left = self._left(sessions)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    @staticmethod
+    def _left(sessions: set[int]) -> list[int]:
+        return [pid for pid, stat in _living().items() if stat.session in sessions]
 
     def _log(self) -> str:
         return self._log_path.read_text(encoding="utf-8", errors="replace")
@@ -218,19 +218,15 @@ def _environment(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     }
 
 
-def _children(pid: int) -> dict[int, int]:
-    """Return the session of each living child of *pid*."""
-    # Not task/*/children, which may leave out a child when another one exits meanwhile (proc(5)).
-    stats = {int(path.name): _stat(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
-    return {child: stat.session for child, stat in stats.items() if stat is not None and stat.parent == pid}
-
-
-def _stat(pid: int) -> _Stat | None:
-    # None also for a process that has ended and only waits for its parent to ask.
-    with suppress(OSError):
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        # The name before these may itself have blanks and parentheses.
-        state, parent, _, session, *_ = text.rpartition(")")[2].split()
-        if state not in {"Z", "X"}:
-            return _Stat(int(parent), int(session))
-    return None
+def _living() -> dict[int, _Stat]:
+    # Not /proc/PID/task/*/children, which may leave out a child when another one exits meanwhile (proc(5)).
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name before these fields may itself have blanks and parentheses.
+            _, _, fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
+            state, parent, _, session, *_ = fields.split()
+            # One that has ended and waits for its parent to ask is not living.
+            if state not in {"Z", "X"}:
+                found[int(path.parent.name)] = _Stat(int(parent), int(session))
+    return found

@@ -67,7 +67,7 @@ class Instance:
         next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
         self._temporary = False
-        lease.attach(self.path)
+        lease.attach(self.path, owner)
         try:
             launch(self.path, self._settings.bind, owner=owner, log_file=log_file)
         except OSError as error:

@@ -41,9 +41,8 @@ def _owner() -> tuple[int, int] | None:
 
 
 def _claim() -> None:
-    # A mule or spooler claims a slot when it records something. One that has not dropped root yet would make files
-    # that it cannot open again: it claims with its first record too.
-    if uwsgi.worker_id() > 0 and not (os.geteuid() == 0 and "uid" in uwsgi.opt):
+    # A mule or spooler claims a slot when it records something.
+    if uwsgi.worker_id() > 0:
         lease.renew()
 
 

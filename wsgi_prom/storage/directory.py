@@ -144,13 +144,14 @@ def discard(path: Path, lock_file: Locks) -> bool:
 
     Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in files that have no name any more.
     """
-    if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
-        return False
-    with _opened(path) as directory_fd:
-        for name in os.listdir(directory_fd):
-            if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
-                _remove(name, directory_fd)
-    path.rmdir()
+    with suppress(FileNotFoundError):  # a server and its exporter may do this at the same time
+        if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
+            return False
+        with _opened(path) as directory_fd:
+            for name in os.listdir(directory_fd):
+                if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
+                    _remove(name, directory_fd)
+        path.rmdir()
     return True
 
 
@@ -182,7 +183,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _remove(name: str, directory_fd: int) -> None:
-    with suppress(FileNotFoundError):  # a server and its exporter may clean up at the same time
+    with suppress(FileNotFoundError):
         found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
         if stat.S_ISREG(found.st_mode):
             os.unlink(name, dir_fd=directory_fd)

@@ -66,6 +66,7 @@ class Lease:
         self.lock = threading.RLock()
         self.slot: Slot = MemorySlot()
         self._directory: Path | None = None
+        self._owner: tuple[int, int] | None = None
         self._deferred = False
         self._bindings: list[weakref.ref[Binding]] = []
         self._gates: dict[int, _Gate] = {}
@@ -83,13 +84,15 @@ class Lease:
         """
         self._deferred = True
 
-    def attach(self, path: Path) -> None:
+    def attach(self, path: Path, owner: tuple[int, int] | None = None) -> None:
         """
         Share *path* from now on. What this process has recorded so far goes into a slot there.
 
-        Call it in the server's master; its workers inherit it.
+        Call it in the server's master; its workers inherit it. *owner* are the uid and gid that root's workers drop
+        to: what root makes until then is theirs.
         """
         self._directory = path
+        self._owner = owner
         self._deferred = False
         if self.alive[0] and isinstance(self.slot, MemorySlot):
             self.alive[0] = 0
@@ -142,7 +145,8 @@ class Lease:
         if path is None:
             return
         try:
-            self._bind_all(SlotFile.claim(path), keep=True)
+            owner = self._owner if os.geteuid() == 0 else None
+            self._bind_all(SlotFile.claim(path, owner), keep=True)
         except (OSError, WsgiPromError) as error:
             log.error("this process is not counted, pid %d: %s", os.getpid(), error)
 

@@ -74,8 +74,11 @@ class SlotFile:
     Threads may ask for blocks at the same time.
     """
 
-    def __init__(self, path: Path, lock_file: Locks, number: int) -> None:
+    def __init__(
+        self, path: Path, lock_file: Locks, number: int, owner: tuple[int, int] | None = None
+    ) -> None:
         self.number = number
+        self._owner = owner
         self._locks = lock_file
         # Re-entrant: a signal handler or a finalizer may run in the middle of `block` and ask for one itself.
         self._lock = threading.RLock()
@@ -94,21 +97,21 @@ class SlotFile:
             raise
 
     @classmethod
-    def claim(cls, path: Path) -> SlotFile:
+    def claim(cls, path: Path, owner: tuple[int, int] | None = None) -> SlotFile:
         """
         Take the lowest slot of *path* that no living process holds, and go on in its files.
 
-        Files that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew. Raises
+        *owner* are the uid and gid of the directory's user, where that is not the caller but whom root will be. Files that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew. Raises
         OSError, DirectoryError.
         """
-        lock_file = directory.prepare(path)
+        lock_file = directory.prepare(path, owner=owner)
         number = next(n for n in range(MAX_SLOTS) if lock_file.acquire(locks.FIRST_SLOT + n))
         try:
             try:
-                return cls(path, lock_file, number)
+                return cls(path, lock_file, number, owner)
             except FormatError:
                 _keep_aside(path, number)
-                return cls(path, lock_file, number)
+                return cls(path, lock_file, number, owner)
         except BaseException:
             lock_file.release(locks.FIRST_SLOT + number)
             raise
@@ -161,8 +164,12 @@ class SlotFile:
             raise
         self._files.callback(os.close, fd)
         found = os.fstat(fd)
+        if self._owner is not None and found.st_uid == os.geteuid():
+            os.fchown(fd, *self._owner)
+            found = os.fstat(fd)
+        uid = os.geteuid() if self._owner is None else self._owner[0]
         # A hard link would have us write to a file that somebody else chose.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != os.geteuid():
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != uid:
             raise FormatError(f"{path} is not a plain file of this user's")
         return fd
 
