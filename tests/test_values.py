@@ -76,13 +76,15 @@ def shown(metrics: Any, prefix: str = "t_") -> dict[str, float]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_gauge_reads_back_what_it_was_set_to(recording: Callable[..., Any], shared: Path, mode: str) -> None:
+def test_a_gauge_reads_back_what_it_was_set_to(
+    recording: Callable[..., Any], shared: Path, mode: str
+) -> None:
     """
     In every mode a process reads its own gauge, and a scrape shows it.
     """
 
     def run() -> None:
-        gauge = Gauge("t_gauge", "", registry=None, multiprocess_mode=mode)
+        gauge = Gauge("t_gauge", "Help.", registry=None, multiprocess_mode=mode)
         for value in (5.0, 7.5, -3.0, 0.0, 2.0):
             gauge.set(value)
             assert value == gauge._value.get()
@@ -97,13 +99,15 @@ def test_a_gauge_reads_back_what_it_was_set_to(recording: Callable[..., Any], sh
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_successors_gauge_starts_at_its_own_value(recording: Callable[..., Any], shared: Path, mode: str) -> None:
+def test_a_successors_gauge_starts_at_its_own_value(
+    recording: Callable[..., Any], shared: Path, mode: str
+) -> None:
     """
     A process that takes a dead one's slot over reads 0 before it sets a gauge, and then what it set.
     """
 
     def run() -> None:
-        gauge = Gauge("t_gauge", "", registry=None, multiprocess_mode=mode)
+        gauge = Gauge("t_gauge", "Help.", registry=None, multiprocess_mode=mode)
         fork(lambda: gauge.set(5.0))
 
         def successor() -> None:
@@ -132,7 +136,7 @@ def test_dead_and_living_owners_of_a_slot_take_part_as_the_mode_says(
     """
 
     def run() -> dict[str, float]:
-        gauge = Gauge("t_gauge", "", registry=None, multiprocess_mode=mode)
+        gauge = Gauge("t_gauge", "Help.", registry=None, multiprocess_mode=mode)
         fork(lambda: gauge.set(5.0))
         gauge.set(3.0)
         return samples(shared)
@@ -150,7 +154,7 @@ def test_a_label_set_of_a_dead_owner_is_not_its_successors(
     """
 
     def run() -> dict[str, float]:
-        gauge = Gauge("t_gauge", "", ["page"], registry=None, multiprocess_mode=mode)
+        gauge = Gauge("t_gauge", "Help.", ["page"], registry=None, multiprocess_mode=mode)
         holder = processes.Child(lambda value: gauge.labels("shared").set(value))
         holder.call(-4.0 if mode == "livemax" else 4.0)  # in slot 0
 
@@ -159,7 +163,7 @@ def test_a_label_set_of_a_dead_owner_is_not_its_successors(
             gauge.labels("shared").set(6.0)
 
         fork(short)  # in slot 1
-        other = processes.Child(lambda: lease.renew() or Counter("t_other", "", registry=None).inc())
+        other = processes.Child(lambda: lease.renew() or Counter("t_other", "Help.", registry=None).inc())
         other.call()  # in slot 1, and uses no gauge
         found = samples(shared)
         holder.__exit__()
@@ -180,7 +184,7 @@ def test_two_objects_of_one_series_add_up(recording: Callable[..., Any], shared:
 
     def run() -> dict[str, float]:
         pairs = [
-            [kind("t_" + kind.__name__.lower(), "", registry=CollectorRegistry()) for _ in range(2)]
+            [kind("t_" + kind.__name__.lower(), "Help.", registry=CollectorRegistry()) for _ in range(2)]
             for kind in (Counter, Summary, Histogram)
         ]
         for counter in pairs[0]:
@@ -211,7 +215,7 @@ def test_two_gauges_of_one_series_count_up_and_down_together(
 
     def run() -> dict[str, float]:
         first, second = (
-            Gauge("t_busy", "", registry=CollectorRegistry(), multiprocess_mode=mode) for _ in range(2)
+            Gauge("t_busy", "Help.", registry=CollectorRegistry(), multiprocess_mode=mode) for _ in range(2)
         )
         first.inc()
         second.inc()
@@ -230,7 +234,7 @@ def test_two_objects_of_one_series_move_once(in_child: Callable[..., Any], share
     def run() -> dict[str, float]:
         lease.defer()
         install()
-        first, second = (Counter("t_hits", "", registry=CollectorRegistry()) for _ in range(2))
+        first, second = (Counter("t_hits", "Help.", registry=CollectorRegistry()) for _ in range(2))
         first.inc(2)
         second.inc(3)
         lease.attach(shared)
@@ -245,16 +249,16 @@ def make_all() -> dict[str, Any]:
     """Make a metric of each kind and mode, with and without labels."""
     labelled = {"labelnames": ["page"], "registry": None}
     found: dict[str, Any] = {
-        "counter": Counter("t_counter", "", registry=None),
-        "counter_of": Counter("t_counter_of", "", **labelled).labels("a"),
-        "summary": Summary("t_summary", "", registry=None),
-        "summary_of": Summary("t_summary_of", "", **labelled).labels("a"),
-        "histogram": Histogram("t_histogram", "", registry=None, buckets=[1, 2]),
-        "histogram_of": Histogram("t_histogram_of", "", **labelled, buckets=[1, 1e21]).labels("a"),
+        "counter": Counter("t_counter", "Help.", registry=None),
+        "counter_of": Counter("t_counter_of", "Help.", **labelled).labels("a"),
+        "summary": Summary("t_summary", "Help.", registry=None),
+        "summary_of": Summary("t_summary_of", "Help.", **labelled).labels("a"),
+        "histogram": Histogram("t_histogram", "Help.", registry=None, buckets=[1, 2]),
+        "histogram_of": Histogram("t_histogram_of", "Help.", **labelled, buckets=[1, 1e21]).labels("a"),
     }
     for mode in MODES:
-        found[mode] = Gauge(f"t_{mode}", "", registry=None, multiprocess_mode=mode)
-        found[mode + "_of"] = Gauge(f"t_{mode}_of", "", **labelled, multiprocess_mode=mode).labels("a")
+        found[mode] = Gauge(f"t_{mode}", "Help.", registry=None, multiprocess_mode=mode)
+        found[mode + "_of"] = Gauge(f"t_{mode}_of", "Help.", **labelled, multiprocess_mode=mode).labels("a")
     return found
 
 
@@ -270,12 +274,15 @@ def record_all(metrics: dict[str, Any], value: float) -> None:
 
 def own_values(metrics: dict[str, Any]) -> dict[str, float]:
     return {
-        name: metric._sum.get() if hasattr(metric, "_sum") else metric._value.get() for name, metric in metrics.items()
+        name: metric._sum.get() if hasattr(metric, "_sum") else metric._value.get()
+        for name, metric in metrics.items()
     }
 
 
 @pytest.mark.parametrize("made", ["single", "multiprocess"])
-def test_metrics_that_exist_already_are_adopted(in_child: Callable[..., Any], shared: Path, made: str) -> None:
+def test_metrics_that_exist_already_are_adopted(
+    in_child: Callable[..., Any], shared: Path, made: str
+) -> None:
     """
     What was recorded before wsgi_prom was installed, in the library's one or other mode, is shown once and goes on.
     """
@@ -306,7 +313,9 @@ def test_metrics_that_exist_already_are_adopted(in_child: Callable[..., Any], sh
         assert (1.5, 3.0) == (first[f"t_{kind}_sum{labels}"], second[f"t_{kind}_sum{labels}"])
     assert 1.0 == first["t_histogram_bucket le=2.0"]
     assert 0.0 == first["t_histogram_of_bucket le=1.0 page=a"]
-    gauges = {name: value for name, value in first.items() if name.split()[0].removesuffix("_of")[2:] in MODES}
+    gauges = {
+        name: value for name, value in first.items() if name.split()[0].removesuffix("_of")[2:] in MODES
+    }
     assert (2 * len(MODES), {1.5}) == (len(gauges), set(gauges.values()))
     assert first.keys() == second.keys()
 
@@ -317,7 +326,7 @@ def test_install_again_changes_nothing(recording: Callable[..., Any], shared: Pa
     """
 
     def run() -> dict[str, float]:
-        counter = Counter("t_hits", "", registry=None)
+        counter = Counter("t_hits", "Help.", registry=None)
         counter.inc()
         install()
         counter.inc()
@@ -326,13 +335,15 @@ def test_install_again_changes_nothing(recording: Callable[..., Any], shared: Pa
     assert {"t_hits_total": 2.0} == recording(run)
 
 
-def test_the_librarys_collector_is_answered_from_the_slots(recording: Callable[..., Any], shared: Path) -> None:
+def test_the_librarys_collector_is_answered_from_the_slots(
+    recording: Callable[..., Any], shared: Path
+) -> None:
     """
     Code that collects with MultiProcessCollector, made before or after the installation, sees what we have.
     """
 
     def run() -> list[dict[str, float]]:
-        counter = Counter("t_hits", "", registry=None)
+        counter = Counter("t_hits", "Help.", registry=None)
         fork(counter.inc)
         counter.inc(2)
         registry = CollectorRegistry()
@@ -344,7 +355,9 @@ def test_the_librarys_collector_is_answered_from_the_slots(recording: Callable[.
     assert [{"t_hits_total": 3.0}] * 2 == recording(run)
 
 
-def test_a_collector_from_before_the_installation_is_answered_too(in_child: Callable[..., Any], shared: Path) -> None:
+def test_a_collector_from_before_the_installation_is_answered_too(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
     """
     An application may have made its MultiProcessCollector at import, before anything of ours ran.
     """
@@ -354,7 +367,7 @@ def test_a_collector_from_before_the_installation_is_answered_too(in_child: Call
         share(shared)
         collector = MultiProcessCollector(CollectorRegistry())
         install()
-        Counter("t_hits", "", registry=None).inc()
+        Counter("t_hits", "Help.", registry=None).inc()
         return shown(collector.collect())
 
     assert {"t_hits_total": 1.0} == in_child(run)
@@ -370,8 +383,8 @@ def test_a_histogram_is_one_block(recording: Callable[..., Any], shared: Path) -
 
         def make(number: int) -> None:
             for page in range(20):
-                histogram = Histogram(f"t_h{number}_{page}", "", ["page"], registry=None, buckets=[1, 2])
-                summary = Summary(f"t_s{number}_{page}", "", ["page"], registry=None)
+                histogram = Histogram(f"t_h{number}_{page}", "Help.", ["page"], registry=None, buckets=[1, 2])
+                summary = Summary(f"t_s{number}_{page}", "Help.", ["page"], registry=None)
                 for label in "ab":
                     histogram.labels(label).observe(number)
                     summary.labels(label).observe(number)
@@ -388,7 +401,9 @@ def test_a_histogram_is_one_block(recording: Callable[..., Any], shared: Path) -
     for number in range(4):
         for page in range(20):
             for label in "ab":
-                buckets = [found[f"t_h{number}_{page}_bucket le={le} page={label}"] for le in ("1.0", "2.0", "+Inf")]
+                buckets = [
+                    found[f"t_h{number}_{page}_bucket le={le} page={label}"] for le in ("1.0", "2.0", "+Inf")
+                ]
                 assert [float(number <= 1), float(number <= 2), 1.0] == buckets
                 assert float(number) == found[f"t_h{number}_{page}_sum page={label}"]
                 assert float(number) == found[f"t_s{number}_{page}_sum page={label}"]
@@ -401,12 +416,18 @@ def test_a_histogram_with_a_bucket_twice_is_one(recording: Callable[..., Any], s
     """
 
     def run() -> dict[str, float]:
-        histogram = Histogram("t_h", "", registry=None, buckets=[1, 1, 2])
+        histogram = Histogram("t_h", "Help.", registry=None, buckets=[1, 1, 2])
         histogram.observe(1)
         histogram.observe(3)
         return samples(shared)
 
-    expected = {"t_h_bucket le=1.0": 1.0, "t_h_bucket le=2.0": 1.0, "t_h_bucket le=+Inf": 2.0, "t_h_count": 2.0, "t_h_sum": 4.0}
+    expected = {
+        "t_h_bucket le=1.0": 1.0,
+        "t_h_bucket le=2.0": 1.0,
+        "t_h_bucket le=+Inf": 2.0,
+        "t_h_count": 2.0,
+        "t_h_sum": 4.0,
+    }
     assert expected == recording(run)
 
 
@@ -433,7 +454,7 @@ def test_a_counter_can_be_reset(recording: Callable[..., Any], shared: Path) -> 
     """
 
     def run() -> dict[str, float]:
-        counter = Counter("t_hits", "", registry=None)
+        counter = Counter("t_hits", "Help.", registry=None)
         fork(lambda: counter.inc(5))
         counter.inc(2)
         counter.reset()
@@ -449,9 +470,9 @@ def test_exemplars_are_taken_and_not_kept(recording: Callable[..., Any], shared:
     """
 
     def run() -> dict[str, float]:
-        counter = Counter("t_hits", "", registry=None)
+        counter = Counter("t_hits", "Help.", registry=None)
         counter.inc(1, exemplar={"trace": "abc"})
-        Histogram("t_h", "", registry=None, buckets=[1, 2]).observe(1, exemplar={"trace": "abc"})
+        Histogram("t_h", "Help.", registry=None, buckets=[1, 2]).observe(1, exemplar={"trace": "abc"})
         return samples(shared)
 
     found = recording(run)
@@ -465,7 +486,7 @@ def test_a_registry_of_the_process_shows_its_own_figures(recording: Callable[...
 
     def run() -> str:
         registry = CollectorRegistry()
-        counter = Counter("t_hits", "", registry=registry)
+        counter = Counter("t_hits", "Help.", registry=registry)
         fork(lambda: counter.inc(5))
         counter.inc(2)
         return prometheus_client.generate_latest(registry).decode()
@@ -474,16 +495,18 @@ def test_a_registry_of_the_process_shows_its_own_figures(recording: Callable[...
 
 
 @pytest.mark.parametrize("kind", ["counter", *(mode for mode in MODES if not mode.endswith("mostrecent"))])
-def test_increments_of_a_signal_handler_are_counted(recording: Callable[..., Any], shared: Path, kind: str) -> None:
+def test_increments_of_a_signal_handler_are_counted(
+    recording: Callable[..., Any], shared: Path, kind: str
+) -> None:
     """
     A handler that increments while it interrupts an increment of the same series loses neither.
     """
 
     def run() -> tuple[float, float]:
         metric: Any = (
-            Counter("t_hits", "", registry=None)
+            Counter("t_hits", "Help.", registry=None)
             if kind == "counter"
-            else Gauge("t_hits", "", registry=None, multiprocess_mode=kind)
+            else Gauge("t_hits", "Help.", registry=None, multiprocess_mode=kind)
         )
         handled = 0
 
@@ -519,13 +542,13 @@ def test_a_signal_handler_may_make_new_series(recording: Callable[..., Any], sha
     """
 
     def run() -> int:
-        mine = Counter("t_mine", "", ["n"], registry=None)
-        handlers = Counter("t_handlers", "", registry=None)
+        mine = Counter("t_mine", "Help.", ["n"], registry=None)
+        handlers = Counter("t_handlers", "Help.", registry=None)
         made: list[Counter] = []
 
         def handle(*_: object) -> None:
             # Not labels() of the same metric, which waits for the library's own lock.
-            made.append(Counter(f"t_made_{len(made)}", "", registry=None))
+            made.append(Counter(f"t_made_{len(made)}", "Help.", registry=None))
             made[-1].inc()
             handlers.inc()
             if not over:
@@ -561,7 +584,7 @@ def test_a_signal_at_the_first_record_is_counted(in_child: Callable[..., Any], s
     def run() -> tuple[float, float]:
         share(shared)
         install()
-        counters = [Counter(f"t_{number}", "", registry=None) for number in range(300)]
+        counters = [Counter(f"t_{number}", "Help.", registry=None) for number in range(300)]
         handled = 0
 
         def handle(*_: object) -> None:
@@ -595,8 +618,8 @@ def test_increments_of_threads_are_counted(recording: Callable[..., Any], shared
 
     def run() -> dict[str, float]:
         sys.setswitchinterval(1e-6)
-        counter = Counter("t_hits", "", registry=None)
-        gauge = Gauge("t_busy", "", registry=None, multiprocess_mode="livesum")
+        counter = Counter("t_hits", "Help.", registry=None)
+        gauge = Gauge("t_busy", "Help.", registry=None, multiprocess_mode="livesum")
 
         def record() -> None:
             for _ in range(20_000):
@@ -620,8 +643,8 @@ def test_a_finalizer_may_record(recording: Callable[..., Any], shared: Path) -> 
     """
 
     def run() -> dict[str, float]:
-        counter = Counter("t_hits", "", registry=None)
-        labelled = Counter("t_of", "", ["n"], registry=None)
+        counter = Counter("t_hits", "Help.", registry=None)
+        labelled = Counter("t_of", "Help.", ["n"], registry=None)
 
         class Finalized:
             def __init__(self) -> None:

@@ -108,7 +108,7 @@ def _escape(value: str) -> str:
 
     A lone surrogate, which a WSGI server may make of a byte of the request, has no UTF-8 form: it is shown as `?`.
     """
-    value = value.encode("utf-8", "replace").decode("utf-8")
+    value = value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

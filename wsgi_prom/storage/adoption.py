@@ -114,6 +114,8 @@ def _collect(self: Any) -> Iterable[Metric]:
     path = Path(self._path) if self._path else lease.directory
     if path is None:
         return []
+    if not hasattr(self, "_lock"):
+        _init(self, None, self._path)  # made before the installation
     with self._lock:
         if self._merged is None or self._merged[0] != path:
             self._merged = path, Collector(path)

@@ -147,10 +147,14 @@ class GaugeChild(Child):
             found = [(columns[1], columns[0]) for _, columns in readings if columns[1] > 0]
             values = [max(found, key=_first)[1]] if found else []
         elif kind in _MERGES:
+            if kind != "sum":
+                readings = [(pid, columns) for pid, columns in readings if columns[1]]
             values = [_MERGES[kind](columns[0] for _, columns in readings)] if readings else []
         else:
-            by_pid = dict(readings)
-            shape = tuple((self._name, (*self._labels, ("pid", pid))) for pid in by_pid)
+            by_pid = {pid: columns for pid, columns in readings if columns[1]}
+            # As in the client library: an application's own label of that name gives way.
+            labels = tuple(pair for pair in self._labels if pair[0] != "pid")
+            shape = tuple((self._name, (*labels, ("pid", pid))) for pid in by_pid)
             return shape, [columns[0] for columns in by_pid.values()]
         return ((self._name, self._labels),) * len(values), values
 

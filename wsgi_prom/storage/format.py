@@ -39,6 +39,8 @@ LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "live
 # Whoever takes a slot over starts these anew: a live gauge speaks of a living process, and `all` of one process.
 PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
 
+GAUGE_MODES: Final = LIVE_MODES | {mode.removeprefix("live") for mode in LIVE_MODES}
+
 Columns = tuple[int, int]  # from, to (exclusive), counted from the block's first
 
 
@@ -73,7 +75,11 @@ class Schema:
 
     def line(self) -> bytes:
         metrics = [
-            {name: value for name, value in vars(metric).items() if value not in (None, (), "")}
+            {
+                name: value
+                for name, value in vars(metric).items()
+                if name in {"type", "name", "help"} or value not in (None, (), "")
+            }
             for metric in self.metrics
         ]
         return _line({"labels": self.labelnames, "width": self.width, "metrics": metrics})
@@ -84,9 +90,9 @@ def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
 
 
 def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
-    # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; min and
-    # max whether the first was ever set, since the 0 of a new block is no process's minimum.
-    width = 2 if mode.endswith("mostrecent") or mode in {"min", "max"} else 1
+    # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; all others
+    # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
+    width = 1 if mode.endswith("sum") else 2
     return _single(
         labelnames, width, Metric("gauge", name, help_text, _all(labelnames), count=(0, 1), mode=mode)
     )
@@ -124,13 +130,15 @@ def parse_lines(data: bytes, schemas: list[Schema]) -> list[tuple[Schema, tuple[
                 schemas.append(_parse_schema(item))
             else:
                 number, *labelvalues = item
+                if number < 0:
+                    raise FormatError(f"{number} is no ordinal of a schema")
                 schema = schemas[number]
                 if len(labelvalues) != len(schema.labelnames) or not all(
                     isinstance(value, str) for value in labelvalues
                 ):
                     raise FormatError(f"label values {labelvalues!r} do not fit {schema.labelnames!r}")
                 blocks.append((schema, tuple(labelvalues)))
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise FormatError(f"not a line of a wsgi_prom key file: {error}") from error
     return blocks
 
@@ -171,23 +179,46 @@ def check_keys(data: bytes, nonce: int, committed: int) -> None:
         raise FormatError("the committed keys end within a line")
 
 
-def _parse_schema(item: dict[str, object]) -> Schema:
+def _parse_schema(item: dict[str, Any]) -> Schema:
     metrics = []
-    for fields in item["metrics"]:  # type: ignore[attr-defined]
+    for fields in item["metrics"]:
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
         metrics.append(Metric(**given))
-    schema = Schema(tuple(item["labels"]), int(item["width"]), tuple(metrics))  # type: ignore[arg-type,call-overload]
+    schema = Schema(tuple(item["labels"]), item["width"], tuple(metrics))
+    if not _all_of(schema.labelnames, str) or not _all_of((schema.width,), int) or schema.width < 1:
+        raise FormatError(f"labels {schema.labelnames!r} and width {schema.width!r} are no schema's")
     for metric in metrics:
-        for columns in (metric.count, metric.total, metric.buckets):
-            if columns is not None and not 0 <= columns[0] < columns[1] <= schema.width:
-                raise FormatError(f"columns {columns} of {metric.name} lie outside of 0 to {schema.width}")
-        if any(not 0 <= position < len(schema.labelnames) for position in metric.labels):
-            raise FormatError(f"labels {metric.labels} of {metric.name}: there are {len(schema.labelnames)}")
-        if metric.buckets and metric.buckets[1] - metric.buckets[0] != len(metric.bounds):
-            raise FormatError(f"{metric.name} has buckets {metric.buckets} for {len(metric.bounds)} bounds")
+        _check_metric(metric, schema)
     return schema
+
+
+def _check_metric(metric: Metric, schema: Schema) -> None:
+    if not _all_of((metric.type, metric.name, metric.help, metric.mode), str):
+        raise FormatError(f"{metric!r} has names that are no texts")
+    for columns in (metric.count, metric.total, metric.buckets):
+        if columns is not None and not (
+            _all_of(columns, int) and len(columns) == 2 and 0 <= columns[0] < columns[1] <= schema.width
+        ):
+            raise FormatError(f"columns {columns} of {metric.name} lie outside of 0 to {schema.width}")
+    if not _all_of(metric.labels, int) or any(not 0 <= n < len(schema.labelnames) for n in metric.labels):
+        raise FormatError(f"labels {metric.labels} of {metric.name}: there are {len(schema.labelnames)}")
+    if not _all_of(metric.bounds, float) or (
+        metric.buckets and metric.buckets[1] - metric.buckets[0] != len(metric.bounds)
+    ):
+        raise FormatError(f"{metric.name} has buckets {metric.buckets} for bounds {metric.bounds}")
+    if metric.type == "gauge" and (
+        metric.count != (0, 1)
+        or metric.mode not in GAUGE_MODES
+        or (not metric.mode.endswith("sum") and schema.width < 2)
+    ):
+        raise FormatError(f"{metric.name} is no gauge: mode {metric.mode!r}, columns {metric.count}")
+
+
+def _all_of(items: tuple[object, ...], kind: type) -> bool:
+    # Not isinstance: a bool is no column.
+    return all(type(item) is kind for item in items)
 
 
 def _line(item: object) -> bytes:

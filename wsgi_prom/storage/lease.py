@@ -101,8 +101,10 @@ class Lease:
     def add(self, binding: Binding) -> None:
         """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
         self.part_from_parent()
-        self._bindings.append(weakref.ref(binding))
-        self._bind(binding, keep=True)
+        # Behind the gate: another thread that claims a slot now would bind to that, and this one to the former.
+        with self._gates.setdefault(os.getpid(), _Gate()).lock:
+            self._bindings.append(weakref.ref(binding))
+            self._bind(binding, keep=True)
 
     def renew(self) -> None:
         """
@@ -153,14 +155,20 @@ class Lease:
     def _bind_all(self, slot: Slot, *, keep: bool) -> None:
         self.slot = slot
         bindings = [(reference, reference()) for reference in self._bindings]
-        self._bindings = [reference for reference, binding in bindings if binding is not None]
+        for reference, binding in bindings:
+            if binding is None:
+                self._bindings.remove(reference)
         for _, binding in bindings:
             if binding is not None:
                 self._bind(binding, keep=keep)
 
     def _bind(self, binding: Binding, *, keep: bool) -> None:
         try:
-            binding.bind(self.slot, keep=keep)
+            slot = None
+            while slot is not self.slot:  # a signal handler may have claimed one in the middle of it
+                slot = self.slot
+                binding.bind(slot, keep=keep)
+                keep = True
         except OSError as error:
             log.error("a series is not counted, there is no space for it in %s: %s", self.directory, error)
 

@@ -144,7 +144,9 @@ class SlotFile:
             number = len(self._schemas)
             lines = schema.line()
         lines += format.block_line(number, labelvalues)
-        os.pwrite(self._keys_fd, lines, self._committed)
+        if os.pwrite(self._keys_fd, lines, self._committed) != len(lines):
+            # A disk that is nearly full takes a part of it, without an error.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         first, end = self._end, self._end + schema.width
         if end > len(self._columns):
             self._map(max(2 * self._size, 8 * end))
@@ -164,13 +166,12 @@ class SlotFile:
             raise
         self._files.callback(os.close, fd)
         found = os.fstat(fd)
-        if self._owner is not None and found.st_uid == os.geteuid():
-            os.fchown(fd, *self._owner)
-            found = os.fstat(fd)
         uid = os.geteuid() if self._owner is None else self._owner[0]
-        # A hard link would have us write to a file that somebody else chose.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid != uid:
+        # A hard link would have us write to a file that somebody else chose, or give it away.
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in {uid, os.geteuid()}:
             raise FormatError(f"{path} is not a plain file of this user's")
+        if found.st_uid != uid:
+            os.fchown(fd, *(self._owner or (uid, -1)))
         return fd
 
     def _load(self) -> None:
@@ -219,5 +220,8 @@ class SlotFile:
 def _keep_aside(path: Path, number: int) -> None:
     for suffix in ("values", "keys"):
         bad = path / f"wsgi_prom.{number}.{suffix}"
+        aside = bad.with_name(f"{bad.name}.bad")
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            aside.rmdir()
         with contextlib.suppress(FileNotFoundError):
-            bad.rename(bad.with_name(f"{bad.name}.bad"))
+            bad.rename(aside)

@@ -122,6 +122,8 @@ class SlotSource:
         start = self._committed if known else 0
         fd = _open(self._keys)
         try:
+            if committed > os.fstat(fd).st_size:  # and not as much memory as a damaged header asks for
+                raise FormatError(f"{self._keys} ends before {committed} bytes, which are committed")
             lines = os.pread(fd, committed - start, start)
         finally:
             os.close(fd)
@@ -155,11 +157,12 @@ class ClientSource:
             if keys != self._keys:
                 self._layout = Layout([_client_block(self._type, self._mode, key) for key in keys], [])
                 self._keys = keys
-        except (ValueError, TypeError, KeyError, RuntimeError, struct.error) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, struct.error) as error:
             raise FormatError(f"{self._path}: {error}") from error
         columns: list[float] = []
         for (schema, _), (_, value, timestamp, _) in zip(self._layout.blocks, found, strict=True):
-            columns += (value, timestamp) if schema.width == 2 else (value,)
+            second = timestamp if self._mode.endswith("mostrecent") else 1.0  # the process has this gauge
+            columns += (value, second)[: schema.width]
         return Reading(self._layout, columns, self._pid, live=True)
 
 
@@ -181,6 +184,8 @@ class MemorySource:
 @cache
 def _client_block(typ: str, mode: str, key: str) -> Block:
     metric_name, name, labels, help_text = json.loads(key)
+    if not all(isinstance(text, str) for text in (metric_name, name, help_text)):
+        raise FormatError(f"{key!r} is no key of a value")
     bounds = (float(labels.pop("le")),) if name.endswith("_bucket") and typ == "histogram" else ()
     names, values = tuple(labels), tuple(str(value) for value in labels.values())
     if typ == "counter":

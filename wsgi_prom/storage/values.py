@@ -80,14 +80,24 @@ class Cell:
         columns[index] += own
 
 
-class Own(Cell):
-    """A gauge that a process sets for itself: earlier holders of the slot have no part in it."""
+class Live(Cell):
+    """A gauge that adds up over living processes: earlier holders of the slot have no part in it."""
 
     __slots__ = ()
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         super().move(columns, index, keep=keep)
         self._base = 0.0
+
+
+class Own(Live):
+    """A gauge that a process sets for itself. The next column tells that it has one."""
+
+    __slots__ = ()
+
+    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
+        super().move(columns, index, keep=keep)
+        columns[index + 1] = 1.0
 
 
 class Extreme(Cell):
@@ -130,23 +140,28 @@ class Extreme(Cell):
 class Latest(Cell):
     """A gauge of a most recent mode: the value and, in the next column, when it was set."""
 
-    __slots__ = ()
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = 0.0
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         if not _alive[0]:
             lease.renew()
         with lease.lock:
+            self._own = value
             self._columns[self._index] = value
             self._columns[self._index + 1] = timestamp or 0.0
 
     def get(self) -> float:
         if not _alive[1]:
             lease.part_from_parent()
-        with lease.lock:
-            return self._columns[self._index]
+        return self._own
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         value, timestamp = self._columns[self._index], self._columns[self._index + 1]
+        self._own = self._own if keep else 0.0
         self._columns, self._index = columns, index
         if keep and timestamp > columns[index + 1]:
             columns[index], columns[index + 1] = value, timestamp
@@ -221,7 +236,9 @@ def _gauge_cell(mode: str) -> Cell:
         return Latest()
     if mode in ("min", "max"):
         return Extreme(min, float("inf")) if mode == "min" else Extreme(max, float("-inf"))
-    return Cell() if mode == "sum" else Own()
+    if mode == "sum":
+        return Cell()
+    return Live() if mode == "livesum" else Own()
 
 
 def _single(schema: Schema, labelvalues: tuple[str, ...], cell: Cell) -> Cell:

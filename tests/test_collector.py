@@ -1,0 +1,703 @@
+"""The collector: slots of any layout and state merged, the client library's own files too, and the rest served without the bad."""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+import processes
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.storage import directory
+from wsgi_prom.storage import format as layout
+from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.locks import FIRST_SLOT
+from wsgi_prom.storage.slots import SlotFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from prometheus_client.metrics_core import Metric
+
+INF = math.inf
+HITS = layout.counter("hits", "Hits.", ("page",))
+READS = layout.counter("reads", "Reads.", ())
+SIZE = layout.summary("size", "Size.", ("page",))
+WAIT = layout.histogram("wait", "Wait.", (), (0.1, 1.0, INF))
+WAIT_LATER = layout.histogram("wait", "Wait.", (), (0.5, 1.0, 5.0, INF))
+BUSY = layout.gauge("busy", "Busy.", (), "livesum")
+
+Block = tuple[layout.Schema, tuple[str, ...], tuple[float, ...]]
+
+
+def write_slot(path: Path, number: int, blocks: Iterable[Block], nonce: int = 1) -> None:
+    """Write the files of a slot that nobody holds."""
+    directory.prepare(path)
+    schemas: list[layout.Schema] = []
+    keys, values = layout.keys_header(nonce), b""
+    for schema, labels, columns in blocks:
+        if schema not in schemas:
+            schemas.append(schema)
+            keys += schema.line()
+        keys += layout.block_line(schemas.index(schema), labels)
+        values += struct.pack(f"={schema.width}d", *columns)
+    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION, nonce, len(keys))
+    (path / f"wsgi_prom.{number}.keys").write_bytes(keys)
+    (path / f"wsgi_prom.{number}.values").write_bytes((header + values).ljust(4096, b"\0"))
+
+
+def shown(metrics: Iterable[Metric]) -> dict[str, float]:
+    """Return samples by name and labels as text, each of which is there once."""
+    found: dict[str, float] = {}
+    for metric in metrics:
+        for sample in metric.samples:
+            key = sample.name + "".join(f" {name}={value}" for name, value in sorted(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def samples(path: Path | Collector) -> dict[str, float]:
+    collector = path if isinstance(path, Collector) else Collector(path)
+    return shown(collector.collect().to_metrics())
+
+
+def test_slots_with_other_layouts_are_added_up(shared: Path) -> None:
+    """
+    What processes met in another order, and what only one of them met, is one page.
+    """
+    write_slot(shared, 0, [(HITS, ("/a",), (1.0,)), (READS, (), (10.0,)), (SIZE, ("/a",), (1.0, 5.0))])
+    write_slot(shared, 1, [(SIZE, ("/a",), (2.0, 6.0)), (HITS, ("/b",), (3.0,)), (HITS, ("/a",), (4.0,))])
+    write_slot(shared, 2, [(HITS, ("/a",), (1.0,)), (READS, (), (10.0,)), (SIZE, ("/a",), (1.0, 5.0))])
+    write_slot(shared, 7, [])
+    expected = {
+        "hits_total page=/a": 6.0,
+        "hits_total page=/b": 3.0,
+        "reads_total": 20.0,
+        "size_count page=/a": 4.0,
+        "size_sum page=/a": 16.0,
+    }
+    assert expected == samples(shared)
+
+
+def test_label_names_in_another_order_are_the_same_series(shared: Path) -> None:
+    """
+    Two versions of an application may name the labels of a metric in another order.
+    """
+    write_slot(shared, 0, [(layout.counter("hits", "Help.", ("a", "b")), ("1", "2"), (1.0,))])
+    write_slot(shared, 1, [(layout.counter("hits", "Help.", ("b", "a")), ("2", "1"), (2.0,))])
+    assert {"hits_total a=1 b=2": 3.0} == samples(shared)
+
+
+def test_two_versions_of_a_histograms_buckets_are_merged_by_bound(shared: Path) -> None:
+    """
+    During a reload that changes buckets, each bound shows what was counted under it, and the buckets never fall.
+    """
+    write_slot(shared, 0, [(WAIT, (), (1.5, 1.0, 2.0, 3.0))])
+    write_slot(shared, 1, [(WAIT_LATER, (), (2.5, 10.0, 20.0, 30.0, 40.0))])
+    expected = {
+        "wait_bucket le=0.1": 1.0,
+        "wait_bucket le=0.5": 11.0,
+        "wait_bucket le=1.0": 33.0,
+        "wait_bucket le=5.0": 63.0,
+        "wait_bucket le=+Inf": 106.0,
+        "wait_count": 106.0,
+        "wait_sum": 4.0,
+    }
+    collector = Collector(shared)
+    assert expected == samples(collector)
+    assert list(expected.values())[:5] == [
+        value for key, value in samples(collector).items() if key.startswith("wait_bucket")
+    ]
+
+
+def test_buckets_that_change_between_scrapes(shared: Path) -> None:
+    """
+    New bounds join a histogram that was shown before, and go with their slot.
+    """
+    collector = Collector(shared)
+    write_slot(shared, 0, [(WAIT, (), (1.5, 1.0, 2.0, 3.0))])
+    before = samples(collector)
+    write_slot(shared, 1, [(WAIT_LATER, (), (2.5, 10.0, 20.0, 30.0, 40.0))])
+    assert samples(Collector(shared)) == samples(collector)
+    for name in ("keys", "values"):
+        (shared / f"wsgi_prom.1.{name}").unlink()
+    assert before == samples(collector)
+
+
+CONFLICTS = {
+    "another type": (layout.counter("a", "Help.", ()), layout.gauge("a", "Help.", (), "sum")),
+    "a sample of the same name": (
+        layout.summary("a", "Help.", ()),
+        layout.gauge("a_sum", "Help.", (), "sum"),
+    ),
+    "a sample of the same name, the other way round": (
+        layout.gauge("a_count", "Help.", (), "sum"),
+        layout.histogram("a", "Help.", (), (1.0, INF)),
+    ),
+    "a counter's sample": (layout.counter("a", "Help.", ()), layout.gauge("a_total", "Help.", (), "sum")),
+    "a type that there is not": (
+        layout.counter("b", "Help.", ()),
+        layout.Schema((), 1, (layout.Metric("poem", "a", "Help.", count=(0, 1)),)),
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", CONFLICTS.values(), ids=CONFLICTS.keys())
+def test_a_metric_that_conflicts_is_left_out_and_counted(
+    shared: Path, pair: tuple[layout.Schema, ...]
+) -> None:
+    """
+    Of two metrics that cannot be on one page, the first is shown, the other is counted, and the rest is served.
+    """
+    for number, schema in enumerate(pair):
+        write_slot(shared, number, [(schema, (), (1.0,) * schema.width), (READS, (), (1.0,))])
+    collector = Collector(shared)
+    for _ in range(2):
+        found = samples(collector)
+        assert 2.0 == found.pop("reads_total")
+        assert 1 == collector.report.conflicts
+        assert all(name.startswith(pair[0].metrics[0].name) for name in found)
+        list(parse_text(render(collector.collect())))
+
+
+def test_a_gauge_with_two_modes_is_shown(shared: Path) -> None:
+    """
+    A new version of an application may change a gauge's mode; the page is served, each series once.
+    """
+    for number, mode in enumerate(["sum", "max", "all", "mostrecent", "min"]):
+        schema = layout.gauge("size", "Help.", (), mode)
+        write_slot(shared, number, [(schema, (), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
+    assert 5.0 == samples(shared)["reads_total"]
+
+
+def test_a_gauges_own_pid_label_is_shown_once(shared: Path) -> None:
+    """
+    A gauge of mode `all` with a label `pid` of the application's own makes no line with a label twice.
+    """
+    schema = layout.gauge("size", "Help.", ("pid",), "all")
+    write_slot(shared, 0, [(schema, ("mine",), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
+    text = render(Collector(shared).collect())
+    (line,) = [line for line in text.splitlines() if line.startswith("size")]
+    assert 1 == line.count("pid=")
+
+
+# The client library's own files ---------------------------------------------------------------------------------------
+
+
+def write_client_file(path: Path, name: str, *values: tuple[str, str, dict[str, str], float, float]) -> Path:
+    """Write a file as a process with the library's own multiprocess mode does."""
+    directory.prepare(path)
+    file = path / name
+    found = MmapedDict(str(file))
+    for metric, sample, labels, value, timestamp in values:
+        found.write_value(
+            mmap_key(metric, sample, list(labels), list(labels.values()), "Help."), value, timestamp
+        )
+    found.close()
+    return file
+
+
+def test_files_of_the_client_library_are_merged(shared: Path) -> None:
+    """
+    What a process without wsgi_prom counts is added to what the others do.
+    """
+    write_slot(
+        shared, 0, [(HITS, ("/a",), (1.0,)), (WAIT, (), (1.5, 1.0, 2.0, 3.0)), (SIZE, ("/a",), (1.0, 5.0))]
+    )
+    write_client_file(shared, "counter_5.db", ("hits", "hits_total", {"page": "/a"}, 2.0, 0.0))
+    write_client_file(
+        shared,
+        "histogram_5.db",
+        ("wait", "wait_sum", {}, 0.5, 0.0),
+        ("wait", "wait_bucket", {"le": "0.1"}, 10.0, 0.0),
+        ("wait", "wait_bucket", {"le": "1.0"}, 20.0, 0.0),
+        ("wait", "wait_bucket", {"le": "+Inf"}, 30.0, 0.0),
+    )
+    write_client_file(
+        shared,
+        "summary_5.db",
+        ("size", "size_count", {"page": "/a"}, 1.0, 0.0),
+        ("size", "size_sum", {"page": "/a"}, 7.0, 0.0),
+    )
+    write_client_file(shared, "gauge_all_5.db", ("load", "load", {"cpu": "0"}, 0.0, 0.0))
+    write_client_file(shared, "gauge_min_5.db", ("least", "least", {}, 4.0, 0.0))
+    write_client_file(shared, "gauge_min_6.db", ("least", "least", {}, 3.0, 0.0))
+    write_client_file(shared, "gauge_max_worker_7.db", ("most", "most", {}, -3.0, 0.0))
+    write_client_file(shared, "gauge_mostrecent_5.db", ("seen", "seen", {}, 1.0, 100.0))
+    write_client_file(shared, "gauge_mostrecent_6.db", ("seen", "seen", {}, 2.0, 99.0))
+    expected = {
+        "hits_total page=/a": 3.0,
+        "wait_bucket le=0.1": 11.0,
+        "wait_bucket le=1.0": 33.0,
+        "wait_bucket le=+Inf": 66.0,
+        "wait_count": 66.0,
+        "wait_sum": 2.0,
+        "size_count page=/a": 2.0,
+        "size_sum page=/a": 12.0,
+        "load cpu=0 pid=5": 0.0,
+        "least": 3.0,
+        "most": -3.0,
+        "seen": 1.0,
+    }
+    collector = Collector(shared)
+    assert expected == samples(collector)
+    assert expected == samples(collector)
+    assert () == collector.report.unreadable
+
+
+def test_a_client_file_grows_and_goes(shared: Path) -> None:
+    """
+    New series and new values of a process without wsgi_prom are in the next scrape, and a removed file's are not.
+    """
+    collector = Collector(shared)
+    first = ("hits", "hits_total", {"page": "/a"}, 2.0, 0.0)
+    write_client_file(shared, "counter_5.db", first)
+    assert {"hits_total page=/a": 2.0} == samples(collector)
+    write_client_file(shared, "counter_5.db", first, ("hits", "hits_total", {"page": "/b"}, 5.0, 0.0))
+    assert {"hits_total page=/a": 2.0, "hits_total page=/b": 5.0} == samples(collector)
+    (shared / "counter_5.db").unlink()
+    assert {} == samples(collector)
+
+
+def make_link(file: Path) -> None:
+    target = write_client_file(file.parent / "elsewhere", "counter_1.db", ("x", "x_total", {}, 1.0, 0.0))
+    file.symlink_to(target)
+
+
+BAD_CLIENT_FILES: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda file: file.touch(),
+    "short": lambda file: file.write_bytes(b"\x01"),
+    "garbage": lambda file: file.write_bytes(b"garbage!" * 1000),
+    "a huge length": lambda file: file.write_bytes(struct.pack("ii", 2**31 - 1, 0) * 8),
+    "a negative length": lambda file: file.write_bytes(struct.pack("iii", 64, 0, -8).ljust(64, b"\0")),
+    "a key that is no JSON": lambda file: file.write_bytes(
+        struct.pack("iii8sdd", 40, 0, 8, b"notjson!", 1.0, 0.0)
+    ),
+    "a key of other JSON": lambda file: file.write_bytes(
+        struct.pack("iii8sdd", 40, 0, 8, b'{"a":1}\x20', 1.0, 0.0)
+    ),
+    "a key of deep JSON": lambda file: _write_key(file, "[" * 100_000),
+    "labels that are no object": lambda file: _write_key(file, '["a","a_total",["x"],"h"]'),
+    "a name that is no text": lambda file: _write_key(file, '[1,"a_total",{},"h"]'),
+    "a help that is no text": lambda file: _write_key(file, '["a","a_total",{},null]'),
+    "a FIFO": os.mkfifo,
+    "a directory": os.mkdir,
+    "a link": make_link,
+}
+
+
+def _write_key(file: Path, key: str) -> None:
+    found = MmapedDict(str(file))
+    found.write_value(key, 1.0, 0.0)
+    found.close()
+
+
+@pytest.mark.parametrize("make", BAD_CLIENT_FILES.values(), ids=BAD_CLIENT_FILES.keys())
+def test_a_bad_client_file_is_left_out(shared: Path, make: Callable[[Path], Any]) -> None:
+    """
+    A file that the library's own collector would fail at, or wait for, is counted and left out.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    write_client_file(shared, "counter_1.db", ("hits", "hits_total", {"page": "/a"}, 2.0, 0.0))
+    make(shared / "counter_2.db")
+    collector = Collector(shared)
+    for _ in range(2):
+        assert {"reads_total": 1.0, "hits_total page=/a": 2.0} == samples(collector)
+        assert ("counter_2.db",) == collector.report.unreadable
+        assert "hits_total" in render(collector.collect())
+
+
+def test_a_client_file_cut_anywhere_is_left_out_or_read_in_part(shared: Path) -> None:
+    """
+    Whatever length a file of the library has, the page is served, and shows no figure that was not written.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    values = [("hits", "hits_total", {"page": str(page)}, 2.0, 0.0) for page in range(3)]
+    file = write_client_file(shared, "counter_1.db", *values)
+    whole = file.read_bytes()
+    used = struct.unpack_from("i", whole)[0]
+    collector = Collector(shared)
+    for length in (*range(used + 1), len(whole)):
+        file.write_bytes(whole[:length])
+        found = samples(collector)
+        assert 1.0 == found.pop("reads_total")
+        assert set(found.values()) <= {2.0}
+    assert {"hits_total page=0", "hits_total page=1", "hits_total page=2"} == set(found)
+
+
+@pytest.mark.parametrize("mode", ["all", "livemin", "mostrecent", "sum"])
+def test_a_client_gauge_cut_anywhere_is_left_out_or_read_in_part(shared: Path, mode: str) -> None:
+    """
+    As with counters.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    file = write_client_file(shared, f"gauge_{mode}_1.db", ("load", "load", {}, 2.0, 5.0))
+    whole = file.read_bytes()
+    collector = Collector(shared)
+    for length in range(100):
+        file.write_bytes(whole[:length])
+        assert 1.0 == samples(collector)["reads_total"]
+
+
+# Files of slots, damaged ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["keys", "values"])
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_a_slot_file_cut_anywhere_leaves_the_rest(shared: Path, name: str, known: bool) -> None:
+    """
+    A slot whose files end too early, whether or not it was read before, is counted and left out; the others are served.
+    """
+    blocks = [(HITS, ("/a",), (1.0,)), (WAIT, (), (1.5, 1.0, 2.0, 3.0)), (HITS, ("/b",), (1.0,))]
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    write_slot(shared, 1, blocks)
+    file = shared / f"wsgi_prom.1.{name}"
+    whole = file.read_bytes()
+    needed = len(whole) if name == "keys" else 64 + 8 * 6
+    collector = Collector(shared)
+    complete = samples(collector)
+    for length in range(needed):
+        file.write_bytes(whole[:length])
+        reader = collector if known else Collector(shared)
+        found = samples(reader)
+        if known and name == "keys":
+            # What is committed was read before, and the values are whole.
+            assert found in ({"reads_total": 1.0}, complete)
+        else:
+            assert {"reads_total": 1.0} == found
+            assert ("slot 1",) == reader.report.unreadable
+    file.write_bytes(whole)
+    assert complete == samples(collector)
+    assert () == collector.report.unreadable
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+@pytest.mark.parametrize("committed", [0, 40, 1000, 2**40, 2**62, 2**63, 2**64 - 1])
+def test_a_damaged_commit_leaves_the_rest(shared: Path, committed: int, known: bool) -> None:
+    """
+    A header that asks for more keys than there are, for petabytes or for less than before, costs its own slot alone.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    write_slot(shared, 1, [(HITS, ("/a",), (1.0,))])
+    collector = Collector(shared)
+    if known:
+        samples(collector)
+    file = shared / "wsgi_prom.1.values"
+    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION, 1, committed)
+    file.write_bytes(header + file.read_bytes()[len(header) :])
+    for _ in range(2):
+        assert {"reads_total": 1.0} == samples(collector)
+        assert ("slot 1",) == collector.report.unreadable
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(data=st.data())
+def test_random_damage_leaves_the_rest(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """
+    Any bytes anywhere in the files of one slot: the page is served with the other's figures.
+    """
+    shared = tmp_path_factory.mktemp("damage") / "shared"
+    write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (0.0,))])
+    write_slot(
+        shared, 1, [(HITS, ("/a",), (1.0,)), (layout.gauge("g", "Help.", (), "mostrecent"), (), (1.0, 1.0))]
+    )
+    file = shared / f"wsgi_prom.1.{data.draw(st.sampled_from(['keys', 'values']))}"
+    whole = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, min(len(whole), 200) - 1))] = data.draw(st.integers(0, 255))
+    collector = Collector(shared)
+    if data.draw(st.booleans()):
+        samples(collector)
+    file.write_bytes(whole)
+    assert 1.0 == samples(collector)["reads_total"]
+    render(collector.collect(), openmetrics=True)
+
+
+def test_a_vanished_slots_series_go(shared: Path) -> None:
+    """
+    What only a removed slot had is no longer shown, what others have too is less by its part, and it may come again.
+    """
+    collector = Collector(shared)
+    write_slot(shared, 0, [(HITS, ("/a",), (1.0,))])
+    assert {"hits_total page=/a": 1.0} == samples(collector)
+    write_slot(shared, 1, [(HITS, ("/a",), (2.0,)), (READS, (), (5.0,))])
+    assert {"hits_total page=/a": 3.0, "reads_total": 5.0} == samples(collector)
+    (shared / "wsgi_prom.1.values").unlink()
+    assert {"hits_total page=/a": 1.0} == samples(collector)
+    assert () == collector.report.unreadable
+    write_slot(shared, 1, [(READS, (), (7.0,))], nonce=2)
+    assert {"hits_total page=/a": 1.0, "reads_total": 7.0} == samples(collector)
+
+
+def test_a_replaced_slot_is_read_anew(shared: Path) -> None:
+    """
+    Files that were started anew under the same name, of the same length, are not taken for the old ones.
+    """
+    collector = Collector(shared)
+    write_slot(shared, 0, [(HITS, ("/a",), (1.0,))], nonce=1)
+    samples(collector)
+    write_slot(shared, 0, [(HITS, ("/b",), (2.0,))], nonce=2)
+    assert {"hits_total page=/b": 2.0} == samples(collector)
+
+
+STEP = st.tuples(
+    st.sampled_from(["add", "add", "add", "change", "replace", "remove", "spoil"]),
+    st.integers(0, 2),
+    st.sampled_from([
+        (HITS, ("/a",)), (HITS, ("/b",)), (READS, ()), (WAIT, ()), (WAIT_LATER, ()), (SIZE, ("/a",)), (BUSY, ()),
+        (layout.gauge("least", "Help.", (), "min"), ()), (layout.gauge("seen", "Help.", (), "mostrecent"), ()),
+        (layout.gauge("load", "Help.", (), "all"), ()), (layout.gauge("hits", "Help.", ("page",), "sum"), ("/a",)),
+    ]),
+    st.floats(0, 100).map(lambda value: round(value, 2)),
+)  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@given(steps=st.lists(STEP, max_size=14))
+def test_a_collector_with_a_past_shows_what_a_new_one_does(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
+) -> None:
+    """
+    Whatever slots did between scrapes, what is remembered of them never shows.
+    """
+    shared = tmp_path_factory.mktemp("steps") / "shared"
+    directory.prepare(shared)
+    collector = Collector(shared)
+    slots: dict[int, tuple[int, dict[Any, tuple[float, ...]]]] = {}
+    for turn, (kind, number, key, value) in enumerate(steps, start=1):
+        nonce, blocks = slots.get(number, (turn, {}))
+        if kind == "remove":
+            slots.pop(number, None)
+            for file in shared.glob(f"wsgi_prom.{number}.*"):
+                file.unlink()
+        else:
+            if kind == "replace":
+                nonce, blocks = turn, {}
+            if kind != "change" or key in blocks:
+                blocks[key] = (value,) * key[0].width
+            slots[number] = nonce, blocks
+            write_slot(shared, number, [(*block, columns) for block, columns in blocks.items()], nonce)
+        if kind == "spoil":
+            (shared / f"wsgi_prom.{number}.values").write_bytes(b"spoilt")
+            del slots[number]
+        fresh = Collector(shared)
+        # Which of two metrics with one name is shown depends on who was first.
+        expected, found = samples(fresh), samples(collector)
+        if fresh.report.conflicts or collector.report.conflicts:
+            expected, found = (
+                {name: figure for name, figure in page.items() if not name.startswith("hits")}
+                for page in (expected, found)
+            )
+        assert expected == pytest.approx(found)
+        assert samples(collector) == shown(parse_text(render(collector.collect())))
+
+
+def test_a_living_slots_new_series_appear(shared: Path) -> None:
+    """
+    Between scrapes a process makes series and records; the same collector shows them, and that the process lives.
+    """
+    kept: list[SlotFile] = []
+
+    def record(schema: layout.Schema, labels: tuple[str, ...]) -> None:
+        if not kept:
+            kept.append(SlotFile.claim(shared))
+        columns, first = kept[0].block(schema, labels)
+        columns[first] += 1.0
+
+    collector = Collector(shared)
+    with processes.Child(record) as owner:
+        owner.call(BUSY, ())
+        assert {"busy": 1.0} == samples(collector)
+        assert (1, 0) == (collector.report.slots_live, collector.report.slots_free)
+        for number in range(1000):
+            owner.call(HITS, (f"{number // 2}",))
+            if number % 100 == 99:
+                assert number + 1 == sum(
+                    value for name, value in samples(collector).items() if "hits" in name
+                )
+        owner.kill()
+        found = samples(collector)
+        assert "busy" not in found
+        assert 500 == len(found)
+        assert (0, 1) == (collector.report.slots_live, collector.report.slots_free)
+
+
+def test_a_missing_directory_is_an_error_of_its_own(shared: Path) -> None:
+    """
+    A directory that cannot be read at all raises DirectoryError with its name, and is read when it is there again.
+    """
+    collector = Collector(shared)
+    with pytest.raises(DirectoryError, match=str(shared)):
+        collector.collect()
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    assert {"reads_total": 1.0} == samples(collector)
+
+
+def test_slots_without_a_lock_file_are_an_error_of_their_own(shared: Path) -> None:
+    """
+    Without the lock file nobody can tell who is alive.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    (shared / "wsgi_prom.lock").unlink()
+    with pytest.raises(DirectoryError, match=str(shared)):
+        Collector(shared).collect()
+
+
+def test_the_report_says_what_was_met(shared: Path) -> None:
+    """
+    Slots by life, bytes of values, what was left out, and how long it took.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    write_slot(shared, 1, [(WAIT, (), (1.0, 1.0, 1.0, 1.0))])
+    (shared / "wsgi_prom.2.values").write_bytes(b"garbage")
+    (shared / "counter_1.db").touch()
+    lock_file = directory.prepare(shared)
+    assert lock_file.acquire(FIRST_SLOT)
+    collector = Collector(shared)
+    collector.collect()
+    lock_file.release(FIRST_SLOT)
+    report = collector.report
+    assert (1, 1, 8 * 5, 0) == (report.slots_live, report.slots_free, report.value_bytes, report.conflicts)
+    assert ("slot 2", "counter_1.db") == report.unreadable
+    assert report.duration > 0
+
+
+# Pages, parsed back ---------------------------------------------------------------------------------------------------
+
+# No lone surrogates here, which have no UTF-8 form; and not the NUL that neither format can carry through every parser.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(
+    [
+        "\\",
+        "\\n",
+        '"',
+        '\\"',
+        "\n",
+        "\r",
+        "\r\n",
+        "\u2028",
+        "\x85",
+        "a\\\\b",
+        "}",
+        '",x="',
+        " ",
+        "#",
+        "%s",
+        "%(a)s",
+    ]
+)
+FIGURES = st.floats(min_value=0, allow_nan=False) | st.sampled_from([0.0, 1.0, 1e21, 123456789.0, 5e-324])
+COUNTS = st.integers(0, 2**50).map(float)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(
+    help_text=TEXTS,
+    labels=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4, unique=True),
+    figures=st.tuples(FIGURES, COUNTS, COUNTS, COUNTS),
+)
+def test_pages_are_parsed_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    help_text: str,
+    labels: list[tuple[str, str]],
+    figures: tuple[float, ...],
+) -> None:
+    """
+    Whatever labels and help texts hold, both formats say what was recorded and nothing else.
+    """
+    shared = tmp_path_factory.mktemp("page") / "shared"
+    names = ("a", "b_2")
+    schemas = [
+        layout.counter("hits", help_text, names),
+        layout.gauge("load", help_text, names, "sum"),
+        layout.summary("size", help_text, names),
+        layout.histogram("wait", help_text, names, (0.5, 1e21, INF)),
+    ]
+    columns = {"size": figures[1::-1]}
+    blocks = [(schema, columns.get(schema.metrics[0].name, figures[: schema.width])) for schema in schemas]
+    write_slot(shared, 0, [(schema, values, found) for schema, found in blocks for values in labels])
+    families = Collector(shared).collect()
+    expected = _pairs(families.to_metrics())
+    for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
+        page = render(families, openmetrics=openmetrics)
+        found = list(parse(page))
+        assert expected == _pairs(found)
+        # The text format escapes in a help text only what ends its line.
+        assert (
+            {help_text} == {metric.documentation for metric in found}
+            or not help_text.strip()
+            or not openmetrics
+        )
+        assert {"hits", "load", "size", "wait"} == {metric.name for metric in found}
+
+
+def _pairs(metrics: Iterable[Metric]) -> list[tuple[Any, ...]]:
+    return sorted(
+        (
+            sample.name,
+            tuple(sorted((name, _bound(name, value)) for name, value in sample.labels.items())),
+            sample.value,
+        )
+        for metric in metrics
+        for sample in metric.samples
+    )
+
+
+def _bound(name: str, value: str) -> str:
+    return str(float(value)) if name == "le" else value
+
+
+def test_labels_that_are_shown_alike_are_one_line(shared: Path) -> None:
+    """
+    Lone surrogates have no UTF-8 form: label sets that differ in nothing else make no two lines of one series.
+    """
+    write_slot(shared, 0, [(HITS, ("\udc80",), (1.0,)), (HITS, ("\udc81",), (2.0,)), (HITS, ("?",), (4.0,))])
+    page = render(Collector(shared).collect())
+    lines = [line for line in page.splitlines() if line.startswith("hits_total{")]
+    page.encode()
+    series = [line.rpartition(" ")[0] for line in lines]
+    assert len(set(series)) == len(series)
+    assert 7.0 == sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+@pytest.mark.parametrize("value", [INF, -INF, math.nan, 1e308, 1.5e-9, -123456789.125])
+def test_any_float_is_parsed_back(shared: Path, value: float) -> None:
+    """
+    Infinities, NaN and the smallest differences come through both formats.
+    """
+    write_slot(shared, 0, [(layout.gauge("load", "Help.", (), "sum"), (), (value,))])
+    families = Collector(shared).collect()
+    for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
+        ((sample,),) = [metric.samples for metric in parse(render(families, openmetrics=openmetrics))]
+        assert repr(value) == repr(sample.value)
+
+
+def test_a_collector_without_a_directory_shows_the_processs_own(in_child: Callable[..., Any]) -> None:
+    """
+    What is recorded in memory is collected in the same process, with what comes later.
+    """
+
+    def run() -> tuple[dict[str, float], dict[str, float]]:
+        from wsgi_prom.storage.lease import lease
+
+        lease.part_from_parent()
+        collector = Collector(None)
+        lease.slot.block(READS, ())[0][0] += 2.0
+        before = samples(collector)
+        lease.slot.block(HITS, ("/a",))[0][0] += 1.0
+        lease.slot.block(READS, ())[0][0] += 1.0
+        return before, samples(collector)
+
+    before, after = in_child(run)
+    assert 2.0 == before["reads_total"]
+    assert (3.0, 1.0) == (after["reads_total"], after["hits_total page=/a"])

@@ -1,0 +1,456 @@
+"""The shared directory: made and cleared without touching what is not ours, and refused with a reason and a remedy."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import processes
+import pytest
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage import format as layout
+from wsgi_prom.storage.slots import SlotFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsgi_prom.storage.locks import Locks
+
+NOBODY = 65534
+OURS = [
+    "wsgi_prom.0.keys",
+    "wsgi_prom.0.values",
+    "wsgi_prom.12.values",
+    "wsgi_prom.7.keys.bad",
+    "wsgi_prom.7.values.bad",
+    "counter_123.db",
+    "summary_1.db",
+    "histogram_4567.db",
+    "gauge_all_1.db",
+    "gauge_livesum_99.db",
+    "gauge_livemostrecent_99.db",
+    "gauge_min_worker_1.db",
+]
+NOT_OURS = [
+    "notes.txt",
+    "data.db",
+    "gauge_1.db",
+    "gauge_average_1.db",
+    "counter_1.db.bak",
+    "my_counter_1.db",
+    "wsgi_prom.0.keys.old",
+    "wsgi_prom.00.keys",
+    "wsgi_prom.x.values",
+    "wsgi_prom.-1.values",
+    "wsgi_prom.1.values\n",
+    "wsgi_prom.٣.values",
+    "wsgi_prom",
+    ".hidden",
+]
+
+
+def fill(path: Path) -> Locks:
+    lock_file = directory.prepare(path)
+    for name in OURS + NOT_OURS:
+        (path / name).write_text(name)
+    return lock_file
+
+
+def claimed(path: Path) -> tuple[processes.Child, int]:
+    """Return a process that holds a slot of *path*, and the slot's number."""
+    kept: list[SlotFile] = []
+
+    def claim() -> int:
+        kept.append(SlotFile.claim(path))
+        kept[-1].block(layout.counter("hits", "", ()), ())
+        return kept[-1].number
+
+    child = processes.Child(claim)
+    return child, child.call()
+
+
+def test_prepare_makes_what_is_missing(shared: Path) -> None:
+    """
+    A directory that the user named is made with its parents, for its owner alone, whatever the umask.
+    """
+    path = shared / "deep" / "er"
+    before = os.umask(0)
+    try:
+        lock_file = directory.prepare(path)
+    finally:
+        os.umask(before)
+    assert 0o700 == stat.S_IMODE(path.stat().st_mode)
+    assert 0o600 == stat.S_IMODE((path / locks.NAME).stat().st_mode)
+    assert not lock_file.temporary
+    assert lock_file is directory.prepare(path)
+
+
+def test_prepare_changes_nothing_that_is_there(shared: Path) -> None:
+    """
+    A second start finds every file as it was.
+    """
+    fill(shared)
+    directory.prepare(shared)
+    assert sorted([*OURS, *NOT_OURS, locks.NAME]) == sorted(os.listdir(shared))
+
+
+def test_prepare_gives_the_directory_to_the_workers_user(shared: Path) -> None:
+    """
+    Made by root for workers that drop to another user, it is that user's, and so is the lock file.
+    """
+    directory.prepare(shared, owner=(NOBODY, NOBODY))
+    assert NOBODY == shared.stat().st_uid
+    assert NOBODY == (shared / locks.NAME).stat().st_uid
+    directory.prepare(shared, owner=(NOBODY, NOBODY))
+
+
+def refused(path: Path, *arguments: Any, **options: Any) -> str:
+    with pytest.raises(DirectoryError) as caught:
+        directory.prepare(path, *arguments, **options)
+    message = str(caught.value)
+    assert f"{directory.VARIABLE}={str(path)!r}" in message
+    assert "Name a directory" in message
+    return message
+
+
+def test_another_owners_directory_is_refused(shared: Path) -> None:
+    """
+    The message names the directory, whose it is, who asks, and what would be right.
+    """
+    shared.mkdir(mode=0o700)
+    os.chown(shared, NOBODY, NOBODY)
+    message = refused(shared)
+    assert f"belongs to uid {NOBODY}" in message
+    assert "run as uid 0" in message
+    assert not list(shared.iterdir())
+
+
+def test_a_directory_of_roots_is_refused_for_other_workers(shared: Path) -> None:
+    """
+    Workers that drop to another user could not write there.
+    """
+    shared.mkdir(mode=0o700)
+    assert f"run as uid {NOBODY}" in refused(shared, owner=(NOBODY, NOBODY))
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
+def test_a_directory_that_everybody_can_write_to_is_refused(shared: Path, mode: int) -> None:
+    """
+    /tmp itself, with its sticky bit or without, is not a directory to share values in.
+    """
+    shared.mkdir()
+    shared.chmod(mode)
+    assert "can be written by everybody" in refused(shared)
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
+def test_what_is_not_a_directory_is_refused(shared: Path, make: Callable[[Path], None]) -> None:
+    """
+    A file or a FIFO under that name is named as such.
+    """
+    make(shared)
+    assert "is not a directory" in refused(shared)
+
+
+def test_a_directory_below_a_file_is_refused(shared: Path) -> None:
+    """
+    A path that cannot be made says why.
+    """
+    shared.touch()
+    assert "Not a directory" in refused(shared / "below")
+
+
+def test_a_dangling_link_is_refused(shared: Path) -> None:
+    """
+    A link to nowhere is neither used nor replaced.
+    """
+    shared.symlink_to("nowhere")
+    refused(shared)
+    assert shared.is_symlink()
+
+
+def test_a_user_without_the_right_is_refused(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """
+    A directory below one that the user cannot write to says so.
+    """
+    tmp_path.chmod(0o755)
+    for parent in list(tmp_path.parents)[:-2]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+
+    def run() -> str:
+        os.setuid(NOBODY)
+        return refused(tmp_path / "shared")
+
+    assert "Permission denied" in in_child(run)
+
+
+def make_link(path: Path) -> None:
+    target = path.with_name("target")
+    target.write_text("untouched")
+    path.symlink_to(target)
+
+
+def make_hard_link(path: Path) -> None:
+    target = path.with_name("target")
+    target.write_text("untouched")
+    path.hardlink_to(target)
+
+
+@pytest.mark.parametrize("make", [make_link, make_hard_link, os.mkfifo, os.mkdir])
+def test_a_lock_file_that_is_no_plain_file_is_refused(shared: Path, make: Callable[[Path], None]) -> None:
+    """
+    What lies in the place of the lock file is not written to.
+    """
+    shared.mkdir(mode=0o700)
+    make(shared / locks.NAME)
+    with pytest.raises(DirectoryError) as caught:
+        directory.prepare(shared)
+    assert str(shared) in str(caught.value)
+    if (shared / "target").exists():
+        assert "untouched" == (shared / "target").read_text()
+
+
+def test_the_environment_names_the_directory_at_each_call(shared: Path) -> None:
+    """
+    Set, unset or empty: what counts is the moment.
+    """
+    assert directory.configured() is None
+    os.environ[directory.VARIABLE] = str(shared)
+    assert shared == directory.configured()
+    os.environ[directory.VARIABLE] = ""
+    assert directory.configured() is None
+
+
+def test_names_of_temporary_directories_differ() -> None:
+    """
+    One for each server instance, below a directory that exists, and made by nobody yet.
+    """
+    names = {directory.name_temporary() for _ in range(10)}
+    assert 10 == len(names)
+    assert all(path.parent.is_dir() and not path.exists() for path in names)
+
+
+def test_a_temporary_directory_is_never_one_that_exists(shared: Path) -> None:
+    """
+    Whoever guessed the name and made it first does not get our files.
+    """
+    shared.mkdir(mode=0o700)
+    refused(shared, temporary=True)
+
+
+def test_clear_removes_our_files_and_the_librarys_alone(shared: Path) -> None:
+    """
+    Everything of an earlier run goes, and nothing else.
+    """
+    lock_file = fill(shared)
+    (shared / "counter_77.db").mkdir()
+    os.mkfifo(shared / "counter_78.db")
+    directory.clear(shared, lock_file)
+    expected = sorted([*NOT_OURS, locks.NAME, "counter_77.db", "counter_78.db"])
+    assert expected == sorted(os.listdir(shared))
+
+
+def test_clear_follows_no_link(shared: Path, tmp_path: Path) -> None:
+    """
+    Neither a link's target nor what lies in a directory below is removed.
+    """
+    lock_file = directory.prepare(shared)
+    victim = tmp_path / "counter_1.db"
+    victim.write_text("precious")
+    (shared / "counter_2.db").symlink_to(victim)
+    (shared / "wsgi_prom.1.values").symlink_to(victim)
+    (shared / "below").mkdir()
+    (shared / "below" / "counter_3.db").touch()
+    directory.clear(shared, lock_file)
+    assert "precious" == victim.read_text()
+    assert (shared / "below" / "counter_3.db").exists()
+
+
+def test_clear_leaves_what_somebody_holds(shared: Path) -> None:
+    """
+    The slot of a living process keeps its files, those of the dead go.
+    """
+    lock_file = directory.prepare(shared)
+    first, number = claimed(shared)
+    with first:
+        second, other = claimed(shared)
+        assert (0, 1) == (number, other)
+        first.kill()
+        with second:
+            assert [("slot 1", second.pid)] == directory.holders(shared, lock_file)
+            directory.clear(shared, lock_file)
+            assert {"wsgi_prom.1.keys", "wsgi_prom.1.values", locks.NAME} == set(os.listdir(shared))
+    directory.clear(shared, lock_file)
+    assert [locks.NAME] == os.listdir(shared)
+
+
+def test_clear_leaves_its_own_processs_slot(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A process that holds a slot and clears keeps it.
+    """
+
+    def run() -> bool:
+        slot = SlotFile.claim(shared)
+        directory.clear(shared, directory.prepare(shared))
+        return (shared / f"wsgi_prom.{slot.number}.values").exists()
+
+    assert in_child(run)
+
+
+def test_holders_are_servers_exporters_and_slots(shared: Path) -> None:
+    """
+    Who holds what is told with its pid; what this process holds itself is left out.
+    """
+    lock_file = directory.prepare(shared)
+
+    def hold(byte: int) -> bool:
+        return directory.prepare(shared).acquire(byte)
+
+    with processes.Child(hold) as child:
+        assert child.call(locks.EXPORTER)
+        assert child.call(locks.SERVERS[0])
+        assert not lock_file.acquire(locks.EXPORTER)
+        assert lock_file.acquire(locks.SERVERS[1])
+        assert [("exporter", child.pid), ("server", child.pid)] == directory.holders(shared, lock_file)
+        assert child.pid == lock_file.holder(locks.EXPORTER)
+        assert os.getpid() == lock_file.holder(locks.SERVERS[1])
+        lock_file.release(locks.SERVERS[1])
+        assert lock_file.holder(locks.SERVERS[1]) is None
+    assert [] == directory.holders(shared, lock_file)
+
+
+def test_a_child_holds_nothing_of_its_parents(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A forked process sees its parent's locks as another's.
+    """
+    lock_file = directory.prepare(shared)
+    assert lock_file.acquire(locks.FIRST_SLOT)
+    parent = os.getpid()
+
+    def look() -> tuple[bool, bool, int | None]:
+        return (
+            lock_file.mine(locks.FIRST_SLOT),
+            lock_file.acquire(locks.FIRST_SLOT),
+            lock_file.holder(locks.FIRST_SLOT),
+        )
+
+    assert (False, False, parent) == in_child(look)
+    lock_file.release(locks.FIRST_SLOT)
+
+
+def test_discard_removes_a_directory_that_we_made(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    The directory of one server goes with all that is ours when the server ends.
+    """
+
+    def run() -> bool:
+        lock_file = directory.prepare(shared, temporary=True)
+        assert lock_file.temporary
+        for name in [*OURS, "wsgi_prom.exporter"]:
+            (shared / name).touch()
+        return directory.discard(shared, lock_file)
+
+    assert in_child(run)
+    assert not shared.exists()
+
+
+def test_discard_leaves_a_directory_of_the_users(shared: Path) -> None:
+    """
+    What the user named is cleared at the next start, not removed.
+    """
+    lock_file = fill(shared)
+    assert not directory.discard(shared, lock_file)
+    assert set(OURS) <= set(os.listdir(shared))
+
+
+def test_discard_leaves_a_directory_that_another_server_uses(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """
+    At a USR2 upgrade the first master ends while the second serves.
+    """
+
+    def run() -> bool:
+        lock_file = directory.prepare(shared, temporary=True)
+        with processes.Child(lambda: directory.prepare(shared).acquire(locks.SERVERS[0])) as other:
+            assert other.call()
+            return directory.discard(shared, lock_file)
+
+    assert not in_child(run)
+    assert shared.exists()
+
+
+def test_discard_keeps_what_is_not_ours(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A file that somebody put into a directory of ours is left with the directory, as an error.
+    """
+
+    def run() -> None:
+        lock_file = directory.prepare(shared, temporary=True)
+        (shared / "notes.txt").touch()
+        with pytest.raises(OSError, match="not empty"):
+            directory.discard(shared, lock_file)
+
+    in_child(run)
+    assert ["notes.txt"] == os.listdir(shared)
+
+
+def abandoned(base: Path, name: str) -> Path:
+    """Make a temporary directory as a server leaves it that was killed together with its exporter, long ago."""
+    path = base / name
+
+    def make() -> None:
+        directory.prepare(path, temporary=True)
+        SlotFile.claim(path)
+
+    processes.in_child(make)
+    os.utime(path, (0, 0))
+    return path
+
+
+def test_sweep_removes_abandoned_directories_of_this_user(
+    in_child: Callable[..., Any], tmp_path: Path
+) -> None:
+    """
+    Only old ones, of our name, of this user, made by us, and with nobody in them.
+    """
+    name = "wsgi_prom-0-{:016x}".format
+    gone = abandoned(tmp_path, name(1))
+    kept = {
+        "another name": abandoned(tmp_path, "wsgi_prom-0-x"),
+        "another owner": abandoned(tmp_path, name(2)),
+        "young": abandoned(tmp_path, name(3)),
+        "held": abandoned(tmp_path, name(4)),
+        "not made by us": tmp_path / name(5),
+        "a link": tmp_path / name(6),
+        "not empty": abandoned(tmp_path, name(7)),
+    }
+    os.chown(kept["another owner"], NOBODY, NOBODY)
+    os.utime(kept["young"])
+    directory.prepare(kept["not made by us"])
+    kept["a link"].symlink_to(kept["not made by us"])
+    (kept["not empty"] / "notes.txt").touch()
+    for label in ("not made by us", "not empty"):
+        os.utime(kept[label], (0, 0))
+    holder, _ = claimed(kept["held"])
+    with holder:
+        os.utime(kept["held"], (0, 0))
+        in_child(directory.sweep, tmp_path)
+    assert not gone.exists()
+    assert {} == {label: path for label, path in kept.items() if not path.exists()}
+    assert (kept["not empty"] / "notes.txt").exists()
+
+
+def test_slot_numbers_and_client_files_are_told_apart(shared: Path) -> None:
+    """
+    What a scrape reads is what clear would remove, less what was kept aside.
+    """
+    fill(shared)
+    assert [0, 12] == directory.slot_numbers(shared)
+    assert sorted(name for name in OURS if name.endswith(".db")) == [
+        path.name for path in directory.client_files(shared)
+    ]

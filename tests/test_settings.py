@@ -1,0 +1,195 @@
+"""The settings: every value that can be read, and for every other a message that says what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+
+from wsgi_prom.errors import SettingError, WsgiPromError
+from wsgi_prom.settings import PREFIX, Address, Settings
+
+# Each with texts that are right, and what they mean.
+RIGHT = {
+    "bind": {
+        "off": None,
+        "127.0.0.1:9464": Address("127.0.0.1", 9464),
+        "0.0.0.0:0": Address("0.0.0.0", 0),
+        "localhost:65535": Address("localhost", 65535),
+        "host-1.example.org:80": Address("host-1.example.org", 80),
+        "[::1]:9464": Address("::1", 9464),
+        "[fe80::1%eth0]:9464": Address("fe80::1%eth0", 9464),
+        "[::ffff:127.0.0.1]:1": Address("::ffff:127.0.0.1", 1),
+        "unix:/run/metrics.sock": Address(path="/run/metrics.sock"),
+    },
+    "app": dict.fromkeys(["myapp:app"], "myapp:app") | {"a.b.c:d.e": "a.b.c:d.e", "_a1:_b": "_a1:_b"},
+    "metrics_path": {"/metrics": "/metrics", "/a/b-c_d": "/a/b-c_d"},
+    "buckets": {
+        "0.1": (0.1,),
+        "0.1,0.5,2.5": (0.1, 0.5, 2.5),
+        "0.1 0.5": (0.1, 0.5),
+        "0.1, 0.5 , 1e3": (0.1, 0.5, 1000.0),
+        "1,+Inf": (1.0,),
+    },
+    "label_limit": {"1": 1, "1000": 1000, " 7 ": 7},
+    "prefix": {"shop_": "shop_", "a:b": "a:b"},
+    "disable": {
+        "": frozenset(),
+        "http_request_size_bytes": frozenset({"http_request_size_bytes"}),
+        "http_request_size_bytes, http_response_size_bytes": frozenset(
+            {"http_request_size_bytes", "http_response_size_bytes"}
+        ),
+    },
+    "queue_buckets": {"0.1": (0.1,), "0.1,0.5 2.5": (0.1, 0.5, 2.5)},
+    "first_byte": {"on": True, "TRUE": True, "1": True, "off": False, "false": False, "0": False},
+    "status_class": {"on": True, "off": False},
+    "labels": {"a=1": (("a", "1"),), "a=1,b_2=x=y": (("a", "1"), ("b_2", "x=y")), "a=": (("a", ""),)},
+}
+WRONG = {
+    "bind": ["", "9464", ":9464", "host", "host:", "host:x", "host:65536", "host:123456", "::1:9464", "[::1]", "unix:",
+             "unix:relative", "http://host:1", "host:1/metrics", "a b:1", "OFF", "host:-1", "host:1 ", "host:٣"],
+    "app": ["", "myapp", "myapp:", ":app", "my-app:app", "myapp:app()", "a..b:c", "a:b:c", "1a:b", "a:b\n"],
+    "metrics_path": ["", "metrics", "/", "/a b", "/a?b", "/a#b", "http://host/metrics", "/metrics\n"],
+    "buckets": ["", ",", "x", "1,x", "2,1", "1,1", "nan", "1,nan", "nan,1", "inf", "1,inf,2", "1;2"],
+    "label_limit": ["", "0", "-1", "1.5", "many", "1e3"],
+    "prefix": ["", "1shop", "shop-", "shop ", "é"],
+    "disable": ["http_requests_total", "http_request_size_bytes nonsense"],
+    "queue_buckets": ["", "2,1", "nan"],
+    "first_byte": ["", "yes please", "2"],
+    "status_class": ["", "maybe"],
+    "labels": ["a", "=1", "1a=1", "a-b=1", "method=x", "le=1", "pid=1", "__a=1"],
+    "exclude": ["", "(", "/a [", "*"],
+}  # fmt: skip
+
+
+SETTINGS = {field.name: field for field in dataclasses.fields(Settings)}
+
+
+def cases(table: dict) -> list[tuple[str, str]]:
+    return [(name, text) for name, texts in table.items() if name in SETTINGS for text in texts]
+
+
+def test_every_setting_is_in_these_tables() -> None:
+    """
+    A new setting comes with its right and wrong values.
+    """
+    # What is excluded is a function, and is tried with the middleware.
+    assert set() == set(SETTINGS) - set(RIGHT) - {"exclude"}
+    assert set() == set(SETTINGS) - set(WRONG)
+
+
+def test_defaults() -> None:
+    """
+    Nothing set: loopback, no path of the application, and the library's own buckets.
+    """
+    from prometheus_client import Histogram
+
+    found = Settings.read({})
+    assert Address("127.0.0.1", 9464) == found.bind
+    assert (None, None, 1000) == (found.app, found.metrics_path, found.label_limit)
+    assert Histogram.DEFAULT_BUCKETS[:-1] == found.buckets
+
+
+@pytest.mark.parametrize(("name", "text"), cases(RIGHT))
+def test_a_right_value_is_read(name: str, text: str) -> None:
+    """
+    What a variable may hold is read as what it means.
+    """
+    assert RIGHT[name][text] == getattr(Settings.read({PREFIX + name.upper(): text}), name)
+
+
+@pytest.mark.parametrize(("name", "text"), cases(WRONG))
+def test_a_wrong_value_is_refused(name: str, text: str) -> None:
+    """
+    The message names the variable, the value and what would be right.
+    """
+    variable = PREFIX + name.upper()
+    right = SETTINGS[name].metadata["right"]
+    with pytest.raises(SettingError) as caught:
+        Settings.read({variable: text})
+    assert f"{variable}={text!r} is not {right}." == str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("bind", 9464), ("app", object), ("metrics_path", b"/metrics"), ("buckets", 1), ("buckets", ("x",)),
+    ("buckets", ()), ("buckets", (None,)), ("label_limit", "x"), ("label_limit", ()), ("label_limit", 0),
+    ("label_limit", float("inf")),
+])  # fmt: skip
+def test_a_wrong_keyword_is_refused(name: str, value: object) -> None:
+    """
+    A keyword of the wrong type is the same mistake, named as the keyword.
+    """
+    with pytest.raises(SettingError) as caught:
+        Settings.read({}, **{name: value})
+    assert str(caught.value).startswith(f"{name}={value!r} is not ")
+
+
+def test_keywords_win_over_the_environment() -> None:
+    """
+    What the code says is more particular; None is as if it were not given.
+    """
+    environ = {"WSGI_PROM_LABEL_LIMIT": "5", "WSGI_PROM_METRICS_PATH": "/environment"}
+    found = Settings.read(environ, label_limit=7, metrics_path=None)
+    assert (7, "/environment") == (found.label_limit, found.metrics_path)
+
+
+def test_buckets_may_be_a_sequence() -> None:
+    """
+    A tuple or list of numbers is as good as a text.
+    """
+    expected = Settings.read({}, buckets="0.5,1")
+    assert expected == Settings.read({}, buckets=(0.5, 1))
+    assert expected == Settings.read({}, buckets=[0.5, 1.0, float("inf")])
+    assert hash(expected) == hash(Settings.read({}, buckets=[0.5, 1]))
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    """
+    A misspelt variable is told with those that there are.
+    """
+    with pytest.raises(SettingError) as caught:
+        Settings.read({"WSGI_PROM_BINDD": "x"})
+    message = str(caught.value)
+    assert message.startswith("WSGI_PROM_BINDD='x' is no setting of wsgi_prom.")
+    for name in SETTINGS:
+        assert PREFIX + name.upper() in message
+
+
+def test_an_unknown_keyword_is_refused() -> None:
+    """
+    A misspelt keyword is told with those that there are.
+    """
+    with pytest.raises(SettingError, match=r"bindd='x' is no setting of wsgi_prom\. There are bind, "):
+        Settings.read({}, bindd="x")
+
+
+def test_other_variables_are_nobodys_business() -> None:
+    """
+    Variables without our prefix are not looked at.
+    """
+    assert Settings.read({}) == Settings.read({"WSGI_PROMX": "1", "PATH": "/bin", "wsgi_prom_bind": "x"})
+
+
+def test_the_processs_environment_is_read() -> None:
+    """
+    Without another, os.environ counts, as it is now.
+    """
+    os.environ["WSGI_PROM_LABEL_LIMIT"] = "3"
+    assert 3 == Settings.read().label_limit
+
+
+@pytest.mark.parametrize("text", [text for text in RIGHT["bind"] if text != "off"])
+def test_an_address_is_written_as_it_is_read(text: str) -> None:
+    """
+    str() of an address is what one would set.
+    """
+    assert text == str(RIGHT["bind"][text])
+
+
+def test_a_setting_error_is_of_the_packages_and_a_value_error() -> None:
+    """
+    Whoever catches either has it.
+    """
+    assert issubclass(SettingError, WsgiPromError)
+    assert issubclass(SettingError, ValueError)

@@ -1,0 +1,68 @@
+"""
+Django's routes: first in the settings' MIDDLEWARE,
+
+    MIDDLEWARE = ["wsgi_prom.frameworks.django.RouteMiddleware", ...]
+
+The label is the route of the URLconf, as `request.resolver_match.route` has it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.routes import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The end of a regular expression, where it is not a literal "$" or "\Z".
+_END: Final = re.compile(r"(?<!\\)((?:\\\\)*)(?:\$|\\[Zz])$")
+
+
+def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:  # noqa: N802 - as Django names them
+    """
+    Publish the route of a request when its response comes back.
+
+    Sync and async, so that no other middleware is adapted because of it. Under ASGI it does nothing.
+    """
+    from asgiref.sync import iscoroutinefunction  # noqa: PLC0415 - Django's; `check` has this module without it
+
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request: Any) -> Any:
+            try:
+                return await get_response(request)
+            finally:
+                _publish(request)
+    else:
+
+        def middleware(request: Any) -> Any:
+            try:
+                return get_response(request)
+            finally:  # with DEBUG_PROPAGATE_EXCEPTIONS the view's exception passes
+                _publish(request)
+
+    return middleware
+
+
+RouteMiddleware.sync_capable = RouteMiddleware.async_capable = True  # type: ignore[attr-defined]
+
+
+def _publish(request: Any) -> None:
+    # None where no URL pattern matched: 404, APPEND_SLASH's redirect, an answer of another middleware's.
+    match = getattr(request, "resolver_match", None)
+    route = getattr(match, "route", None)
+    environ = getattr(request, "environ", None)
+    if isinstance(route, str) and isinstance(environ, dict):
+        publish(environ, template(route))
+
+
+def template(route: str) -> str:
+    r"""
+    Return *route* as the path that it stands for: with its leading slash, and without the anchors of a `re_path`.
+
+    The groups stay as they are: `users/(?P<pk>\d+)/` and `users/(?P<pk>\w+)/` are two routes.
+    """
+    route = route.removeprefix("^")
+    return f"/{_END.sub(r'\1', route)}" if route.endswith(("$", "Z", "z")) else f"/{route}"
