@@ -14,10 +14,11 @@ PACKAGE = live.ROOT / "wsgi_prom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import those before it, and itself.
-LAYERS = ["errors", "settings", "routes", "storage", "catalog", "body", "exporter", "middleware", "wsgi", "hooks",
-          "demo", "cli", "__main__"]  # fmt: skip
+LAYERS = ["errors", "catalog", "settings", "routes", "headers", "storage", "schemas", "recorder", "body", "request",
+          "exporter", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
     "format",
+    "labels",
     "locks",
     "directory",
     "slots",

@@ -48,15 +48,22 @@ def environ_of(**more: Any) -> dict[str, Any]:
     return environ
 
 
+def all_recorded() -> dict[str, float]:
+    """Return what this process has recorded in its memory: `name{label values}` and the figure."""
+    return {
+        name + "{" + ",".join(value for _, value in labels) + "}": value
+        for family in Collector(None).collect()
+        for child in family.children()
+        for (name, labels), value in zip(child.shape, child.values, strict=True)
+    }
+
+
 def recorded() -> dict[str, float]:
-    """Return what this process has recorded in its memory, buckets aside: `name{label values}` and the figure."""
-    found = {}
-    for family in Collector(None).collect():
-        for child in family.children():
-            for (name, labels), value in zip(child.shape, child.values, strict=True):
-                if not name.endswith(("_bucket", "_sum")):
-                    found[name + "{" + ",".join(value for _, value in labels) + "}"] = value
-    return found
+    """Return the same without sizes, sums and buckets."""
+    left_out = ("_bucket", "_sum", "_size_bytes_count")
+    return {
+        name: value for name, value in all_recorded().items() if not name.split("{")[0].endswith(left_out)
+    }
 
 
 def serve(app: Any, environ: dict[str, Any] | None = None, *, validate: bool = True) -> tuple[str, bytes]:
@@ -126,10 +133,18 @@ def test_a_file_wrapper_result_is_handed_back_as_the_same_object(in_child: Any) 
                 return made[0]
 
             environ = environ_of(**{"wsgi.file_wrapper": wrapper})
-            found.append(PrometheusMiddleware(app)(environ, lambda *_: None) is made[0])
-        return found, recorded()["http_requests_total{GET,unmatched,200}"]
+            result: Any = PrometheusMiddleware(app)(environ, lambda *_: None)
+            during = recorded()["http_requests_in_progress{}"]
+            body = result.read() if hasattr(result, "read") else b"".join(result)
+            result.close()
+            found.append((result is made[0], during, body))
+        return found, all_recorded()
 
-    assert in_child(work) == ([True, True], 2)
+    found, figures = in_child(work)
+    assert found == [(True, 1, b"file")] * 2
+    assert figures["http_requests_total{GET,unmatched,200}"] == 2
+    assert figures["http_response_size_bytes_sum{GET,unmatched}"] == 8
+    assert figures["http_requests_in_progress{}"] == 0
 
 
 def test_a_stream_is_counted_at_its_end(in_child: Any) -> None:

@@ -22,7 +22,19 @@ class Request(Protocol):
 
     def finish(self) -> None: ...
 
+    def abort(self) -> None: ...
+
     def fail(self, error: BaseException) -> None: ...
+
+
+class FileRequest(Protocol):
+    """What is told how a file was read."""
+
+    def read(self, chunk: bytes) -> None: ...
+
+    def closing(self) -> None: ...
+
+    def closed(self) -> None: ...
 
 
 class Body:
@@ -63,7 +75,8 @@ class Body:
             if close is not None:
                 close()
         finally:
-            self._request.finish()
+            # Nothing any more, unless the end was not reached: then the client has left, or the server stopped early.
+            self._request.abort()
 
 
 class SizedBody(Body):
@@ -77,3 +90,70 @@ class SizedBody(Body):
 
 def wrap(result: Any, request: Request) -> Body:
     return SizedBody(result, request) if hasattr(result, "__len__") else Body(result, request)
+
+
+class File:
+    """
+    A file on its way through the server's file_wrapper: the server's own object, around this.
+
+    Whatever else the server looks for (fileno for sendfile, seek, tell) is the file's.
+    """
+
+    def __init__(self, filelike: Any, request: FileRequest) -> None:
+        self._filelike = filelike
+        self._request = request
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._filelike, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._filelike:
+            self._request.read(chunk)
+            yield chunk
+
+    def read(self, *size: int) -> bytes:
+        chunk: bytes = self._filelike.read(*size)
+        self._request.read(chunk)
+        return chunk
+
+
+class ClosableFile(File):
+    """A file that has close(): the end of its response."""
+
+    def close(self) -> None:
+        self._request.closing()
+        try:
+            self._filelike.close()
+        finally:
+            self._request.closed()
+
+
+class Input:
+    """The body of a request whose length nobody has told: counted as the application reads it."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for line in self._source:
+            self.size += len(line)
+            yield line
+
+    def read(self, *size: int) -> bytes:
+        return self._counted(self._source.read(*size))
+
+    def readline(self, *size: int) -> bytes:
+        return self._counted(self._source.readline(*size))
+
+    def readlines(self, *hint: int) -> list[bytes]:
+        lines: list[bytes] = self._source.readlines(*hint)
+        self.size += sum(map(len, lines))
+        return lines
+
+    def _counted(self, data: bytes) -> bytes:
+        self.size += len(data)
+        return data

@@ -11,14 +11,25 @@ import dataclasses
 import os
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.catalog import OPTIONAL
 from wsgi_prom.errors import SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+if TYPE_CHECKING:
+    LabelValue = str | Callable[[Any], object]
+    Exclusion = Callable[[Any], object]
 
 PREFIX: Final = "WSGI_PROM_"
+
+_RESERVED_LABELS: Final = frozenset(
+    {"method", "route", "status", "status_class", "exception", "le", "quantile", "pid", "worker"}
+)
+_SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -65,20 +76,73 @@ def _positive(value: str | int) -> int:
     return number
 
 
-def _buckets(value: str | tuple[float, ...]) -> tuple[float, ...]:
-    items = value.replace(",", " ").split() if isinstance(value, str) else value
-    bounds = tuple(float(item) for item in items)
+def _switch(value: str | bool) -> bool:
+    return value if isinstance(value, bool) else _SWITCHES[value.lower()]
+
+
+def _buckets(value: str | Sequence[float]) -> tuple[float, ...]:
+    bounds = tuple(float(item) for item in _items(value))
     if bounds and bounds[-1] == float("inf"):
         bounds = bounds[:-1]
-    if not bounds or not all(
-        low < high for low, high in zip(bounds, (*bounds[1:], float("inf")), strict=True)
-    ):
+    if not bounds or not all(low < high for low, high in pairwise((*bounds, float("inf")))):
         raise ValueError(value)
     return bounds
 
 
+def _prefix(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", value):
+        raise ValueError(value)
+    return value
+
+
+def _metrics(value: str | Sequence[str]) -> frozenset[str]:
+    names = frozenset(_items(value))
+    if not names <= OPTIONAL:
+        raise ValueError(value)
+    return names
+
+
+def _labels(value: str | Mapping[str, Any]) -> tuple[tuple[str, LabelValue], ...]:
+    given = dict(item.split("=", 1) for item in _items(value)) if isinstance(value, str) else dict(value)
+    for name, content in given.items():
+        allowed = re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) and name not in _RESERVED_LABELS
+        if not allowed or not (isinstance(content, str) or callable(content)):
+            raise ValueError(name, content)
+    return tuple(given.items())
+
+
+@dataclass(frozen=True)
+class PathPattern:
+    """Whether a request's whole path matches one of *patterns*, regular expressions joined by `|`."""
+
+    patterns: str
+
+    def __call__(self, environ: Mapping[str, Any]) -> bool:
+        # re keeps what it compiled: as fast as a compiled pattern kept here, and this object has a value.
+        return re.fullmatch(self.patterns, environ.get("PATH_INFO", "")) is not None
+
+
+def _exclusion(value: str | Sequence[str] | Callable[[Any], object]) -> Exclusion:
+    if callable(value):
+        return value
+    patterns = value.split() if isinstance(value, str) else list(value)
+    if not patterns:
+        raise ValueError(value)
+    try:
+        return PathPattern("|".join(f"(?:{re.compile(pattern).pattern})" for pattern in patterns))
+    except re.error as error:
+        raise ValueError(value) from error
+
+
+def _items(value: str | Iterable[Any]) -> list[Any]:
+    return value.replace(",", " ").split() if isinstance(value, str) else list(value)
+
+
 def _setting(default: Any, parse: Any, right: str) -> Any:
     return dataclasses.field(default=default, metadata={"parse": parse, "right": right})
+
+
+_DEFAULT_ADDRESS: Final = Address("127.0.0.1", 9464)
 
 
 @dataclass(frozen=True)
@@ -93,11 +157,30 @@ class Settings:
     app: str | None = _setting(None, _reference, "MODULE:CALLABLE, such as myapp:app")
     # Off unless asked for: a path of the application that anybody can read is a decision of its own.
     metrics_path: str | None = _setting(None, _path, "an absolute path, such as /metrics")
+    # Before the name of each metric of the application's requests: two applications of one Prometheus job.
+    prefix: str = _setting("", _prefix, "the beginning of a metric name, such as shop_")
+    disable: frozenset[str] = _setting(frozenset(), _metrics, f"a list of {', '.join(sorted(OPTIONAL))}")
     # The client library's own default, which fits requests from 5 ms to 10 s.
     buckets: tuple[float, ...] = _setting(
         (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
         _buckets,
         "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
+    )
+    # A queue is empty, or it is the server's worst problem: coarser, and further up.
+    queue_buckets: tuple[float, ...] = _setting(
+        (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
+        _buckets,
+        "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
+    )
+    # Off: for all but streams it says what the duration says, and costs another histogram for each route.
+    first_byte: bool = _setting(False, _switch, "on or off")
+    # Off: it multiplies the most expensive metric, and most questions are answered by the counter's status.
+    status_class: bool = _setting(False, _switch, "on or off")
+    labels: tuple[tuple[str, LabelValue], ...] = _setting(
+        (), _labels, "a list of NAME=VALUE, with names that Prometheus allows and that are not ours"
+    )
+    exclude: Exclusion | None = _setting(  # noqa: RUF009 - a field, as the others
+        None, _exclusion, "a list of regular expressions for whole paths, separated by blanks"
     )
     # An application with more routes, methods and statuses than this has a label that is not a template.
     label_limit: int = _setting(1000, _positive, "a number of label sets, 1 or more")
@@ -132,5 +215,5 @@ class Settings:
 def _parse(field: dataclasses.Field[Any], name: str, value: Any) -> Any:
     try:
         return field.metadata["parse"](value)
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
         raise SettingError(f"{name}={value!r} is not {field.metadata['right']}.") from None

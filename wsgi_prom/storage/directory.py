@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import locks
+from wsgi_prom.storage import labels, locks
 from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.ba
 _CLIENT_FILE: Final = re.compile(
     r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db"
 )
-_OTHER_FILES: Final = frozenset({locks.NAME, "wsgi_prom.exporter"})
+_OTHER_FILES: Final = frozenset({locks.NAME, labels.NAME, "wsgi_prom.exporter"})
 
 # Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
@@ -134,7 +134,7 @@ def clear(path: Path, lock_file: Locks) -> None:
                     continue
                 _remove(name, directory_fd)
                 lock_file.release(byte)
-            elif _CLIENT_FILE.fullmatch(name):
+            elif name == labels.NAME or _CLIENT_FILE.fullmatch(name):
                 _remove(name, directory_fd)
 
 

@@ -42,7 +42,10 @@ _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
 
 class Slot(Protocol):
-    """Where a process records."""
+    """Where a process records: files below *path*, which are *owner*'s where that is not the process's user."""
+
+    path: Path | None
+    owner: tuple[int, int] | None
 
     def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """
@@ -54,6 +57,9 @@ class Slot(Protocol):
 
 class MemorySlot:
     """A slot that only its own process sees: before a directory is known, and where there is none."""
+
+    path: Path | None = None
+    owner: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[Schema, tuple[str, ...]], array[float]] = {}
@@ -78,7 +84,8 @@ class SlotFile:
         self, path: Path, lock_file: Locks, number: int, owner: tuple[int, int] | None = None
     ) -> None:
         self.number = number
-        self._owner = owner
+        self.path: Path | None = path
+        self.owner = owner
         self._locks = lock_file
         # Re-entrant: a signal handler or a finalizer may run in the middle of `block` and ask for one itself.
         self._lock = threading.RLock()
@@ -166,12 +173,12 @@ class SlotFile:
             raise
         self._files.callback(os.close, fd)
         found = os.fstat(fd)
-        uid = os.geteuid() if self._owner is None else self._owner[0]
+        uid = os.geteuid() if self.owner is None else self.owner[0]
         # A hard link would have us write to a file that somebody else chose, or give it away.
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in {uid, os.geteuid()}:
             raise FormatError(f"{path} is not a plain file of this user's")
         if found.st_uid != uid:
-            os.fchown(fd, *(self._owner or (uid, -1)))
+            os.fchown(fd, *(self.owner or (uid, -1)))
         return fd
 
     def _load(self) -> None:

@@ -1,0 +1,62 @@
+"""
+What the headers of a request and response tell of lengths and times: figures that a client may have made up.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import WSGIEnvironment
+
+# More than any body that a server takes, and little enough for a sum of doubles to stay exact.
+_LARGEST_BODY: Final = 1 << 40
+
+# A request that waited longer was not waiting: its clock is wrong, or its header is made up.
+_LONGEST_QUEUE_SECONDS: Final = 3600.0
+
+# The header's unit by its size: seconds since the epoch have ten digits until the year 2286.
+_MILLISECONDS_FROM: Final = 1e11
+_MICROSECONDS_FROM: Final = 1e14
+
+
+def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
+    """Return the Content-Length of a response, None where there is none, or no number."""
+    found = (value for name, value in headers if name.lower() == "content-length" and value.isdigit())
+    return next(map(int, found), None)
+
+
+def request_size(environ: WSGIEnvironment) -> int | None:
+    """Return the length of a request's body: None where it is not told, or not to be believed."""
+    length = environ.get("CONTENT_LENGTH")
+    if length:
+        size = int(length) if length.isascii() and length.isdigit() and len(length) < 16 else _LARGEST_BODY
+        return size if size < _LARGEST_BODY else None
+    return None if "HTTP_TRANSFER_ENCODING" in environ else 0
+
+
+def queue_seconds(environ: WSGIEnvironment, now: float) -> float | None:
+    """
+    Return how long a request waited since its proxy took it, None where that is not told, or not to be believed.
+
+    `X-Request-Start` and `X-Queue-Start` are seconds, milliseconds or microseconds since the epoch, with or without
+    `t=` before them (nginx, Heroku, New Relic). *now* are seconds since the epoch. Clocks of two machines differ by a
+    little: what seems to come from the next second has not waited.
+    """
+    value = environ.get("HTTP_X_REQUEST_START") or environ.get("HTTP_X_QUEUE_START")
+    if not value:
+        return None
+    try:
+        started = float(value.strip().removeprefix("t="))
+    except ValueError:
+        return None
+    if started >= _MICROSECONDS_FROM:
+        started /= 1e6
+    elif started >= _MILLISECONDS_FROM:
+        started /= 1e3
+    waited = now - started
+    if not -1.0 <= waited <= _LONGEST_QUEUE_SECONDS:  # NaN too
+        return None
+    return max(waited, 0.0)

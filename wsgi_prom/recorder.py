@@ -1,0 +1,216 @@
+"""
+The recording of requests: from what the middleware saw to columns of the process's slot.
+"""
+
+# Rule 1: nothing is looked up by name on the way of a request: one dict for its labels, one block for its figures.
+# Rule 2: columns are looked up and stored to under the lease's lock, in one go: a slot that is claimed meanwhile, by
+#         another thread, moves what was recorded before, and nothing between.
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from wsgi_prom import catalog, schemas
+from wsgi_prom.catalog import OTHER
+from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.labels import LabelSets
+from wsgi_prom.storage.lease import lease
+
+if TYPE_CHECKING:
+    from wsgi_prom.settings import Settings
+    from wsgi_prom.storage.format import Schema
+    from wsgi_prom.storage.slots import Columns, Slot
+
+    Block = tuple[Columns, int]
+    Key = tuple[Schema, tuple[str, ...]]
+
+log = logging.getLogger("wsgi_prom")
+
+# Few by themselves, and they tell more than a row of OTHER would.
+_NEVER_FOLDED = frozenset({"method", "status", "status_class"})
+
+
+class Recorder:
+    """
+    Records requests in the process's slot.
+
+    Thread and fork safe. `fail` apart, the methods may raise OSError when there is no space for a new series: the
+    caller keeps that from the application.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._limit = settings.label_limit
+        self._bounds = settings.buckets
+        self._queue_bounds = settings.queue_buckets
+        self._first_bytes = settings.first_byte
+        request = schemas.request_schema(settings)
+        self._request = request.schema
+        self._received = request.received
+        self._sent = request.sent
+        self._first_byte = request.first_byte
+        self._in_progress = schemas.in_progress_schema(settings)
+        self._exception = schemas.exception_schema(settings)
+        self._aborted = schemas.aborted_schema(settings)
+        self._queue = schemas.queue_schema(settings)
+        self._dropped = format.counter(*catalog.DROPPED, ("metric",))
+        self._errors = format.counter(*catalog.ERRORS, ("stage",))
+        self._blocks: dict[Schema, dict[tuple[str, ...], Block]] = {
+            schema: {}
+            for schema in (self._in_progress, self._request, self._exception, self._aborted, self._queue,
+                           self._dropped, self._errors)
+            if schema is not None
+        }  # fmt: skip
+        # The two of every request, without a look-up by schema.
+        self._requests = self._blocks[self._request]
+        self._busy: Block = ([0.0], 0)
+        self._label_sets = LabelSets(None, self._limit)
+        self._logged: set[str] = set()
+        lease.add(self)
+
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        """Record into *slot* from now on; see `wsgi_prom.storage.lease.Binding`."""
+        label_sets = LabelSets(slot.path, self._limit, slot.owner)
+        fresh: dict[Key, Block] = {}
+        wanted: list[Key] = [] if self._in_progress is None else [(self._in_progress, ())]
+        while True:
+            # Outside of the lock, which is never held across a system call: a thread may meet new labels meanwhile.
+            fresh.update({key: slot.block(*key) for key in wanted})
+            with lease.lock:
+                wanted = [key for key in self._known() if key not in fresh] if keep else []
+                if not wanted:
+                    self._swap(fresh, keep=keep)
+                    break
+        self._label_sets.close()
+        self._label_sets = label_sets
+
+    def enter(self) -> object:
+        """Count a request as in progress, and return the token that `leave` asks for."""
+        if not lease.alive[0]:
+            lease.renew()
+        token = lease.lock
+        with token:
+            columns, index = self._busy
+            columns[index] += 1.0
+        return token
+
+    def leave(
+        self,
+        token: object,
+        labels: tuple[str, ...],
+        seconds: float,
+        sent: int,
+        received: int | None,
+        first_byte: float | None,
+    ) -> None:
+        """
+        Count a request that is over: *labels* are its method, route, status and so on, *seconds* its duration.
+
+        *sent* and *received* are the bytes of the two bodies, *received* None where that is not known; *first_byte*
+        are seconds. Does nothing in a process that was forked since `enter`: the request is the parent's.
+        """
+        lock = lease.lock
+        if token is not lock or not lease.alive[0]:
+            return
+        block = self._requests.get(labels)
+        if block is None:
+            try:
+                block = self._block(self._request, labels)
+            except Exception:
+                self.dismiss(token)
+                raise
+        bucket = 1 + bisect_left(self._bounds, seconds)
+        with lock:
+            columns, index = self._busy
+            columns[index] -= 1.0
+            columns, index = self._requests.get(labels, block)
+            columns[index] += seconds
+            columns[index + bucket] += 1.0
+            if received is not None:
+                columns[index + self._received] += received
+                columns[index + self._received + 1] += 1.0
+            columns[index + self._sent] += sent
+            if self._first_bytes and first_byte is not None:
+                index += self._first_byte
+                columns[index] += first_byte
+                columns[index + 1 + bisect_left(self._bounds, first_byte)] += 1.0
+
+    def dismiss(self, token: object) -> None:
+        """Take a request out of those in progress, and do not count it."""
+        lock = lease.lock
+        if token is lock and lease.alive[0]:
+            with lock:
+                columns, index = self._busy
+                columns[index] -= 1.0
+
+    def count_exception(self, labels: tuple[str, ...], exception: type[BaseException]) -> None:
+        """Count an exception of the request with *labels*, which are its method, route and extra labels."""
+        if self._exception is not None:
+            self._count(self._exception, (*labels[:2], exception.__name__, *labels[2:]))
+
+    def count_aborted(self, labels: tuple[str, ...]) -> None:
+        """Count a request, with *labels* as for an exception, whose response was closed before its end."""
+        if self._aborted is not None:
+            self._count(self._aborted, labels)
+
+    def observe_queue(self, seconds: float) -> None:
+        """Count that a request waited *seconds* before it got here."""
+        if self._queue is not None:
+            block = self._block(self._queue, ())
+            with lease.lock:
+                columns, index = self._blocks[self._queue].get((), block)
+                columns[index] += seconds
+                columns[index + 1 + bisect_left(self._queue_bounds, seconds)] += 1.0
+
+    def fail(self, stage: str) -> None:
+        """Count a failure of ours in the current except block, and log the first one of *stage*. Never raises."""
+        try:
+            if stage not in self._logged:
+                self._logged.add(stage)
+                log.exception(  # noqa: LOG004 - called in one
+                    "wsgi_prom failed in stage %s; the request went on, and later failures are only counted",
+                    stage,
+                )
+            self._count(self._errors, (stage,))
+        except Exception:
+            log.debug("a failure of wsgi_prom could not be counted", exc_info=True)
+
+    def _count(self, schema: Schema, labels: tuple[str, ...]) -> None:
+        block = self._block(schema, labels)
+        with lease.lock:
+            columns, index = self._blocks[schema].get(labels, block)
+            columns[index] += 1.0
+
+    def _block(self, schema: Schema, labels: tuple[str, ...], *, folded: bool = False) -> Block:
+        block = self._blocks[schema].get(labels)
+        if block is not None:
+            return block
+        name = schema.metrics[0].name
+        if not folded and not self._label_sets.allow(name, labels):
+            self._count(self._dropped, (name,))
+            return self._block(schema, tuple(map(_fold, schema.labelnames, labels)), folded=True)
+        block = lease.slot.block(schema, labels)
+        with lease.lock:
+            self._blocks[schema][labels] = block
+        return block
+
+    def _known(self) -> list[Key]:
+        return [(schema, labels) for schema, blocks in self._blocks.items() for labels in blocks]
+
+    def _swap(self, fresh: dict[Key, Block], *, keep: bool) -> None:
+        for blocks in self._blocks.values():
+            if not keep:
+                blocks.clear()
+        for (schema, labels), (columns, index) in fresh.items():
+            old = self._blocks[schema].get(labels)
+            if old is not None:
+                for offset in range(schema.width):
+                    columns[index + offset] += old[0][old[1] + offset]
+            self._blocks[schema][labels] = columns, index
+        if self._in_progress is not None:
+            self._busy = self._blocks[self._in_progress][()]
+
+
+def _fold(name: str, value: str) -> str:
+    return value if name in _NEVER_FOLDED else OTHER

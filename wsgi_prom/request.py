@@ -1,0 +1,263 @@
+"""
+One request, from the call of the application to the end of its response.
+"""
+
+# Rule 1: nothing of this raises into the application or the server.
+# Rule 2: a request is counted once, by the first of `finish`, `abort` and `fail`.
+
+from __future__ import annotations
+
+import os
+import time
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.body import ClosableFile, File, Input
+from wsgi_prom.catalog import METHODS, OTHER
+from wsgi_prom.headers import content_length, queue_seconds, request_size
+from wsgi_prom.routes import UNMATCHED, find_route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from wsgi_prom.recorder import Recorder
+    from wsgi_prom.settings import Settings
+
+# Where a request's measurement lies in its environ.
+KEY: Final = "wsgi_prom.request"
+
+# A callable may hand on what a client sent: as few as the label sets are, each is kept for good.
+_LONGEST_LABEL: Final = 128
+
+
+class MeasuredRequest:
+    """
+    What is known of a request. For one thread at a time, like the request itself.
+
+    Made when it begins, at *started*, a reading of time.perf_counter.
+    """
+
+    __slots__ = (
+        "_direct",
+        "_environ",
+        "_file",
+        "_file_wrapper",
+        "_first_byte",
+        "_headers",
+        "_input",
+        "_length",
+        "_recorder",
+        "_route",
+        "_sent",
+        "_settings",
+        "_start_response",
+        "_started",
+        "_status",
+        "_token",
+        "_write",
+    )
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        settings: Settings,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        started: float,
+    ) -> None:
+        self._started = started
+        self._recorder = recorder
+        self._settings = settings
+        self._environ = environ
+        self._start_response = start_response
+        self._status: Any = None
+        self._headers: Any = ()
+        self._route: str | None = None
+        self._sent = 0
+        self._length: int | None = None
+        self._first_byte: float | None = None
+        self._file: object = None
+        self._direct = False
+        self._input: Input | None = None
+        self._token: object = None
+        try:
+            self._file_wrapper = environ.get("wsgi.file_wrapper")
+            if self._file_wrapper is not None:
+                environ["wsgi.file_wrapper"] = self._wrap_file
+            if "HTTP_TRANSFER_ENCODING" in environ and not environ.get("CONTENT_LENGTH"):
+                environ["wsgi.input"] = self._input = Input(environ["wsgi.input"])
+            self._token = recorder.enter()
+            if "HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ:
+                # The wall clock, and only here: the proxy's is another machine's, or process's.
+                waited = queue_seconds(environ, time.time())
+                if waited is not None:
+                    recorder.observe_queue(waited)
+        except Exception:
+            recorder.fail("enter")
+
+    def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+        """Act as the application's start_response."""
+        write = self._start_response(status, headers, *exc_info)
+        self._status = status
+        self._headers = headers
+        # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
+        self._route = self._find_route()
+        self._write = write
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """Count *data* and hand it to the server, for an application that writes."""
+        self.passed(data)
+        return self._write(data)
+
+    def passed(self, chunk: bytes) -> None:
+        """Count a chunk of the body, before the server gets it."""
+        try:
+            # The server sends the headers with the first chunk that is not empty (PEP 3333). And uWSGI takes a
+            # file_wrapper's object for a chunk, which has no length.
+            if not chunk or not isinstance(chunk, bytes):
+                return
+            if not self._sent:
+                self._begin()
+            self._sent += len(chunk)
+            if self._length is not None and self._sent >= self._length:
+                self.finish()
+        except Exception:
+            self._recorder.fail("body")
+
+    def read(self, chunk: bytes) -> None:
+        """Count what the server has read of a file, unless the file is not what it was given."""
+        if self._direct:
+            self.passed(chunk)
+
+    def closing(self) -> None:
+        """Take the size of a file that the server sent without reading it: by sendfile."""
+        if self._direct and not self._sent:
+            try:
+                self._sent = self._file_size()
+            except (
+                OSError,
+                ValueError,
+                AttributeError,
+            ):  # a file of no system's, which was read, and was empty
+                self._sent = 0
+            except Exception:
+                self._recorder.fail("body")
+
+    def closed(self) -> None:
+        """Count the request as answered, if it was with the file that was closed."""
+        if self._direct:
+            self.finish()
+
+    def complete(self, result: Any) -> None:
+        """Count a result that is all of the body, before the server gets it."""
+        try:
+            sent = len(result) if isinstance(result, bytes) else sum(map(len, result))
+            if sent and not self._sent and self._settings.first_byte:
+                self._first_byte = perf_counter() - self._started
+            self._sent += sent
+        except Exception:  # items that are not bytes: the server says so
+            self._recorder.fail("body")
+        self.finish()
+
+    def is_file(self, result: object) -> bool:
+        """Whether *result* is what the server's own file_wrapper made. If it cannot be closed, it is counted now."""
+        if result is None or result is not self._file:
+            self._file = None
+            return False
+        self._direct = True
+        if not hasattr(result, "close"):
+            self.closing()
+            self.finish()
+        return True
+
+    def finish(self) -> None:
+        """Count the request as answered in full."""
+        status = self._status
+        self._leave(status[:3] if isinstance(status, str) else "500")
+
+    def abort(self) -> None:
+        """Count the request as closed before its end."""
+        status = self._status
+        # A server need not look at the body where there is none to send.
+        bodiless = self._environ.get("REQUEST_METHOD") == "HEAD" or str(status)[:3] in {"204", "304"}
+        self._leave(status[:3] if isinstance(status, str) else "500", aborted=not bodiless)
+
+    def fail(self, error: BaseException) -> None:
+        """Count the request as one that raised *error*."""
+        # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
+        status = self._status
+        self._leave(status[:3] if self._sent and isinstance(status, str) else "500", exception=type(error))
+
+    def dismiss(self) -> None:
+        """Do not count the request."""
+        token, self._token = self._token, None
+        self._recorder.dismiss(token)
+
+    def _leave(
+        self, status: str, *, exception: type[BaseException] | None = None, aborted: bool = False
+    ) -> None:
+        token, self._token = self._token, None
+        if token is None:
+            return
+        seconds = perf_counter() - self._started
+        recorder = self._recorder
+        try:
+            environ = self._environ
+            method = environ["REQUEST_METHOD"]
+            if method not in METHODS:
+                method = OTHER
+            route = self._route or self._find_route()
+            settings = self._settings
+            extra: tuple[str, ...] = ()
+            if settings.labels:
+                extra = tuple([self._label(value) for _, value in settings.labels])
+            labels = (method, route, status, *extra) if extra else (method, route, status)
+            if settings.status_class:
+                labels = (*labels, status[:1] + "xx")
+            received = request_size(environ) if self._input is None else self._input.size
+            recorder.leave(token, labels, seconds, self._sent, received, self._first_byte)
+            if exception is not None:
+                recorder.count_exception((method, route, *extra), exception)
+            elif aborted:
+                recorder.count_aborted((method, route, *extra))
+        except Exception:
+            recorder.fail("record")
+
+    def _begin(self) -> None:
+        if self._settings.first_byte:
+            self._first_byte = perf_counter() - self._started
+        self._length = content_length(self._headers)
+
+    def _label(self, value: Any) -> str:
+        if isinstance(value, str):
+            return value
+        try:
+            return str(value(self._environ))[:_LONGEST_LABEL]
+        except Exception:  # the user's callable
+            self._recorder.fail("label")
+            return OTHER
+
+    def _find_route(self) -> str:
+        try:
+            return find_route(self._environ)
+        except Exception:  # a framework's object, or the application's
+            self._recorder.fail("route")
+            return UNMATCHED
+
+    def _wrap_file(self, filelike: Any, *arguments: Any) -> object:
+        """Act as the server's file_wrapper: make its own object, around a file that tells what is done with it."""
+        kind = ClosableFile if hasattr(filelike, "close") else File
+        self._file = self._file_wrapper(kind(filelike, self), *arguments)  # type: ignore[misc]
+        return self._file
+
+    def _file_size(self) -> int:
+        # Sent without a read: by sendfile, which takes as much as the headers say, or all from where the file stands.
+        length = content_length(self._headers)
+        if length is not None:
+            return length
+        filelike: Any = getattr(self._file, "filelike", self._file)
+        fileno = filelike.fileno()
+        return max(os.fstat(fileno).st_size - os.lseek(fileno, 0, os.SEEK_CUR), 0)

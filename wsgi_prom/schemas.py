@@ -1,0 +1,133 @@
+"""
+The blocks that the middleware records into, as the settings would have them.
+
+The metrics of a request share one block for each method, route and status. The count of requests is the sum of the
+duration's buckets, so that the two can never disagree, and a request costs one look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsgi_prom import catalog
+from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.format import Metric, Schema
+
+if TYPE_CHECKING:
+    from wsgi_prom.settings import Settings
+
+INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class RequestSchema:
+    """
+    The block of a method, route and status, and the offsets of its columns.
+
+    The offsets are the same whatever is turned off: a metric that nobody wants is not shown, and its columns stay.
+    """
+
+    schema: Schema
+    duration: int
+    received: int
+    sent: int
+    first_byte: int
+
+
+def request_schema(settings: Settings) -> RequestSchema:
+    extra = tuple(name for name, _ in settings.labels)
+    labelnames = ("method", "route", "status", *extra, *(("status_class",) if settings.status_class else ()))
+    by_route = (0, 1, *range(3, 3 + len(extra)))
+    by_status = (0, 1, 2, *range(3, 3 + len(extra)))
+    duration_labels = (*by_route, 3 + len(extra)) if settings.status_class else by_route
+
+    bounds = (*settings.buckets, INFINITY)
+    # A sum of durations, a column for each bucket; the sum of request sizes and their number, since not each is
+    # known; the sum of response sizes; and perhaps the times to the first byte, as the durations.
+    duration, received = 0, 1 + len(bounds)
+    sent = received + 2
+    first_byte = sent + 1
+    buckets = (duration + 1, received)
+    metrics = [Metric("counter", *_named(settings, catalog.REQUESTS), labels=by_status, count=buckets)]
+    if _enabled(settings, catalog.DURATION):
+        metrics.append(
+            Metric(
+                "histogram",
+                *_named(settings, catalog.DURATION),
+                labels=duration_labels,
+                total=(duration, duration + 1),
+                buckets=buckets,
+                bounds=bounds,
+            )
+        )
+    if _enabled(settings, catalog.REQUEST_SIZE):
+        metrics.append(
+            Metric(
+                "summary",
+                *_named(settings, catalog.REQUEST_SIZE),
+                labels=by_route,
+                total=(received, received + 1),
+                count=(received + 1, received + 2),
+            )
+        )
+    if _enabled(settings, catalog.RESPONSE_SIZE):
+        metrics.append(
+            Metric(
+                "summary",
+                *_named(settings, catalog.RESPONSE_SIZE),
+                labels=by_route,
+                total=(sent, sent + 1),
+                count=buckets,
+            )
+        )
+    width = first_byte
+    if settings.first_byte:
+        width += 1 + len(bounds)
+        metrics.append(
+            Metric(
+                "histogram",
+                *_named(settings, catalog.FIRST_BYTE),
+                labels=by_route,
+                total=(first_byte, first_byte + 1),
+                buckets=(first_byte + 1, width),
+                bounds=bounds,
+            )
+        )
+    return RequestSchema(Schema(labelnames, width, tuple(metrics)), duration, received, sent, first_byte)
+
+
+def in_progress_schema(settings: Settings) -> Schema | None:
+    if not _enabled(settings, catalog.IN_PROGRESS):
+        return None
+    return format.gauge(*_named(settings, catalog.IN_PROGRESS), (), "livesum")
+
+
+def exception_schema(settings: Settings) -> Schema | None:
+    return _counter(settings, catalog.EXCEPTIONS, ("exception",))
+
+
+def aborted_schema(settings: Settings) -> Schema | None:
+    return _counter(settings, catalog.ABORTED, ())
+
+
+def queue_schema(settings: Settings) -> Schema | None:
+    if not _enabled(settings, catalog.QUEUE):
+        return None
+    return format.histogram(*_named(settings, catalog.QUEUE), (), (*settings.queue_buckets, INFINITY))
+
+
+def _counter(settings: Settings, metric: tuple[str, str], more: tuple[str, ...]) -> Schema | None:
+    if metric[0] + "_total" in settings.disable:
+        return None
+    extra = tuple(name for name, _ in settings.labels)
+    return format.counter(*_named(settings, metric), ("method", "route", *more, *extra))
+
+
+def _enabled(settings: Settings, metric: tuple[str, str]) -> bool:
+    return metric[0] not in settings.disable
+
+
+def _named(settings: Settings, metric: tuple[str, str]) -> tuple[str, str]:
+    name, help_text = metric
+    return settings.prefix + name, help_text
