@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom.body import ClosableFile, File, Input
 from wsgi_prom.catalog import METHODS, OTHER
 from wsgi_prom.headers import content_length, queue_seconds, request_size
-from wsgi_prom.routes import UNMATCHED, find_route
+from wsgi_prom.routes import ENTERED, UNMATCHED, find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +83,7 @@ class MeasuredRequest:
         self._input: Input | None = None
         self._token: object = None
         try:
+            environ[ENTERED] = environ.get("PATH_INFO", "")
             self._file_wrapper = environ.get("wsgi.file_wrapper")
             if self._file_wrapper is not None:
                 environ["wsgi.file_wrapper"] = self._wrap_file
