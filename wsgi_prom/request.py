@@ -82,6 +82,7 @@ class MeasuredRequest:
         self._direct = False
         self._input: Input | None = None
         self._token: object = None
+        self._file_wrapper: Any = None
         try:
             environ[ENTERED] = environ.get("PATH_INFO", "")
             self._file_wrapper = environ.get("wsgi.file_wrapper")
@@ -127,6 +128,15 @@ class MeasuredRequest:
                 self.finish()
         except Exception:
             self._recorder.fail("body")
+
+    def give_back(self) -> None:
+        """
+        Leave the server's file_wrapper where it was, when the application has returned.
+
+        gunicorn takes it from there for its isinstance test (gunicorn/workers/sync.py, handle_request).
+        """
+        if self._file_wrapper is not None:
+            self._environ["wsgi.file_wrapper"] = self._file_wrapper
 
     def read(self, chunk: bytes) -> None:
         """Count what the server has read of a file, unless the file is not what it was given."""
@@ -251,7 +261,7 @@ class MeasuredRequest:
     def _wrap_file(self, filelike: Any, *arguments: Any) -> object:
         """Act as the server's file_wrapper: make its own object, around a file that tells what is done with it."""
         kind = ClosableFile if hasattr(filelike, "close") else File
-        self._file = self._file_wrapper(kind(filelike, self), *arguments)  # type: ignore[misc]
+        self._file = self._file_wrapper(kind(filelike, self), *arguments)
         return self._file
 
     def _file_size(self) -> int:

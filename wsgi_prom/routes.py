@@ -7,7 +7,8 @@ Which route took a request: the template that the framework matched, never the p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -34,57 +35,69 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
 def publish(environ: WSGIEnvironment, template: str) -> None:
     """Say it for a framework: under the prefix that the application is mounted at, unless it was said before."""
     if KEY not in environ:
-        environ[KEY] = mount(environ, environ.get("PATH_INFO", "")) + template
+        environ[KEY] = mount(environ) + template
 
 
 def find_route(environ: WSGIEnvironment) -> str:
     """
-    Return the route of a request that has got as far as `start_response`.
+    Return the route of a request that has got as far as `start_response`, or has raised the current exception.
 
     Later is too late: Flask has cleared its request by the time that the application returns.
     """
     template = environ.get(KEY)
     if template is not None:
         return template if isinstance(template, str) else UNMATCHED
-    request = environ.get("werkzeug.request")
-    if request is not None:
-        # Flask's; a plain Werkzeug application may set it too.
-        rule = getattr(request, "url_rule", None)
+    if "werkzeug.request" in environ:
+        request = environ["werkzeug.request"]
+        # Flask's; a plain Werkzeug application may set url_rule too.
+        rule = getattr(_raising_request() if request is None else request, "url_rule", None)
         if rule is not None:
-            return f"{mount(environ, environ.get('PATH_INFO', ''))}{rule.rule}"
+            return f"{mount(environ)}{rule.rule}"
     route = environ.get("bottle.route")
     if route is not None and _is_its_own(environ["bottle.app"], route):
-        # Not PATH_INFO, which Bottle has decoded, and shifted back where it was mounted.
-        return f"{mount(environ, environ['bottle.raw_path'])}{route.rule}"
+        # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
+        own = _head(environ.get("PATH_INFO", ""), environ["bottle.raw_path"])
+        return f"{mount(environ)}{own}{route.rule}"
     return UNMATCHED
 
 
-def mount(environ: WSGIEnvironment, path: str) -> str:
+def mount(environ: WSGIEnvironment) -> str:
     """
-    Return the prefix that a dispatcher inside of the middleware has moved from the path to SCRIPT_NAME, leaving *path*.
+    Return the prefix that a dispatcher inside of the middleware has moved from PATH_INFO to SCRIPT_NAME.
 
     What was in SCRIPT_NAME before is not part of it: gunicorn takes that from a request's SCRIPT_NAME header, of any
     client on a unix socket or the same machine (gunicorn/http/wsgi.py, forwarder_headers), ProxyFix from
     X-Forwarded-Prefix. And a dashboard need not change where the deployment's prefix does.
     """
-    entered: str = environ.get(ENTERED, path)
-    if entered == path:
-        return ""
-    if path == "/" and not entered.endswith("/"):
-        path = ""  # Django makes it "/"
-    found = next((form for form in _forms(path) if entered.endswith(form)), None)
-    if found is None:
-        return ""
-    prefix = entered.removesuffix(found)
-    # Moved, and not cut off; or moved back meanwhile, as Bottle does before the response starts.
-    if str(environ.get("SCRIPT_NAME")).endswith(prefix) or entered in _forms(environ.get("PATH_INFO", "")):
-        return prefix
-    return ""
+    path: str = environ.get("PATH_INFO", "")
+    head = _head(environ.get(ENTERED, path), path)
+    # Moved, and not just cut off.
+    return head if head and environ.get("SCRIPT_NAME", "").endswith(head) else ""
 
 
-def _forms(path: str) -> tuple[str, str]:
+def _raising_request() -> Any:
+    # Flask clears its request before it lets an exception through (PROPAGATE_EXCEPTIONS, a debugger): there it is
+    # still in Flask.wsgi_app's frame.
+    trace = sys.exc_info()[2]
+    while trace is not None:
+        request = getattr(trace.tb_frame.f_locals.get("ctx"), "request", None)
+        if request is not None:
+            return request
+        trace = trace.tb_next
+    return None
+
+
+def _head(whole: str, rest: str) -> str:
+    """Return what *whole* has before *rest*, nothing where it does not end with it."""
+    if whole == rest:
+        return ""
+    if rest == "/" and not whole.endswith("/"):
+        return whole  # Django makes an empty path "/"
     # Django and Bottle put the path there as text, where PEP 3333 has its bytes in the guise of latin-1.
-    return path, path.encode(errors="surrogateescape").decode("latin-1")
+    for form in (rest, rest.encode(errors="surrogatepass").decode("latin-1")):
+        if whole.endswith(form):
+            return whole.removesuffix(form)
+    return ""
 
 
 def _is_its_own(app: object, route: object) -> bool:

@@ -1,5 +1,5 @@
 """
-Django's routes: first in the settings' MIDDLEWARE,
+Django's routes: anywhere in the settings' MIDDLEWARE,
 
     MIDDLEWARE = ["wsgi_prom.frameworks.django.RouteMiddleware", ...]
 
@@ -28,22 +28,19 @@ def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """
     from asgiref.sync import iscoroutinefunction  # noqa: PLC0415 - Django's; `check` has this module without it
 
-    if iscoroutinefunction(get_response):
+    async def asynchronous(request: Any) -> Any:
+        try:
+            return await get_response(request)
+        finally:
+            _publish(request)
 
-        async def middleware(request: Any) -> Any:
-            try:
-                return await get_response(request)
-            finally:
-                _publish(request)
-    else:
+    def synchronous(request: Any) -> Any:
+        try:
+            return get_response(request)
+        finally:  # also where DEBUG_PROPAGATE_EXCEPTIONS lets the view's exception through
+            _publish(request)
 
-        def middleware(request: Any) -> Any:
-            try:
-                return get_response(request)
-            finally:  # with DEBUG_PROPAGATE_EXCEPTIONS the view's exception passes
-                _publish(request)
-
-    return middleware
+    return asynchronous if iscoroutinefunction(get_response) else synchronous
 
 
 RouteMiddleware.sync_capable = RouteMiddleware.async_capable = True  # type: ignore[attr-defined]
@@ -64,5 +61,5 @@ def template(route: str) -> str:
 
     The groups stay as they are: `users/(?P<pk>\d+)/` and `users/(?P<pk>\w+)/` are two routes.
     """
-    route = route.removeprefix("^")
-    return f"/{_END.sub(r'\1', route)}" if route.endswith(("$", "Z", "z")) else f"/{route}"
+    route = "/" + route.removeprefix("^")
+    return _END.sub(r"\1", route) if route.endswith(("$", "Z", "z")) else route

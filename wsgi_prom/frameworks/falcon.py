@@ -1,5 +1,5 @@
 """
-Falcon's routes: first in the application's middleware,
+Falcon's routes: anywhere in the application's middleware,
 
     app = falcon.App(middleware=[wsgi_prom.frameworks.falcon.RouteMiddleware()])
 

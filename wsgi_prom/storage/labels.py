@@ -52,13 +52,15 @@ class LabelSets:
         allowed = self._allowed.setdefault(metric, set())
         if labels in allowed:
             return True
-        if len(allowed) >= self._limit:
-            return False
         if self._fd is None:
-            allowed.add(labels)
-            return True
-        os.write(self._fd, json.dumps([metric, *labels]).encode("ascii") + b"\n")
+            if len(allowed) < self._limit:
+                allowed.add(labels)
+            return labels in allowed
+        # First what others have met: a worker that is recycled would else add a line for each label set that there is.
         self._read_on(self._fd)
+        if labels not in allowed and len(allowed) < self._limit:
+            os.write(self._fd, json.dumps([metric, *labels]).encode("ascii") + b"\n")
+            self._read_on(self._fd)
         return labels in allowed
 
     def close(self) -> None:

@@ -1,0 +1,155 @@
+"""
+Check settings, directory and application without starting anything, and say why a route is `unmatched`.
+
+Nothing is made: no file, no socket, no slot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsgi_prom.cli.arguments import add_json
+from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.frameworks import detection
+from wsgi_prom.reference import load
+from wsgi_prom.settings import Settings
+from wsgi_prom.storage import adoption, directory
+from wsgi_prom.storage.lease import lease
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+_MARKS = {True: "ok", False: "WRONG", None: "?"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, whether it is as it should be (None: it cannot be known from here), and what to do if not."""
+
+    subject: str
+    ok: bool | None
+    message: str
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "application", nargs="?", metavar="MODULE:APP", help="the application (default: WSGI_PROM_APP)"
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    findings = list(_findings(arguments.application))
+    wrong = any(finding.ok is False for finding in findings)
+    if arguments.json:
+        json.dump({"ok": not wrong, "findings": [asdict(finding) for finding in findings]}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        for finding in findings:
+            sys.stdout.write(f"{_MARKS[finding.ok]:<5}  {finding.subject}: {finding.message}\n")
+            if finding.remedy:
+                sys.stdout.write(f"{'':<5}  -> {finding.remedy}\n")
+    return int(wrong)
+
+
+def _findings(reference: str | None) -> Iterator[Finding]:
+    named = reference is not None
+    try:
+        settings = Settings.read(app=reference)
+    except WsgiPromError as error:
+        yield Finding("settings", False, str(error))
+    else:
+        reference = settings.app
+        where = "no exporter" if settings.bind is None else f"metrics at {settings.bind}"
+        yield Finding("settings", True, f"valid; {where}")
+    yield _directory()
+    if reference is None:
+        yield Finding("application", None, "not named", "wsgi-prom check MODULE:APP, or WSGI_PROM_APP")
+        return
+    try:
+        with _harmless():
+            app = load(reference, "application" if named else "WSGI_PROM_APP")
+    except WsgiPromError as error:
+        yield Finding("application", False, str(error))
+    except (Exception, SystemExit) as error:
+        yield Finding("application", False, f"{reference} raises {type(error).__name__} at its import: {error}")
+    else:
+        yield Finding("application", True, f"{reference}, {_kind(app)}")
+        yield from _routes(app)
+
+
+def _directory() -> Finding:
+    path = directory.configured()
+    if path is None:
+        base = directory.name_temporary().parent
+        if os.access(base, os.W_OK | os.X_OK):
+            return Finding("directory", True, f"made in {base} by the server's hook, for as long as it runs")
+        return Finding("directory", False, f"{base} cannot be written", f"set {directory.VARIABLE}")
+    path = path.absolute()
+    parent = next(folder for folder in (path, *path.parents) if folder.exists())
+    try:
+        if parent == path:
+            directory.check(path)
+            return Finding("directory", True, f"{path} can be used")
+    except WsgiPromError as error:
+        return Finding("directory", False, str(error))
+    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+        return Finding("directory", True, f"{path} is made when a server starts")
+    return Finding("directory", False, f"{path} is not there, and cannot be made in {parent}")
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Import an application as a server would, and leave nothing behind."""
+    # The application's metrics live in this process's memory, whatever PROMETHEUS_MULTIPROC_DIR says.
+    pass
+    adoption.install()
+    # Servers have their working directory there.
+    folder = str(Path.cwd())
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path.insert(0, folder)
+    try:
+        # What it prints is no part of our answer.
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.path.remove(folder)
+        sys.dont_write_bytecode = before
+
+
+def _kind(app: object) -> str:
+    names = dict.fromkeys(framework.name for framework, _ in detection.applications(app))
+    return " and ".join(names) or f"no framework's that is known here ({type(app).__name__})"
+
+
+def _routes(app: Any) -> Iterator[Finding]:
+    found = list(detection.applications(app))
+    for framework, item in found:
+        yield _adapter(framework, item)
+    if not found:
+        # Behind a function it may be that of a framework which something has imported.
+        remedies = [f"if it is {framework.name}'s, {framework.remedy}" for framework in detection.unadapted()]
+        message = "those that the application gives to wsgi_prom.set_route(environ, template) are seen"
+        yield Finding("routes", None, message, "; ".join(remedies))
+
+
+def _adapter(framework: detection.Framework, item: Any) -> Finding:
+    if framework.adapted is None:
+        return Finding("routes", True, f"{framework.name}'s are seen as they are")
+    try:
+        adapted = framework.adapted(item)
+    except Exception as error:  # its inner objects, of a version that was never seen
+        message = f"{framework.name}'s adapter could not be looked for: {type(error).__name__}: {error}"
+        return Finding("routes", None, message, framework.remedy)
+    if adapted:
+        return Finding("routes", True, f"{framework.name}'s are seen, its adapter is installed")
+    message = f"all are 'unmatched': {framework.name} does not say which one took a request without its adapter"
+    return Finding("routes", False, message, framework.remedy)
