@@ -100,9 +100,9 @@ class Lease:
 
     def add(self, binding: Binding) -> None:
         """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
-        self.part_from_parent()
         # Behind the gate: another thread that claims a slot now would bind to that, and this one to the former.
-        with self._gates.setdefault(os.getpid(), _Gate()).lock:
+        with self._gate().lock:
+            self.part_from_parent()
             self._bindings.append(weakref.ref(binding))
             self._bind(binding, keep=True)
 
@@ -112,7 +112,7 @@ class Lease:
 
         Never raises: where no slot can be had, that is logged, and the process goes on recording in its own memory.
         """
-        gate = self._gates.setdefault(os.getpid(), _Gate())  # one operation, so that threads meet at one gate
+        gate = self._gate()
         with gate.lock:
             # A signal handler that records in the middle of this goes on with what there is.
             if self.alive[0] or gate.open:
@@ -131,16 +131,22 @@ class Lease:
 
         An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
         """
-        if self.alive[1]:
-            return
-        # The lock may be held by a thread that does not exist in this process.
-        self.lock = threading.RLock()
-        inherited = self.slot
-        if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
-            self._bind_all(MemorySlot(), keep=False)
-            if isinstance(inherited, SlotFile):
-                inherited.close()
-        self.alive[1] = 1
+        with self._gate().lock:
+            if self.alive[1]:
+                return
+            # The lock may be held by a thread that does not exist in this process.
+            self.lock = threading.RLock()
+            inherited = self.slot
+            if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
+                self._bind_all(MemorySlot(), keep=False)
+                if isinstance(inherited, SlotFile):
+                    inherited.close()
+            self.alive[1] = 1
+
+    def _gate(self) -> _Gate:
+        # The process's own: that of its parent may be held by a thread that does not exist here. setdefault is one
+        # operation, so that threads meet at one gate.
+        return self._gates.setdefault(os.getpid(), _Gate())
 
     def _claim(self) -> None:
         path = self.directory

@@ -1,0 +1,159 @@
+"""Labels that nobody outside can blow up, and an application that is measured once however often it is wrapped."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import live
+import pytest
+import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATHS, METHODS = 10_000, 1_000
+CONNECTIONS = 8
+
+
+def hostile_requests(seed: int) -> Iterator[bytes]:
+    """Random paths and methods, and headers full of what a label must not let out of its quotes."""
+    choice = random.Random(seed)
+    nasty = [
+        b'"',
+        b"\\",
+        b"'",
+        b"{}",
+        b"\xff\xfe",
+        b"\xed\xa0\x80",
+        b"%0a%0d",
+        b"\xe2\x80\xa8",
+        b"#",
+        b"\t",
+        b"=,",
+    ]
+
+    def noise(length: int) -> bytes:
+        return b"".join(choice.choice([*nasty, b"%d" % choice.randrange(10**6)]) for _ in range(length))
+
+    for number in range(PATHS):
+        path = b"/" + noise(3).replace(b"\t", b"").replace(b"#", b"")
+        method = b"GET"
+        if number % (PATHS // METHODS) == 0:
+            method = bytes(choice.choices(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", k=choice.randrange(3, 18)))
+        headers = b"Host: " + noise(2) if number % 3 else b"Host: localhost"
+        headers += b"\r\nUser-Agent: " + noise(4)
+        headers += b"\r\nX-Request-Start: " + choice.choice([b"t=", b""]) + noise(2)
+        yield method + b" " + path + b" HTTP/1.0\r\n" + headers + b"\r\n\r\n"
+
+
+def flood(url: str, requests: list[bytes]) -> None:
+    """Send each request on a connection of its own, and read what the server makes of it."""
+    address = urlsplit(url)
+    for request in requests:
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection((address.hostname, address.port), 30) as client,
+        ):
+            client.sendall(request)
+            while client.recv(65536):
+                pass
+
+
+def resident_kilobytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1])
+
+
+def series(server: live.LiveServer) -> set[tuple[str, live.Labels]]:
+    """All series of the application's server, less those that only some requests have."""
+    return {key for key in server.samples() if key[0].startswith("http_") and "queue" not in key[0]}
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_flood_of_random_requests_adds_no_series_and_no_memory(name: str) -> None:
+    """10,000 paths, 1,000 methods, hostile headers: the series after a few are the series after all."""
+    requests = list(hostile_requests(seed=1))
+    with servers.start(name, workers=2) as server:
+        flood(server.url, requests[:400])
+        few, folder = series(server), servers.shared_directory(server)
+        pids = [*server.workers(), *servers.exporters(server)]
+        before = {pid: resident_kilobytes(pid) for pid in pids}
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        flood(server.url, requests[400:])
+        many, page = series(server), live.request(server.metrics_url).body
+        grown = {pid: resident_kilobytes(pid) - before[pid] for pid in pids}
+        size_after = sum(path.stat().st_size for path in folder.iterdir())
+        status = server.get("/").status
+    assert many == few
+    # A worker that had not met a method yet writes down its label set; 9,600 requests would be 300 times this.
+    assert size_after - size < 1024
+    assert {dict(labels).get("method", "GET") for _, labels in many} <= {"GET", "OTHER"}
+    # Interpreters round up and fragment; a kilobyte for each of the 9,600 would be ten times this.
+    assert max(grown.values()) < 1024
+    assert status == 200
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=page, capture_output=True, timeout=30, check=False
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_the_limit_holds_on_a_real_server() -> None:
+    """An application whose routes are raw paths: the limit over all workers, nothing lost, and what was folded counted."""
+    with live.gunicorn("rawroutes:app", workers=3, WSGI_PROM_LABEL_LIMIT="50") as server:
+        driven = live.drive(server.url, [f"/{number}" for number in range(300)])
+        samples = server.samples()
+    counted = servers.requests_counted(samples)
+    folded = sum(count for (route, _), count in counted.items() if route == "OTHER")
+    assert sum(driven.answered.values()) == 300
+    assert len([route for route, _ in counted if route != "OTHER"]) == 50
+    assert sum(counted.values()) == 300
+    dropped = servers.value(samples, "wsgi_prom_dropped_series_total", metric="http_requests")
+    assert dropped == folded == 250
+    errors = live.labelled(samples, "http_request_exceptions_total")
+    assert len(errors) <= 51
+
+
+WRAPPED = {
+    "by hand and by the hook": ("wrapped:app", "python:wsgi_prom.hooks.gunicorn"),
+    "twice by hand": ("twice:app", "python:wsgi_prom.hooks.gunicorn"),
+    "by a factory that is called twice": ("twice:made()", "python:wsgi_prom.hooks.gunicorn"),
+    "in a module with two names": ("twice:other_app", "python:wsgi_prom.hooks.gunicorn"),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_an_application_is_measured_once(case: str) -> None:
+    """However often it is wrapped, each request is one observation and each series is there once."""
+    app, config = WRAPPED[case]
+    with live.gunicorn(app, workers=2, config=config) as server:
+        live.drive(server.url, ["/"] * 50)
+        samples = server.samples()  # raises at a duplicate
+    assert {("/", "200"): 50} == servers.requests_counted(samples)
+
+
+def test_the_debug_reloader_measures_once() -> None:
+    """flask run --debug imports the application in a watcher and in a child: the child's requests are counted once."""
+    command = [
+        live.BIN / "flask",
+        "--app",
+        "debugged:flask_app",
+        "run",
+        "--debug",
+        "--port",
+        "0",
+        "--no-debugger",
+    ]
+    address = live.re.compile(r"Running on (http://\S+)")
+    with live.LiveServer(command, ready=(r"Debugger is active|Running on", 1), address=address) as server:
+        for _ in range(5):
+            answer = server.get("/hello")
+        samples = live.parse_samples(server.get("/metrics").body.decode())
+    assert answer.status == 200
+    assert {("/hello", "200"): 5} == servers.requests_counted(samples)
