@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
 import os
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import FileWrapper, setup_testing_defaults
@@ -312,6 +314,30 @@ def test_routes_beyond_the_limit_are_folded_and_counted(in_child: Any) -> None:
         "wsgi_prom_dropped_series_total{http_requests}": 7,
         "http_requests_in_progress{}": 0,
     }
+
+
+def test_a_request_is_gone_when_it_is_over(in_child: Any) -> None:
+    """Nothing that the server put into the environ waits for the garbage collector because of us."""
+
+    class Resource:
+        pass
+
+    def work() -> Any:
+        gc.disable()
+        left = []
+        for body in ([b"a"], lambda: Closable([b"a"])):
+            environ = environ_of(**{"server.resource": Resource()})
+            left.append(weakref.ref(environ["server.resource"]))
+            result: Any = PrometheusMiddleware(partial(plain, body=body() if callable(body) else body))(
+                environ, lambda *_: environ and None
+            )
+            list(result)
+            if hasattr(result, "close"):
+                result.close()
+            del environ, result
+        return [reference() is None for reference in left]
+
+    assert in_child(work) == [True, True]
 
 
 def test_an_application_wrapped_twice_is_measured_once(in_child: Any) -> None:
