@@ -7,7 +7,6 @@ The exporter process: answers scrapes beside the server, and ends with it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import select
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from wsgi_prom.storage.locks import Locks
 
 log = logging.getLogger("wsgi_prom")
-
-RECORD: Final = "wsgi_prom.exporter"
 
 _POLL_SECONDS: Final = 0.5
 
@@ -62,9 +59,7 @@ def serve(path: Path, address: Address, *, parent: int | None = None) -> None:
         log.info("%s has an exporter already, pid %s", path, lock_file.holder(locks.EXPORTER))
         return
     server = _listen(ExporterApp(MetricsApp(path)), address)
-    url = _url(server, address)
-    _publish(path, url)
-    log.info("metrics at %s", url)
+    log.info("metrics at %s", _url(server, address))
     signal.signal(signal.SIGTERM, _end)
     if parent is not None:
         threading.Thread(target=_end_with, args=(lock_file, parent), daemon=True).start()
@@ -103,14 +98,6 @@ def _url(server: Any, address: Address) -> str:
         return f"unix:{address.path}"
     host, port = getattr(server, "effective_listen", [(server.effective_host, server.effective_port)])[0]
     return f"http://[{host}]:{port}/metrics" if ":" in str(host) else f"http://{host}:{port}/metrics"
-
-
-def _publish(path: Path, url: str) -> None:
-    record = path / RECORD
-    fresh = record.with_name(f"{RECORD}.{os.getpid()}")
-    fresh.write_text(json.dumps({"pid": os.getpid(), "url": url}) + "\n", encoding="ascii")
-    fresh.chmod(0o600)
-    fresh.rename(record)
 
 
 def _end(*_: object) -> None:

@@ -76,10 +76,7 @@ class Instance:
     def stop(self) -> None:
         """Remove the directory if wsgi_prom made it and no other server uses it. The exporter may have done so before."""
         if self._lock_file is not None:
-            try:
-                directory.discard(self.path, self._lock_file)
-            except OSError as error:
-                log.debug("the directory was left: %s", error)
+            directory.discard(self.path, self._lock_file)
 
 
 def refuse(error: WsgiPromError) -> NoReturn:

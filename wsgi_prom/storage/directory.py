@@ -31,7 +31,7 @@ _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.ba
 _CLIENT_FILE: Final = re.compile(
     r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db"
 )
-_OTHER_FILES: Final = frozenset({locks.NAME, labels.NAME, "wsgi_prom.exporter"})
+_OTHER_FILES: Final = frozenset({locks.NAME, labels.NAME})
 
 # Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
@@ -144,7 +144,7 @@ def discard(path: Path, lock_file: Locks) -> bool:
 
     Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in files that have no name any more.
     """
-    with suppress(FileNotFoundError):  # a server and its exporter may do this at the same time
+    try:
         if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
             return False
         with _opened(path) as directory_fd:
@@ -152,6 +152,10 @@ def discard(path: Path, lock_file: Locks) -> bool:
                 if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
                     _remove(name, directory_fd)
         path.rmdir()
+    except FileNotFoundError:
+        return True  # a server and its exporter may do this at the same time
+    except OSError:
+        return False  # somebody has put something there, which is not ours to remove
     return True
 
 
