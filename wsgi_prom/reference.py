@@ -26,9 +26,7 @@ def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there, and something that it imports is not
-        raise SettingError(
-            f"{name}={reference!r}: there is no module {error.name!r} on sys.path."
-        ) from error
+        raise SettingError(f"{name}={reference!r}: there is no module {error.name!r} on sys.path.") from error
     try:
         app: WSGIApplication = reduce(getattr, path.split("."), module)  # type: ignore[assignment]
     except AttributeError as error:

@@ -46,7 +46,7 @@ def find_route(environ: WSGIEnvironment) -> str:
     """
     template = environ.get(KEY)
     if template is not None:
-        return template if isinstance(template, str) else UNMATCHED
+        return template if isinstance(template, str) and template else UNMATCHED
     if "werkzeug.request" in environ:
         request = environ["werkzeug.request"]
         # Flask's; a plain Werkzeug application may set url_rule too.
@@ -70,9 +70,12 @@ def mount(environ: WSGIEnvironment) -> str:
     X-Forwarded-Prefix. And a dashboard need not change where the deployment's prefix does.
     """
     path: str = environ.get("PATH_INFO", "")
-    head = _head(environ.get(ENTERED, path), path)
+    entered: str = environ.get(ENTERED, path)
+    if entered == path:
+        return ""
+    head = _head(entered, path)
     # Moved, and not just cut off.
-    return head if head and environ.get("SCRIPT_NAME", "").endswith(head) else ""
+    return head if environ.get("SCRIPT_NAME", "").endswith(head) else ""
 
 
 def _raising_request() -> Any:

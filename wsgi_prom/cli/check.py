@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     findings = list(_findings(arguments.application))
     wrong = any(finding.ok is False for finding in findings)
     if arguments.json:
-        json.dump({"ok": not wrong, "findings": [asdict(finding) for finding in findings]}, sys.stdout, indent=2)
+        json.dump(
+            {"ok": not wrong, "findings": [asdict(finding) for finding in findings]}, sys.stdout, indent=2
+        )
         sys.stdout.write("\n")
     else:
         for finding in findings:
@@ -80,7 +82,9 @@ def _findings(reference: str | None) -> Iterator[Finding]:
     except WsgiPromError as error:
         yield Finding("application", False, str(error))
     except (Exception, SystemExit) as error:
-        yield Finding("application", False, f"{reference} raises {type(error).__name__} at its import: {error}")
+        yield Finding(
+            "application", False, f"{reference} raises {type(error).__name__} at its import: {error}"
+        )
     else:
         yield Finding("application", True, f"{reference}, {_kind(app)}")
         yield from _routes(app)
@@ -110,8 +114,11 @@ def _directory() -> Finding:
 def _harmless() -> Iterator[None]:
     """Import an application as a server would, and leave nothing behind."""
     # The application's metrics live in this process's memory, whatever PROMETHEUS_MULTIPROC_DIR says.
-    pass
+    lease.defer()
     adoption.install()
+    # In a server it is there by now, which prometheus-flask-exporter asks for at its import.
+    if not os.path.isdir(os.environ.get(directory.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
+        os.environ[directory.VARIABLE] = str(directory.name_temporary().parent)
     # Servers have their working directory there.
     folder = str(Path.cwd())
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -151,5 +158,7 @@ def _adapter(framework: detection.Framework, item: Any) -> Finding:
         return Finding("routes", None, message, framework.remedy)
     if adapted:
         return Finding("routes", True, f"{framework.name}'s are seen, its adapter is installed")
-    message = f"all are 'unmatched': {framework.name} does not say which one took a request without its adapter"
+    message = (
+        f"all are 'unmatched': {framework.name} does not say which one took a request without its adapter"
+    )
     return Finding("routes", False, message, framework.remedy)

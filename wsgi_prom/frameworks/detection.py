@@ -51,7 +51,9 @@ def _pyramid_adapted(router: Any) -> bool:
 
 def _falcon_adapted(app: Any) -> bool:
     _, process_resource, _ = app._middleware
-    return any(isinstance(getattr(method, "__self__", None), falcon.RouteMiddleware) for method in process_resource)
+    return any(
+        isinstance(getattr(method, "__self__", None), falcon.RouteMiddleware) for method in process_resource
+    )
 
 
 FRAMEWORKS: Final = (

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from asgiref.sync import iscoroutinefunction  # Django's own dependency
+
 from wsgi_prom.routes import publish
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     Sync and async, so that no other middleware is adapted because of it. Under ASGI it does nothing.
     """
-    from asgiref.sync import iscoroutinefunction  # noqa: PLC0415 - Django's; `check` has this module without it
 
     async def asynchronous(request: Any) -> Any:
         try:

@@ -16,7 +16,7 @@ from wsgi_prom.routes import publish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# As `check` finds it among the configuration's introspectables.
+# By which `wsgi-prom check` finds it among the view derivers.
 DERIVER: Final = "wsgi_prom_route"
 
 
@@ -25,11 +25,8 @@ def includeme(config: Any) -> None:
     config.add_view_deriver(_published, DERIVER, under="INGRESS", over="secured_view")
 
 
-def _published(view: Callable[[Any, Any], Any], info: Any) -> Callable[[Any, Any], Any]:
+def _published(view: Callable[[Any, Any], Any], _info: Any) -> Callable[[Any, Any], Any]:
     # A view and not an event: the view's name is a registered one only where a view was found by it.
-    if info.exception_only:
-        return view
-
     def published(context: Any, request: Any) -> Any:
         # The view of an exception is no route: either the route was published, or there was none.
         if not isinstance(context, Exception):

@@ -1,0 +1,201 @@
+"""`wsgi-prom check`, as a user calls it: what it finds wrong, what it says to do, and that it makes nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import live
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+APPLICATIONS = {
+    "flask": "Flask",
+    "bottle": "Bottle",
+    "django": "Django",
+    "pyramid": "Pyramid",
+    "falcon": "Falcon",
+}
+REMEDIES = {
+    "django": 'MIDDLEWARE += ["wsgi_prom.frameworks.django.RouteMiddleware"]',
+    "pyramid": 'config.include("wsgi_prom.frameworks.pyramid")',
+    "falcon": "app.add_middleware(wsgi_prom.frameworks.falcon.RouteMiddleware())",
+}
+
+# Run before the command: tells on stderr of all that Python does to the world outside.
+WITNESS = """
+import os, sys
+def witness(event, arguments):
+    made = event in {"os.mkdir", "os.rename", "os.remove", "os.chmod", "os.chown", "os.truncate", "os.link", "os.symlink",
+                     "socket.__new__", "socket.bind", "os.fork", "os.posix_spawn", "subprocess.Popen", "fcntl.lockf",
+                     "fcntl.flock", "os.rmdir", "shutil.rmtree", "tempfile.mkdtemp"}
+    written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    # Byte code of the package itself, before it has any: that of the application is looked for in its folder.
+    if (made or written) and "__pycache__" not in str(arguments):
+        print("MADE", event, arguments[:2], file=sys.stderr)
+sys.addaudithook(witness)
+from wsgi_prom.cli import main
+sys.exit(main(["check", *sys.argv[1:]]))
+"""
+
+
+def check(*arguments: str, cwd: Path = live.APPS, **env: str) -> subprocess.CompletedProcess[str]:
+    # Byte code is written unless something keeps Python from it.
+    changes = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPATH": str(live.ROOT), "WSGI_PROM_BIND": None, **env}
+    environ = live.environment(changes, mark="none", runtime=live.ROOT)
+    command = [sys.executable, "-c", WITNESS, *arguments]
+    return subprocess.run(
+        command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    return {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+@pytest.mark.parametrize("framework", APPLICATIONS)
+def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> None:
+    """Each framework is recognised, with its adapter where it needs one: exit code 0."""
+    done = check(f"routes_{framework}:app", "--json")
+    found = findings(done)
+    assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
+    assert [True] * 4 == [finding["ok"] for finding in found.values()]
+    assert f"routes_{framework}:app, {APPLICATIONS[framework]}" == found["application"]["message"]
+    assert found["routes"]["message"].startswith(f"{APPLICATIONS[framework]}'s are seen")
+
+
+@pytest.mark.parametrize("framework", REMEDIES)
+@pytest.mark.parametrize(
+    "wrapper", ["{}", "wsgi_prom.PrometheusMiddleware({})", "partial(ProxyFix({}.__call__))", "decorated({})"]
+)
+def test_a_missing_adapter_is_told_with_the_line_that_installs_it(
+    framework: str, wrapper: str, tmp_path: Path
+) -> None:
+    """Exit code 1, why the routes are unmatched, and the one line; also where the application is wrapped."""
+    made = wrapper.format(f"routes_{framework}.make(adapter=False)")
+    (tmp_path / "unadapted.py").write_text(
+        "import wsgi_prom\nfrom functools import partial\nfrom werkzeug.middleware.proxy_fix import ProxyFix\n"
+        f"def decorated(app):\n    return lambda *args: app(*args)\n\nimport routes_{framework}\napp = {made}\n"
+    )
+    done = check("unadapted:app", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    wrong, remedy = done.stdout.splitlines()[-2:]
+    assert done.returncode == 1
+    assert wrong.startswith("WRONG  routes: all are 'unmatched': ")
+    assert remedy.endswith(REMEDIES[framework])
+
+
+def test_every_application_behind_a_dispatcher_is_looked_at(tmp_path: Path) -> None:
+    """One that is mounted without its adapter is found beside those that are seen."""
+    (tmp_path / "mounted.py").write_text(
+        "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
+        "import routes_falcon, routes_flask\n"
+        "app = DispatcherMiddleware(routes_flask.inner, {'/f': routes_falcon.make(adapter=False)})\n"
+    )
+    done = check("mounted:app", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    assert done.returncode == 1
+    assert "application: mounted:app, Flask and Falcon" in done.stdout
+    assert "ok     routes: Flask's are seen as they are" in done.stdout
+    assert "WRONG  routes: all are 'unmatched': Falcon" in done.stdout
+
+
+def test_a_plain_application_has_to_say_its_routes() -> None:
+    """No framework: nothing is wrong, and what makes a route seen is told."""
+    done = check("plain:app")
+    assert done.returncode == 0
+    assert "?      routes: " in done.stdout
+    assert "wsgi_prom.set_route(environ, template)" in done.stdout
+
+
+def test_an_application_behind_a_function_is_told_by_what_is_loaded() -> None:
+    """Django's is made at the first request: it cannot be looked at, and its line is offered."""
+    done = check("django_settings:application")
+    assert done.returncode == 0
+    assert f"-> if it is Django's, in the settings, anywhere in the list: {REMEDIES['django']}" in done.stdout
+
+
+def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path: Path) -> None:
+    """Whose settings have the adapter: there is nothing to install."""
+    (tmp_path / "hidden.py").write_text(
+        "import routes_django\n\ndef app(*args): return routes_django.app(*args)\n"
+    )
+    done = check("hidden:app", "--json", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    assert (None, "") == (findings(done)["routes"]["ok"], findings(done)["routes"]["remedy"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "subject", "told"),
+    [
+        ((), {"WSGI_PROM_BUCKETS": "5,1"}, "settings", "WSGI_PROM_BUCKETS='5,1' is not upper bounds"),
+        ((), {"WSGI_PROM_BUKETS": "1"}, "settings", "WSGI_PROM_BUKETS='1' is no setting of wsgi_prom"),
+        (("myapp",), {}, "settings", "app='myapp' is not MODULE:CALLABLE"),
+        (("nowhere:app",), {}, "application", "application='nowhere:app': there is no module 'nowhere'"),
+        (("plain:nothing",), {}, "application", "application='plain:nothing': module 'plain' has no 'nothing'"),
+        (("plain:CHUNKS",), {}, "application", "application='plain:CHUNKS' is no WSGI application"),
+        ((), {"WSGI_PROM_APP": "nowhere:app"}, "application", "WSGI_PROM_APP='nowhere:app': there is no module"),
+        (("raising:app",), {}, "application", "raising:app raises ZeroDivisionError at its import: division"),
+        (("leaving:app",), {}, "application", "leaving:app raises SystemExit at its import: no licence"),
+        ((), {"PROMETHEUS_MULTIPROC_DIR": "/etc/hosts/d"}, "directory", "/etc/hosts/d is not there, and cannot be made"),
+        ((), {"PROMETHEUS_MULTIPROC_DIR": "/etc/hosts"}, "directory", "'/etc/hosts' is not a directory"),
+        ((), {"PROMETHEUS_MULTIPROC_DIR": "/tmp"}, "directory", "'/tmp' can be written by everybody"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_and_the_exit_code_is_1(
+    arguments: tuple[str, ...], env: dict[str, str], subject: str, told: str, tmp_path: Path
+) -> None:
+    """A setting, a reference, an import or a directory that no server could use."""
+    (tmp_path / "raising.py").write_text("1 / 0\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit('no licence')\n")
+    done = check(*arguments, "--json", PYTHONPATH=f"{live.ROOT}:{tmp_path}", **env)
+    found = findings(done)[subject]
+    assert (1, False) == (done.returncode, found["ok"])
+    assert told in found["message"]
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_there_yet_is_all_right(tmp_path: Path) -> None:
+    """A directory that a server will make, an application that nobody named."""
+    done = check("--json", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "run" / "metrics"))
+    found = findings(done)
+    assert done.returncode == 0
+    assert f"{tmp_path}/run/metrics is made when a server starts" == found["directory"]["message"]
+    assert (None, "not named") == (found["application"]["ok"], found["application"]["message"])
+
+
+@pytest.mark.parametrize("name", ["", "not-made-yet"])
+def test_an_application_that_asks_for_the_directory_finds_one(name: str, tmp_path: Path) -> None:
+    """As in a server, where it is there when the application is imported: prometheus-flask-exporter insists on it."""
+    done = check(
+        "peer_flask:app", PEER_KIND="internal", PROMETHEUS_MULTIPROC_DIR=name and str(tmp_path / name)
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_what_an_application_prints_is_no_part_of_the_answer(tmp_path: Path) -> None:
+    """The JSON on stdout stays JSON."""
+    (tmp_path / "talking.py").write_text("print('hello')\nfrom flask import Flask\napp = Flask('shop')\n")
+    done = check("talking:app", "--json", cwd=tmp_path)
+    assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
+    assert "hello\n" == done.stderr
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
+    """No file, socket, lock or process, for an application that records at its import and is wrapped by hand."""
+    folder, shared = tmp_path / "app", tmp_path / "shared"
+    folder.mkdir()
+    (folder / "own.py").write_text(
+        "from prometheus_client import Counter\nfrom wsgi_prom import PrometheusMiddleware\nimport helper\n"
+        "Counter('app_imports', 'Imports.').inc()\napp = PrometheusMiddleware(helper.app)\n"
+    )
+    (folder / "helper.py").write_text("from flask import Flask\napp = Flask('shop')\n")
+    if there:
+        shared.mkdir(mode=0o700)
+    before = sorted(tmp_path.rglob("*"))
+    done = check("own:app", cwd=folder, PROMETHEUS_MULTIPROC_DIR=str(shared))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert before == sorted(tmp_path.rglob("*"))

@@ -1,0 +1,159 @@
+"""The route label of real frameworks: each application's table says what each of its requests is counted as."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import live
+import pytest
+import servers
+from labels import Route, application, by_status, environ_of, label, labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROUNDS = 3
+FRAMEWORKS = ["flask", "bottle", "django", "pyramid", "falcon"]
+ADAPTED = ["django", "pyramid", "falcon"]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_each_request_has_the_template_that_took_it(framework: str, in_child: Callable[..., Any]) -> None:
+    """In one process, with the validator of PEP 3333 on both sides: every line of the application's table."""
+
+    def work() -> Any:
+        module = application(f"routes_{framework}")
+        return labels(module.app, module.REQUESTS), module.REQUESTS
+
+    found, expected = in_child(work)
+    assert expected == found
+
+
+@pytest.mark.parametrize("framework", ADAPTED)
+def test_without_the_adapter_all_else_is_the_same(framework: str, in_child: Callable[..., Any]) -> None:
+    """The same requests have the same statuses, and no route but what the application says itself."""
+
+    def work() -> Any:
+        module = application(f"routes_{framework}")
+        return labels(module.make(adapter=False), module.REQUESTS), module.REQUESTS
+
+    found, expected = in_child(work)
+    said = {"/named/"}  # by set_route
+    assert {
+        request: (route if route in said else "unmatched", status)
+        for request, (route, status) in expected.items()
+    } == found
+
+
+@pytest.mark.parametrize(
+    ("framework", "server"),
+    [
+        ("flask", "gunicorn gthread"),
+        ("bottle", "uwsgi prefork"),
+        ("django", "gunicorn sync"),
+        ("pyramid", "gunicorn sync"),
+        ("falcon", "uwsgi threads"),
+    ],
+)
+def test_a_real_server_counts_each_request_under_its_route(
+    framework: str, server: str, in_child: Callable[..., Any]
+) -> None:
+    """Two workers of a real server, one scrape: exact counts for each route and status."""
+    name = f"routes_{framework}"
+    expected = in_child(lambda: application(name).REQUESTS)
+    with servers.start(server, app=f"{name}:app", workers=2) as running:
+        answered = {
+            request: running.get(request[1], method=request[0]).status
+            for _ in range(ROUNDS)
+            for request in expected
+        }
+        totals: Counter[Route] = Counter()
+        for route in expected.values():
+            totals[route] += ROUNDS
+        found = live.eventually(lambda: by_status(running.samples()), totals.__eq__)
+    assert {request: status for request, (_, status) in expected.items()} == answered
+    assert totals == found
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_any_framework_can_be_mounted(framework: str, in_child: Callable[..., Any]) -> None:
+    """Behind a dispatcher every template has the prefix, and what is unmatched stays that."""
+
+    def work() -> Any:
+        from werkzeug.exceptions import NotFound
+        from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+        module = application(f"routes_{framework}")
+        app = DispatcherMiddleware(NotFound(), {"/at/the shop": module.app})
+        return labels(app, [(method, f"/at/the%20shop{target}") for method, target in module.REQUESTS]), {
+            (method, f"/at/the%20shop{target}"): prefixed(route)
+            for (method, target), route in module.REQUESTS.items()
+        }
+
+    def prefixed(found: Route) -> Route:
+        return found if found[0] in {"unmatched", "/named/"} else (f"/at/the shop{found[0]}", found[1])
+
+    found, expected = in_child(work)
+    assert expected == found
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_no_path_is_ever_a_label(framework: str, in_child: Callable[..., Any]) -> None:
+    """Hundreds of random paths, half of them below real ones: nothing of their own is in any label."""
+
+    def work() -> Any:
+        module = application(f"routes_{framework}")
+        dice = random.Random(framework)
+        known = [target.partition("?")[0].rstrip("/") for _, target in module.REQUESTS]
+        noise = ["zz", "zz%C3%A9", "zz%FF", "zz%00", "..", "%2F", "zz<int:a>", "{zz}", ";zz=1", "%25zz"]
+        found = Counter()
+        for _ in range(400):
+            tail = "/".join(
+                f"{dice.choice(noise)}{dice.randrange(10**6)}" for _ in range(dice.randrange(1, 4))
+            )
+            target = f"{dice.choice(known) if dice.random() < 0.5 else ''}/{tail}{dice.choice(['', '/'])}"
+            route, _ = label(module.app, environ_of("GET", target), validate=False)
+            found[route] += 1
+        return found
+
+    found = in_child(work)
+    assert set() == {
+        route for route in found if "zz" in route or any(map(str.isdigit, route.replace("v1", "")))
+    }
+    assert found["unmatched"] > 100
+
+
+def test_django_is_labelled_when_all_of_it_runs_differently(in_child: Callable[..., Any]) -> None:
+    """An async middleware below the adapter, which makes it async too, and exceptions let through: the same labels."""
+
+    def work() -> Any:
+        module = application("routes_django")
+        below = module.make(more=("routes_django.async_only",))
+        found = labels(below, module.REQUESTS)
+        let_through = module.make(DEBUG_PROPAGATE_EXCEPTIONS=True)
+        return found, module.REQUESTS, labels(let_through, [("GET", "/fail/"), ("GET", "/async/")])
+
+    found, expected, let_through = in_child(work)
+    assert expected == found
+    assert {("GET", "/fail/"): ("/fail/", 500), ("GET", "/async/"): ("/async/", 200)} == let_through
+
+
+def test_the_adapter_of_django_does_nothing_under_asgi(in_child: Callable[..., Any]) -> None:
+    """A request that did not come by WSGI is answered as it is without the adapter."""
+
+    def work() -> Any:
+        from asgiref.sync import async_to_sync
+
+        application("routes_django")
+        from django.core.handlers.asgi import ASGIHandler
+        from django.test import AsyncRequestFactory
+
+        handler = ASGIHandler()
+        get = async_to_sync(handler.get_response_async)
+        return [
+            get(AsyncRequestFactory().get(path)).status_code for path in ("/users/1/", "/none/", "/async/")
+        ]
+
+    assert [200, 404, 200] == in_child(work)
