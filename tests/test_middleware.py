@@ -225,6 +225,20 @@ def test_close_is_passed_on_once_and_ends_the_request(in_child: Any) -> None:
     assert in_child(work) == (1, 0, 1)
 
 
+def test_a_response_that_is_never_closed_is_over_when_it_is_gone(in_child: Any) -> None:
+    """A server that forgets to close(): the request does not stay in progress for ever."""
+
+    def work() -> Any:
+        result = PrometheusMiddleware(partial(plain, body=Closable([b"a"])))(environ_of(), lambda *_: None)
+        next(iter(result))
+        del result
+        return recorded()
+
+    found = in_child(work)
+    assert found["http_requests_in_progress{}"] == 0
+    assert found["http_requests_aborted_total{GET,/plain}"] == 1
+
+
 @pytest.mark.parametrize("when", ["call", "iter", "first", "later", "close"])
 def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) -> None:
     """Whenever the application raises: the same exception, one observation, and the status that the client has."""
@@ -329,7 +343,7 @@ def test_a_request_is_gone_when_it_is_over(in_child: Any) -> None:
             environ = environ_of(**{"server.resource": Resource()})
             left.append(weakref.ref(environ["server.resource"]))
             result: Any = PrometheusMiddleware(partial(plain, body=body() if callable(body) else body))(
-                environ, lambda *_: environ and None
+                environ, lambda *_, kept=environ: kept and None
             )
             list(result)
             if hasattr(result, "close"):

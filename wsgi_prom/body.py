@@ -32,6 +32,8 @@ class FileRequest(Protocol):
 
     def read(self, chunk: bytes) -> None: ...
 
+    def broken(self, error: BaseException) -> None: ...
+
     def closing(self) -> None: ...
 
     def closed(self) -> None: ...
@@ -78,6 +80,10 @@ class Body:
             # Nothing any more, unless the end was not reached: then the client has left, or the server stopped early.
             self._request.abort()
 
+    def __del__(self) -> None:
+        # A server that does not call close(): cheroot, where start_response was never called.
+        self._request.abort()
+
 
 class SizedBody(Body):
     """A body whose number of items the application's iterable tells."""
@@ -112,7 +118,11 @@ class File:
             yield chunk
 
     def read(self, *size: int) -> bytes:
-        chunk: bytes = self._filelike.read(*size)
+        try:
+            chunk: bytes = self._filelike.read(*size)
+        except BaseException as error:
+            self._request.broken(error)
+            raise
         self._request.read(chunk)
         return chunk
 
@@ -142,6 +152,9 @@ class Input:
         for line in self._source:
             self.size += len(line)
             yield line
+
+    def __next__(self) -> bytes:
+        return self._counted(next(self._source))
 
     def read(self, *size: int) -> bytes:
         return self._counted(self._source.read(*size))

@@ -71,8 +71,6 @@ class PrometheusMiddleware:
         except BaseException as error:
             request.fail(error)
             raise
-        finally:
-            request.give_back()
         kind: type = type(result)
         if kind is list or kind is tuple or kind is bytes:
             request.complete(result)

@@ -49,7 +49,10 @@ class MeasuredRequest:
     _file: object = None
     _file_wrapper: Any = None
     _direct = False
+    _replaced = False
     _input: Input | None = None
+    _method = ""
+    _received: int | None = None
     _token: object = None
 
     def __init__(
@@ -66,11 +69,17 @@ class MeasuredRequest:
         self._environ = environ
         self._start_response = start_response
         try:
+            # What the application can no longer take away, should it clear its environ.
+            self._method = environ["REQUEST_METHOD"]
+            self._received = request_size(environ)
             environ[ENTERED] = environ.get("PATH_INFO", "")
             if "wsgi.file_wrapper" in environ:
                 self._file_wrapper = environ["wsgi.file_wrapper"]
-                environ["wsgi.file_wrapper"] = self._wrap_file
-            if "HTTP_TRANSFER_ENCODING" in environ and not environ.get("CONTENT_LENGTH"):
+                if not isinstance(self._file_wrapper, type):
+                    # uWSGI's is a function that hands back the very file that it was given.
+                    environ["wsgi.file_wrapper"] = self._wrap_file
+                    self._replaced = True
+            if self._received is None and not environ.get("CONTENT_LENGTH"):
                 environ["wsgi.input"] = self._input = Input(environ["wsgi.input"])
             self._token = recorder.enter()
             if "HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ:
@@ -81,11 +90,14 @@ class MeasuredRequest:
         except Exception:
             recorder.fail("enter")
 
-    def start(self, status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-        """Act as the application's start_response."""
-        write = self._start_response(status, headers, *exc_info)
-        self._status = status
-        self._headers = headers
+    def start(self, *arguments: Any, **keywords: Any) -> Callable[[bytes], object]:
+        """Act as the application's start_response, with whatever the application gives it."""
+        write = self._start_response(*arguments, **keywords)
+        if len(arguments) > 1:
+            self._status, self._headers = arguments[:2]
+        else:  # by keyword, which PEP 3333 does not have, and wsgiref takes
+            self._status = arguments[0] if arguments else keywords.get("status")
+            self._headers = keywords.get("headers", ())
         # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
         self._route = self._find_route()
         self._write = write
@@ -111,15 +123,6 @@ class MeasuredRequest:
         except Exception:
             self._recorder.fail("body")
 
-    def give_back(self) -> None:
-        """
-        Leave the server's file_wrapper where it was, when the application has returned.
-
-        gunicorn takes it from there for its isinstance test (gunicorn/workers/sync.py, handle_request).
-        """
-        if self._file_wrapper is not None:
-            self._environ["wsgi.file_wrapper"] = self._file_wrapper
-
     def read(self, chunk: bytes) -> None:
         """Count what the server has read of a file, unless the file is not what it was given."""
         if self._direct:
@@ -127,17 +130,16 @@ class MeasuredRequest:
 
     def closing(self) -> None:
         """Take the size of a file that the server sent without reading it: by sendfile."""
-        if self._direct and not self._sent:
+        if self._direct and not self._sent and self._method != "HEAD":
             try:
                 self._sent = self._file_size()
-            except (
-                OSError,
-                ValueError,
-                AttributeError,
-            ):  # a file of no system's, which was read, and was empty
-                self._sent = 0
             except Exception:
                 self._recorder.fail("body")
+
+    def broken(self, error: BaseException) -> None:
+        """Count the request as one whose file could not be read."""
+        if self._direct:
+            self.fail(error)
 
     def closed(self) -> None:
         """Count the request as answered, if it was with the file that was closed."""
@@ -155,15 +157,41 @@ class MeasuredRequest:
             self._recorder.fail("body")
         self.finish()
 
-    def is_file(self, result: object) -> bool:
-        """Whether *result* is what the server's own file_wrapper made. If it cannot be closed, it is counted now."""
-        if result is None or result is not self._file:
-            self._file = None
+    def is_file(self, result: Any) -> bool:
+        """
+        Whether *result* is what the server's own file_wrapper made.
+
+        It goes to the server as it is, and is counted when the file in it is closed; or now, where nobody would tell.
+        """
+        wrapper = self._file_wrapper
+        if wrapper is None or result is None:
+            return False
+        if isinstance(wrapper, type):
+            if not isinstance(result, wrapper):
+                return False
+            self._file = getattr(result, "filelike", getattr(result, "file", None))
+            told = self._look_into(result)
+        elif result is self._file:
+            told = hasattr(result, "close")
+        else:
             return False
         self._direct = True
-        if not hasattr(result, "close"):
+        if not told:
             self.closing()
             self.finish()
+        return True
+
+    def _look_into(self, result: Any) -> bool:
+        """Put a file that tells what is done with it in the place of the one in *result*, if that can be done."""
+        attributes = getattr(result, "__dict__", {})
+        # As gunicorn and wsgiref have it, which take the file's close() for their own, and as waitress has it.
+        name = next((name for name in ("filelike", "file") if name in attributes), None)
+        if name is None or not hasattr(attributes[name], "close"):
+            return False
+        told = ClosableFile(attributes[name], self)
+        setattr(result, name, told)
+        if "close" in attributes:
+            result.close = told.close
         return True
 
     def finish(self) -> None:
@@ -175,7 +203,7 @@ class MeasuredRequest:
         """Count the request as closed before its end."""
         status = self._status
         # A server need not look at the body where there is none to send.
-        bodiless = self._environ.get("REQUEST_METHOD") == "HEAD" or str(status)[:3] in {"204", "304"}
+        bodiless = self._method == "HEAD" or str(status)[:3] in {"204", "304"}
         self._leave(status[:3] if isinstance(status, str) else "500", aborted=not bodiless)
 
     def fail(self, error: BaseException) -> None:
@@ -187,7 +215,7 @@ class MeasuredRequest:
     def dismiss(self) -> None:
         """Do not count the request."""
         token, self._token = self._token, None
-        self._environ.pop(KEY, None)
+        self._part_from_environ()
         self._recorder.dismiss(token)
 
     def _leave(
@@ -199,13 +227,8 @@ class MeasuredRequest:
         seconds = perf_counter() - self._started
         recorder = self._recorder
         try:
-            environ = self._environ
-            # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until
-            # the garbage collector comes round.
-            environ.pop(KEY, None)
-            method = environ["REQUEST_METHOD"]
-            if method not in METHODS:
-                method = OTHER
+            self._part_from_environ()
+            method = self._method if self._method in METHODS else OTHER
             route = self._route or self._find_route()
             settings = self._settings
             extra: tuple[str, ...] = ()
@@ -214,7 +237,7 @@ class MeasuredRequest:
             labels = (method, route, status, *extra) if extra else (method, route, status)
             if settings.status_class:
                 labels = (*labels, status[:1] + "xx")
-            received = request_size(environ) if self._input is None else self._input.size
+            received = self._received if self._input is None else self._input.size
             recorder.leave(token, labels, seconds, self._sent, received, self._first_byte)
             if exception is not None:
                 recorder.count_exception((method, route, *extra), exception)
@@ -222,6 +245,14 @@ class MeasuredRequest:
                 recorder.count_aborted((method, route, *extra))
         except Exception:
             recorder.fail("record")
+
+    def _part_from_environ(self) -> None:
+        # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
+        # garbage collector comes round.
+        environ = self._environ
+        environ.pop(KEY, None)
+        if self._replaced and "wsgi.file_wrapper" in environ:
+            environ["wsgi.file_wrapper"] = self._file_wrapper
 
     def _begin(self) -> None:
         if self._settings.first_byte:
@@ -244,10 +275,12 @@ class MeasuredRequest:
             self._recorder.fail("route")
             return UNMATCHED
 
-    def _wrap_file(self, filelike: Any, *arguments: Any) -> object:
+    def _wrap_file(self, *arguments: Any, **keywords: Any) -> object:
         """Act as the server's file_wrapper: make its own object, around a file that tells what is done with it."""
-        kind = ClosableFile if hasattr(filelike, "close") else File
-        self._file = self._file_wrapper(kind(filelike, self), *arguments)
+        if arguments:
+            kind = ClosableFile if hasattr(arguments[0], "close") else File
+            arguments = (kind(arguments[0], self), *arguments[1:])
+        self._file = self._file_wrapper(*arguments, **keywords)
         return self._file
 
     def _file_size(self) -> int:
@@ -255,6 +288,8 @@ class MeasuredRequest:
         length = content_length(self._headers)
         if length is not None:
             return length
-        filelike: Any = getattr(self._file, "filelike", self._file)
-        fileno = filelike.fileno()
-        return max(os.fstat(fileno).st_size - os.lseek(fileno, 0, os.SEEK_CUR), 0)
+        file: Any = self._file
+        position = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(position)
+        return int(max(end - position, 0))
