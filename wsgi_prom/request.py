@@ -69,8 +69,9 @@ class MeasuredRequest:
         self._environ = environ
         self._start_response = start_response
         try:
-            # What the application can no longer take away, should it clear its environ.
-            self._method = environ["REQUEST_METHOD"]
+            # What the application can no longer take away, should it clear its environ. uWSGI calls it for a request
+            # of two empty lines too, of which it knows no method.
+            self._method = environ.get("REQUEST_METHOD", "")
             self._received = request_size(environ)
             environ[ENTERED] = environ.get("PATH_INFO", "")
             if "wsgi.file_wrapper" in environ:
