@@ -75,6 +75,9 @@ class PrometheusMiddleware:
         if kind is list or kind is tuple or kind is bytes:
             request.complete(result)
             return result
+        if result is None or kind is str:
+            request.refused()
+            return result
         if request.is_file(result):
             return result
         return body.wrap(result, request)

@@ -158,6 +158,10 @@ class MeasuredRequest:
             self._recorder.fail("body")
         self.finish()
 
+    def refused(self) -> None:
+        """Count a result that no server takes, and that is for the server to say: nothing, or a text."""
+        self._leave("500")
+
     def is_file(self, result: Any) -> bool:
         """
         Whether *result* is what the server's own file_wrapper made.
