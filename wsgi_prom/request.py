@@ -163,11 +163,7 @@ class MeasuredRequest:
         self._leave("500")
 
     def is_file(self, result: Any) -> bool:
-        """
-        Whether *result* is what the server's own file_wrapper made.
-
-        It goes to the server as it is, and is counted when the file in it is closed; or now, where nobody would tell.
-        """
+        """Tell a result of the server's own file_wrapper, which is counted when its file is closed, or else now."""
         wrapper = self._file_wrapper
         if wrapper is None or result is None:
             return False
