@@ -1,0 +1,424 @@
+"""
+A measured application is the bare one: to the byte on the wire, in its exceptions, and in what becomes of its iterables.
+
+Each server runs twice, once with the application bare and once with it measured, and both are sent the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import traceback
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import FileWrapper, setup_testing_defaults
+from wsgiref.validate import validator
+
+import live
+import pairs
+import pytest
+import servers
+import wire
+from apps import protocol
+from apps.protocol import CASES
+from pairs import Fleet, Pair
+from werkzeug.middleware.lint import LintMiddleware
+
+from wsgi_prom import PrometheusMiddleware
+from wsgi_prom.storage.collector import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# uWSGI's socket that keeps connections open puts no end of its own to a body: its client would wait.
+FRAMED = re.compile(r"(list|tuple|bytes|generator|iterator|write|file_real|empty)\w*_length")
+SERVERS = [name for name in pairs.ALL if name != "uwsgi keep-alive"]
+# The folder of the applications' own lines in a traceback.
+APPLICATIONS = protocol.__file__.removesuffix("__init__.py")
+ON_THE_WIRE = [(server, case) for server in SERVERS for case in CASES] + [
+    ("uwsgi keep-alive", case) for case in CASES if FRAMED.fullmatch(case)
+]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("events")) as found:
+        yield found
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, fleet: Fleet) -> Pair:
+    """
+    The pair of the server that the test is parametrized with.
+    """
+    return fleet[request.param]
+
+
+def exchanges(server: str, url: str, name: str) -> dict[str, bytes]:
+    """Return what a server answers to a case, for each way of asking."""
+    case = CASES[name]
+    path = f"/{name}?wire"
+    new = wire.request(path, case.method, case.headers, case.body)
+    if server == "uwsgi keep-alive":
+        return wire.in_turn(url, new, case.method, closing=False)
+    kept = (*case.headers, ("Connection", "keep-alive"))
+    old = wire.request(path, case.method, case.headers, case.body, "1.0")
+    old_kept = wire.request(path, case.method, kept, case.body, "1.0")
+    found = {"HTTP/1.0": wire.exchange(url, old)}
+    if server in pairs.CLOSING:
+        # Each is read until the server closes, so that it does is part of what is compared.
+        found["HTTP/1.0 kept"] = wire.exchange(url, old_kept)
+        found["HTTP/1.1"] = wire.exchange(url, new)
+    elif not case.short:
+        for which, data in (("HTTP/1.0 kept", old_kept), ("HTTP/1.1", new)):
+            turns = wire.in_turn(url, data, case.method)
+            found |= {f"{which}, {turn}": answer for turn, answer in turns.items()}
+    if server not in pairs.CLOSING or len(case.body) < 1000:
+        # A server that closes with so much unread resets the connection, and what it has yet to send is lost.
+        found["pipelined"] = wire.exchange(url, new + wire.LAST)
+    return found
+
+
+@pytest.mark.parametrize(("pair", "case"), ON_THE_WIRE, indirect=["pair"])
+def test_the_bytes_on_the_wire_are_those_of_the_bare_application(pair: Pair, case: str) -> None:
+    """Status line, headers in order, body, and whether the connection stays open: as without us."""
+    bare, measured = (exchanges(pair.name, url, case) for url in pair.urls().values())
+    assert wire.readable(bare) == wire.readable(measured)
+
+
+@pytest.mark.parametrize("pair", ["waitress", "cheroot", "gunicorn sync", "gunicorn gthread"], indirect=True)
+@pytest.mark.parametrize("case", ["expect_read", "expect_late", "expect_not", "expect_raise"])
+def test_a_client_that_waits_for_100_continue_gets_what_it_would_get(pair: Pair, case: str) -> None:
+    """The body is sent only when the server has asked for it, which these servers do, or not at all."""
+    _, method, headers, body, _, _ = CASES[case]
+    found = []
+    for url in pair.urls().values():
+        with wire.Connection(url) as connection:
+            connection.send(wire.request(f"/{case}?waits", method, (*headers, ("Connection", "close"))))
+            first = connection.answer(method)
+            if wire.INTERIM.match(first):
+                connection.send(body)
+            found.append(wire.steady(first + connection.rest(), url))
+    bare, measured = found
+    assert bare == measured
+    assert wire.INTERIM.match(bare)
+
+
+# What becomes of iterables.
+
+
+def closing_request(name: str, folder: str) -> bytes:
+    """Return the request of a case below *folder*, after which the server closes the connection."""
+    case = CASES[name]
+    headers = (*case.headers, ("Connection", "close"))
+    return wire.request(f"/{folder}/{name}?{folder}-{name}", case.method, headers, case.body)
+
+
+def leave_in_the_middle(url: str, path: str) -> None:
+    """Ask for a long answer, and go away when it has begun."""
+    with wire.Connection(url) as connection:
+        connection.send(wire.request(path))
+        assert len(connection.read(100)) == 100
+        connection.go_away()
+
+
+@pytest.mark.parametrize("pair", SERVERS, indirect=True)
+def test_close_is_called_exactly_once(pair: Pair) -> None:
+    """On every iterable and file that has it, to the end and also when the client goes away in the middle."""
+    expected = {name: case.closed for name, case in CASES.items() if case.closed}
+    expected |= dict.fromkeys(protocol.BIG, 1)
+    found = {}
+    for which, url in pair.urls().items():
+        for name in CASES:
+            wire.exchange(url, closing_request(name, "closed"))
+        for name in protocol.BIG:
+            leave_in_the_middle(url, f"/closed/{name}?closed-{name}")
+
+        def closed(which: str = which) -> dict[str, int]:
+            return dict(Counter(re.findall(r"closed-(\w+) close", "\n".join(pair.noted(which)))))
+
+        found[which] = live.eventually(closed, lambda counts: counts == expected, 10)
+    assert {"bare": expected, "measured": expected} == found
+
+
+# What is counted.
+
+# uWSGI raises what start_response is given, in the application, also before the headers went out: the client has the
+# second status and no body.
+UWSGI_RAISES = {"start_again_before", "start_again_before_in_generator", "start_first_with_exc_info"}
+
+
+@pytest.mark.parametrize("pair", SERVERS, indirect=True)
+def test_a_request_is_one_observation_with_the_status_that_its_client_has(pair: Pair) -> None:
+    """
+    One that fails before any of its body went out is a 500, and one exception by its class.
+
+    Some servers send the status that such a request had meant to have, and no body.
+    """
+    url = pair.urls()["measured"]
+    expected: dict[str, dict[str, float]] = {}
+    for name in CASES.keys() - protocol.MISTAKES:
+        answer = wire.INTERIM.sub(b"", wire.exchange(url, closing_request(name, "routed/status")))
+        status = answer.split(None, 2)[1].decode() if answer else "500"
+        if name in protocol.FAILING or (pair.name in pairs.UWSGI and name in UWSGI_RAISES):
+            status = "500"
+        expected[f"/routed/status/{name}"] = {status: 1.0}
+
+    def differing() -> list[str]:
+        samples = pair.samples()
+        found: dict[str, dict[str, float]] = {route: {} for route in expected}
+        for (route, status), count in servers.requests_counted(samples).items():
+            if route in expected:
+                found[route][status] = count
+        raised = {
+            dict(labels)["route"]: (dict(labels)["exception"], count)
+            for labels, count in live.labelled(samples, "http_request_exceptions_total").items()
+        }
+        return [
+            *(
+                f"{route}: {found[route]}, not {wanted}"
+                for route, wanted in expected.items()
+                if found[route] != wanted
+            ),
+            *(
+                f"{name}: {raised.get(f'/routed/status/{name}')}"
+                for name in sorted(protocol.FAILING)
+                if raised.get(f"/routed/status/{name}") != ("FailureError", 1.0)
+            ),
+        ]
+
+    assert [] == live.eventually(differing, lambda found: not found, 5)
+
+
+@pytest.mark.parametrize("pair", SERVERS, indirect=True)
+def test_nothing_stays_in_progress(pair: Pair) -> None:
+    """Whatever the application does, and also when the client goes away: each case by itself leaves none behind."""
+    url = pair.urls()["measured"]
+
+    left = {}
+    before = live.eventually(pair.in_progress, lambda found: found == 0, 5)
+    for name in (*CASES, *protocol.BIG):
+        if name in CASES:
+            wire.exchange(url, closing_request(name, "progress"))
+        else:
+            leave_in_the_middle(url, f"/progress/{name}")
+        # What one case has left is no reason to wait for those after it.
+        after = live.eventually(pair.in_progress, lambda found, before=before: found <= before, 1)
+        if after > before:
+            left[name] = after - before
+        before = after
+    assert {} == left
+
+
+@pytest.mark.parametrize("pair", SERVERS, indirect=True)
+def test_a_stream_takes_as_long_as_its_last_chunk(pair: Pair) -> None:
+    """A response that takes 0.6 s to come is observed as no less, though the application returned at once."""
+    url = pair.urls()["measured"]
+    wire.exchange(url, wire.request("/routed/stream", headers=(("Connection", "close"),)))
+    labels = {"method": "GET", "route": "/routed/stream"}
+
+    def observed() -> tuple[float | None, float | None]:
+        samples = pair.samples()
+        return (
+            servers.value(samples, "http_request_duration_seconds_count", **labels),
+            servers.value(samples, "http_request_duration_seconds_sum", **labels),
+        )
+
+    count, seconds = live.eventually(observed, lambda found: found[0] == 1, 5)
+    assert count == 1
+    assert seconds is not None
+    assert seconds >= protocol.STREAM_SECONDS
+
+
+@pytest.mark.parametrize("pair", SERVERS, indirect=True)
+def test_a_method_that_nobody_knows_is_other(pair: Pair) -> None:
+    """A client that asks by FOOBAR adds no label, on the servers that let it through: all of these."""
+    url = pair.urls()["measured"]
+    wire.exchange(url, closing_request("method_unknown", "routed"))
+
+    def counted() -> dict[str, float]:
+        found = live.labelled(pair.samples(), "http_requests_total")
+        return {
+            dict(labels)["method"]: count
+            for labels, count in found.items()
+            if dict(labels)["route"] == "/routed/method_unknown"
+        }
+
+    assert {"OTHER": 1.0} == live.eventually(counted, bool, 5)
+
+
+# In this process.
+
+
+class Server:
+    """One request served as the PEP has it, to the letter, and all that a server sees of it."""
+
+    def __init__(self, app: Any, name: str) -> None:
+        case = CASES[name]
+        self.starts: list[Any] = []
+        self.sent: list[Any] = []
+        self.events: list[str] = []
+        self.error: BaseException | None = None
+        self.log = io.StringIO()
+        self.environ: dict[str, Any] = {
+            "REQUEST_METHOD": case.method,
+            "SCRIPT_NAME": "",
+            "PATH_INFO": f"/{name}",
+            "QUERY_STRING": "",
+            "CONTENT_LENGTH": str(len(case.body)),
+            "CONTENT_TYPE": "text/plain",
+            "wsgi.input": io.BytesIO(case.body),
+            "wsgi.errors": self.log,
+            "wsgi.file_wrapper": FileWrapper,
+            "protocol.events": self.events,
+        }
+        setup_testing_defaults(self.environ)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                self._serve(app)
+            except BaseException as error:
+                self.error = error
+        # That a file is left open is told when it is collected, which is not the judge's verdict.
+        self.warned = {
+            f"{warning.category.__name__}: {warning.message}"
+            for warning in caught
+            if warning.category is not ResourceWarning
+        }
+
+    def seen(self) -> str:
+        """Return all of it as text, less the addresses of objects."""
+        error = f"{type(self.error).__name__}: {self.error}"
+        found = [*self.starts, *self.sent, error, *self.events, self.log.getvalue(), *sorted(self.warned)]
+        return re.sub(r" at 0x[0-9a-f]+", "", "\n".join(map(str, found)))
+
+    def _serve(self, app: Any) -> None:
+        result = app(self.environ, self._start_response)
+        try:
+            for chunk in result:
+                self.sent.append(chunk)
+        finally:
+            if hasattr(result, "close"):
+                result.close()
+
+    def _start_response(self, status: Any, headers: Any, exc_info: Any = None) -> Any:
+        if exc_info and self.sent:
+            raise exc_info[1]
+        self.starts.append((status, list(headers), repr(exc_info and exc_info[1])))
+        return self.sent.append
+
+
+JUDGES = {"validator": validator, "lint": LintMiddleware}
+# From the server inwards: without the middleware, and with it.
+ARRANGEMENTS = {
+    "outside": (["judge"], ["judge", "measured"]),
+    "inside": (["judge"], ["measured", "judge"]),
+    "both sides": (["judge", "judge"], ["judge", "measured", "judge"]),
+}
+
+
+def arranged(layers: list[str], judge: Any) -> Any:
+    app: Any = protocol.app
+    for layer in reversed(layers):
+        app = PrometheusMiddleware(app) if layer == "measured" else judge(app)
+    return app
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_judge_finds_what_it_finds_in_the_bare_application(judge: str, case: str, in_child: Any) -> None:
+    """The PEP's validator and Werkzeug's lint, on either side of the middleware and on both: the same verdict."""
+
+    def work() -> Any:
+        return [
+            {
+                name: Server(arranged(layers[which], JUDGES[judge]), case).seen()
+                for name, layers in ARRANGEMENTS.items()
+            }
+            for which in (0, 1)
+        ]
+
+    bare, measured = in_child(work)
+    assert bare == measured
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_a_judge_has_nothing_to_say_of_what_is_right(judge: str, in_child: Any) -> None:
+    """That the verdicts are the same is no accident of an environ that every one of them refuses."""
+    right = r"(list|tuple)_(one|many|empty)\w*|(generator|lazy_start|iterator|iterable|write|file|read|head)(_\w+)?"
+    wrong = r"file_close_fails|head_(raise|empty)|read_by_next\w*|read_line\w*|write_then_raise"
+    names = [
+        name
+        for name in sorted(CASES.keys() - protocol.MISTAKES - protocol.FAILING)
+        if re.fullmatch(right, name) and not re.fullmatch(wrong, name)
+    ]
+
+    def work() -> Any:
+        found = {
+            name: Server(arranged(["judge", "measured", "judge"], JUDGES[judge]), name) for name in names
+        }
+        return {name: server.seen() for name, server in found.items() if server.error or server.warned}
+
+    assert len(names) > 50
+    assert {} == in_child(work)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_exception_passes_unchanged_with_its_traceback(case: str, in_child: Any) -> None:
+    """The very object that the application raised, its cause, and each line of the application's in its traceback."""
+
+    def frames(error: BaseException | None) -> list[tuple[str, int | None]]:
+        found = traceback.extract_tb(error and error.__traceback__)
+        return [(frame.name, frame.lineno) for frame in found if frame.filename.startswith(APPLICATIONS)]
+
+    def serve(app: Any) -> Any:
+        server = Server(app, case)
+        error = server.error
+        raised = server.environ.get("protocol.raised")
+        return (
+            error is raised,
+            type(error).__name__,
+            str(error),
+            frames(error),
+            repr(error and error.__cause__),
+            repr(error and error.__context__),
+            error and error.__suppress_context__,
+        )
+
+    bare, measured = in_child(lambda: [serve(protocol.app), serve(PrometheusMiddleware(protocol.app))])
+    assert bare == measured
+
+
+def test_close_before_the_first_chunk_leaves_nothing_in_progress(in_child: Any) -> None:
+    """A server whose client has gone closes what it never asked for a chunk: the request is over, and counted once."""
+
+    def work() -> Any:
+        found = {}
+        for name in ("generator", "lazy_start", "iterator_close", "iterator_sized"):
+            environ: dict[str, Any] = {"PATH_INFO": f"/routed/{name}", "protocol.events": []}
+            setup_testing_defaults(environ)
+            result: Any = PrometheusMiddleware(protocol.app)(environ, lambda *_: None)
+            result.close()
+            # A generator that has not begun has nothing to finish: its own close() runs no line of it.
+            found[name] = environ["protocol.events"]
+        samples = {
+            (child.shape[index][0], *(value for _, value in child.shape[index][1])): value
+            for family in Collector(None).collect()
+            for child in family.children()
+            for index, value in enumerate(child.values)
+        }
+        counted = {key[2:]: value for key, value in samples.items() if key[0] == "http_requests_total"}
+        return found, counted, samples["http_requests_in_progress",]
+
+    assert in_child(work) == (
+        {"generator": [], "lazy_start": [], "iterator_close": ["close"], "iterator_sized": ["close"]},
+        {
+            ("/routed/generator", "200"): 1,
+            ("/routed/lazy_start", "500"): 1,
+            ("/routed/iterator_close", "200"): 1,
+            ("/routed/iterator_sized", "200"): 1,
+        },
+        0,
+    )
