@@ -8,7 +8,7 @@ duration's buckets, so that the two can never disagree, and a request costs one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsgi_prom import catalog
 from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
@@ -23,13 +23,12 @@ INFINITY = float("inf")
 @dataclass(frozen=True)
 class RequestSchema:
     """
-    The block of a method, route and status, and the offsets of its columns.
+    The block of a method, route and status, and the offsets of its columns after those of the duration.
 
     The offsets are the same whatever is turned off: a metric that nobody wants is not shown, and its columns stay.
     """
 
     schema: Schema
-    duration: int
     received: int
     sent: int
     first_byte: int
@@ -49,38 +48,34 @@ def request_schema(settings: Settings) -> RequestSchema:
     sent = received + 2
     first_byte = sent + 1
     buckets = (duration + 1, received)
-    metrics = [Metric("counter", *_named(settings, catalog.REQUESTS), labels=by_status, count=buckets)]
-    if _enabled(settings, catalog.DURATION):
-        metrics.append(
-            Metric(
-                "histogram",
-                *_named(settings, catalog.DURATION),
-                labels=duration_labels,
-                total=(duration, duration + 1),
-                buckets=buckets,
-                bounds=bounds,
-            )
-        )
-    if _enabled(settings, catalog.REQUEST_SIZE):
-        metrics.append(
-            Metric(
-                "summary",
-                *_named(settings, catalog.REQUEST_SIZE),
-                labels=by_route,
-                total=(received, received + 1),
-                count=(received + 1, received + 2),
-            )
-        )
-    if _enabled(settings, catalog.RESPONSE_SIZE):
-        metrics.append(
-            Metric(
-                "summary",
-                *_named(settings, catalog.RESPONSE_SIZE),
-                labels=by_route,
-                total=(sent, sent + 1),
-                count=buckets,
-            )
-        )
+    metrics = [
+        Metric("counter", *_named(settings, catalog.REQUESTS), labels=by_status, count=buckets),
+        *_unless_disabled(
+            settings,
+            "histogram",
+            catalog.DURATION,
+            labels=duration_labels,
+            total=(duration, duration + 1),
+            buckets=buckets,
+            bounds=bounds,
+        ),
+        *_unless_disabled(
+            settings,
+            "summary",
+            catalog.REQUEST_SIZE,
+            labels=by_route,
+            total=(received, received + 1),
+            count=(received + 1, received + 2),
+        ),
+        *_unless_disabled(
+            settings,
+            "summary",
+            catalog.RESPONSE_SIZE,
+            labels=by_route,
+            total=(sent, sent + 1),
+            count=buckets,
+        ),
+    ]
     width = first_byte
     if settings.first_byte:
         width += 1 + len(bounds)
@@ -94,7 +89,7 @@ def request_schema(settings: Settings) -> RequestSchema:
                 bounds=bounds,
             )
         )
-    return RequestSchema(Schema(labelnames, width, tuple(metrics)), duration, received, sent, first_byte)
+    return RequestSchema(Schema(labelnames, width, tuple(metrics)), received, sent, first_byte)
 
 
 def in_progress_schema(settings: Settings) -> Schema | None:
@@ -122,6 +117,10 @@ def _counter(settings: Settings, metric: tuple[str, str], more: tuple[str, ...])
         return None
     extra = tuple(name for name, _ in settings.labels)
     return format.counter(*_named(settings, metric), ("method", "route", *more, *extra))
+
+
+def _unless_disabled(settings: Settings, typ: str, metric: tuple[str, str], **columns: Any) -> list[Metric]:
+    return [Metric(typ, *_named(settings, metric), **columns)] if _enabled(settings, metric) else []
 
 
 def _enabled(settings: Settings, metric: tuple[str, str]) -> bool:

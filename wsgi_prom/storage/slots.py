@@ -108,8 +108,9 @@ class SlotFile:
         """
         Take the lowest slot of *path* that no living process holds, and go on in its files.
 
-        *owner* are the uid and gid of the directory's user, where that is not the caller but whom root will be. Files that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew. Raises
-        OSError, DirectoryError.
+        *owner* are the uid and gid of the directory's user, where that is not the caller but whom root will be. Files
+        that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew. Raises OSError,
+        DirectoryError.
         """
         lock_file = directory.prepare(path, owner=owner)
         number = next(n for n in range(MAX_SLOTS) if lock_file.acquire(locks.FIRST_SLOT + n))
