@@ -11,15 +11,12 @@ import logging
 import os
 import select
 import signal
-import socket
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from waitress.server import create_server
-
-from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.exporter import listener
 from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.storage import directory, locks
 
@@ -30,21 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _POLL_SECONDS: Final = 0.5
-
-# A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and keeps slow
-# clients in buffers, so that two threads suffice.
-_LIMITS: Final[dict[str, Any]] = {
-    "threads": 2,
-    "channel_timeout": 10,
-    "cleanup_interval": 5,
-    "max_request_header_size": 16384,
-    "max_request_body_size": 16384,
-    "ident": None,
-}
-
-
-class AddressInUseError(WsgiPromError):
-    """The exporter cannot listen where it was told to."""
 
 
 def serve(path: Path, address: Address, *, parent: int | None = None) -> None:
@@ -58,8 +40,9 @@ def serve(path: Path, address: Address, *, parent: int | None = None) -> None:
     if not lock_file.acquire(locks.EXPORTER):
         log.info("%s has an exporter already, pid %s", path, lock_file.holder(locks.EXPORTER))
         return
-    server = _listen(ExporterApp(MetricsApp(path)), address)
-    log.info("metrics at %s", _url(server, address))
+    listening = listener.bind(address)
+    log.info("metrics at %s", listener.url(listening))
+    server = listener.server(ExporterApp(MetricsApp(path)), listening)
     signal.signal(signal.SIGTERM, _end)
     if parent is not None:
         threading.Thread(target=_end_with, args=(lock_file, parent), daemon=True).start()
@@ -69,35 +52,6 @@ def serve(path: Path, address: Address, *, parent: int | None = None) -> None:
         server.close()
         if parent is not None:
             directory.discard(path, lock_file)
-
-
-def _listen(app: ExporterApp, address: Address) -> Any:
-    logging.getLogger("waitress").setLevel(logging.ERROR)
-    try:
-        if address.path:
-            _check_unused(address.path)
-            return create_server(app, unix_socket=address.path, unix_socket_perms="600", **_LIMITS)
-        return create_server(app, listen=str(address), **_LIMITS)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise AddressInUseError(
-            f"no exporter: cannot listen on WSGI_PROM_BIND={str(address)!r}: {reason}. The application is served "
-            "without. Set WSGI_PROM_BIND to an address of this server's own, or to off."
-        ) from error
-
-
-def _check_unused(path: str) -> None:
-    # Waitress removes a socket that it finds, also one that another server answers on.
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise OSError(f"{path} is answered by another process")
-
-
-def _url(server: Any, address: Address) -> str:
-    if address.path:
-        return f"unix:{address.path}"
-    host, port = getattr(server, "effective_listen", [(server.effective_host, server.effective_port)])[0]
-    return f"http://[{host}]:{port}/metrics" if ":" in str(host) else f"http://{host}:{port}/metrics"
 
 
 def _end(*_: object) -> None:
