@@ -17,10 +17,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = ["errors", "reference", "catalog", "settings", "routes", "headers", "storage", "schemas", "recorder", "body",
           "request", "exporter", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
+    "faults",
     "format",
     "labels",
     "locks",
     "directory",
+    "mapping",
+    "pair",
     "slots",
     "lease",
     "values",

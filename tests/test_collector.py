@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -445,10 +446,60 @@ def test_a_replaced_slot_is_read_anew(shared: Path) -> None:
     Files that were started anew under the same name, of the same length, are not taken for the old ones.
     """
     collector = Collector(shared)
-    write_slot(shared, 0, [(HITS, ("/a",), (1.0,))], nonce=1)
+    write_slot(shared, 0, [(BUSY, (), (1.0,))], nonce=1)
     samples(collector)
     write_slot(shared, 0, [(HITS, ("/b",), (2.0,))], nonce=2)
     assert {"hits_total page=/b": 2.0} == samples(collector)
+
+
+@pytest.mark.parametrize("damage", ["remove", "empty", "spoil", "replace"])
+def test_what_a_slot_has_counted_stays(shared: Path, damage: str) -> None:
+    """
+    A slot that is gone or can no longer be read has the counters of the last scrape, and no gauges.
+    """
+    collector = Collector(shared)
+    write_slot(shared, 0, [(HITS, ("/a",), (3.0,)), (BUSY, (), (2.0,))], nonce=1)
+    write_slot(shared, 1, [(HITS, ("/a",), (1.0,))], nonce=2)
+    samples(collector)
+    values = shared / "wsgi_prom.0.values"
+    if damage == "remove":
+        values.unlink()
+    elif damage == "replace":
+        write_slot(shared, 0, [(HITS, ("/a",), (0.0,))], nonce=3)
+    else:
+        values.write_bytes(b"" if damage == "empty" else b"spoilt")
+    for _ in range(2):
+        assert {"hits_total page=/a": 4.0} == samples(collector)
+        assert (damage in {"empty", "spoil"}) == (("slot 0",) == collector.report.unreadable)
+
+
+def test_a_slot_that_comes_back_is_counted_once(shared: Path) -> None:
+    """
+    Files that are made again, under another number too, take the place of what was remembered of them.
+    """
+    collector = Collector(shared)
+    write_slot(shared, 0, [(HITS, ("/a",), (3.0,))], nonce=1)
+    samples(collector)
+    for file in shared.glob("wsgi_prom.0.*"):
+        file.unlink()
+    assert {"hits_total page=/a": 3.0} == samples(collector)
+    write_slot(shared, 5, [(HITS, ("/a",), (4.0,))], nonce=1)
+    assert {"hits_total page=/a": 4.0} == samples(collector)
+
+
+def test_a_directory_that_vanishes_leaves_what_was_counted(shared: Path) -> None:
+    """
+    A page is still had when the directory is gone, and it says so.
+    """
+    collector = Collector(shared)
+    write_slot(shared, 0, [(HITS, ("/a",), (3.0,))])
+    samples(collector)
+    shutil.rmtree(shared)
+    assert {"hits_total page=/a": 3.0} == samples(collector)
+    assert not collector.report.readable
+    write_slot(shared, 0, [(HITS, ("/a",), (1.0,))], nonce=2)
+    assert {"hits_total page=/a": 4.0} == samples(collector)
+    assert collector.report.readable
 
 
 STEP = st.tuples(
@@ -469,12 +520,14 @@ def test_a_collector_with_a_past_shows_what_a_new_one_does(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
     """
-    Whatever slots did between scrapes, what is remembered of them never shows.
+    Whatever slots did between scrapes, a page is that of the slots that are there, and of the others' last counters.
     """
-    shared = tmp_path_factory.mktemp("steps") / "shared"
+    folder = tmp_path_factory.mktemp("steps")
+    shared = folder / "shared"
     directory.prepare(shared)
     collector = Collector(shared)
     slots: dict[int, tuple[int, dict[Any, tuple[float, ...]]]] = {}
+    scraped: dict[int, dict[Any, tuple[float, ...]]] = {}
     for turn, (kind, number, key, value) in enumerate(steps, start=1):
         nonce, blocks = slots.get(number, (turn, {}))
         if kind == "remove":
@@ -491,7 +544,17 @@ def test_a_collector_with_a_past_shows_what_a_new_one_does(
         if kind == "spoil":
             (shared / f"wsgi_prom.{number}.values").write_bytes(b"spoilt")
             del slots[number]
-        fresh = Collector(shared)
+        model = folder / f"model {turn}"
+        directory.prepare(model)
+        present = {nonce: (number, blocks) for number, (nonce, blocks) in slots.items()}
+        gone = {
+            nonce: (100 + nonce, {key: columns for key, columns in blocks.items() if key[0].metrics[0].type != "gauge"})
+            for nonce, blocks in scraped.items() if nonce not in present
+        }  # fmt: skip
+        for nonce, (place, held) in (present | gone).items():
+            write_slot(model, place, [(*block, columns) for block, columns in held.items()], nonce)
+            scraped[nonce] = dict(held)
+        fresh = Collector(model)
         # Which of two metrics with one name is shown depends on who was first.
         expected, found = samples(fresh), samples(collector)
         if fresh.report.conflicts or collector.report.conflicts:
@@ -544,14 +607,15 @@ def test_a_missing_directory_is_an_error_of_its_own(shared: Path) -> None:
     assert {"reads_total": 1.0} == samples(collector)
 
 
-def test_slots_without_a_lock_file_are_an_error_of_their_own(shared: Path) -> None:
+def test_without_a_lock_file_nobody_is_known_to_live(shared: Path) -> None:
     """
-    Without the lock file nobody can tell who is alive.
+    Slots are read without the lock file too, as those of processes that ended.
     """
-    write_slot(shared, 0, [(READS, (), (1.0,))])
+    write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (2.0,))])
     (shared / "wsgi_prom.lock").unlink()
-    with pytest.raises(DirectoryError, match=str(shared)):
-        Collector(shared).collect()
+    collector = Collector(shared)
+    assert {"reads_total": 1.0} == samples(collector)
+    assert (0, 1) == (collector.report.slots_live, collector.report.slots_free)
 
 
 def test_the_report_says_what_was_met(shared: Path) -> None:

@@ -202,8 +202,8 @@ def test_the_header_is_read_back(nonce: int) -> None:
     A new value file has its nonce, and commits the key file's header.
     """
     keys = layout.keys_header(nonce)
-    assert (nonce, len(keys)) == layout.unpack_header(layout.pack_header(nonce))
-    assert 8 * layout.FIRST_COLUMN == len(layout.pack_header(nonce))
+    assert (nonce, len(keys)) == layout.unpack_header(layout.pack_header(nonce, len(keys)))
+    assert 8 * layout.FIRST_COLUMN == len(layout.pack_header(nonce, len(keys)))
     layout.check_keys(keys, nonce, len(keys))
 
 

@@ -58,6 +58,10 @@ SCRAPE_DURATION: Final = (
 )
 SLOTS: Final = ("wsgi_prom_slots", "Slots of the shared directory, by whether a living process holds them.")
 VALUE_BYTES: Final = ("wsgi_prom_value_bytes", "Bytes of values that this scrape read.")
+DIRECTORY_READABLE: Final = (
+    "wsgi_prom_directory_readable",
+    "Whether the shared directory could be read; if not (0), counters are those of the last scrape that could.",
+)
 UNREADABLE: Final = (
     "wsgi_prom_unreadable_files",
     "Files that this scrape left out since they could not be read.",

@@ -9,8 +9,9 @@ The recording of requests: from what the middleware saw to columns of the proces
 from __future__ import annotations
 
 import logging
+from array import array
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import catalog, schemas
 from wsgi_prom.catalog import OTHER
@@ -28,16 +29,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
+_STORAGE: Final = "storage"
+
+# How long a file that somebody has removed may be missed, and a full disk be thought full.
+_LOOK_SECONDS: Final = 1.0
+
+# The requests that this process is serving, by the schema of the gauge: several recorders may share it.
+_entered: Final[dict[Schema | None, list[float]]] = {}
+
 # Few by themselves, and they tell more than a row of OTHER would.
-_NEVER_FOLDED = frozenset({"method", "status", "status_class"})
+_NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 
 
 class Recorder:
     """
     Records requests in the process's slot.
 
-    Thread and fork safe. `fail` apart, the methods may raise OSError when there is no space for a new series: the
-    caller keeps that from the application.
+    Thread and fork safe. `fail` apart, the methods may raise OSError when the file of label sets can be neither read
+    nor written: the caller keeps that from the application.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -65,6 +74,9 @@ class Recorder:
         # The two of every request, without a look-up by schema.
         self._requests = self._blocks[self._request]
         self._busy: Block = ([0.0], 0)
+        # Not read back from the slot: what is lost there while requests are under way would make it negative.
+        self._entered = _entered.setdefault(self._in_progress, [0.0])
+        self._look_at = 0.0
         self._label_sets = LabelSets(None, self._limit)
         self._logged: set[str] = set()
         lease.add(self)
@@ -74,6 +86,9 @@ class Recorder:
         label_sets = LabelSets(slot.path, self._limit, slot.owner)
         fresh: dict[Key, Block] = {}
         wanted: list[Key] = [] if self._in_progress is None else [(self._in_progress, ())]
+        if slot.path is not None:
+            # It tells of a lack of space, for which there may be no space by then.
+            wanted.append((self._errors, (_STORAGE,)))
         while True:
             # Outside of the lock, which is never held across a system call: a thread may meet new labels meanwhile.
             fresh.update({key: slot.block(*key) for key in wanted})
@@ -85,14 +100,27 @@ class Recorder:
         self._label_sets.close()
         self._label_sets = label_sets
 
-    def enter(self) -> object:
-        """Count a request as in progress, and return the token that `leave` asks for."""
+    def forget(self) -> None:
+        """See `wsgi_prom.storage.lease.Binding`. Nothing is kept here that the columns do not hold."""
+
+    def settle(self, slot: Slot) -> None:
+        """Bind what *slot* had no space for, as far as it has now."""
+        kept = [key for key in self._known() if isinstance(self._blocks[key[0]][key[1]][0], array)]
+        fresh = {key: slot.block(*key) for key in kept}
+        with lease.lock:
+            self._swap(fresh, keep=True)
+
+    def enter(self, now: float) -> object:
+        """Count a request as in progress, *now* by time.perf_counter, and return the token that `leave` asks for."""
+        if now > self._look_at:
+            self._look_after(now)
         if not lease.alive[0]:
             lease.renew()
         token = lease.lock
         with token:
             columns, index = self._busy
-            columns[index] += 1.0
+            self._entered[0] += 1.0
+            columns[index] = self._entered[0]
         return token
 
     def leave(
@@ -111,7 +139,7 @@ class Recorder:
         are seconds. Does nothing in a process that was forked since `enter`: the request is the parent's.
         """
         lock = lease.lock
-        if token is not lock or not lease.alive[0]:
+        if token is not lock or not lease.alive[1]:
             return
         block = self._requests.get(labels)
         if block is None:
@@ -123,7 +151,8 @@ class Recorder:
         bucket = 1 + bisect_left(self._bounds, seconds)
         with lock:
             columns, index = self._busy
-            columns[index] -= 1.0
+            self._entered[0] -= 1.0
+            columns[index] = self._entered[0]
             columns, index = self._requests.get(labels, block)
             columns[index] += seconds
             columns[index + bucket] += 1.0
@@ -139,10 +168,11 @@ class Recorder:
     def dismiss(self, token: object) -> None:
         """Take a request out of those in progress, and do not count it."""
         lock = lease.lock
-        if token is lock and lease.alive[0]:
+        if token is lock and lease.alive[1]:
             with lock:
                 columns, index = self._busy
-                columns[index] -= 1.0
+                self._entered[0] -= 1.0
+                columns[index] = self._entered[0]
 
     def count_exception(self, labels: tuple[str, ...], exception: type[BaseException]) -> None:
         """Count an exception of the request with *labels*, which are its method, route and extra labels."""
@@ -195,21 +225,35 @@ class Recorder:
             self._blocks[schema][labels] = block
         return block
 
+    def _look_after(self, now: float) -> None:
+        self._look_at = now + _LOOK_SECONDS
+        for _ in range(lease.look_after()):
+            self._count(self._errors, (_STORAGE,))
+
     def _known(self) -> list[Key]:
         return [(schema, labels) for schema, blocks in self._blocks.items() for labels in blocks]
 
     def _swap(self, fresh: dict[Key, Block], *, keep: bool) -> None:
-        for blocks in self._blocks.values():
-            if not keep:
+        if not keep:
+            self._entered[0] = 0.0
+            for blocks in self._blocks.values():
                 blocks.clear()
-        for (schema, labels), (columns, index) in fresh.items():
+        for (schema, labels), block in fresh.items():
             old = self._blocks[schema].get(labels)
-            if old is not None:
-                for offset in range(schema.width):
-                    columns[index + offset] += old[0][old[1] + offset]
-            self._blocks[schema][labels] = columns, index
+            if old is not None and old[0] is not block[0]:
+                _move(old, block, schema.width)
+            self._blocks[schema][labels] = block
         if self._in_progress is not None:
-            self._busy = self._blocks[self._in_progress][()]
+            columns, index = self._busy = self._blocks[self._in_progress][()]
+            columns[index] = self._entered[0]
+
+
+def _move(old: Block, new: Block, width: int) -> None:
+    (source, start), (columns, index) = old, new
+    for offset in range(width):
+        columns[index + offset] += source[start + offset]
+        # Another recorder may have the same block: it has nothing left to bring.
+        source[start + offset] = 0.0
 
 
 def _fold(name: str, value: str) -> str:

@@ -82,7 +82,7 @@ class MeasuredRequest:
                     self._replaced = True
             if self._received is None and not environ.get("CONTENT_LENGTH"):
                 environ["wsgi.input"] = self._input = Input(environ["wsgi.input"])
-            self._token = recorder.enter()
+            self._token = recorder.enter(started)
             if "HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ:
                 # The wall clock, and only here: the proxy's is another machine's, or process's.
                 waited = queue_seconds(environ, time.time())

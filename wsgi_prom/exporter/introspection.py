@@ -27,6 +27,7 @@ def own_metrics(report: Report) -> list[Metric]:
         slots,
         GaugeMetricFamily(*catalog.SCRAPE_DURATION, report.duration),
         GaugeMetricFamily(*catalog.VALUE_BYTES, report.value_bytes),
+        GaugeMetricFamily(*catalog.DIRECTORY_READABLE, report.readable),
         GaugeMetricFamily(*catalog.UNREADABLE, len(report.unreadable)),
         GaugeMetricFamily(*catalog.CONFLICTS, report.conflicts),
     ]

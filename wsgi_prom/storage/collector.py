@@ -5,10 +5,15 @@ A scrape reads the new keys and the values of each slot, adds up the columns of 
 computes only the children of blocks whose sums changed.
 """
 
+# Rule 1: a counter never goes back. What a slot that can no longer be read, or is gone, has counted up to the last scrape
+#         is shown for as long as the collector lives. Not its gauges, which are of the present.
+
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from operator import add
 from typing import TYPE_CHECKING
@@ -22,7 +27,7 @@ from wsgi_prom.storage.slots import MemorySlot
 from wsgi_prom.storage.sources import ClientSource, Layout, MemorySource, SlotSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from wsgi_prom.storage.families import Child, Entry
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 class Report:
     """What the last scrape met. Seconds and bytes; *unreadable* are files that were left out."""
 
+    readable: bool = True
     duration: float = 0.0
     slots_live: int = 0
     slots_free: int = 0
@@ -53,6 +59,8 @@ class Collector:
         self._root = Layout([], [])
         self._slots: dict[int, SlotSource] = {}
         self._client_files: dict[Path, ClientSource] = {}
+        # The last reading of each slot, by its nonce: there, and no longer there.
+        self._last: dict[int, Reading] = {}
         self._generation = 0
         self._scrape = 0
         self._families = Families()
@@ -62,62 +70,70 @@ class Collector:
         """
         Scrape. The families are the same objects at each call, brought up to date.
 
-        Raises DirectoryError if the directory cannot be read at all; a single file that cannot is left out.
+        Raises DirectoryError if the directory has never been read; a single file that cannot be is left out.
         """
         started = time.perf_counter()
-        readings, unreadable = self._read()
-        if not self._merge(readings):
-            # A block is gone: its slot was replaced, or cannot be read. What was added up from it must go too.
+        report = Report()
+        readings = self._read(report)
+        found = {reading.slot: reading for reading in readings if reading.slot is not None}
+        gone = {slot: reading for slot, reading in self._last.items() if slot not in found}
+        self._last = {**gone, **found}
+        if not self._merge(readings, gone.values()):
+            # A block is gone that no slot held. What was added up from it must go too.
             self._generation += 1
             self._families = Families()
-            self._merge(readings)
-        self.report = Report(
-            duration=time.perf_counter() - started,
-            slots_live=sum(reading.live for reading in readings),
-            slots_free=sum(not reading.live for reading in readings),
-            value_bytes=sum(8 * len(reading.columns) for reading in readings),
-            unreadable=tuple(unreadable),
-            conflicts=len(self._families.conflicts),
-        )
+            self._merge(readings, gone.values())
+        report.duration = time.perf_counter() - started
+        slots = [reading for reading in readings if reading.slot is not None]
+        report.slots_live = sum(reading.live for reading in slots)
+        report.slots_free = len(slots) - report.slots_live
+        report.value_bytes = sum(8 * len(reading.columns) for reading in readings)
+        report.conflicts = len(self._families.conflicts)
+        self.report = report
         return self._families
 
-    def _read(self) -> tuple[list[Reading], list[str]]:
-        readings, unreadable = [], []
-        for name, read in self._sources():
+    def _read(self, report: Report) -> list[Reading]:
+        readings: list[Reading] = []
+        try:
+            sources = self._sources()
+        except OSError as error:
+            if not self._last:
+                raise DirectoryError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            report.readable = False
+            return readings
+        for name, read in sources:
             try:
                 readings.append(read())
             except (OSError, FormatError):
-                unreadable.append(name)
-        return readings, unreadable
+                report.unreadable += (name,)
+        return readings
 
-    def _sources(self) -> Iterator[tuple[str, Callable[[], Reading]]]:
+    def _sources(self) -> list[tuple[str, Callable[[], Reading]]]:
         if self._path is None:
-            if isinstance(lease.slot, MemorySlot):
-                yield "memory", MemorySource(lease.slot).read
-            return
-        try:
-            numbers = directory.slot_numbers(self._path)
-            client_files = directory.client_files(self._path)
-            lock_file = Locks.of(self._path) if numbers else None
-        except OSError as error:
-            raise DirectoryError(f"{self._path} cannot be read: {error.strerror or error}") from error
+            memory = lease.slot
+            return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
+        numbers = directory.slot_numbers(self._path)
+        client_files = directory.client_files(self._path)
+        lock_file = None
+        if numbers:
+            with suppress(FileNotFoundError):
+                lock_file = Locks.of(self._path)
         self._slots = {
-            number: self._slots.get(number) or SlotSource(self._path, number, lock_file, self._root)
+            number: self._slots.get(number) or SlotSource(self._path, number, self._root)
             for number in numbers
-            if lock_file is not None
         }
         self._client_files = {
             path: self._client_files.get(path) or ClientSource(path) for path in client_files
         }
-        for number, slot in self._slots.items():
-            yield f"slot {number}", slot.read
-        for path, client_file in self._client_files.items():
-            yield path.name, client_file.read
+        return [
+            *((f"slot {number}", partial(slot.read, lock_file)) for number, slot in self._slots.items()),
+            *((path.name, client_file.read) for path, client_file in self._client_files.items()),
+        ]
 
-    def _merge(self, readings: list[Reading]) -> bool:
+    def _merge(self, readings: list[Reading], gone: Iterable[Reading]) -> bool:
         self._scrape += 1
         by_layout: dict[Layout, list[list[float]]] = {}
-        for reading in readings:
+        for reading in chain(readings, gone):
             by_layout.setdefault(reading.layout, []).append(reading.columns)
             self._resolve(reading.layout)
         for layout, rows in by_layout.items():
@@ -131,8 +147,8 @@ class Collector:
         for child in _changed(entries):
             child.update()
         for entry in entries:
-            if entry.readings:
-                entry.readings = []
+            if entry.readings or entry.had_readings:
+                entry.had_readings, entry.readings = bool(entry.readings), []
         return True
 
     def _resolve(self, layout: Layout) -> None:
@@ -161,7 +177,7 @@ def _changed(entries: Iterable[Entry]) -> Iterable[Child]:
     changed = []
     for entry in entries:
         # A gauge changes with the life of its process too, not only with its value.
-        if entry.sums != entry.totals or entry.readings:
+        if entry.sums != entry.totals or entry.readings or entry.had_readings:
             entry.totals = entry.sums
             changed.append(entry.children)
     return dict.fromkeys(chain.from_iterable(changed))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
+KINDS: Final = ("values", "keys")
 _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
 _CLIENT_FILE: Final = re.compile(
     r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db"
@@ -112,6 +113,22 @@ def slot_numbers(path: Path) -> list[int]:
 def client_files(path: Path) -> list[Path]:
     """Return the files in *path* that the client library's own multiprocess mode wrote."""
     return sorted(path / name for name in os.listdir(path) if _CLIENT_FILE.fullmatch(name))
+
+
+def slot_file(number: int, kind: str) -> str:
+    """Return the name of a file of slot *number*; *kind* is one of KINDS."""
+    return f"wsgi_prom.{number}.{kind}"
+
+
+def keep_aside(path: Path, number: int, *kinds: str) -> None:
+    """Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones."""
+    for kind in kinds or KINDS:
+        bad = path / slot_file(number, kind)
+        aside = bad.with_name(f"{bad.name}.bad")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            aside.rmdir()
+        with suppress(FileNotFoundError):
+            bad.rename(aside)
 
 
 def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:

@@ -32,7 +32,7 @@ _SUFFIXES: Final = {
 class Entry:
     """One block, as the sum of it over all slots that have it."""
 
-    __slots__ = ("children", "readings", "scrape", "sums", "totals")
+    __slots__ = ("children", "had_readings", "readings", "scrape", "sums", "totals")
 
     def __init__(self) -> None:
         self.children: list[Child] = []
@@ -41,6 +41,7 @@ class Entry:
         self.scrape = 0
         self.sums: list[float] = []
         self.readings: list[tuple[str, bool, list[float]]] = []
+        self.had_readings = False
 
 
 class Child:

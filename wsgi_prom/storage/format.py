@@ -147,9 +147,9 @@ def keys_header(nonce: int) -> bytes:
     return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
 
 
-def pack_header(nonce: int) -> bytes:
-    """The head of a new value file, in which nothing but the key file's own header is committed."""
-    return HEADER.pack(MAGIC, VERSION, nonce, len(keys_header(nonce)))
+def pack_header(nonce: int, committed: int) -> bytes:
+    """Return the head of a value file; *committed* are bytes of its key file, whose own header is the least."""
+    return HEADER.pack(MAGIC, VERSION, nonce, committed)
 
 
 def unpack_header(data: bytes) -> tuple[int, int]:

@@ -2,12 +2,14 @@
 What this process records into, at any moment of its life: before a directory is known, after a fork, and in between.
 
 There is one `Lease` in a process, `lease`. Whoever records looks at `lease.alive[0]` first and calls `lease.renew()`
-when it is 0: that is the case once in each process, before its first record.
+when it is 0: that is the case in each process before its first record, and for as long as something is wrong.
 """
 
 # Rule 1: nothing is claimed before a process records, or its server's hook says that it is a worker.
 # Rule 2: a forked child never writes where its parent writes, whoever called fork and however it was called.
-# Rule 3: `lock` is never held across a system call. It is the only lock that recording takes.
+# Rule 3: `lock` is never held across a system call, unless files have to be made again. It is the only lock that
+#         recording takes.
+# Rule 4: what cannot be recorded where it belongs is kept in this process's memory, and moved when the cause is gone.
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ import mmap
 import os
 import threading
 import weakref
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
 from wsgi_prom.errors import WsgiPromError
@@ -23,11 +26,15 @@ from wsgi_prom.storage import directory
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_prom.storage.slots import Slot
 
 log = logging.getLogger("wsgi_prom")
+
+# What went wrong may stay so, and recording goes on meanwhile: looking at it costs some microseconds.
+_RETRY_SECONDS: Final = 1.0
 
 # linux/mman.h; the mmap module of Python has no name for it.
 _MADV_WIPEONFORK: Final = 18
@@ -50,16 +57,23 @@ class Binding(Protocol):
         With *keep*, what was recorded since the last call goes along; without, it belongs to the parent process.
         """
 
+    def forget(self) -> None:
+        """The values of the slot are gone: what its columns hold now was recorded since."""
+
+    def settle(self, slot: Slot) -> None:
+        """Bind what *slot* had no space for, as far as it has now."""
+
 
 class Lease:
     """
     The process's current slot, and all that records into it.
 
-    Fork and thread safe: that is what it is for. *mark* is the two-byte fork guard, which tests give.
+    Fork and thread safe: that is what it is for. *mark* is the two-byte fork guard, and *clock* tells seconds: tests
+    give them.
     """
 
-    def __init__(self, mark: Mark | None = None) -> None:
-        # alive[0]: this process has done its first record. alive[1]: it is the process that made what is here.
+    def __init__(self, mark: Mark | None = None, clock: Callable[[], float] = monotonic) -> None:
+        # alive[0]: nothing is to be done before a record. alive[1]: this is the process that made what is here.
         # Both are 0 in a forked child.
         self.alive = _fork_mark() if mark is None else mark
         self.alive[1] = 1
@@ -70,6 +84,10 @@ class Lease:
         self._deferred = False
         self._bindings: list[weakref.ref[Binding]] = []
         self._gates: dict[int, _Gate] = {}
+        self._clock = clock
+        self._again = 0.0
+        self._problem = ""
+        self._failures = 0
 
     @property
     def directory(self) -> Path | None:
@@ -95,7 +113,7 @@ class Lease:
         self._owner = owner
         self._deferred = False
         if self.alive[0] and isinstance(self.slot, MemorySlot):
-            self.alive[0] = 0
+            self._notice()
             self.renew()
 
     def add(self, binding: Binding) -> None:
@@ -110,8 +128,11 @@ class Lease:
         """
         Make this process a recording one: part from the parent's slot if it was forked, and claim its own.
 
-        Never raises: where no slot can be had, that is logged, and the process goes on recording in its own memory.
+        Never raises: where no slot can be had, or no space in it, that is logged once, the process goes on recording
+        in its own memory, and this is tried again.
         """
+        if self.alive[1] and self._clock() < self._again:
+            return
         gate = self._gate()
         with gate.lock:
             # A signal handler that records in the middle of this goes on with what there is.
@@ -120,10 +141,26 @@ class Lease:
             gate.open = True
             try:
                 self.part_from_parent()
-                self._claim()
-            finally:
+                # Before and not after: what is noticed from here on is not to be overlooked.
                 self.alive[0] = 1
+                self._recover()
+            finally:
                 gate.open = False
+
+    def look_after(self) -> int:
+        """
+        Look whether the slot is as it should be, and mend it. Return how often that has failed since the last call.
+
+        For about once a second: a handful of system calls. Never raises.
+        """
+        slot = self.slot
+        if self.alive[1] and isinstance(slot, SlotFile) and not slot.sound():
+            self._notice()
+        if not self.alive[0]:
+            self._again = 0.0
+            self.renew()
+        failures, self._failures = self._failures, 0
+        return failures
 
     def part_from_parent(self) -> None:
         """
@@ -136,11 +173,12 @@ class Lease:
                 return
             # The lock may be held by a thread that does not exist in this process.
             self.lock = threading.RLock()
+            self._again, self._problem, self._failures = 0.0, "", 0
             inherited = self.slot
             if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
                 self._bind_all(MemorySlot(), keep=False)
                 if isinstance(inherited, SlotFile):
-                    inherited.close()
+                    inherited.leave()
             self.alive[1] = 1
 
     def _gate(self) -> _Gate:
@@ -148,35 +186,77 @@ class Lease:
         # operation, so that threads meet at one gate.
         return self._gates.setdefault(os.getpid(), _Gate())
 
-    def _claim(self) -> None:
+    def _notice(self) -> None:
+        # In a signal's handler perhaps.
+        self.alive[0] = 0
+        self._again = 0.0
+
+    def _recover(self) -> None:
         path = self.directory
         if path is None:
             return
         try:
-            owner = self._owner if os.geteuid() == 0 else None
-            self._bind_all(SlotFile.claim(path, owner), keep=True)
+            slot = self.slot
+            if isinstance(slot, SlotFile) and not slot.lost:
+                self._mend(slot)
+            else:
+                self._claim(path)
         except (OSError, WsgiPromError) as error:
-            log.error("this process is not counted, pid %d: %s", os.getpid(), error)
+            self._again = self._clock() + _RETRY_SECONDS
+            self.alive[0] = 0
+            self._failures += 1
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.error(
+                    "process %d is counted in its own memory alone, and tries again: %s", os.getpid(), error
+                )
+        else:
+            if self._problem:
+                self._problem = ""
+                log.warning("process %d is counted again, with all that it kept", os.getpid())
+
+    def _claim(self, path: Path) -> None:
+        lost = self.slot
+        if isinstance(lost, SlotFile):
+            for binding in self._bound():
+                binding.forget()
+            lost.leave()
+        owner = self._owner if os.geteuid() == 0 else None
+        self._bind_all(SlotFile.claim(path, owner, self._notice), keep=True)
+        if isinstance(lost, SlotFile):
+            log.error("the values of slot %d were lost, pid %d goes on in another", lost.number, os.getpid())
+
+    def _mend(self, slot: SlotFile) -> None:
+        if not slot.sound():
+            with self.lock:
+                slot.repair()
+            if slot.lost:
+                self._claim(slot.path)
+                return
+        slot.unplaced = None
+        for binding in self._bound():
+            binding.settle(slot)
+        if slot.unplaced is not None:
+            raise slot.unplaced
 
     def _bind_all(self, slot: Slot, *, keep: bool) -> None:
         self.slot = slot
+        for binding in self._bound():
+            self._bind(binding, keep=keep)
+
+    def _bound(self) -> list[Binding]:
         bindings = [(reference, reference()) for reference in self._bindings]
         for reference, binding in bindings:
             if binding is None:
                 self._bindings.remove(reference)
-        for _, binding in bindings:
-            if binding is not None:
-                self._bind(binding, keep=keep)
+        return [binding for _, binding in bindings if binding is not None]
 
     def _bind(self, binding: Binding, *, keep: bool) -> None:
-        try:
-            slot = None
-            while slot is not self.slot:  # a signal handler may have claimed one in the middle of it
-                slot = self.slot
-                binding.bind(slot, keep=keep)
-                keep = True
-        except OSError as error:
-            log.error("a series is not counted, there is no space for it in %s: %s", self.directory, error)
+        slot = None
+        while slot is not self.slot:  # a signal handler may have claimed one in the middle of it
+            slot = self.slot
+            binding.bind(slot, keep=keep)
+            keep = True
 
 
 class _Gate:

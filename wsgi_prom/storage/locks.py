@@ -75,15 +75,32 @@ class Locks:
             raise DirectoryError(
                 f"{path}: not a plain file of its own. Remove it, or name another directory."
             )
-        if temporary:
-            os.pwrite(fd, _TEMPORARY, 0)
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
-        return cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
+        lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
+        if temporary:
+            lock_file.mark_temporary()
+        return lock_file
 
     @property
     def temporary(self) -> bool:
         """Whether wsgi_prom made the directory for one server, and may remove it."""
         return os.pread(self._fd, len(_TEMPORARY), 0) == _TEMPORARY
+
+    def mark_temporary(self) -> None:
+        os.pwrite(self._fd, _TEMPORARY, 0)
+
+    def current(self, directory: Path) -> bool:
+        """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
+        try:
+            found = (directory / NAME).lstat()
+        except OSError:
+            return False
+        own = os.fstat(self._fd)
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+    def touch(self) -> None:
+        """Tell what cleans directories by age that the file is in use."""
+        os.utime(self._fd)
 
     def give(self, uid: int, gid: int) -> None:
         """Give the file to the user that the workers run as."""

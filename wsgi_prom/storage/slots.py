@@ -3,26 +3,22 @@ A slot: where one process keeps its values. In a pair of shared files that it ho
 """
 
 # Rule 1: only the holder of a slot's lock writes to its files.
-# Rule 2: space is reserved before it is mapped: a store to a page that a full tmpfs cannot give is SIGBUS.
-# Rule 3: a mapping is never moved. A file that grows is mapped once more, and both mappings are the same pages, so
-#         whoever holds a view and an index may keep them.
+# Rule 2: what has no space in the files is kept in memory until it has: to ask for a block does not fail.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import mmap
 import os
-import secrets
-import stat
 import threading
 from array import array
 from typing import TYPE_CHECKING, Final, Protocol
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.storage import directory, format, locks  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.pair import Pair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_prom.storage.format import Schema
@@ -37,21 +33,22 @@ if TYPE_CHECKING:
 
 # Far above any pool of workers; the lock file is as long as its highest locked byte only in the kernel's books.
 MAX_SLOTS: Final = 65536
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
 
 class Slot(Protocol):
     """Where a process records: files below *path*, which are *owner*'s where that is not the process's user."""
 
-    path: Path | None
-    owner: tuple[int, int] | None
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def owner(self) -> tuple[int, int] | None: ...
 
     def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """
         Return the columns of a block, made at the first call, and the index of its first one.
 
-        They are valid for as long as the process lives. Raises OSError when there is no space for it.
+        They are valid for as long as the process lives.
         """
 
 
@@ -77,16 +74,25 @@ class SlotFile:
     """
     A slot in the shared directory, held until the process ends. Get it by `claim`, after the fork.
 
-    Threads may ask for blocks at the same time.
+    Threads may ask for blocks at the same time. *notice* is called, perhaps in a signal's handler, when the slot wants
+    to be looked after: see `lost`, `unplaced` and `repair`.
     """
 
     def __init__(
-        self, path: Path, lock_file: Locks, number: int, owner: tuple[int, int] | None = None
+        self,
+        path: Path,
+        lock_file: Locks,
+        number: int,
+        owner: tuple[int, int] | None = None,
+        notice: Callable[[], None] = lambda: None,
     ) -> None:
         self.number = number
-        self.path: Path | None = path
+        self.path: Path = path
         self.owner = owner
+        # Why some blocks are kept in memory, None if there are none.
+        self.unplaced: OSError | None = None
         self._locks = lock_file
+        self._notice = notice
         # Re-entrant: a signal handler or a finalizer may run in the middle of `block` and ask for one itself.
         self._lock = threading.RLock()
         self._appending = False
@@ -94,17 +100,17 @@ class SlotFile:
         self._blocks: dict[tuple[int, tuple[str, ...]], int] = {}
         self._detached = MemorySlot()
         self._end = format.FIRST_COLUMN
-        self._files = contextlib.ExitStack()
+        self._files = Pair(path, number, owner)
         try:
-            self._keys_fd = self._open(path / f"wsgi_prom.{number}.keys")
-            self._values_fd = self._open(path / f"wsgi_prom.{number}.values")
             self._load()
         except BaseException:
             self._files.close()
             raise
 
     @classmethod
-    def claim(cls, path: Path, owner: tuple[int, int] | None = None) -> SlotFile:
+    def claim(
+        cls, path: Path, owner: tuple[int, int] | None = None, notice: Callable[[], None] = lambda: None
+    ) -> SlotFile:
         """
         Take the lowest slot of *path* that no living process holds, and go on in its files.
 
@@ -116,13 +122,18 @@ class SlotFile:
         number = next(n for n in range(MAX_SLOTS) if lock_file.acquire(locks.FIRST_SLOT + n))
         try:
             try:
-                return cls(path, lock_file, number, owner)
+                return cls(path, lock_file, number, owner, notice)
             except FormatError:
-                _keep_aside(path, number)
-                return cls(path, lock_file, number, owner)
+                directory.keep_aside(path, number)
+                return cls(path, lock_file, number, owner, notice)
         except BaseException:
             lock_file.release(locks.FIRST_SLOT + number)
             raise
+
+    @property
+    def lost(self) -> bool:
+        """Whether the values are gone: another slot is to be claimed, and this one left."""
+        return self._files.mapping.lost
 
     def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         with self._lock:
@@ -130,21 +141,89 @@ class SlotFile:
             if number is not None:
                 first = self._blocks.get((number, labelvalues))
                 if first is not None:
-                    return self._columns, first
-            if self._appending:
-                # A line within a line would destroy both. What is recorded here stays in this process.
-                return self._detached.block(schema, labelvalues)
-            self._appending = True
-            try:
-                return self._columns_of_new(schema, number, labelvalues)
-            finally:
-                self._appending = False
+                    return self._files.mapping.columns, first
+            # A line within a line would destroy both.
+            if not self._appending and not self.lost:
+                self._appending = True
+                try:
+                    return self._append(schema, number, labelvalues)
+                except OSError as error:
+                    self.unplaced = error
+                finally:
+                    self._appending = False
+            elif self.unplaced is None:
+                self.unplaced = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            self._notice()
+            return self._detached.block(schema, labelvalues)
 
-    def close(self) -> None:
-        """Let go of the files of a slot that was inherited through a fork. Its holder is not affected."""
+    def leave(self) -> None:
+        """Let go of the files: of a slot that is lost, or that was inherited through a fork and has another holder."""
         self._files.close()
+        if self._locks.mine(locks.FIRST_SLOT + self.number):
+            self._locks.release(locks.FIRST_SLOT + self.number)
 
-    def _columns_of_new(
+    def sound(self) -> bool:
+        """
+        Return whether the files are there, and as this process left them. If not, it is `lost`, or to `repair`.
+
+        A handful of system calls. Raises nothing.
+        """
+        with self._lock:
+            if self.lost:
+                return False
+            try:
+                if not self._files.values_intact():
+                    self._files.mapping.give_up()
+                    return False
+                if self._files.touch():
+                    self._locks.touch()
+                return (
+                    self._locks.current(self.path)
+                    and self._files.in_place("values")
+                    and self._files.keys_intact()
+                )
+            except OSError:
+                return False
+
+    def repair(self) -> None:
+        """
+        Make the files again that were removed, replaced, or written to by somebody else. The values must be good.
+
+        Nobody may store to the slot meanwhile. Afterwards it may be `lost`, namely to another process. Raises OSError,
+        DirectoryError.
+        """
+        with self._lock:
+            lock_file = directory.prepare(self.path, owner=self.owner)
+            if self._locks.temporary:
+                lock_file.mark_temporary()
+            byte = locks.FIRST_SLOT + self.number
+            held = lock_file.acquire(byte)
+            if self._files.in_place("values"):
+                if not held:
+                    # The lock file alone was removed, and by the new one another process goes on in our file.
+                    self._files.mapping.give_up()
+                    return
+                self._locks = lock_file
+                if not self._files.keys_intact():
+                    self._files.remake_keys()
+                return
+            if lock_file is not self._locks and not (held and self._vacant(self.number)):
+                # In the new directory that is the slot of another process, which may have ended meanwhile.
+                if held:
+                    lock_file.release(byte)
+                self.number = next(
+                    n for n in range(MAX_SLOTS)
+                    if self._vacant(n) and lock_file.acquire(locks.FIRST_SLOT + n)
+                )  # fmt: skip
+            self._locks = lock_file
+            self._files.remake(self.number)
+
+    def _vacant(self, number: int) -> bool:
+        return not any(
+            os.path.lexists(self.path / directory.slot_file(number, kind)) for kind in directory.KINDS
+        )
+
+    def _append(
         self, schema: Schema, number: int | None, labelvalues: tuple[str, ...]
     ) -> tuple[Columns, int]:
         lines = b""
@@ -152,84 +231,26 @@ class SlotFile:
             number = len(self._schemas)
             lines = schema.line()
         lines += format.block_line(number, labelvalues)
-        if os.pwrite(self._keys_fd, lines, self._committed) != len(lines):
-            # A disk that is nearly full takes a part of it, without an error.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         first, end = self._end, self._end + schema.width
-        if end > len(self._columns):
-            self._map(max(2 * self._size, 8 * end))
-        self._committed += len(lines)
-        self._header[format.COMMITTED] = self._committed
+        self._files.append(lines, end)
         self._end = end
         self._schemas[schema] = number
         self._blocks[number, labelvalues] = first
-        return self._columns, first
-
-    def _open(self, path: Path) -> int:
-        try:
-            fd = os.open(path, _FLAGS, 0o600)
-        except OSError as error:
-            if error.errno in _NOT_A_FILE:
-                raise FormatError(f"{path} is not a plain file: {error.strerror}") from error
-            raise
-        self._files.callback(os.close, fd)
-        found = os.fstat(fd)
-        uid = os.geteuid() if self.owner is None else self.owner[0]
-        # A hard link would have us write to a file that somebody else chose, or give it away.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_uid not in {uid, os.geteuid()}:
-            raise FormatError(f"{path} is not a plain file of this user's")
-        if found.st_uid != uid:
-            os.fchown(fd, *(self.owner or (uid, -1)))
-        return fd
+        return self._files.mapping.columns, first
 
     def _load(self) -> None:
-        size = os.fstat(self._values_fd).st_size
-        if size == 0:
-            nonce = secrets.randbits(64)
-            os.ftruncate(self._keys_fd, 0)
-            os.pwrite(self._keys_fd, format.keys_header(nonce), 0)
-            self._map(format.INITIAL_SIZE)
-            # One store of the whole header: a value file is empty, all zero (and then refused), or right.
-            self._memory[: format.HEADER.size] = format.pack_header(nonce)
-            self._committed = self._header[format.COMMITTED]
-            return
-        nonce, self._committed = format.unpack_header(os.pread(self._values_fd, format.HEADER.size, 0))
-        keys = os.pread(self._keys_fd, os.fstat(self._keys_fd).st_size, 0)
-        format.check_keys(keys, nonce, self._committed)
         schemas: list[Schema] = []
-        blocks = format.parse_lines(keys[len(format.keys_header(nonce)) : self._committed], schemas)
+        blocks = format.parse_lines(self._files.lines, schemas)
         for number, schema in enumerate(schemas):
             self._schemas.setdefault(schema, number)
         for schema, labelvalues in blocks:
             self._blocks.setdefault((self._schemas[schema], labelvalues), self._end)
             self._end += schema.width
-        if size < 8 * self._end:
-            raise FormatError(f"{size} bytes of values, the keys ask for {8 * self._end}")
-        self._map(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-        self._start_anew(blocks)
-
-    def _start_anew(self, blocks: list[tuple[Schema, tuple[str, ...]]]) -> None:
+        self._files.map(self._end, self._notice)
+        columns = self._files.mapping.columns
         first = format.FIRST_COLUMN
         for schema, _ in blocks:
             if any(metric.mode in format.PER_PROCESS_MODES for metric in schema.metrics):
                 for index in range(first, first + schema.width):
-                    self._columns[index] = 0.0
+                    columns[index] = 0.0
             first += schema.width
-
-    def _map(self, size: int) -> None:
-        os.posix_fallocate(self._values_fd, 0, size)
-        memory = mmap.mmap(self._values_fd, size)
-        self._size = size
-        self._memory = memoryview(memory)
-        self._header = self._memory.cast("Q")
-        self._columns = self._memory.cast("d")
-
-
-def _keep_aside(path: Path, number: int) -> None:
-    for suffix in ("values", "keys"):
-        bad = path / f"wsgi_prom.{number}.{suffix}"
-        aside = bad.with_name(f"{bad.name}.bad")
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            aside.rmdir()
-        with contextlib.suppress(FileNotFoundError):
-            bad.rename(aside)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.mmap_dict import MmapedDict
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.storage import format, locks  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage import directory, format, locks  # noqa: A004 - the module of that name is the room
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,12 +78,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one source holds at one moment. *pid* is the label that tells gauges of several processes apart."""
+    """
+    What one source holds at one moment. *pid* is the label that tells gauges of several processes apart.
+
+    *slot* is the nonce of a slot's files, whatever its number, None for another source.
+    """
 
     layout: Layout
     columns: list[float]
     pid: str
     live: bool
+    slot: int | None = None
 
 
 class SlotSource:
@@ -93,16 +98,16 @@ class SlotSource:
     *root* is the empty layout that all sources of a collector start from.
     """
 
-    def __init__(self, path: Path, number: int, lock_file: Locks, root: Layout) -> None:
-        self._values = path / f"wsgi_prom.{number}.values"
-        self._keys = path / f"wsgi_prom.{number}.keys"
+    def __init__(self, path: Path, number: int, root: Layout) -> None:
+        self._values = path / directory.slot_file(number, "values")
+        self._keys = path / directory.slot_file(number, "keys")
         self._number = number
-        self._locks = lock_file
         self._root = self._layout = root
         self._nonce = -1
         self._committed = 0
 
-    def read(self) -> Reading:
+    def read(self, lock_file: Locks | None) -> Reading:
+        """Read the slot. Without a *lock_file*, as when somebody has removed it, nobody is known to live."""
         fd = _open(self._values)
         try:
             nonce, committed = format.unpack_header(os.pread(fd, format.HEADER.size, 0))
@@ -114,8 +119,8 @@ class SlotSource:
             os.close(fd)
         if len(data) != size:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
-        live = self._locks.holder(locks.FIRST_SLOT + self._number) is not None
-        return Reading(self._layout, _doubles(data), str(self._number), live)
+        live = lock_file is not None and lock_file.holder(locks.FIRST_SLOT + self._number) is not None
+        return Reading(self._layout, _doubles(data), str(self._number), live, self._nonce)
 
     def _read_keys(self, nonce: int, committed: int) -> None:
         known = nonce == self._nonce and committed > self._committed

@@ -70,6 +70,9 @@ class Cell:
     def get_exemplar(self) -> None:
         return None
 
+    def forget(self) -> None:
+        self._base = 0.0
+
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         own = self._columns[self._index] - self._base if keep else 0.0
         if keep:
@@ -130,6 +133,9 @@ class Extreme(Cell):
             lease.part_from_parent()
         return self._own
 
+    def forget(self) -> None:
+        self._base = self._nothing
+
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         self._own = self._own if keep else 0.0
         self._columns, self._index = columns, index
@@ -185,6 +191,17 @@ class _Block:
         with lease.lock:
             for offset, cell in enumerate(self._cells):
                 cell.move(columns, first + offset, keep=keep)
+
+    def forget(self) -> None:
+        for cell in self._cells:
+            cell.forget()
+
+    def settle(self, slot: Slot) -> None:
+        kept = self._cells[0]._columns
+        if isinstance(kept, array):
+            columns, _ = slot.block(self._schema, self._labelvalues)
+            if columns is not kept:
+                self.bind(slot, keep=True)
 
 
 class _Parts(threading.local):

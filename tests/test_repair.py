@@ -1,0 +1,334 @@
+"""What becomes of a slot when somebody takes its files away under the process that records into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+import processes
+import pytest
+
+from wsgi_prom.storage.collector import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+class Recorded:
+    """A process with metrics of each kind, which looks after its slot when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._made = False
+
+    def __call__(self, action: str, *arguments: Any) -> Any:
+        from prometheus_client import Counter, Gauge
+
+        from wsgi_prom.storage import adoption
+        from wsgi_prom.storage.lease import lease
+
+        if not self._made:
+            self._made = True
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._path)
+            adoption.install()
+            self.hits = Counter("hits", "Hits.", ["page"], registry=None)
+            self.level = Gauge("level", "Level.", registry=None, multiprocess_mode="livesum")
+            self.least = Gauge("least", "Least.", registry=None, multiprocess_mode="min")
+        if action == "count":
+            page, times = arguments
+            for _ in range(times):
+                self.hits.labels(page).inc()
+        elif action == "set":
+            self.level.set(arguments[0])
+            self.least.set(arguments[0])
+        elif action == "look":
+            return lease.look_after()
+        elif action == "fork":
+            child = os.fork()
+            if child == 0:
+                self.hits.labels("/").inc()
+                os._exit(0)
+            return os.waitpid(child, 0)[1]
+        return None
+
+
+@pytest.fixture
+def recorded(shared: Path) -> Iterator[Callable[[], processes.Child]]:
+    """`recorded()`: a process that records into the directory."""
+    children = []
+
+    def start() -> processes.Child:
+        children.append(processes.Child(Recorded(shared)).__enter__())
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.__exit__()
+
+
+def counted(collector: Collector) -> dict[str, float]:
+    """Return the hits by page."""
+    found = {}
+    for metric in collector.collect().to_metrics():
+        for sample in metric.samples:
+            if sample.name == "hits_total":
+                found[sample.labels["page"]] = sample.value
+    return found
+
+
+def files(shared: Path) -> list[str]:
+    return sorted(path.name for path in shared.iterdir())
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 64, 100, 4095])
+def test_a_value_file_that_is_cut_short_ends_nobody(
+    recorded: Callable[[], processes.Child], shared: Path, length: int
+) -> None:
+    """
+    The process records on, the next scrapes count what was scraped before and what was recorded since.
+    """
+    child, collector = recorded(), Collector(shared)
+    child.call("count", "/", 3)
+    assert {"/": 3.0} == counted(collector)
+    os.truncate(shared / "wsgi_prom.0.values", length)
+    child.call("look")
+    child.call("count", "/", 4)
+    assert {"/": 7.0} == counted(collector)
+    child.call("count", "/later", 1)
+    assert {"/": 7.0, "/later": 1.0} == counted(collector)
+
+
+def test_a_store_to_a_page_that_is_gone_is_counted(
+    recorded: Callable[[], processes.Child], shared: Path
+) -> None:
+    """
+    An emptied file is SIGBUS at the next store, which is done again and is not lost, without anybody looking.
+    """
+    child, collector = recorded(), Collector(shared)
+    child.call("count", "/", 3)
+    assert {"/": 3.0} == counted(collector)
+    os.truncate(shared / "wsgi_prom.0.values", 0)
+    child.call("count", "/", 1)
+    child.call("count", "/", 1)
+    assert {"/": 5.0} == counted(collector)
+
+
+def test_a_file_of_many_pages_may_be_cut_anywhere(
+    recorded: Callable[[], processes.Child], shared: Path
+) -> None:
+    """
+    Wherever the cut is, no store ends the process, and what comes later is counted.
+    """
+    for pages in range(4):
+        child, collector = recorded(), Collector(shared)
+        for number in range(1200):
+            child.send("count", f"/{number}", 1)
+            child.receive()
+        before = sum(counted(collector).values())
+        values = max(shared.glob("wsgi_prom.*.values"), key=lambda path: path.stat().st_mtime)
+        os.truncate(values, 4096 * pages)
+        child.call("look")
+        for number in range(1200):
+            child.send("count", f"/{number}", 1)
+            child.receive()
+        assert before + 1200 == sum(counted(collector).values())
+        child.kill()
+        shutil.rmtree(shared)
+
+
+def test_sigbus_of_anybody_else_ends_the_process(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A fault outside of our files has the effect that it has without us.
+    """
+
+    def fault() -> int:
+        child = os.fork()
+        if child == 0:
+            import mmap
+
+            Recorded(shared)("count", "/", 1)
+            fd = os.open(shared / "foreign", os.O_RDWR | os.O_CREAT)
+            os.ftruncate(fd, 4096)
+            memory = mmap.mmap(fd, 4096)
+            os.ftruncate(fd, 0)
+            memory[0] = 1
+            os._exit(0)
+        return os.waitpid(child, 0)[1]
+
+    assert signal.SIGBUS == os.WTERMSIG(in_child(fault))
+
+
+@pytest.mark.parametrize("gone", ["values", "keys", "lock", "all", "directory"])
+def test_what_is_removed_is_made_again(
+    recorded: Callable[[], processes.Child], shared: Path, gone: str
+) -> None:
+    """
+    Nothing is lost and nothing doubled: for an exporter with a past, and for a new one.
+    """
+    child, other, collector = recorded(), recorded(), Collector(shared)
+    child.call("count", "/", 3)
+    other.call("count", "/", 10)
+    child.call("set", 5)
+    before = files(shared)
+    assert {"/": 13.0} == counted(collector)
+    child.call("count", "/", 1)
+    if gone == "directory":
+        shutil.rmtree(shared)
+    for path in [] if gone == "directory" else list(shared.iterdir()):
+        if gone == "all" or path.name.endswith(gone):
+            path.unlink()
+    child.call("count", "/", 1)
+    assert 0 == child.call("look")
+    assert 0 == other.call("look")
+    child.call("count", "/", 1)
+    other.call("count", "/new", 1)
+    assert {"/": 16.0, "/new": 1.0} == counted(collector)
+    assert {"/": 16.0, "/new": 1.0} == counted(Collector(shared))
+    assert before == files(shared)
+    third = recorded()
+    third.call("count", "/", 1)
+    assert {"/": 17.0, "/new": 1.0} == counted(Collector(shared))
+
+
+@pytest.mark.parametrize("kind", ["values", "keys"])
+def test_what_is_put_in_the_place_of_a_file_is_set_aside(
+    recorded: Callable[[], processes.Child], shared: Path, kind: str, tmp_path: Path
+) -> None:
+    """
+    A directory, a FIFO, a link, another file: the owner makes its own again, and follows and writes to none of them.
+    """
+    foreign = tmp_path / "foreign"
+    foreign.write_text("untouched")
+    child, collector = recorded(), Collector(shared)
+    child.call("count", "/", 1)
+    assert {"/": 1.0} == counted(collector)
+    name = shared / f"wsgi_prom.0.{kind}"
+    makers: list[Callable[[], object]] = [
+        name.mkdir, lambda: os.mkfifo(name), lambda: name.symlink_to(foreign), lambda: name.write_text("garbage"),
+    ]  # fmt: skip
+    for turn, make in enumerate(makers, start=2):
+        name.unlink()
+        make()
+        assert {"/": turn - 1.0} == counted(collector)
+        assert 0 == child.call("look")
+        child.call("count", "/", 1)
+        assert {"/": float(turn)} == counted(collector)
+        assert {"/": float(turn)} == counted(Collector(shared))
+    assert "untouched" == foreign.read_text()
+    assert "garbage" == name.with_name(name.name + ".bad").read_text()
+
+
+@pytest.mark.parametrize("kind", ["values", "keys"])
+def test_garbage_in_a_file_is_noticed(
+    recorded: Callable[[], processes.Child], shared: Path, kind: str
+) -> None:
+    """
+    A header or keys that somebody has written over: the owner goes on in files that are right.
+    """
+    child, collector = recorded(), Collector(shared)
+    child.call("count", "/", 3)
+    assert {"/": 3.0} == counted(collector)
+    path = shared / f"wsgi_prom.0.{kind}"
+    with path.open("r+b") as file:
+        file.write(b"garbage" * 8)
+    assert 0 == child.call("look")
+    child.call("count", "/", 1)
+    assert {"/": 4.0} == counted(collector)
+    if kind == "keys":
+        assert {"/": 4.0} == counted(Collector(shared))
+
+
+def test_a_claim_that_failed_is_tried_again(
+    recorded: Callable[[], processes.Child], shared: Path, tmp_path: Path
+) -> None:
+    """
+    Where no directory can be had a process keeps its figures, and brings them when it can.
+    """
+    shared.write_text("in the way")
+    child = recorded()
+    child.call("count", "/", 3)
+    assert child.call("look") > 0
+    shared.unlink()
+    assert 0 == child.call("look")
+    child.call("count", "/", 1)
+    assert {"/": 4.0} == counted(Collector(shared))
+
+
+def test_a_slot_without_space_is_filled_later(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    Series that find no space are kept, and are in the file when there is some.
+    """
+
+    def run() -> tuple[int, int, dict[str, float]]:
+        import resource
+
+        recorded = Recorded(shared)
+        recorded("count", "/first", 1)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        for number in range(1000):
+            recorded("count", f"/{number}", 2)
+        without = len(counted(Collector(shared)))
+        failed = recorded("look")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert 0 == recorded("look")
+        return without, failed, counted(Collector(shared))
+
+    without, failed, found = in_child(run)
+    assert 10 < without < 1000
+    assert failed >= 1
+    assert {"/first": 1.0} | {f"/{number}": 2.0 for number in range(1000)} == found
+
+
+def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    Four threads record while the directory is taken away again and again: the sum is exact.
+    """
+
+    def run() -> dict[str, float]:
+        from wsgi_prom.storage.lease import lease
+
+        recorded = Recorded(shared)
+        recorded("count", "/", 1)
+        over = threading.Event()
+        done = [0] * 4
+
+        def count(place: int) -> None:
+            while not over.is_set():
+                recorded("count", f"/{done[place] % 50}", 1)
+                done[place] += 1
+
+        threads = [threading.Thread(target=count, args=(place,)) for place in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            shutil.rmtree(shared)
+            lease.look_after()
+        over.set()
+        for thread in threads:
+            thread.join()
+        lease.look_after()
+        found = counted(Collector(shared))
+        return {"recorded": float(sum(done) + 1), "found": sum(found.values())}
+
+    figures = in_child(run)
+    assert figures["recorded"] == figures["found"]
+
+
+def test_a_child_of_a_process_whose_files_are_gone_counts_itself(
+    recorded: Callable[[], processes.Child], shared: Path
+) -> None:
+    """
+    A fork in the middle of it all: the child claims a slot of its own.
+    """
+    child = recorded()
+    child.call("count", "/", 1)
+    os.truncate(shared / "wsgi_prom.0.values", 0)
+    assert 0 == child.call("fork")
+    child.call("count", "/", 1)
+    child.call("look")
+    assert {"/": 2.0} == counted(Collector(shared))

@@ -1,0 +1,102 @@
+"""
+A value file in this process's memory, which outlives what happens to the file.
+
+Whoever may write to the file may also cut it short, and the kernel answers a store to a page that is gone with SIGBUS,
+the end of a worker. Here empty memory is mapped over the hole, the store is done again, and succeeds.
+"""
+
+# Rule 1: space is reserved before it is mapped: a store to a page that a full tmpfs cannot give is SIGBUS too.
+# Rule 2: a mapping is never moved. A file that grows is mapped once more, and both mappings are the same pages; what
+#         takes the file's place is mapped at the same addresses. Whoever holds a view and an index may keep them.
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+try:
+    from wsgi_prom.storage import faults
+except ImportError:  # a Python that was built without libffi has no ctypes
+    faults = None  # type: ignore[assignment]
+
+
+class Mapping:
+    """
+    The first *size* bytes of the file *fd*, as views of its words and doubles.
+
+    *on_loss* is called when the file turns out to be cut short: in a signal's handler, so that it may do no more than
+    set a flag. From then on the mapping holds what this process has stored since, and zeros. Raises OSError when there
+    is no space for so many bytes.
+    """
+
+    def __init__(self, fd: int, size: int, on_loss: Callable[[], None]) -> None:
+        self._fd = fd
+        self._on_loss = on_loss
+        # Kept, so that no other memory can come to be at an address that is taken for ours.
+        self._maps: list[tuple[mmap.mmap, int]] = []
+        self.lost = False
+        self.grow(size)
+        _all.append(self)
+        if faults is not None:
+            faults.catch(_handle)
+
+    def grow(self, size: int) -> None:
+        """Reserve *size* bytes and map them, also where the file is mapped already. Raises OSError."""
+        os.posix_fallocate(self._fd, 0, size)
+        memory = mmap.mmap(self._fd, size)
+        self._maps.append((memory, 0 if faults is None else faults.address_of(memory)))
+        self.size = size
+        self.memory = memoryview(memory)
+        self.words = self.memory.cast("Q")
+        self.columns = self.memory.cast("d")
+
+    def __contains__(self, address: int) -> bool:
+        return any(start <= address < start + len(memory) for memory, start in self._maps)
+
+    def give_up(self) -> None:
+        """Put empty memory in the place of the file, for good."""
+        self.lost = True
+        if faults is not None:
+            for memory, start in self._maps:
+                faults.map_over(start, len(memory), None)
+
+    def move_to(self, fd: int) -> None:
+        """
+        Put the file *fd* in the place of the present one, with the same contents.
+
+        Nobody may store to it meanwhile. Raises OSError when there is no space.
+        """
+        if faults is None:
+            raise OSError(errno.ENOSYS, "this Python has no ctypes")
+        os.posix_fallocate(fd, 0, self.size)
+        with mmap.mmap(fd, self.size) as memory:
+            memory[:] = self.memory
+        for memory, start in self._maps:
+            faults.map_over(start, len(memory), fd)
+        self._fd = fd
+
+    def close(self) -> None:
+        """Look after it no more. The views stay valid for as long as anybody has them."""
+        with suppress(ValueError):
+            _all.remove(self)
+
+    def lose(self) -> None:
+        self.give_up()
+        self._on_loss()
+
+
+_all: Final[list[Mapping]] = []
+
+
+def _handle(address: int) -> bool:
+    for mapping in _all:
+        if address in mapping:
+            mapping.lose()
+            return True
+    return False

@@ -1,0 +1,214 @@
+"""
+The pair of files of a slot, as the process that owns it keeps them: keys that grow, and values that are mapped.
+"""
+
+# Rule 1: files are made again only from memory that is known to be good, byte for byte and with the same nonce: a
+#         scrape cannot tell them from those that were there before, and counts nothing twice.
+# Rule 2: no link is followed, and nothing is written to a file that could be somebody else's.
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.storage import directory, format  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.mapping import Mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
+# Directories are cleaned by an age of days (tmpfiles.d(5)).
+_TOUCH_SECONDS: Final = 3600
+
+
+class Pair:
+    """
+    The files of slot *number* in *path*, which the caller holds; made if they are missing.
+
+    *owner* are the uid and gid that they are to belong to, by default the caller's. Call `map` before anything but
+    `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with, OSError.
+    """
+
+    mapping: Mapping
+
+    def __init__(self, path: Path, number: int, owner: tuple[int, int] | None) -> None:
+        self._path = path
+        self._number = number
+        self._owner = owner
+        self._touched = time.monotonic()
+        self._keys_fd, self._values_fd = -1, -1
+        try:
+            self._keys_fd = self._open("keys")
+            self._values_fd = self._open("values")
+            self._size = os.fstat(self._values_fd).st_size
+            if self._size:
+                self._read_keys()
+            else:
+                self._size = format.INITIAL_SIZE
+                self._nonce = secrets.randbits(64)
+                self._keys = bytearray(format.keys_header(self._nonce))
+                os.ftruncate(self._keys_fd, 0)
+                _write(self._keys_fd, self._keys, 0)
+        except BaseException:
+            self._close_files()
+            raise
+        self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
+
+    @property
+    def lines(self) -> bytes:
+        """The committed lines of the key file."""
+        return bytes(self._keys[len(format.keys_header(self._nonce)) :])
+
+    def map(self, end: int, on_loss: Callable[[], None]) -> None:
+        """
+        Map the values, which `lines` say go on to the column *end*.
+
+        *on_loss* is called, perhaps in a signal's handler, when they turn out to be cut short. Raises FormatError if
+        they are already, OSError.
+        """
+        if self._size < 8 * end:
+            raise FormatError(f"{self._size} bytes of values, the keys ask for {8 * end}")
+        self.mapping = Mapping(self._values_fd, -(-self._size // mmap.PAGESIZE) * mmap.PAGESIZE, on_loss)
+        # One store of the whole header: a value file is empty, all zero (and then refused), or right.
+        self.mapping.memory[: format.HEADER.size] = self._header()
+
+    def append(self, lines: bytes, end: int) -> None:
+        """Add *lines* and commit them, with room for values up to the column *end*. Raises OSError."""
+        _write(self._keys_fd, lines, len(self._keys))
+        if 8 * end > self.mapping.size:
+            self.mapping.grow(max(2 * self.mapping.size, 8 * end))
+        self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
+        self._keys += lines
+        self.mapping.words[format.COMMITTED] = len(self._keys)
+
+    def values_intact(self) -> bool:
+        """Return whether the value file is as long as it was made, and its header as it was written."""
+        if os.fstat(self._values_fd).st_size < self.mapping.size:
+            return False
+        header = self._header()
+        return bytes(self.mapping.memory[: len(header)]) == header and not self.mapping.lost
+
+    def keys_intact(self) -> bool:
+        """Return whether the key file is in its place, and as it was written."""
+        if not self.in_place("keys"):
+            return False
+        # Only this process writes to it: no need to read what has the time of its last writing.
+        written = os.fstat(self._keys_fd).st_mtime_ns
+        if written != self._keys_time:
+            if os.pread(self._keys_fd, len(self._keys), 0) != self._keys:
+                return False
+            self._keys_time = written
+        return True
+
+    def in_place(self, kind: str) -> bool:
+        """Return whether the file of *kind* is the one that its name leads to."""
+        try:
+            found = (self._path / directory.slot_file(self._number, kind)).lstat()
+        except OSError:
+            return False
+        own = os.fstat(self._keys_fd if kind == "keys" else self._values_fd)
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+    def remake_keys(self) -> None:
+        """Set aside what is in the place of the key file, and write it anew. Raises OSError."""
+        directory.keep_aside(self._path, self._number, "keys")
+        fresh = self._open("keys")
+        os.close(self._keys_fd)
+        self._keys_fd = fresh
+        _write(fresh, self._keys, 0)
+        self._keys_time = os.fstat(fresh).st_mtime_ns
+
+    def remake(self, number: int) -> None:
+        """
+        Set aside what is in the place of the files of slot *number*, and write both there. Raises OSError.
+
+        Nobody may store to the mapping meanwhile.
+        """
+        self._number = number
+        if not self.keys_intact():
+            self.remake_keys()
+        directory.keep_aside(self._path, number, "values")
+        fresh = self._open("values")
+        try:
+            self.mapping.move_to(fresh)
+        except BaseException:
+            os.close(fresh)
+            raise
+        os.close(self._values_fd)
+        self._values_fd = fresh
+
+    def touch(self) -> bool:
+        """
+        Tell what cleans directories by age that the files are in use, now and then; return whether it was done.
+
+        A store to mapped memory does not tell the file system. Raises OSError.
+        """
+        if time.monotonic() - self._touched < _TOUCH_SECONDS:
+            return False
+        for fd in (self._keys_fd, self._values_fd):
+            os.utime(fd)
+        self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
+        self._touched = time.monotonic()
+        return True
+
+    def close(self) -> None:
+        """Close the files. Views of the mapping stay valid for as long as anybody has them."""
+        if hasattr(self, "mapping"):
+            self.mapping.close()
+        self._close_files()
+
+    def _open(self, kind: str) -> int:
+        path = self._path / directory.slot_file(self._number, kind)
+        try:
+            fd = os.open(path, _FLAGS, 0o600)
+        except OSError as error:
+            if error.errno in _NOT_A_FILE:
+                raise FormatError(f"{path} is not a plain file: {error.strerror}") from error
+            raise
+        try:
+            self._take(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _take(self, fd: int, path: Path) -> None:
+        found = os.fstat(fd)
+        uid = os.geteuid() if self._owner is None else self._owner[0]
+        ours = found.st_uid in {uid, os.geteuid()}
+        # A hard link would have us write to a file that somebody else chose, or give it away.
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or not ours:
+            raise FormatError(f"{path} is not a plain file of this user's")
+        if found.st_uid != uid:
+            os.fchown(fd, *(self._owner or (uid, -1)))
+
+    def _read_keys(self) -> None:
+        header = os.pread(self._values_fd, format.HEADER.size, 0)
+        self._nonce, committed = format.unpack_header(header)
+        keys = os.pread(self._keys_fd, os.fstat(self._keys_fd).st_size, 0)
+        format.check_keys(keys, self._nonce, committed)
+        self._keys = bytearray(keys[:committed])
+
+    def _header(self) -> bytes:
+        return format.pack_header(self._nonce, len(self._keys))
+
+    def _close_files(self) -> None:
+        for fd in (self._keys_fd, self._values_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._keys_fd, self._values_fd = -1, -1
+
+
+def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
+    if os.pwrite(fd, data, offset) != len(data):
+        # A disk that is nearly full takes a part of it, without an error.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
