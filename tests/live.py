@@ -559,6 +559,11 @@ def session(pid: int) -> int:
     return int(fields[3]) if fields else 0
 
 
+def parent(pid: int) -> int:
+    fields = stat_fields(pid)
+    return int(fields[1]) if fields else 0
+
+
 def stat_fields(pid: int) -> list[str]:
     """
     Return the fields of /proc/PID/stat after the name, the state first; none for a process that is gone.

@@ -45,8 +45,29 @@ def start(name: str, *args: str, app: str = "plain:app", **options: object) -> L
 
 
 def exporters(server: LiveServer) -> list[int]:
-    """Return the pids of the exporters that *server* started."""
+    """Return the pids of the exporters that *server* started: of each its guard, or the process that is all of it."""
+    found = exporter_processes(server)
+    return [pid for pid in found if live.parent(pid) not in found]
+
+
+def exporter_processes(server: LiveServer) -> list[int]:
+    """Return the pids of all processes of exporters that *server* started."""
     return [pid for pid in server.processes() if " serve --directory " in live.command_line(pid)]
+
+
+def pair(server: LiveServer) -> tuple[int, int]:
+    """Wait until the exporter of *server* is whole, and return the pids of its guard and of the one that answers."""
+    assert server.metrics_url
+
+    def read() -> list[int]:
+        # The guard first.
+        return sorted(exporter_processes(server), key=lambda pid: pid not in exporters(server))
+
+    def whole(found: list[int]) -> bool:
+        return len(found) == 2 and live.parent(found[1]) == found[0]
+
+    guard, answering = live.eventually(read, whole)
+    return guard, answering
 
 
 def shared_directory(server: LiveServer) -> Path:

@@ -115,6 +115,19 @@ class Locks:
         self._own().add(byte)
         return True
 
+    def share(self, byte: int) -> bool:
+        """
+        Take *byte* beside others who share it; what this process held alone becomes shared, without a moment between.
+
+        False if another process has it alone.
+        """
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        self._own().add(byte)
+        return True
+
     def release(self, byte: int) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
         self._own().discard(byte)
@@ -136,3 +149,32 @@ class Locks:
         if self._mine[0] != pid:
             self._mine = (pid, set())
         return self._mine[1]
+
+
+class Presence:
+    """
+    A shared BSD lock on a directory itself, which systemd-tmpfiles takes as a sign to leave it and all below it alone.
+
+    tmpfiles.d(5), Age: what is locked so, shared or not, is skipped while the aging algorithm runs. Unlike a record
+    lock it is kept by whoever has the descriptor, so that a forked child has it too.
+    """
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def keep(self, directory: Path) -> None:
+        """Have the lock on what is called *directory* now. Call it now and then; raises OSError if it is not there."""
+        found = directory.stat()
+        if self._fd is not None:
+            held = os.fstat(self._fd)
+            if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino):
+                return
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # systemd-tmpfiles holds it, alone, while it looks into the directory
+            os.close(fd)
+            raise
+        self._fd, before = fd, self._fd
+        if before is not None:
+            os.close(before)

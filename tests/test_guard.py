@@ -1,0 +1,341 @@
+"""The exporter as a pair: either of the two killed, stopped or told to end, and the directory taken from under it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPException
+from typing import TYPE_CHECKING, NamedTuple
+
+import live
+import pytest
+import servers
+
+from wsgi_prom.exporter.life import Life
+from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage.locks import Locks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+SCRAPE_SECONDS = 0.1
+
+
+class Span(NamedTuple):
+    """From when to when something was under way, by the monotonic clock."""
+
+    begin: float
+    end: float
+
+    def touches(self, other: Span) -> bool:
+        return self.begin <= other.end and other.begin <= self.end
+
+
+class Scrapes:
+    """Ten scrapes a second for the length of a block, each on a connection of its own."""
+
+    def __init__(self, server: live.LiveServer) -> None:
+        self._url = server.metrics_url
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.answered = 0
+        self.failed: list[Span] = []
+        self.gone_back: list[str] = []
+        self.last: live.Samples = {}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(SCRAPE_SECONDS):
+            begin = time.monotonic()
+            try:
+                answer = live.request(self._url)
+            except (OSError, HTTPException):
+                self.failed.append(Span(begin, time.monotonic()))
+                continue
+            assert answer.status == 200
+            found = live.parse_samples(answer.body.decode())
+            self.gone_back += servers.gone_back(self.last, found)
+            self.last = found
+            self.answered += 1
+
+
+def kill(server: live.LiveServer, pid: int) -> Span:
+    """Kill one of the pair, and wait until it is whole again."""
+    begin = time.monotonic()
+    server.signal_child(pid, signal.SIGKILL)
+    assert live.eventually(live.living, lambda pids: pid not in pids)
+    servers.pair(server)
+    return Span(begin, time.monotonic())
+
+
+def stranded(scrapes: Scrapes, kills: list[Span]) -> list[Span]:
+    """Return the scrapes that failed and were under way at no kill."""
+    return [failed for failed in scrapes.failed if not any(failed.touches(kill) for kill in kills)]
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_the_process_that_answers_is_killed_twenty_times(name: str) -> None:
+    """SIGKILL of the exporter, again and again, with no traffic: who connects meanwhile is answered by the next one."""
+    with servers.start(name, workers=2) as server:
+        live.drive(server.url, ["/"] * 20)
+        guard, _ = servers.pair(server)
+        kills = []
+        with Scrapes(server) as scrapes:
+            for _ in range(20):
+                kills.append(kill(server, servers.pair(server)[1]))
+            wanted = scrapes.answered + 3
+            assert live.eventually(lambda: scrapes.answered, lambda found: found >= wanted) >= wanted
+        last = servers.pair(server)
+        children = server.children(guard)
+        log = server.log()
+        status = server.get("/").status
+
+    assert [] == stranded(scrapes, kills)
+    assert len(scrapes.failed) <= 20
+    assert [] == scrapes.gone_back
+    assert {("/", "200"): 20} == servers.requests_counted(scrapes.last)
+    assert last[0] == guard
+    # No zombie among them.
+    assert [last[1]] == children
+    assert log.count("it is started again\n") == 2
+    assert log.count("for the 3rd time") == 1
+    assert "Traceback" not in log
+    assert status == 200
+    assert [] == server.leftovers
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_guard_and_answering_process_are_killed_in_turn(name: str) -> None:
+    """SIGKILL of the guard: who answered guards a new one, on the same socket; and so on, ten times each."""
+    with servers.start(name, workers=2) as server:
+        live.drive(server.url, ["/"] * 20)
+        metrics_url = server.metrics_url
+        kills = []
+        with Scrapes(server) as scrapes:
+            for _ in range(10):
+                guard, answering = servers.pair(server)
+                kills.append(kill(server, guard))
+                assert servers.pair(server)[0] == answering
+                kills.append(kill(server, servers.pair(server)[1]))
+            wanted = scrapes.answered + 3
+            assert live.eventually(lambda: scrapes.answered, lambda found: found >= wanted) >= wanted
+        folder = servers.shared_directory(server)
+        log = server.log()
+
+    assert [] == stranded(scrapes, kills)
+    assert len(scrapes.failed) <= 20
+    assert [] == scrapes.gone_back
+    assert {("/", "200"): 20} == servers.requests_counted(scrapes.last)
+    assert log.count("metrics at") == 1
+    assert metrics_url in log
+    assert "Traceback" not in log
+    assert [] == server.leftovers
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["guard", "answering"])
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
+    """Who is told to end takes the other along, nobody comes back, and the application serves on."""
+    with servers.start(name, workers=2) as server:
+        url = server.metrics_url
+        server.signal_child(servers.pair(server)[which], signal.SIGTERM)
+        left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
+        with pytest.raises(OSError, match="refused"):
+            live.request(url)
+        status = server.get("/").status
+        log = server.log()
+    assert [] == left
+    assert status == 200
+    assert "again" not in log
+    assert [] == server.leftovers
+
+
+@pytest.mark.parametrize("killed", ["guard", "guard and answering"])
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_server_killed_together_with_its_exporter_leaves_nothing_running(name: str, killed: str) -> None:
+    """SIGKILL of the master and the guard: the other one sees to the end. Of all three: nothing is left to run."""
+    options = ("--timeout", "2") if name.startswith("gunicorn") else ("--no-orphans",)
+    with servers.start(name, *options, workers=2) as server:
+        folder = servers.shared_directory(server)
+        guard, answering = servers.pair(server)
+        server.kill(signal.SIGKILL)
+        os.kill(guard, signal.SIGKILL)
+        if killed != "guard":
+            os.kill(answering, signal.SIGKILL)
+        left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
+        if killed == "guard":
+            assert live.eventually(folder.exists, lambda found: not found) is False
+    shutil.rmtree(folder, ignore_errors=True)
+    assert [] == left
+    assert [] == server.leftovers
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_stopped_process_is_not_taken_for_dead(name: str) -> None:
+    """SIGSTOP of the one that answers: nobody takes its place, scrapes wait for it, and the server can still end."""
+    with servers.start(name, workers=2) as server:
+        server.samples()
+        before = servers.pair(server)
+        server.signal_child(before[1], signal.SIGSTOP)
+        with Scrapes(server) as scrapes:
+            # A sign that the guard has gone round: it takes a place in what is there now.
+            assert remade(server)
+            answered = scrapes.answered
+            server.signal_child(before[1], signal.SIGCONT)
+            live.eventually(lambda: scrapes.answered, lambda found: found > answered)
+        after = servers.pair(server)
+        server.signal_child(after[1], signal.SIGSTOP)
+    assert before == after
+    assert [] == scrapes.failed
+    assert scrapes.answered > answered
+    assert [] == server.leftovers
+
+
+def remade(server: live.LiveServer) -> bool:
+    """Remove the directory of *server* and make it again, as a worker does; whether its exporter is seen in it then."""
+    folder = servers.shared_directory(server)
+    shutil.rmtree(folder)
+    lock_file = directory.prepare(folder)
+    found = live.eventually(lambda: lock_file.holder(locks.EXPORTER), lambda pid: pid is not None)
+    return found in servers.pair(server)
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_the_place_is_held_in_a_directory_that_was_made_again(name: str) -> None:
+    """Another lock file: the exporter takes it, answers, hands it on when one of the two is killed, and cleans up."""
+    with servers.start(name, workers=2) as server:
+        server.samples()
+        folder = servers.shared_directory(server)
+        assert remade(server)
+        guard, _ = servers.pair(server)
+        again = serve_again(folder)
+        kill(server, guard)
+        second = serve_again(folder)
+        found = Locks.of(folder).holder(locks.EXPORTER)
+        assert found in servers.pair(server)
+        samples = server.samples()
+        locked = live.eventually(lambda: tmpfiles_may_clean(folder), lambda found: not found)
+    assert "has an exporter already" in again
+    assert "has an exporter already" in second
+    assert ("wsgi_prom_build_info" in {name for name, _ in samples}) is True
+    assert locked is False
+    assert [] == server.leftovers
+    assert not folder.exists()
+
+
+def serve_again(folder: Path) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "wsgi_prom",
+        "serve",
+        "--directory",
+        str(folder),
+        "--bind",
+        "127.0.0.1:0",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=live.ROOT)
+    return done.stderr
+
+
+def tmpfiles_may_clean(folder: Path) -> bool:
+    """Whether systemd-tmpfiles could take its lock, without which it does not look into the directory."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def test_systemd_tmpfiles_is_kept_out_whichever_is_killed() -> None:
+    """The lock on the directory is there from the first answer on, and outlives the guard and the other one."""
+    with live.gunicorn(workers=1) as server:
+        server.samples()
+        folder = servers.shared_directory(server)
+        found = [tmpfiles_may_clean(folder)]
+        for which in (0, 1):
+            kill(server, servers.pair(server)[which])
+            server.samples()
+            found.append(tmpfiles_may_clean(folder))
+    assert [False] * 3 == found
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_an_address_in_use_is_one_line_of_the_log(name: str) -> None:
+    """The exporter cannot listen: it says so once and is gone, and the application is served."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with servers.start(name, workers=2, WSGI_PROM_BIND=address) as server:
+            server.wait_for_log("no exporter: cannot listen")
+            left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
+            status = server.get("/").status
+            log = server.log()
+    assert [] == left
+    assert status == 200
+    assert len([line for line in log.splitlines() if line.startswith("wsgi_prom: ")]) == 1
+    assert "Traceback" not in log
+    assert [] == server.leftovers
+
+
+def test_by_hand_it_is_one_process(tmp_path: Path) -> None:
+    """wsgi-prom serve without a parent forks nothing: its own keeper would take the wrong one for it."""
+    tmp_path.chmod(0o700)
+    command = [
+        sys.executable,
+        "-m",
+        "wsgi_prom",
+        "serve",
+        "--directory",
+        str(tmp_path),
+        "--bind",
+        "127.0.0.1:0",
+    ]
+    with live.LiveServer(command, ready=(live.METRICS_LINE, 1)) as exporter:
+        exporter.samples()
+        found = exporter.processes()
+        pid = exporter.pid
+        may_clean = tmpfiles_may_clean(tmp_path)
+        exporter.kill(signal.SIGTERM)
+        status = exporter.wait()
+    assert [pid] == found
+    assert may_clean is False
+    assert status == 0
+
+
+@pytest.mark.parametrize("pidfd", [True, False])
+def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
+    """By a descriptor of it or, where the system has none, by its entry in /proc."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        life = Life(process.pid)
+        with contextlib.ExitStack() as stack:
+            if not pidfd:
+                stack.callback(os.close, life.fd)
+                life.fd = None
+            before = life.over()
+            process.kill()
+            process.wait()
+            after = life.over()
+        life.close()
+    assert (before, after) == (False, True)
+    assert Life(process.pid).over() is True

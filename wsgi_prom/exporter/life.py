@@ -1,0 +1,45 @@
+"""Whether another process is still there, by a descriptor of it that becomes readable at its end."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+
+class Life:
+    """
+    The life of the process *pid*, which need not be a child; a later process with the same pid is not mistaken for it.
+
+    A forked child can go on asking.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._gone = False
+        # None on Linux before 5.3, and where a sandbox forbids it.
+        self.fd: int | None = None
+        try:
+            self.fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._gone = True
+        except (OSError, AttributeError):
+            pass
+
+    def over(self) -> bool:
+        if self.fd is None:
+            return self._gone or not Path(f"/proc/{self._pid}").exists()
+        return wait([self.fd], 0)
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd, self._gone = None, True
+
+
+def wait(descriptors: list[int], seconds: float) -> bool:
+    """Wait until one of *descriptors* is readable, *seconds* at most, or not as long if a signal's handler raises."""
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

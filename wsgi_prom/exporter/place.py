@@ -1,0 +1,71 @@
+"""
+The exporter's place in a shared directory, held for as long as one of the exporter's processes lives.
+"""
+
+# Rule 1: one exporter a directory. It begins with the lock for itself alone, which only one can get; its two processes
+#         share it from then on, so that there is no moment without a holder, whichever of them dies.
+# Rule 2: the directory is the one that has the path now. Who removed it and made it again has made a lock file of its own.
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage.locks import Locks, Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Place:
+    """
+    The exporter's place in the directory *path*, whose lock file is *lock_file*.
+
+    After a fork the child has none until it calls `keep`. One thread of a process at a time.
+    """
+
+    def __init__(self, path: Path, lock_file: Locks) -> None:
+        self.path = path
+        # A server that was there before the directory was made again holds its byte in the file of its time.
+        self._lock_files = [lock_file]
+        self._temporary = lock_file.temporary
+        self._presence = Presence()
+
+    @property
+    def lock_file(self) -> Locks:
+        return self._lock_files[-1]
+
+    def take(self) -> bool:
+        """Take the place. False if the directory has an exporter."""
+        return self.lock_file.acquire(locks.EXPORTER)
+
+    def share(self) -> None:
+        """Let the other process of this exporter hold the place too."""
+        self.lock_file.share(locks.EXPORTER)
+
+    def keep(self) -> None:
+        """
+        Hold the place in the directory that has the path now, and keep systemd-tmpfiles out of it.
+
+        For each process of the exporter, each second: three system calls. While there is no directory nothing is made,
+        since it may be gone for good with its server.
+        """
+        with suppress(OSError, DirectoryError):
+            directory.check(self.path)  # nothing is written to a directory that is somebody else's by now
+            found = Locks.of(self.path, temporary=self._temporary)
+            if found is not self.lock_file:
+                self._lock_files.append(found)
+            self._presence.keep(self.path)
+        if not self.lock_file.mine(locks.EXPORTER):
+            self.share()
+
+    def servers(self) -> Iterator[int]:
+        """Yield the pids of the servers that use the directory, or used it before it was made again."""
+        for lock_file in self._lock_files:
+            for byte in locks.SERVERS:
+                pid = lock_file.holder(byte)
+                if pid:
+                    yield pid
