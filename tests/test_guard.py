@@ -77,12 +77,13 @@ class Scrapes:
 
 
 def kill(server: live.LiveServer, pid: int) -> Span:
-    """Kill one of the pair, and wait until it is whole again."""
+    """Kill one of the pair, wait until it is whole again, and return from when to when it died."""
     begin = time.monotonic()
     server.signal_child(pid, signal.SIGKILL)
-    assert live.eventually(live.living, lambda pids: pid not in pids)
+    assert pid not in live.eventually(live.living, lambda pids: pid not in pids)
+    span = Span(begin, time.monotonic())
     servers.pair(server)
-    return Span(begin, time.monotonic())
+    return span
 
 
 def stranded(scrapes: Scrapes, kills: list[Span]) -> list[Span]:
@@ -98,8 +99,7 @@ def test_the_process_that_answers_is_killed_twenty_times(name: str) -> None:
         guard, _ = servers.pair(server)
         kills = []
         with Scrapes(server) as scrapes:
-            for _ in range(20):
-                kills.append(kill(server, servers.pair(server)[1]))
+            kills += [kill(server, servers.pair(server)[1]) for _ in range(20)]
             wanted = scrapes.answered + 3
             assert live.eventually(lambda: scrapes.answered, lambda found: found >= wanted) >= wanted
         last = servers.pair(server)
@@ -131,7 +131,7 @@ def test_guard_and_answering_process_are_killed_in_turn(name: str) -> None:
         with Scrapes(server) as scrapes:
             for _ in range(10):
                 guard, answering = servers.pair(server)
-                kills.append(kill(server, guard))
+                kill(server, guard)
                 assert servers.pair(server)[0] == answering
                 kills.append(kill(server, servers.pair(server)[1]))
             wanted = scrapes.answered + 3
@@ -139,8 +139,9 @@ def test_guard_and_answering_process_are_killed_in_turn(name: str) -> None:
         folder = servers.shared_directory(server)
         log = server.log()
 
+    # Of the guard's deaths no scrape notices anything.
     assert [] == stranded(scrapes, kills)
-    assert len(scrapes.failed) <= 20
+    assert len(scrapes.failed) <= 10
     assert [] == scrapes.gone_back
     assert {("/", "200"): 20} == servers.requests_counted(scrapes.last)
     assert log.count("metrics at") == 1

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter import listener
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 _KEEP_SECONDS: Final = 1.0
-# Waitress gives the scrapes in its threads 5 s.
+# How long requests that have begun may take to their answer's end when the guard is gone: who connects has to wait.
+_DRAIN_SECONDS: Final = 2.0
+_POLL_SECONDS: Final = 0.005
 _JOIN_SECONDS: Final = 5.0
 
 
@@ -32,28 +35,21 @@ def answer(place: Place, listening: socket.socket, guard: int | None = None) -> 
     Returns whether it was the latter: *listening* is open, all connections are closed, all threads have ended. Call it
     in the main thread, with `ENDS` blocked, as they are when it returns.
     """
-    alone = False
+    told = False
 
     def end(*_: object) -> None:
+        nonlocal told
+        told = True
         for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
         raise SystemExit(0)
-
-    def go_on_alone(*_: object) -> None:
-        nonlocal alone
-        if os.getppid() != guard:  # not so if it is a signal from elsewhere
-            alone = True
-            raise SystemExit(0)
 
     place.keep()
     server = listener.server(ExporterApp(MetricsApp(place.path)), listening.dup())
     for number in ENDS:
         signal.signal(number, end)
-    if guard is not None:
-        signal.signal(signal.SIGUSR1, go_on_alone)
-    # With the caller's mask: a thread that took a signal would leave the main one asleep.
-    watch = threading.Thread(target=_watch, args=(place, guard), daemon=True)
-    watch.start()
+    # It has the caller's mask: a thread that took a signal would leave the main one asleep.
+    threading.Thread(target=_watch, args=(place, guard, server), daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         server.run()
@@ -61,14 +57,15 @@ def answer(place: Place, listening: socket.socket, guard: int | None = None) -> 
         pass  # not in waitress's loop, which returns
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
-        _close(server)
-    if alone:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        _join()
-    return alone
+    if told or guard is None:
+        server.close()
+        return False
+    server.task_dispatcher.shutdown()
+    _join()
+    return True
 
 
-def _watch(place: Place, guard: int | None) -> None:
+def _watch(place: Place, guard: int | None, server: Any) -> None:
     # A pidfd for speed; whose child this process is, is what counts.
     life = None if guard is None else Life(guard)
     descriptors = [] if life is None or life.fd is None else [life.fd]
@@ -77,17 +74,51 @@ def _watch(place: Place, guard: int | None) -> None:
         wait(descriptors, _KEEP_SECONDS)
     if life is not None:
         life.close()
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    with suppress(OSError):  # told to end meanwhile, and closed
+        _drain(server)
 
 
-def _close(server: Any) -> None:
-    for channel in list(server.active_channels.values()):
-        channel.handle_close()
-    server.close()
+def _drain(server: Any) -> None:
+    """
+    Have *server* take no more connections, answer the requests that it has, close, and so return from its loop.
+
+    All of it is done by that loop, between two events, since it would stumble over a descriptor that is closed while it
+    waits for it. It ends when it has nothing left to wait for.
+    """
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    closed = False
+
+    def step() -> None:
+        nonlocal closed
+        server.accepting = False
+        channels = list(server.active_channels.values())
+        if not any(_busy(channel) for channel in channels) or time.monotonic() > deadline:
+            for channel in channels:
+                channel.handle_close()
+            server.close()
+            closed = True
+        done.set()
+
+    while not closed:
+        done = threading.Event()
+        server.trigger.pull_trigger(step)
+        # Not pulled again before: the trigger may be closed then, and its descriptor be another's.
+        done.wait()
+        time.sleep(_POLL_SECONDS)
+
+
+def _busy(channel: Any) -> bool:
+    # The last: connected, and nothing heard yet.
+    return bool(
+        channel.requests
+        or channel.request
+        or channel.total_outbufs_len
+        or channel.last_activity == channel.creation_time
+    )
 
 
 def _join() -> None:
-    # One that hangs longer is of no harm to a guard; a forked child has only the thread that forked it.
+    # One that hangs longer does no harm to a guard; a forked child has only the thread that forked it.
     deadline = time.monotonic() + _JOIN_SECONDS
     for thread in threading.enumerate():
         if thread is not threading.main_thread():
