@@ -60,7 +60,6 @@ def answer(place: Place, listening: socket.socket, guard: int | None = None) -> 
     if told or guard is None:
         server.close()
         return False
-    server.task_dispatcher.shutdown()
     _join()
     return True
 
@@ -95,6 +94,8 @@ def _drain(server: Any) -> None:
         if not any(_busy(channel) for channel in channels) or time.monotonic() > deadline:
             for channel in channels:
                 channel.handle_close()
+            # Before the trigger is closed, which a thread pulls after its answer: the descriptor may be another's then.
+            server.task_dispatcher.shutdown()
             server.close()
             closed = True
         done.set()
