@@ -183,7 +183,7 @@ def test_workers_that_drop_to_another_user_own_their_files() -> None:
         samples = server.samples()
         folder = servers.shared_directory(server)
         owners = {path.name: (path.stat().st_uid, oct(path.stat().st_mode)[-3:]) for path in folder.iterdir()}
-        exporter = {live.user_id(pid) for pid in servers.exporters(server)}
+        exporter = {live.user_id(pid) for pid in servers.pair(server)}
         mode = oct(folder.stat().st_mode)[-3:]
         server.kill(15)
         gone = live.eventually(folder.exists, lambda found: not found)

@@ -130,6 +130,7 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
     with contextlib.closing(live.hold_port()) as held, reloadable(name, options, held) as server:
         url, metrics_url, before = server.url, server.metrics_url, set(server.workers())
         scraper = servers.Scraper(server)
+        exporter = servers.pair(server)
 
         def new_workers() -> bool:
             scraper.scrape()
@@ -141,13 +142,13 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
             replaced = live.eventually(new_workers, bool)
             traffic.wait_for(20)
             scraper.scrape()
-            exporters = servers.exporters(server)
+            exporter_after = servers.pair(server)
         last = live.eventually(server.samples, lambda found: value(found, "http_requests_in_progress") == 0)
 
     assert replaced
     assert [] == scraper.problems
     assert value(last, "http_requests_in_progress") == 0
-    assert len(exporters) == 1
+    assert exporter == exporter_after
     assert metrics_url == server.metrics_url
     counted = servers.requests_counted(last)["/", "200"]
     assert traffic.answered <= counted <= traffic.answered + traffic.failed
@@ -170,6 +171,7 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
         url = server.url
         scraper = servers.Scraper(server)
         folder = servers.shared_directory(server)
+        exporter = servers.pair(server)
         with Traffic(server, url) as traffic:
             traffic.wait_for(20)
             server.kill(signal.SIGUSR2)
@@ -184,12 +186,12 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
                 traffic.wait_for(10)
                 scraper.scrape()
         last = live.eventually(server.samples, lambda found: value(found, "http_requests_in_progress") == 0)
-        exporters = servers.exporters(server)
+        exporter_after = servers.pair(server)
         os.kill(new, signal.SIGTERM)
         left = live.eventually(server.processes, lambda pids: not pids)
 
     assert [] == scraper.problems
-    assert len(exporters) == 1
+    assert exporter == exporter_after
     assert value(last, "http_requests_in_progress") == 0
     counted = servers.requests_counted(last)["/", "200"]
     assert traffic.answered <= counted <= traffic.answered + traffic.failed
@@ -209,7 +211,7 @@ def test_a_server_that_ends_leaves_no_exporter_and_no_directory(name: str, end: 
         metrics_url = server.metrics_url
         counted = servers.requests_counted(server.samples())
         server.kill(end)
-        exporters = live.eventually(lambda: servers.exporters(server), lambda pids: not pids)
+        exporters = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
         gone = live.eventually(folder.exists, lambda found: not found)
         with pytest.raises(OSError, match="refused"):
             live.request(metrics_url)
