@@ -42,10 +42,11 @@ class Span(NamedTuple):
 
 
 class Scrapes:
-    """Ten scrapes a second for the length of a block, each on a connection of its own."""
+    """Scrapes for the length of a block, ten a second by default, each on a connection of its own."""
 
-    def __init__(self, server: live.LiveServer) -> None:
+    def __init__(self, server: live.LiveServer, pause: float = SCRAPE_SECONDS) -> None:
         self._url = server.metrics_url
+        self._pause = pause
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.answered = 0
@@ -62,7 +63,7 @@ class Scrapes:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(SCRAPE_SECONDS):
+        while not self._end.wait(self._pause):
             begin = time.monotonic()
             try:
                 answer = live.request(self._url)
@@ -149,6 +150,61 @@ def test_guard_and_answering_process_are_killed_in_turn(name: str) -> None:
     assert "Traceback" not in log
     assert [] == server.leftovers
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_no_scrape_notices_that_the_guard_is_killed(name: str) -> None:
+    """Under clients that never pause: who takes the guard's place finishes the answers that it has begun."""
+    with servers.start(name, workers=2) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Scrapes(server, pause=0)) for _ in range(4)]
+        for _ in range(10):
+            kill(server, servers.pair(server)[0])
+        stack.close()
+        log = server.log()
+    assert [] == [failed for scrapes in clients for failed in scrapes.failed]
+    assert all(scrapes.answered for scrapes in clients)
+    assert log.count("has died; pid") == 10
+    assert "Traceback" not in log
+
+
+# A socket that is no more, so that whoever is to answer on it dies at its start.
+HOPELESS = """
+import logging, os, socket, sys
+from pathlib import Path
+from wsgi_prom.exporter.guard import Guard
+from wsgi_prom.exporter.place import Place
+from wsgi_prom.storage import directory
+
+logging.basicConfig(stream=sys.stderr, format="wsgi_prom: %(message)s")
+listening = socket.socket()
+listening.close()
+path = Path(sys.argv[1])
+place = Place(path, directory.prepare(path))
+place.take()
+Guard(place, listening, os.getppid()).run()
+"""
+
+
+def test_a_process_that_cannot_start_is_started_again_with_pauses(tmp_path: Path) -> None:
+    """It is said three times and no more, goes on with pauses, and still ends when it is told to."""
+    tmp_path.chmod(0o700)
+    with live.LiveServer(
+        [sys.executable, "-c", HOPELESS, str(tmp_path)], ready=("for the 3rd time", 1)
+    ) as server:
+        seen: set[int] = set()
+
+        def started() -> int:
+            seen.update(server.children())
+            return len(seen)
+
+        assert live.eventually(started, lambda found: found >= 3) >= 3
+        server.kill(signal.SIGTERM)
+        status = server.wait()
+        log = server.log()
+    assert status == 0
+    assert log.count("the exporter failed") == log.count("Traceback") == 3
+    assert log.count("ended with status 1") == 3
+    assert [] == server.leftovers
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["guard", "answering"])

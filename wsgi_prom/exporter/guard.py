@@ -98,7 +98,8 @@ class Guard:
                 return
             status = 0
         except BaseException:
-            log.exception("the exporter failed")
+            if self._failures < _SAID:
+                log.exception("the exporter failed")
         os._exit(status)
 
     def _attend(self) -> None:

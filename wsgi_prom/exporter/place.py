@@ -43,15 +43,16 @@ class Place:
         return self.lock_file.acquire(locks.EXPORTER)
 
     def share(self) -> None:
-        """Let the other process of this exporter hold the place too."""
-        self.lock_file.share(locks.EXPORTER)
+        """Let the other process of this exporter hold the place too. Never raises."""
+        with suppress(OSError):  # the kernel is out of locks: tried again when the place is kept
+            self.lock_file.share(locks.EXPORTER)
 
     def keep(self) -> None:
         """
         Hold the place in the directory that has the path now, and keep systemd-tmpfiles out of it.
 
         For each process of the exporter, each second: three system calls. While there is no directory nothing is made,
-        since it may be gone for good with its server.
+        since it may be gone for good with its server. Never raises.
         """
         with suppress(OSError, DirectoryError):
             directory.check(self.path)  # nothing is written to a directory that is somebody else's by now
