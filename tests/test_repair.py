@@ -332,3 +332,28 @@ def test_a_child_of_a_process_whose_files_are_gone_counts_itself(
     child.call("count", "/", 1)
     child.call("look")
     assert {"/": 2.0} == counted(Collector(shared))
+
+
+def test_a_directory_that_was_discarded_is_not_made_again(
+    in_child: Callable[..., Any], tmp_path: Path
+) -> None:
+    """
+    A worker that outlives its server leaves nothing behind, and says nothing: neither who records nor who is new.
+    """
+
+    def run() -> bool:
+        from wsgi_prom.storage import directory
+        from wsgi_prom.storage.lease import lease
+
+        path = tmp_path / "wsgi_prom-0-0123456789abcdef"
+        recorded = Recorded(path)
+        lock_file = directory.prepare(path, temporary=True)
+        recorded("count", "/", 1)
+        directory.discard(path, lock_file)
+        assert not path.exists()
+        assert 0 == lease.look_after()
+        recorded("count", "/", 1)
+        assert 0 == recorded("fork")
+        return path.exists()
+
+    assert not in_child(run)

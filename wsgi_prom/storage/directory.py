@@ -164,6 +164,7 @@ def discard(path: Path, lock_file: Locks) -> bool:
     try:
         if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
             return False
+        lock_file.mark_discarded()
         with _opened(path) as directory_fd:
             for name in os.listdir(directory_fd):
                 if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.storage import directory
+from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Lease:
 
     def _recover(self) -> None:
         path = self.directory
-        if path is None:
+        if path is None or Locks.discarded(path):
             return
         try:
             slot = self.slot

@@ -33,6 +33,7 @@ FIRST_SLOT: Final = 64
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 
 _TEMPORARY: Final = b"temporary\n"
+_DISCARDED: Final = b"discarded\n"
 
 
 class Locks:
@@ -43,6 +44,8 @@ class Locks:
     """
 
     _opened: Final[dict[tuple[int, int], Locks]] = {}
+    # The last one of each path, whether or not it is still there.
+    _known: Final[dict[Path, Locks]] = {}
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -66,6 +69,7 @@ class Locks:
         else:
             opened = cls._opened.get((found.st_dev, found.st_ino))
             if opened is not None:
+                cls._known[directory] = opened
                 return opened
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
         fd = os.open(path, flags, 0o600)
@@ -77,17 +81,28 @@ class Locks:
             )
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
         lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
+        cls._known[directory] = lock_file
         if temporary:
             lock_file.mark_temporary()
         return lock_file
 
+    @classmethod
+    def discarded(cls, directory: Path) -> bool:
+        """Return whether *directory*, as this process or its parent knew it, was removed at the end of its server."""
+        known = cls._known.get(directory)
+        return known is not None and known._reads(_DISCARDED)
+
     @property
     def temporary(self) -> bool:
         """Whether wsgi_prom made the directory for one server, and may remove it."""
-        return os.pread(self._fd, len(_TEMPORARY), 0) == _TEMPORARY
+        return self._reads(_TEMPORARY)
 
     def mark_temporary(self) -> None:
         os.pwrite(self._fd, _TEMPORARY, 0)
+
+    def mark_discarded(self) -> None:
+        """Tell all that have the file open that the directory goes, so that none of them makes it again."""
+        os.pwrite(self._fd, _DISCARDED, 0)
 
     def current(self, directory: Path) -> bool:
         """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
@@ -140,6 +155,9 @@ class Locks:
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
         return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+    def _reads(self, content: bytes) -> bool:
+        return os.pread(self._fd, len(content), 0) == content
 
     def mine(self, byte: int) -> bool:
         return byte in self._own()
