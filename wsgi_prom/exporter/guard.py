@@ -6,6 +6,8 @@ socket and does nothing with it: who connects while nobody answers waits in the 
 the one that answers stops its threads and goes on as the guard of a new one: the same process, so that neither the
 socket nor the directory's lock is ever without an owner, and nothing has to be found and imported again (an installation
 that was replaced meanwhile, say), as an exec would.
+
+It costs 5.5 MB: of 29 MB each, the two share all but 5 MB, which is what counting references has written to.
 """
 
 # Rule 1: a guard has one thread. It forks.
