@@ -45,8 +45,7 @@ class Recorder:
     """
     Records requests in the process's slot.
 
-    Thread and fork safe. `fail` apart, the methods may raise OSError when the file of label sets can be neither read
-    nor written: the caller keeps that from the application.
+    Thread and fork safe.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -7,12 +7,12 @@ of a metric are allowed, the rest are not: O_APPEND puts the lines into one orde
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
-
-from wsgi_prom.errors import FormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,47 +26,65 @@ class LabelSets:
     """
     The label sets that metrics have met, in this process and, if *path* is given, in all others that share it.
 
-    Make one after the fork. Not for two threads at once.
+    Where the file cannot be used, or as long as it cannot be written, a process decides for itself: the limit holds
+    for it alone then. Make one after the fork. Not for two threads at once.
     """
 
     def __init__(self, path: Path | None, limit: int, owner: tuple[int, int] | None = None) -> None:
+        self._path = path
         self._limit = limit
+        self._owner = owner
         self._allowed: dict[str, set[tuple[str, ...]]] = {}
         self._offset = 0
-        self._fd: int | None = None
-        if path is not None:
-            self._fd = os.open(path / NAME, _FLAGS, 0o600)
-            if owner is not None:
-                os.fchown(self._fd, *owner)
-            found = os.fstat(self._fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-                os.close(self._fd)
-                raise FormatError(f"{path / NAME} is not a plain file")
+        self._fd = -1
 
     def allow(self, metric: str, labels: tuple[str, ...]) -> bool:
-        """
-        Return whether *metric* may have *labels*; the answer for a label set never changes.
-
-        Raises OSError when the file can be neither read nor written.
-        """
+        """Return whether *metric* may have *labels*; once it may, it always may. Raises nothing."""
         allowed = self._allowed.setdefault(metric, set())
         if labels in allowed:
             return True
-        if self._fd is None:
-            if len(allowed) < self._limit:
-                allowed.add(labels)
-            return labels in allowed
-        # First what others have met: a worker that is recycled would else add a line for each label set that there is.
-        self._read_on(self._fd)
-        if labels not in allowed and len(allowed) < self._limit:
-            os.write(self._fd, json.dumps([metric, *labels]).encode("ascii") + b"\n")
-            self._read_on(self._fd)
+        try:
+            fd = self._open()
+            # First what others have met: a worker that is recycled would else add a line for each label set that there is.
+            self._read_on(fd)
+            if labels not in allowed and len(allowed) < self._limit:
+                line = json.dumps([metric, *labels]).encode("ascii") + b"\n"
+                whole = os.write(fd, line) == len(line)
+                self._read_on(fd)
+                if not whole:
+                    self._decide(labels, allowed)
+        except OSError:
+            self._decide(labels, allowed)
         return labels in allowed
 
     def close(self) -> None:
-        if self._fd is not None:
+        if self._fd >= 0:
             os.close(self._fd)
-            self._fd = None
+            self._fd = -1
+
+    def _open(self) -> int:
+        """Return the file, made again if somebody has removed it. Raises OSError."""
+        if self._path is None:
+            raise FileNotFoundError
+        path = self._path / NAME
+        if self._fd >= 0:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), os.fstat(self._fd)):
+                    return self._fd
+            self.close()
+        fd = os.open(path, _FLAGS, 0o600)
+        self._fd, self._offset = fd, 0
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            self.close()
+            raise OSError(errno.EINVAL, "not a plain file of its own", str(path))
+        if self._owner is not None:
+            os.fchown(fd, *self._owner)
+        return fd
+
+    def _decide(self, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> None:
+        if len(allowed) < self._limit:
+            allowed.add(labels)
 
     def _read_on(self, fd: int) -> None:
         data = os.pread(fd, max(os.fstat(fd).st_size - self._offset, 0), self._offset)
