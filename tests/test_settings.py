@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from ipaddress import ip_network
 
 import pytest
 
 from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.settings import PREFIX, Address, Settings
+
+FILES = ("token_file", "users_file", "tls_cert", "tls_key", "tls_client_ca")
 
 # Each with texts that are right, and what they mean.
 RIGHT = {
@@ -44,6 +47,15 @@ RIGHT = {
     "queue_buckets": {"0.1": (0.1,), "0.1,0.5 2.5": (0.1, 0.5, 2.5)},
     "first_byte": {"on": True, "TRUE": True, "1": True, "off": False, "false": False, "0": False},
     "status_class": {"on": True, "off": False},
+    "socket_mode": {"600": 0o600, "660": 0o660, "0666": 0o666, "777": 0o777},
+    "allow": {
+        "127.0.0.1": (ip_network("127.0.0.1/32"),),
+        "10.0.0.0/8,::1": (ip_network("10.0.0.0/8"), ip_network("::1/128")),
+        "10.0.0.0/255.0.0.0 fe80::/10": (ip_network("10.0.0.0/8"), ip_network("fe80::/10")),
+        "::ffff:10.0.0.0/104": (ip_network("10.0.0.0/8"),),
+        "0.0.0.0/0,::/0": (ip_network("0.0.0.0/0"), ip_network("::/0")),
+    },
+    **{name: {"/etc/a b.pem": "/etc/a b.pem"} for name in FILES},
     "labels": {"a=1": (("a", "1"),), "a=1,b_2=x=y": (("a", "1"), ("b_2", "x=y")), "a=": (("a", ""),)},
 }
 WRONG = {
@@ -59,6 +71,9 @@ WRONG = {
     "first_byte": ["", "yes please", "2"],
     "status_class": ["", "maybe"],
     "labels": ["a", "=1", "1a=1", "a-b=1", "method=x", "le=1", "pid=1", "__a=1"],
+    "socket_mode": ["", "6", "0o660", "1660", "688", "rw", "660 ", "-660", "400", "066", "٦٦٠"],
+    "allow": ["", ",", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "::1/129", "*", "all"],
+    **{name: ["", "relative.pem", "/a\0b", "/", "~/token"] for name in FILES},
     "exclude": ["", "(", "/a [", "*"],
 }  # fmt: skip
 
@@ -114,7 +129,8 @@ def test_a_wrong_value_is_refused(name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [
     ("bind", 9464), ("app", object), ("metrics_path", b"/metrics"), ("buckets", 1), ("buckets", ("x",)),
     ("buckets", ()), ("buckets", (None,)), ("label_limit", "x"), ("label_limit", ()), ("label_limit", 0),
-    ("label_limit", float("inf")),
+    ("label_limit", float("inf")), ("socket_mode", 660), ("socket_mode", None.__class__), ("allow", 10.5), ("allow", ()),
+    ("allow", (b"10",)), ("token_file", 3), ("tls_cert", b"/a"),
 ])  # fmt: skip
 def test_a_wrong_keyword_is_refused(name: str, value: object) -> None:
     """

@@ -34,7 +34,7 @@ class PrometheusMiddleware:
     Keywords are the settings of `wsgi_prom.settings.Settings`; they win over the environment. Those that only a
     keyword can give: *labels* as a dict, whose values may be callables on the environ; *exclude* as a callable on the
     environ. With *metrics_path*, requests for that path are answered with the metrics, to whoever reaches the
-    application.
+    application unless *allow*, *token_file* or *users_file* say otherwise.
 
     Raises SettingError. A request is never affected: thread and fork safe, before and after a server forks.
     """
@@ -54,7 +54,7 @@ class PrometheusMiddleware:
         if found.metrics_path is not None:
             from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415 - brings WebOb
 
-            self._metrics = MetricsApp()
+            self._metrics = MetricsApp(settings=found)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self._metrics is not None and environ.get("PATH_INFO") == self._metrics_path:

@@ -19,8 +19,9 @@ from wsgi_prom.errors import SettingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from ipaddress import IPv4Network, IPv6Network
 
-if TYPE_CHECKING:
+    Network = IPv4Network | IPv6Network
     LabelValue = str | Callable[[Any], object]
     Exclusion = Callable[[Any], object]
 
@@ -134,6 +135,36 @@ def _exclusion(value: str | Sequence[str] | Callable[[Any], object]) -> Exclusio
         raise ValueError(value) from error
 
 
+def _file(value: str | os.PathLike[str]) -> str:
+    # Absolute: the exporter runs in another directory than the server.
+    path = os.fspath(value)
+    if not re.fullmatch(r"/[^\0]+", path, re.DOTALL):
+        raise ValueError(value)
+    return path
+
+
+def _networks(value: str | Sequence[Any]) -> tuple[Network, ...]:
+    networks = tuple(_network(item) for item in _items(value))
+    if not networks:
+        raise ValueError(value)
+    return networks
+
+
+def _network(value: Any) -> Network:
+    from ipaddress import IPv6Network, ip_network  # noqa: PLC0415 - 3 ms that most processes need not pay
+
+    network = ip_network(value)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
+
+
+def _mode(value: str | int) -> int:
+    mode = value if isinstance(value, int) else int(re.fullmatch(r"0?([0-7]{3})", value, re.ASCII)[1], 8)  # type: ignore[index]
+    if not 0o600 <= mode <= 0o777:
+        raise ValueError(value)
+    return mode
+
+
 def _items(value: str | Iterable[Any]) -> list[Any]:
     return value.replace(",", " ").split() if isinstance(value, str) else list(value)
 
@@ -154,6 +185,18 @@ class Settings:
     bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
         Address("127.0.0.1", 9464), _address, "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off"
     )
+    # Its own user's, until somebody else is to read it.
+    socket_mode: int = _setting(0o600, _mode, "the mode of the socket, three octal digits such as 660")
+    # Who may read the metrics, at the exporter and at metrics_path. Secrets are in files, for they can be replaced there,
+    # and the environment of a process can be read by more than its user thinks.
+    allow: tuple[Network, ...] = _setting(
+        (), _networks, "a list of addresses and networks, such as 10.0.0.0/8,::1"
+    )
+    token_file: str | None = _setting(None, _file, "the absolute path of a file")
+    users_file: str | None = _setting(None, _file, "the absolute path of a file")
+    tls_cert: str | None = _setting(None, _file, "the absolute path of a file")
+    tls_key: str | None = _setting(None, _file, "the absolute path of a file")
+    tls_client_ca: str | None = _setting(None, _file, "the absolute path of a file")
     app: str | None = _setting(None, _reference, "MODULE:CALLABLE, such as myapp:app")
     # Off unless asked for: a path of the application that anybody can read is a decision of its own.
     metrics_path: str | None = _setting(None, _path, "an absolute path, such as /metrics")

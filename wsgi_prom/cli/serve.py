@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="wsgi_prom: %(message)s")
-    address = Settings.read(bind=arguments.bind).bind
+    settings = Settings.read(bind=arguments.bind)
     path = directory_of(arguments)
-    if address is not None:
-        serve(path, address, parent=arguments.parent)
+    if settings.bind is not None:
+        serve(path, settings.bind, parent=arguments.parent, settings=settings)
     return 0

@@ -9,12 +9,10 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.exporter import listener
-from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.exporter.life import Life, wait
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
     from wsgi_prom.exporter.place import Place
 
@@ -28,12 +26,12 @@ _POLL_SECONDS: Final = 0.005
 _JOIN_SECONDS: Final = 5.0
 
 
-def answer(place: Place, listening: socket.socket, guard: int | None = None) -> bool:
+def answer(place: Place, make: Callable[[], Any], guard: int | None = None) -> bool:
     """
-    Answer scrapes on *listening* until SIGTERM or SIGINT, or the end of the process *guard*, which is the parent.
+    Answer scrapes with the server that *make* returns, until SIGTERM or SIGINT, or the end of *guard*, the parent.
 
-    Returns whether it was the latter: *listening* is open, all connections are closed, all threads have ended. Call it
-    in the main thread, with `ENDS` blocked, as they are when it returns.
+    Returns whether it was the latter: all connections are closed, all threads have ended. Call it in the main thread,
+    with `ENDS` blocked, as they are when it returns.
     """
     told = False
 
@@ -45,7 +43,7 @@ def answer(place: Place, listening: socket.socket, guard: int | None = None) -> 
         raise SystemExit(0)
 
     place.keep()
-    server = listener.server(ExporterApp(MetricsApp(place.path)), listening.dup())
+    server = make()
     for number in ENDS:
         signal.signal(number, end)
     # It has the caller's mask: a thread that took a signal would leave the main one asleep.

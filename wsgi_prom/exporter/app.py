@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY
 from webob import Request, Response
-from webob.acceptparse import create_accept_header
+from webob.acceptparse import create_accept_encoding_header, create_accept_header
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names, render
-from wsgi_prom.exporter.introspection import own_metrics
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.exporter.access import Access
+from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names
+from wsgi_prom.exporter.pages import ARRIVAL, PageFile, Pages
+from wsgi_prom.exporter.replies import plain
+from wsgi_prom.settings import Settings
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
-    from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
 
 # Text first: it wins where a client takes anything (`*/*`), such as curl and a browser.
@@ -34,6 +35,8 @@ _OFFERS: Final = {
 # Parameters that Prometheus sends and that do not choose between our formats: we escape names by underscores,
 # which is what is meant where nothing else is agreed.
 _IGNORED_PARAMETERS: Final = frozenset({"charset", "escaping"})
+# Prometheus 3.0 sends 280 characters. A header that is longer counts as none.
+_LONGEST_HEADER: Final = 2000
 
 
 class MetricsApp:
@@ -41,56 +44,76 @@ class MetricsApp:
     Answer every path with the metrics: of all processes that share the directory, or of this one if none is shared.
 
     *directory* is the shared one, by default the one that the process records into. *registry* holds the metrics of
-    this process, which are shown only where no directory is shared. Thread and fork safe.
+    this process, which are shown only where no directory is shared. *settings*, by default those of the environment,
+    say who may read them: WSGI_PROM_ALLOW, WSGI_PROM_TOKEN_FILE and WSGI_PROM_USERS_FILE hold here as for the
+    exporter. Raises SettingError. Thread and fork safe.
     """
 
-    def __init__(self, directory: Path | None = None, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        registry: CollectorRegistry = REGISTRY,
+        settings: Settings | None = None,
+    ) -> None:
+        self.access = Access(Settings.read() if settings is None else settings)
         self._directory = directory
         self._registry = registry
         self._lock = threading.Lock()
-        self._collector: tuple[Path | None, Collector] | None = None
+        self._pages: Pages | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return self.respond(Request(environ))(environ, start_response)
+        request = Request(environ)
+        if self.access.admits(environ.get("REMOTE_ADDR", "")):
+            response = self.access.refusal(request) or self.respond(request)
+        else:
+            response = plain(403, "Clients of this address are not answered.\n")
+        return response(environ, start_response)
 
     def respond(self, request: Request) -> Response:
+        """Answer *request*, whoever sends it."""
+        arrival = request.environ.get(ARRIVAL, time.monotonic())
         if request.method not in {"GET", "HEAD"}:
-            return _plain(405, "Only GET and HEAD are answered here.\n", Allow="GET, HEAD")
+            return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
         try:
             names = Names(request.GET.getall("name[]"))
         except UnicodeDecodeError:
-            return _plain(400, "The query string is not UTF-8.\n")
+            return plain(400, "The query string is not UTF-8.\n")
         content_type = _negotiate(request)
+        pages = self._current()
+        compressed = _wants_gzip(request)
         try:
-            page = self._page(openmetrics=content_type == OPENMETRICS, names=names)
-        except DirectoryError as error:
-            return _plain(503, f"{error}\n")
-        response = Response(body=page.encode())
+            page = pages.page(
+                arrival, openmetrics=content_type == OPENMETRICS, compressed=compressed, names=names
+            )
+        except (DirectoryError, OSError) as error:
+            return plain(503, f"{error}\n")
+        response = Response()
         response.headers["Content-Type"] = content_type
         response.vary = ("Accept", "Accept-Encoding")
-        if "Accept-Encoding" in request.headers:
-            offers = request.accept_encoding.acceptable_offers(["gzip", "identity"])
-            if offers and offers[0][0] == "gzip":
-                response.body = gzip.compress(response.body, mtime=0)
-                response.content_encoding = "gzip"
+        if compressed:
+            response.content_encoding = "gzip"
+        if ARRIVAL in request.environ:
+            response.app_iter = request.environ["wsgi.file_wrapper"](PageFile(pages, page))
+            response.content_length = len(page.content)
+        else:
+            response.body = page.content
         return response
 
-    def _page(self, *, openmetrics: bool, names: Names) -> str:
+    def _current(self) -> Pages:
         path = self._directory or lease.directory
-        # One at a time: the collector's families are brought up to date in place.
         with self._lock:
-            if self._collector is None or self._collector[0] != path:
-                self._collector = path, Collector(path)
-            collector = self._collector[1]
-            families = collector.collect()
-            own: Iterable[Metric] = (
-                self._registry.collect() if path is None else own_metrics(collector.report)
-            )
-            return render(families, own, openmetrics=openmetrics, names=names)
+            if self._pages is None or self._pages.path != path:
+                self._pages = Pages(path, self._registry)
+            return self._pages
 
 
 class ExporterApp:
-    """The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory)."""
+    """
+    The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
+
+    `/-/healthy` is open to whoever may connect: it tells nothing, costs nothing, and those who watch over processes
+    have no place for a secret.
+    """
 
     def __init__(self, metrics: MetricsApp) -> None:
         self._metrics = metrics
@@ -100,21 +123,24 @@ class ExporterApp:
 
     def _respond(self, request: Request) -> Response:
         path = request.environ.get("PATH_INFO", "")
+        if path not in {"/metrics", "/-/healthy", "/-/ready"}:
+            return plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
+        refusal = None if path == "/-/healthy" else self._metrics.access.refusal(request)
+        if refusal is not None:
+            return refusal
         if path == "/metrics":
             return self._metrics.respond(request)
-        if path not in {"/-/healthy", "/-/ready"}:
-            return _plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
         if request.method not in {"GET", "HEAD"}:
-            return _plain(405, "Only GET and HEAD are answered here.\n", Allow="GET, HEAD")
+            return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
         if path == "/-/ready":
             answer = self._metrics.respond(Request.blank("/metrics"))
-            return _plain(200, "ready\n") if answer.status_code == 200 else answer
-        return _plain(200, "healthy\n")
+            return plain(200, "ready\n") if answer.status_code == 200 else answer
+        return plain(200, "healthy\n")
 
 
 def _negotiate(request: Request) -> str:
     """Choose the format by the Accept header, by quality and not by order; text where nothing fits."""
-    header = request.headers.get("Accept")
+    header = _short(request, "Accept")
     try:
         ranges = create_accept_header(header).parsed or ()
         kept = [
@@ -131,7 +157,14 @@ def _negotiate(request: Request) -> str:
     return _OFFERS[found[0][0]] if found else TEXT
 
 
-def _plain(status: int, text: str, **headers: str) -> Response:
-    response = Response(status=status, body=text.encode(), content_type="text/plain", charset="utf-8")
-    response.headers.update(list(headers.items()))
-    return response
+def _wants_gzip(request: Request) -> bool:
+    header = _short(request, "Accept-Encoding")
+    if header is None:
+        return False
+    offers = create_accept_encoding_header(header).acceptable_offers(["gzip", "identity"])
+    return bool(offers) and offers[0][0] == "gzip"
+
+
+def _short(request: Request, name: str) -> str | None:
+    header: str | None = request.headers.get(name)
+    return header if header is not None and len(header) <= _LONGEST_HEADER else None

@@ -23,13 +23,13 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.answers import ENDS, answer
 from wsgi_prom.exporter.life import Life, wait
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable
 
     from wsgi_prom.exporter.place import Place
 
@@ -49,12 +49,14 @@ _SAID: Final = 3
 
 class Guard:
     """
-    Keep a process answering on *listening*, with the *place* that this one has taken, until the process *parent* ends.
+    Keep a process answering with a server that *make* returns, until the process *parent* ends.
+
+    This process has taken the *place*, and keeps the socket open that the servers listen on.
     """
 
-    def __init__(self, place: Place, listening: socket.socket, parent: int) -> None:
+    def __init__(self, place: Place, make: Callable[[], Any], parent: int) -> None:
         self._place = place
-        self._listening = listening
+        self._make = make
         self._server = Life(parent)
         self._ending = False
         # How many in a row did not live long.
@@ -93,7 +95,7 @@ class Guard:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            if answer(self._place, self._listening, guard):
+            if answer(self._place, self._make, guard):
                 log.warning(
                     "the exporter's guard, pid %d, has died; pid %d is in its place", guard, os.getpid()
                 )

@@ -41,8 +41,7 @@ def launch(
     # The same modules as here, however the server found them, and none from the working directory, where an
     # application's own module may have the name of one of ours.
     search = os.pathsep.join(os.path.abspath(item) for item in sys.path if item)  # noqa: PTH100 - not resolved
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("WSGI_PROM_")}
-    environ["PYTHONPATH"] = search
+    environ = {**os.environ, "PYTHONPATH": search}
     _started[:] = [
         subprocess.Popen(
             command,

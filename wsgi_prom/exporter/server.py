@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.exporter import listener
 from wsgi_prom.exporter.answers import ENDS, answer
+from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.exporter.guard import Guard
 from wsgi_prom.exporter.place import Place
+from wsgi_prom.settings import Settings
 from wsgi_prom.storage import directory, locks
 
 if TYPE_CHECKING:
@@ -25,22 +27,33 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 
-def serve(path: Path, address: Address, *, parent: int | None = None) -> None:
+def serve(
+    path: Path, address: Address, *, parent: int | None = None, settings: Settings | None = None
+) -> None:
     """
     Serve the metrics of *path* on *address*, until SIGTERM or the end of the process *parent*.
 
     Returns at once if the directory has an exporter already. With *parent* it forks, and a directory that wsgi_prom made
-    is removed when its server is gone. Call it in the main thread, as the only one. Raises DirectoryError, AddressInUseError.
+    is removed when its server is gone. Call it in the main thread, as the only one. Raises SettingError,
+    DirectoryError, AddressInUseError.
     """
+    settings = settings or Settings()
+    door = listener.Door(settings)
+    app = ExporterApp(MetricsApp(path, settings=settings))
     place = Place(path, directory.prepare(path))
     if not place.take():
         log.info("%s has an exporter already, pid %s", path, place.lock_file.holder(locks.EXPORTER))
         return
-    listening = listener.bind(address)
-    log.info("metrics at %s", listener.url(listening))
+    listening = listener.bind(address, settings.socket_mode)
+    log.info("metrics at %s", listener.url(listening, door.scheme))
+    listener.warn(listening, settings)
+
+    def server() -> Any:
+        return listener.server(app, listening.dup(), door)
+
     if parent is None:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
-        answer(place, listening)
+        answer(place, server)
         return
-    Guard(place, listening, parent).run()
+    Guard(place, server, parent).run()
     directory.discard(path, place.lock_file)

@@ -1,0 +1,142 @@
+"""Many scrapes at once: they share a collection, and none is answered from one that is older than its request."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import live
+import servers
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily
+
+from wsgi_prom.exporter.exposition import Names
+from wsgi_prom.exporter.pages import PageFile, Pages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Slow(CollectorRegistry):
+    """Collections that take as long as the test lets them, and are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collections = 0
+        self.count = 0
+        self.let = threading.Semaphore(0)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        self.collections += 1
+        count = self.count
+        assert self.let.acquire(timeout=60)
+        yield CounterMetricFamily("counted", "What was counted when the collection began.", count)
+
+
+def counted(content: bytes) -> float:
+    return live.parse_samples(content.decode())["counted_total", frozenset()]
+
+
+def test_scrapes_during_a_collection_share_the_next_one() -> None:
+    """One collection runs, 50 scrapes arrive: one more is made for all of them, and all see what is in it."""
+    registry = Slow()
+    pages = Pages(None, registry)
+
+    def scrape() -> tuple[float, float]:
+        least = registry.count
+        return least, counted(pages.page(time.monotonic()).content)
+
+    with ThreadPoolExecutor(51) as pool:
+        first = pool.submit(scrape)
+        assert live.eventually(lambda: registry.collections, lambda found: found == 1) == 1
+        registry.count = 7
+        rest = [pool.submit(scrape) for _ in range(50)]
+        # All have arrived; none may have what the first is collecting.
+        assert (
+            live.eventually(lambda: sum(future.running() for future in rest), lambda found: found == 50) == 50
+        )
+        time.sleep(0.2)
+        for _ in range(3):
+            registry.let.release()
+        seen = [future.result(timeout=60) for future in rest]
+    assert first.result() == (0, 0)
+    assert {(7, 7)} == set(seen)
+    assert registry.collections <= 3
+
+
+def test_no_scrape_is_older_than_its_request() -> None:
+    """Whatever the order in which they come, each scrape sees all that was counted before it."""
+    registry = Slow()
+    for _ in range(10_000):
+        registry.let.release()
+    pages = Pages(None, registry)
+    problems = []
+
+    def scrape(number: int) -> None:
+        for _ in range(50):
+            registry.count += 1
+            least = registry.count
+            found = counted(
+                pages.page(
+                    time.monotonic(), compressed=False, names=Names(["counted"] if number % 2 else [])
+                ).content
+            )
+            if found < least:
+                problems.append((least, found))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(scrape, range(8)))
+    assert [] == problems
+
+
+def test_a_page_is_rendered_and_compressed_once() -> None:
+    """Scrapes that came before the collection began get the very same bytes, for each format."""
+    registry = Slow()
+    for _ in range(100):
+        registry.let.release()
+    pages = Pages(None, registry)
+    arrival = time.monotonic()
+    for openmetrics in (False, True):
+        for compressed in (False, True):
+            found = [
+                pages.page(arrival, openmetrics=openmetrics, compressed=compressed).content for _ in range(3)
+            ]
+            assert found[0] is found[1] is found[2]
+    assert gzip.decompress(pages.page(arrival, compressed=True).content) == pages.page(arrival).content
+    before = pages.page(arrival)
+    assert pages.page(time.monotonic()).content is not before.content
+
+
+def test_a_pages_file_shares_the_pages_bytes() -> None:
+    """1,000 files of a page are not 1,000 pages."""
+    registry = Slow()
+    registry.let.release()
+    pages = Pages(None, registry)
+    page = pages.page(time.monotonic())
+    assert PageFile(pages, page).getvalue() is page.content
+    assert not PageFile(pages, page).outdated
+
+
+def test_concurrent_scrapes_of_a_real_server() -> None:
+    """8 clients send a request and then scrape, again and again: each sees at least what was answered before."""
+    with live.gunicorn(workers=2) as server:
+        url, metrics = server.url, server.metrics_url
+        answered = [0] * 8
+        problems = []
+
+        def client(number: int) -> None:
+            for _ in range(25):
+                live.request(url + "/")
+                answered[number] += 1
+                least = sum(answered)
+                found = servers.requests_counted(live.parse_samples(live.request(metrics).body.decode()))
+                if found[("/", "200")] < least:
+                    problems.append((least, found))
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(client, range(8)))
+        assert [] == problems
+        assert {("/", "200"): 200} == servers.requests_counted(server.samples())
