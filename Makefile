@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 SERVER ?= uwsgi
-TOOLS := nginx supervisord prometheus promtool unshare strace
-PACKAGES := nginx-light supervisor prometheus util-linux strace
+TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl
+PACKAGES := nginx-light supervisor prometheus util-linux strace openssl
 
 .PHONY: demo test lint bench tools clean
 

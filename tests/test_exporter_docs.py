@@ -1,0 +1,153 @@
+"""What docs/exporter.md tells to do works as it is written, and SECURITY.md says what is so."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
+
+import exporters
+import live
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = (live.ROOT / "docs" / "exporter.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == language]
+
+
+def run(block: str, folder: Path) -> None:
+    """Run the lines of a console block."""
+    script = "\n".join(line.removeprefix("$ ") for line in block.splitlines())
+    env = {**os.environ, "PATH": f"{live.BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(live.ROOT)}
+    script = script.replace("wsgi-prom", f"{live.BIN / 'python'} -m wsgi_prom")
+    subprocess.run(["sh", "-euc", script], cwd=folder, env=env, check=True, timeout=60, capture_output=True)
+
+
+def exported(block: str, folder: Path) -> dict[str, str]:
+    found = dict(re.findall(r"export (\w+)=(\S+)", block))
+    return {name: value.replace("$PWD", str(folder)) for name, value in found.items()}
+
+
+def test_there_is_no_block_that_no_test_runs() -> None:
+    """Two to make secrets, two of settings, one for Prometheus, one for nginx."""
+    assert ["console", "sh", "yaml", "console", "sh", "nginx"] == [language for language, _ in BLOCKS]
+
+
+def test_a_token_over_tls(tmp_path: Path) -> None:
+    """The files, the settings and the configuration of Prometheus fit: the target is up, without the token it is not."""
+    run(blocks("console")[0], tmp_path)
+    env = exported(blocks("sh")[0], tmp_path)
+    bind = env.pop("WSGI_PROM_BIND")
+    exporters.fill(tmp_path / "shared", 5)
+    with (
+        exporters.serve(tmp_path / "shared", bind.replace(":9464", ":0"), **env) as server,
+        live.hold_port() as held,
+    ):
+        assert re.search(
+            r"0\.0\.0\.0 is open to every network .* protected by WSGI_PROM_TOKEN_FILE$",
+            server.log(),
+            re.MULTILINE,
+        )
+        target = f"127.0.0.1:{exporters.address(server)[1]}"
+        # Not the minute that it is by default.
+        config = "global: {scrape_interval: 1s}\n" + blocks("yaml")[0].replace("127.0.0.1:9464", target)
+        (tmp_path / "prometheus.yml").write_text(config)
+        subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, timeout=60)
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address={address}",
+                   f"--storage.tsdb.path={tmp_path / 'data'}"]  # fmt: skip
+        with live.LiveServer(
+            command, ready=(r"ready to receive web requests", 1), url=f"http://{address}"
+        ) as prometheus:
+
+            def total() -> float:
+                result = json.loads(prometheus.get("/api/v1/query?query=sum(filled_total)").body)["data"][
+                    "result"
+                ]
+                return float(result[0]["value"][1]) if result else 0.0
+
+            assert live.eventually(total, lambda found: found == 5) == 5
+        context = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+            urllib.request.urlopen(f"https://{target}/metrics", context=context, timeout=60)
+        refused.value.close()
+
+
+def test_users(tmp_path: Path) -> None:
+    """The line that the command makes lets the user in."""
+    run(blocks("console")[1], tmp_path)
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_USERS_FILE=str(tmp_path / "users")) as server:
+        curl = ["curl", "--silent", "--fail", "--user", "prometheus:secret", server.metrics_url]
+        assert (
+            b"wsgi_prom_build_info"
+            in subprocess.run(curl, check=True, timeout=60, capture_output=True).stdout
+        )
+
+
+def test_nginx_in_front(tmp_path: Path) -> None:
+    """nginx, as another user of the socket's group would, hands the page on from the unix socket."""
+    env = exported(blocks("sh")[1], tmp_path)
+    path = tmp_path / "metrics.sock"
+    bind = env.pop("WSGI_PROM_BIND").replace("/run/app/metrics.sock", str(path))
+    location = blocks("nginx")[0].replace("/run/app/metrics.sock", str(path))
+    exporters.fill(tmp_path / "shared", 5)
+    with exporters.serve(tmp_path / "shared", bind, **env), live.hold_port() as held:
+        assert "660" == oct(path.stat().st_mode)[-3:]
+        port = held.getsockname()[1]
+        (tmp_path / "nginx.conf").write_text(
+            f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr notice; events {{}}\n"
+            f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; {location} }} }}\n"
+        )
+        command = ["nginx", "-p", tmp_path, "-c", tmp_path / "nginx.conf"]
+        env_path = {"PATH": f"{os.environ['PATH']}{os.pathsep}/usr/sbin"}
+        with live.LiveServer(
+            command,
+            env=env_path,
+            ready=(r"start worker|using the .* event method", 1),
+            url=f"http://127.0.0.1:{port}",
+        ) as nginx:
+            page = live.eventually(lambda: answer(nginx), bool)
+    assert b"filled_total" in page
+
+
+def answer(nginx: live.LiveServer) -> bytes:
+    try:
+        return nginx.get("/metrics").body
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize("name", ["docs/exporter.md", "docs/settings.md", "SECURITY.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Files and tests that the documents name exist."""
+    path = live.ROOT / name
+    text = path.read_text()
+    links = [path.parent / link for link in re.findall(r"\]\(([^)#:]+)\)", text)]
+    links += [live.ROOT / test for test in re.findall(r"`(tests/\w+\.py)`", text)]
+    assert [] == [link for link in links if not link.exists()]
+
+
+def test_the_documents_figures_are_the_modules() -> None:
+    """The limits that the documentation names are those that are in force."""
+    from wsgi_prom.exporter import channel, listener
+
+    last = TEXT.split("## What it withstands")[1].replace(",", "")
+    named = [float(figure) for figure in re.findall(r"(\d+) (?:connections|seconds|KB)", last)]
+    assert [
+        listener._CONNECTIONS,
+        channel.HEAD,
+        listener._LIMITS["max_request_header_size"] / 1024,
+        channel.ANSWER,
+    ] == named
