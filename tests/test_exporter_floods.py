@@ -209,3 +209,29 @@ def test_few_descriptors(tmp_path) -> None:
             pages = [scrape(server) for _ in range(3)]
         assert all(b"filled_total" in page for page in pages)
         assert [] == exporters.complaints(server)
+
+
+def test_who_never_reads_is_left_when_time_is_over() -> None:
+    """The time for an answer ends the connection of a client that takes no byte; waitress would wait until it does."""
+    from wsgi_prom.exporter import listener
+
+    with socket.socket() as listening, socket.socket() as client:
+        listening.bind(("127.0.0.1", 0))
+        made = listener.server(lambda *_: [], listening)  # type: ignore[arg-type]
+        client.connect(listening.getsockname())
+        assert live.eventually(lambda: made.handle_accept() or len(made.active_channels), bool) == 1
+        (found,) = made.active_channels.values()
+        found._enter(channel.ANSWER)
+        found.outbufs[0].append(b"x")
+        found.total_outbufs_len = 1
+        made.maintenance(0)
+        assert [found] == list(made.active_channels.values())
+        found._since -= channel.ANSWER
+        made.maintenance(0)
+        assert {} == made.active_channels
+        assert not found.readable()
+        assert not found.writable()
+        client.settimeout(exporters.SECONDS)
+        assert b"" == client.recv(1)
+        made.task_dispatcher.shutdown()
+        made.close()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter import passwords
-from wsgi_prom.exporter.replies import plain
+from wsgi_prom.exporter.plain import plain
 from wsgi_prom.exporter.watched import Watched, read
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Access:
                 name, _, password = base64.b64decode(given, validate=True).partition(b":")
             except binascii.Error:
                 return False
-            return self._users.value.allow(name, password)
+            # scrypt pads with zeros: it takes "right" and one more of them for the same.
+            return b"\0" not in password and self._users.value.allow(name, password)
         return False
 
 
