@@ -1,0 +1,373 @@
+"""Who may read the metrics: networks, tokens, passwords, the socket's mode, and what the exporter says of it at start."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import exporters
+import live
+import pytest
+from prometheus_client import CollectorRegistry
+from webob import Request
+
+from wsgi_prom import MetricsApp
+from wsgi_prom.errors import SettingError
+from wsgi_prom.exporter import access, passwords
+from wsgi_prom.exporter.app import ExporterApp
+from wsgi_prom.exporter.passwords import Hashed
+from wsgi_prom.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from webob import Response
+
+# Cheap, for all tests but those about the cost.
+CHEAP = (4, 1, 1)
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    return secret(tmp_path / "token", "s3cret\n")
+
+
+@pytest.fixture
+def users_file(tmp_path: Path) -> Path:
+    lines = [
+        Hashed.make(word.encode(), CHEAP).line(name) for name, word in (("ann", "right"), ("böb b", "grün:x"))
+    ]
+    return secret(tmp_path / "users", "# who may scrape\n\n" + "\n".join(lines) + "\n")
+
+
+def secret(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def exporter(**settings: object) -> ExporterApp:
+    return ExporterApp(
+        MetricsApp(registry=CollectorRegistry(), settings=Settings.read({}, **settings))  # type: ignore[arg-type]
+    )
+
+
+def ask(app: object, authorization: str | None = None, path: str = "/metrics", **environ: str) -> Response:
+    request = Request.blank(path, environ=environ)
+    if authorization is not None:
+        request.headers["Authorization"] = authorization
+    return request.get_response(app)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        (None, 401), ("", 401), ("Bearer", 401), ("Bearer ", 401), ("Bearer s3cre", 401), ("Bearer s3crett", 401),
+        ("Bearer s3cret", 200), ("bearer  s3cret ", 200), ("Bearer \xff", 401), ("Basic s3cret", 401), ("s3cret", 401),
+        (basic("ann", "right"), 200), (basic("ann", "wrong"), 401), (basic("ann", ""), 401), (basic("", "right"), 401),
+        (basic("bob", "right"), 401), (basic("böb b", "grün:x"), 200), (basic("böb b", "right"), 401),
+        ("basic " + basic("ann", "right")[6:], 200), ("Basic !", 401), ("Basic " + "YQ" * 5001, 401),
+        (basic("ann", "right\0"), 401), (basic("ann:right", ""), 401), ("Digest a", 401),
+    ],
+)  # fmt: skip
+def test_either_secret_is_enough(
+    authorization: str | None, status: int, token_file: Path, users_file: Path
+) -> None:
+    """A token or a user's password, exactly; whatever else is refused, with the ways that there are."""
+    app = exporter(token_file=str(token_file), users_file=str(users_file))
+    for _ in range(2):
+        answer = ask(app, authorization)
+        assert status == answer.status_code
+    schemes = [value.split()[0] for value in answer.headers.getall("WWW-Authenticate")]
+    assert schemes == ([] if status == 200 else ["Bearer", "Basic"])
+
+
+def test_a_kind_that_is_not_set_is_not_offered(token_file: Path, users_file: Path) -> None:
+    """With a token alone passwords are refused, and with users alone tokens."""
+    tokens, users = exporter(token_file=str(token_file)), exporter(users_file=str(users_file))
+    assert 401 == ask(tokens, basic("ann", "right")).status_code == ask(users, "Bearer s3cret").status_code
+    assert [["Bearer"], ["Basic"]] == [
+        [value.split()[0] for value in ask(app).headers.getall("WWW-Authenticate")] for app in (tokens, users)
+    ]
+
+
+def test_what_is_open(token_file: Path) -> None:
+    """Without a secret, healthy alone is answered; ready collects, and is not."""
+    app = exporter(token_file=str(token_file))
+    codes = {path: ask(app, None, path).status_code for path in ("/metrics", "/-/healthy", "/-/ready", "/")}
+    assert {"/metrics": 401, "/-/healthy": 200, "/-/ready": 401, "/": 404} == codes
+    assert [200, 200] == [ask(app, "Bearer s3cret", path).status_code for path in ("/metrics", "/-/ready")]
+
+
+@pytest.mark.parametrize(
+    ("address", "admitted"),
+    [("10.1.2.3", True), ("::ffff:10.1.2.3", True), ("11.1.2.3", False), ("::1", True), ("::2", False),
+     ("fe80::1%eth0", True), ("::ffff:11.1.2.3", False), ("", False), ("localhost", False), ("127.0.0.1", False)],
+)  # fmt: skip
+def test_networks(address: str, admitted: bool) -> None:
+    """An address in one of the networks, IPv4 in IPv6's clothes too; what is no address is in none."""
+    settings = Settings.read({}, allow="10.0.0.0/8,::1,fe80::/64")
+    assert admitted == access.Access(settings).admits(address)
+    app = MetricsApp(registry=CollectorRegistry(), settings=settings)
+    assert (200 if admitted else 403) == ask(app, REMOTE_ADDR=address).status_code
+
+
+def test_a_token_is_replaced_while_it_runs(token_file: Path) -> None:
+    """A new token counts at once, the old one no more; a file that cannot be used leaves the last good one in force."""
+    app = exporter(token_file=str(token_file))
+
+    def codes() -> list[int]:
+        return [ask(app, f"Bearer {token}").status_code for token in ("s3cret", "new", "")]
+
+    assert [200, 401, 401] == codes()
+    secret(token_file.with_name("next"), "new").replace(token_file)
+    assert [401, 200, 401] == codes()
+    token_file.write_text("")
+    assert [401, 200, 401] == codes()
+    token_file.unlink()
+    assert [401, 200, 401] == codes()
+    secret(token_file, "s3cret")
+    assert [200, 401, 401] == codes()
+
+
+def test_users_are_replaced_while_it_runs(users_file: Path) -> None:
+    """A user who is no longer in the file is refused, though the password was right before."""
+    app = exporter(users_file=str(users_file))
+    assert 200 == ask(app, basic("ann", "right")).status_code
+    users_file.write_text(Hashed.make(b"other", CHEAP).line("ann"))
+    assert [401, 200] == [ask(app, basic("ann", word)).status_code for word in ("right", "other")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "mode", "told"),
+    [
+        ("token_file", None, 0o600, "cannot be read: No such file or directory. Name a file that this server's user"),
+        ("token_file", "", 0o600, "does not hold one token. Fill it with: openssl rand -hex 32"),
+        ("token_file", " \n", 0o600, "does not hold one token"),
+        ("token_file", "a b", 0o600, "does not hold one token"),
+        ("token_file", "a", 0o604, "can be read or written by others. Run chmod o-rwx on it."),
+        ("token_file", "a", 0o602, "can be read or written by others"),
+        ("token_file", "a" * 2_000_000, 0o600, "is no plain file of at most 1 MB"),
+        ("users_file", "", 0o600, "has no user. Add a line with: wsgi-prom password NAME"),
+        ("users_file", "ann:plain", 0o600, ", line 1 is not NAME:$scrypt$... Make it with: wsgi-prom password NAME"),
+        ("users_file", "\nann:$2b$12$abc", 0o600, ", line 2 is not NAME:$scrypt$"),
+        ("users_file", Hashed.make(b"a", CHEAP).line("a").replace("ln=4", "ln=30"), 0o600, ", line 1 is not"),
+        ("users_file", Hashed.make(b"a", CHEAP).line("a") + "\n" + Hashed.make(b"b", (5, 1, 1)).line("b"), 0o600,
+         ", line 2 has another cost"),
+        ("users_file", Hashed.make(b"a", CHEAP).line("a"), 0o644, "can be read or written by others"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_an_error_at_start(
+    name: str, text: str | None, mode: int, told: str, tmp_path: Path
+) -> None:
+    """The message has the setting, its value and the remedy, and nothing of what the file holds."""
+    path = tmp_path / "file"
+    if text is not None:
+        secret(path, text, mode)
+    with pytest.raises(SettingError) as caught:
+        exporter(**{name: str(path)})
+    message = str(caught.value)
+    assert message.startswith(f"WSGI_PROM_{name.upper()}={str(path)!r}")
+    assert told in message
+    assert not text or len(text) < 3 or text not in message
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device"])
+def test_what_is_no_file_is_an_error_and_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    """A pipe, a directory and a device are refused."""
+    path = tmp_path / "thing"
+    if kind == "fifo":
+        os.mkfifo(path, 0o600)
+    elif kind == "directory":
+        path.mkdir(0o700)
+    with pytest.raises(SettingError, match="WSGI_PROM_TOKEN_FILE"):
+        exporter(token_file=str(path) if kind != "device" else "/dev/zero")
+
+
+def test_an_unknown_user_costs_what_a_known_one_does(users_file: Path) -> None:
+    """Each refusal hashes once, at the same cost, whoever is asked for."""
+    hashed: list[tuple[int, int, int]] = []
+
+    class Counting(Hashed):
+        def matches(self, password: bytes) -> bool:
+            hashed.append(self.cost)
+            return super().matches(password)
+
+        def decoy(self) -> Hashed:
+            found = super().decoy()
+            return Counting(found.cost, found.salt, found.digest)
+
+    users = access.Users(str(users_file))
+    users._users = {name: Counting(h.cost, h.salt, h.digest) for name, h in users._users.items()}
+    users._decoy = next(iter(users._users.values())).decoy()
+    for name in (b"ann", b"nobody", b""):
+        assert not users.allow(name, b"wrong")
+        assert [CHEAP] == hashed
+        hashed.clear()
+
+
+def test_a_right_password_is_hashed_once_and_never_waits_for_wrong_ones(users_file: Path) -> None:
+    """While passwords are hashed, a client that was let in before is let in; of many more one waits, the rest are 429."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Stuck(Hashed):
+        def matches(self, password: bytes) -> bool:
+            if password == b"stuck":
+                begun.set()
+                assert go.wait(60)
+            return super().matches(password)
+
+    app = exporter(users_file=str(users_file))
+    users = app._metrics.access._users.value
+    assert 200 == ask(app, basic("ann", "right")).status_code
+    users._users = {name: Stuck(h.cost, h.salt, h.digest) for name, h in users._users.items()}
+    with ThreadPoolExecutor(20) as pool:
+        first = pool.submit(ask, app, basic("ann", "stuck"))
+        assert begun.wait(60)
+        others = [pool.submit(ask, app, basic("ann", f"wrong {number}")) for number in range(10)]
+        assert live.eventually(lambda: sum(f.done() for f in others), lambda done: done == 9) == 9
+        assert [200] * 20 == [ask(app, basic("ann", "right")).status_code for _ in range(20)]
+        busy = [future.result() for future in others if future.done()]
+        go.set()
+    assert {429} == {answer.status_code for answer in busy}
+    assert {"1"} == {answer.headers["Retry-After"] for answer in busy}
+    assert 401 == first.result().status_code
+
+
+def test_a_flood_of_wrong_passwords(tmp_path: Path) -> None:
+    """On a real exporter with hashes at their full cost, good scrapes are answered while 16 clients guess."""
+    exporters.fill(tmp_path / "shared", 10)
+    users = secret(tmp_path / "users", Hashed.make(b"right").line("ann"))
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_USERS_FILE=str(users)) as server:
+        good = {"Authorization": basic("ann", "right")}
+        assert 200 == live.request(server.metrics_url, headers=good).status
+        ended = threading.Event()
+        guesses: list[int] = []
+
+        def guess(client: int) -> None:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                wrong = {"Authorization": basic("ann", f"{client} {number}")}
+                guesses.append(live.request(server.metrics_url, headers=wrong).status)
+
+        with ThreadPoolExecutor(16) as pool:
+            for client in range(16):
+                pool.submit(guess, client)
+            try:
+                found = [live.request(server.metrics_url, headers=good).status for _ in range(30)]
+                live.eventually(lambda: set(guesses), lambda codes: codes == {401, 429})
+            finally:
+                ended.set()
+        assert [] == exporters.complaints(server)
+    assert [200] * 30 == found
+    assert {401, 429} == set(guesses)
+
+
+def password(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wsgi_prom", "password", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_makes_a_line(tmp_path: Path) -> None:
+    """wsgi-prom password NAME reads the password from stdin and prints the line that lets that user in."""
+    done = password("prom", given="pass word\n")
+    assert (0, "") == (done.returncode, done.stderr)
+    name, hashed = passwords.parse(done.stdout.rstrip("\n"))
+    assert ("prom", (14, 8, 1), True) == (name, hashed.cost, hashed.matches(b"pass word"))
+    app = exporter(users_file=str(secret(tmp_path / "users", done.stdout)))
+    assert 200 == ask(app, basic("prom", "pass word")).status_code
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "#a", " a", "a\nb", "a\x7f"])
+def test_names_that_a_line_cannot_hold(name: str) -> None:
+    """The command says so in one line; an empty password is refused too."""
+    for done in (password(name, given="x\n"), password("a", given="\n"), password("a")):
+        assert (1, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
+
+
+def test_only_allowed_networks_reach_the_exporter(tmp_path: Path) -> None:
+    """A connection from elsewhere is closed before a byte is read; the networks' own are answered."""
+    exporters.fill(tmp_path / "shared", 1)
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_ALLOW="127.0.0.2/31") as server:
+        closed = b"GET /-/healthy HTTP/1.0\r\n\r\n"
+        with exporters.connect(server) as client:
+            assert b"" == exporters.until_closed(client)
+        with socket.create_connection(exporters.address(server), 60, ("127.0.0.2", 0)) as client:
+            client.sendall(closed)
+            assert exporters.until_closed(client).startswith(b"HTTP/1.0 200")
+    with exporters.serve(tmp_path / "shared", "[::ffff:127.0.0.1]:0", WSGI_PROM_ALLOW="127.0.0.1") as server:
+        with socket.create_connection(("127.0.0.1", exporters.address(server)[1]), 60) as client:
+            client.sendall(closed)
+            assert exporters.until_closed(client).startswith(b"HTTP/1.0 200")
+
+
+def test_the_sockets_mode(tmp_path: Path) -> None:
+    """WSGI_PROM_SOCKET_MODE is the mode of the unix socket, whatever the umask; networks do not apply to it."""
+    path = tmp_path / "socket"
+    with exporters.serve(
+        tmp_path / "shared", f"unix:{path}", WSGI_PROM_SOCKET_MODE="660", WSGI_PROM_ALLOW="10.0.0.0/8"
+    ):
+        assert "660" == oct(path.stat().st_mode)[-3:]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(b"GET /-/healthy HTTP/1.0\r\n\r\n")
+            assert exporters.until_closed(client).startswith(b"HTTP/1.0 200")
+
+
+STARTS = {
+    "loopback": ("127.0.0.1:0", {}, None),
+    "another loopback": ("127.1.2.3:0", {}, None),
+    "open": ("0.0.0.0:0", {}, "0.0.0.0 is open to every network that reaches it: whoever connects reads the metrics. Set"),
+    "open, IPv6": ("[::]:0", {}, ":: is open to every network that reaches it: whoever connects reads the metrics. Set"),
+    "networks": ("0.0.0.0:0", {"WSGI_PROM_ALLOW": "10.0.0.0/8"},
+                 "0.0.0.0 is open to 10.0.0.0/8, by WSGI_PROM_ALLOW, without a password"),
+    "token": ("0.0.0.0:0", {"WSGI_PROM_TOKEN_FILE": "{token}"},
+              "0.0.0.0 is open to every network that reaches it, protected by WSGI_PROM_TOKEN_FILE; unencrypted"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_what_is_said_at_start(kind: str, tmp_path: Path, token_file: Path) -> None:
+    """Beyond loopback one line says to whom the metrics are open, and what protects them or would."""
+    bind, env, told = STARTS[kind]
+    env = {name: value.format(token=token_file) for name, value in env.items()}
+    with exporters.serve(tmp_path / "shared", bind, **env) as server:
+        lines = exporters.complaints(server)
+    assert (0 if told is None else 1) == len(lines)
+    assert all(line.startswith(f"wsgi_prom: {told}") for line in lines)
+
+
+def test_a_wrong_file_is_told_by_the_server(tmp_path: Path) -> None:
+    """The exporter's error is in the server's log, with setting, value and remedy; the application is served."""
+    with live.gunicorn(workers=1, WSGI_PROM_TOKEN_FILE=str(tmp_path / "none")) as server:
+        assert 200 == server.get("/").status
+        line = server.wait_for_log(r"wsgi_prom: WSGI_PROM_TOKEN_FILE=.*")[0]
+    assert f"WSGI_PROM_TOKEN_FILE='{tmp_path / 'none'}' cannot be read: No such file" in line
+    assert "Traceback" not in server.log()
+
+
+def test_the_rules_hold_on_a_real_server(tmp_path: Path, token_file: Path) -> None:
+    """The token that the server's environment names protects its exporter and the application's metrics_path alike."""
+    env = {"WSGI_PROM_TOKEN_FILE": str(token_file), "WSGI_PROM_METRICS_PATH": "/inside"}
+    good = {"Authorization": "Bearer s3cret"}
+    with live.gunicorn(workers=2, **env) as server:
+        codes = [
+            live.request(url, headers=headers).status
+            for url in (server.metrics_url, server.url + "/inside")
+            for headers in ({}, {"Authorization": "Bearer wrong"}, good)
+        ]
+        live.drive(server.url, ["/"] * 4)
+        page = live.request(server.metrics_url, headers=good).body.decode()
+    assert [401, 401, 200] * 2 == codes
+    assert 'http_requests_total{method="GET",route="/",status="200"} 4.0' in page

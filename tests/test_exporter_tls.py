@@ -1,0 +1,284 @@
+"""TLS and client certificates: handshakes that never end, certificates that change, and a real Prometheus through it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import shutil
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import exporters
+import live
+import pytest
+
+from wsgi_prom.errors import SettingError
+from wsgi_prom.exporter.passwords import Hashed
+from wsgi_prom.exporter.tls import Tls
+from wsgi_prom.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SERIES = 12000
+
+
+class Pair(NamedTuple):
+    cert: Path
+    key: Path
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)
+
+
+def authority(folder: Path, name: str) -> Pair:
+    """Make a certificate that signs itself, and others."""
+    pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", pair.key,
+            "-out", pair.cert, "-days", 30, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
+    pair.key.chmod(0o600)
+    return pair
+
+
+def signed(folder: Path, name: str, by: Pair) -> Pair:
+    """Make a certificate that *by* has signed."""
+    pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", pair.key, "-out",
+            folder / f"{name}.csr", "-subj", f"/CN={name}")  # fmt: skip
+    openssl("x509", "-req", "-in", folder / f"{name}.csr", "-CA", by.cert, "-CAkey", by.key, "-CAcreateserial", "-out",
+            pair.cert, "-days", 30)  # fmt: skip
+    return pair
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="module")
+def own(files: Path) -> Pair:
+    return authority(files, "exporter")
+
+
+@pytest.fixture(scope="module")
+def clients(files: Path) -> Pair:
+    return authority(files, "clients")
+
+
+@pytest.fixture(scope="module")
+def directory(files: Path) -> Path:
+    exporters.fill(files / "shared", SERIES)
+    return files / "shared"
+
+
+def get(url: str, trusted: Pair, certificate: Pair | None = None, **headers: str) -> tuple[int, bytes]:
+    context = ssl.create_default_context(cafile=trusted.cert)
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), context=context, timeout=60
+        ) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def url(server: live.LiveServer) -> str:
+    return server.wait_for_log(exporters.LISTENING)[1]
+
+
+def test_a_large_page_through_tls(directory: Path, own: Pair) -> None:
+    """A page of 1 MB arrives whole, to several clients at once; who does not speak TLS is not answered."""
+    with exporters.serve(
+        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
+    ) as server:
+        assert url(server).startswith("https://127.0.0.1:")
+        with ThreadPoolExecutor(8) as pool:
+            pages = list(pool.map(lambda _: get(url(server), own), range(24)))
+        assert {200} == {status for status, _ in pages}
+        assert {SERIES} == {page.count(b"\nfilled_total{") for _, page in pages}
+        assert b"" == exporters.raw(server, exporters.GET)
+        assert [] == exporters.complaints(server)
+
+
+def test_silent_handshakes_keep_nobody_waiting(directory: Path, own: Pair) -> None:
+    """500 clients who connect and say nothing, half of a handshake or nonsense: a scrape is answered among them."""
+    with exporters.serve(
+        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
+    ) as server:
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+        with (
+            exporters.crowd(server, 200),
+            exporters.crowd(server, 200, hello),
+            exporters.crowd(server, 100, b"x" * 99),
+        ):
+            assert 200 == get(url(server), own)[0]
+        with exporters.connect(server) as slow:
+            assert exporters.until_closed(slow) == b""  # after the time for a request's head
+        assert [] == exporters.complaints(server)
+
+
+def test_readers_who_do_not_read_tls(directory: Path, own: Pair) -> None:
+    """300 clients ask for 1 MB and stop reading: 20 KB of memory for OpenSSL's sake each, not a page."""
+    with exporters.serve(
+        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
+    ) as server:
+        get(url(server), own)
+        before = exporters.memory(server)
+        context = ssl.create_default_context(cafile=own.cert)
+        with contextlib.ExitStack() as stack:
+            readers = [
+                stack.enter_context(
+                    context.wrap_socket(exporters.connect(server, window=4096), server_hostname="127.0.0.1")
+                )
+                for _ in range(300)
+            ]
+            for reader in readers:
+                reader.sendall(exporters.GET)
+            assert 200 == get(url(server), own)[0]
+            assert exporters.memory(server) - before < 100 * 1024 * 1024
+            rest = b""
+            while len(rest) < 1024 * 1024 and (part := readers[0].recv(65536)):
+                rest += part
+            assert len(rest) >= 1024 * 1024
+        assert [] == exporters.complaints(server)
+
+
+def test_requests_one_after_the_other(directory: Path, own: Pair) -> None:
+    """A connection is kept, and requests in pieces or in large records are understood."""
+    context = ssl.create_default_context(cafile=own.cert)
+    with exporters.serve(
+        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
+    ) as server:
+        with context.wrap_socket(exporters.connect(server), server_hostname="127.0.0.1") as client:
+            for filler in (0, 10, 9000, 16000):
+                request = b"GET /-/healthy HTTP/1.1\r\nX-Filler: " + b"x" * filler + b"\r\n\r\n"
+                client.sendall(request[:30])
+                client.sendall(request[30:])
+                answer = b""
+                while not answer.endswith(b"healthy\n"):
+                    answer += client.recv(4096)
+                assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_client_certificates(directory: Path, own: Pair, clients: Pair, files: Path) -> None:
+    """Only who shows a certificate of the clients' authority is let in; no TLS before 1.2 is spoken."""
+    good, stranger = signed(files, "good", clients), authority(files, "stranger")
+    env = {"WSGI_PROM_TLS_CERT": str(own.cert), "WSGI_PROM_TLS_KEY": str(own.key),
+           "WSGI_PROM_TLS_CLIENT_CA": str(clients.cert)}  # fmt: skip
+    with exporters.serve(directory, **env) as server:
+        assert 200 == get(url(server), own, good)[0]
+        for certificate in (None, stranger):
+            with pytest.raises(OSError, match=r"alert|EOF|reset|Broken|Remote|closed"):
+                get(url(server), own, certificate)
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        with pytest.warns(DeprecationWarning):
+            old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with exporters.connect(server) as plain, pytest.raises(OSError):
+            old.wrap_socket(plain)
+        assert 200 == get(url(server), own, good)[0]
+        assert [] == exporters.complaints(server)
+
+
+def test_a_certificate_is_replaced_while_it_runs(directory: Path, own: Pair, tmp_path: Path) -> None:
+    """The next connection gets the new certificate; one that cannot be used leaves the former in force."""
+    used = Pair(tmp_path / "cert", tmp_path / "key")
+    for path, copy in zip(own, used, strict=True):
+        shutil.copy(path, copy)
+    other = authority(tmp_path, "other")
+    with exporters.serve(
+        directory, WSGI_PROM_TLS_CERT=str(used.cert), WSGI_PROM_TLS_KEY=str(used.key)
+    ) as server:
+        assert 200 == get(url(server), own)[0]
+        shutil.copy(other.cert, used.cert)  # and not yet its key
+        assert 200 == get(url(server), own)[0]
+        assert "Until then, what was there before is in force." in server.log()
+        shutil.copy(other.key, used.key)
+        assert 200 == get(url(server), other)[0]
+        with pytest.raises(OSError, match="certificate verify failed"):
+            get(url(server), own)
+
+
+def test_files_that_cannot_be_used(own: Pair, clients: Pair, tmp_path: Path) -> None:
+    """Each mistake is an error at start that names the setting, its value and the remedy; none asks at a terminal."""
+    nonsense, locked, both = tmp_path / "nonsense", tmp_path / "locked", tmp_path / "both"
+    nonsense.write_text("nonsense")
+    nonsense.chmod(0o600)
+    openssl("pkey", "-in", own.key, "-aes256", "-passout", "pass:word", "-out", locked)
+    open_key = tmp_path / "open"
+    shutil.copy(own.key, open_key)
+    open_key.chmod(0o644)
+    both.write_text(own.cert.read_text() + own.key.read_text())
+    both.chmod(0o644)
+    cases: list[tuple[dict[str, Path], str]] = [
+        ({"tls_key": own.key}, "WSGI_PROM_TLS_KEY='{}' is of no use without a certificate. Set WSGI_PROM_TLS_CERT too."),
+        ({"tls_client_ca": own.cert}, "WSGI_PROM_TLS_CLIENT_CA='{}' is of no use without a certificate."),
+        ({"tls_cert": tmp_path / "none"}, "WSGI_PROM_TLS_CERT='{}' cannot be read: No such file or directory. Name"),
+        ({"tls_cert": nonsense}, "WSGI_PROM_TLS_CERT='{}' cannot be used: "),
+        ({"tls_cert": own.cert, "tls_key": clients.key}, "WSGI_PROM_TLS_CERT='{}' with WSGI_PROM_TLS_KEY="),
+        ({"tls_key": open_key, "tls_cert": own.cert}, "WSGI_PROM_TLS_KEY='{}' can be read or written by others. Run chm"),
+        ({"tls_cert": both}, "WSGI_PROM_TLS_CERT='{}' can be read or written by others. Run chmod o-rwx on it."),
+        ({"tls_cert": own.cert, "tls_key": locked}, "WSGI_PROM_TLS_CERT='{}' with WSGI_PROM_TLS_KEY="),
+        ({"tls_client_ca": nonsense, "tls_cert": own.cert, "tls_key": own.key}, "WSGI_PROM_TLS_CLIENT_CA='{}' cannot be us"),
+    ]  # fmt: skip
+    for paths, told in cases:
+        settings = Settings.read({}, **{name: str(path) for name, path in paths.items()})
+        with pytest.raises(SettingError) as caught:
+            Tls.of(settings)
+        assert str(caught.value).startswith(told.format(next(iter(paths.values()))))
+    both.chmod(0o600)
+    assert Tls.of(Settings.read({}, tls_cert=str(both))) is not None
+    assert Tls.of(Settings()) is None
+
+
+def test_prometheus_through_tls_with_a_certificate_and_a_password(
+    own: Pair, clients: Pair, files: Path, tmp_path: Path
+) -> None:
+    """A real Prometheus, configured as the documentation has it, has the target up and the figures."""
+    good = signed(files, "prometheus", clients)
+    users = tmp_path / "users"
+    users.write_text(Hashed.make(b"right").line("prom"))
+    users.chmod(0o600)
+    (tmp_path / "password").write_text("right")
+    exporters.fill(tmp_path / "shared", 5)
+    env = {"WSGI_PROM_TLS_CERT": str(own.cert), "WSGI_PROM_TLS_KEY": str(own.key), "WSGI_PROM_USERS_FILE": str(users),
+           "WSGI_PROM_TLS_CLIENT_CA": str(clients.cert), "WSGI_PROM_ALLOW": "127.0.0.0/8"}  # fmt: skip
+    with exporters.serve(tmp_path / "shared", **env) as server, live.hold_port() as held:
+        assert 401 == get(url(server), own, good)[0]
+        job = {
+            "job_name": "app",
+            "scheme": "https",
+            "tls_config": {"ca_file": str(own.cert), "cert_file": str(good.cert), "key_file": str(good.key)},
+            "basic_auth": {"username": "prom", "password_file": str(tmp_path / "password")},
+            "static_configs": [{"targets": ["{}:{}".format(*exporters.address(server))]}],
+        }
+        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": [job]}
+        (tmp_path / "prometheus.yml").write_text(json.dumps(config))
+        subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, timeout=60)
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address={address}",
+                   f"--storage.tsdb.path={tmp_path / 'data'}"]  # fmt: skip
+        with live.LiveServer(
+            command, ready=(r"ready to receive web requests", 1), url=f"http://{address}"
+        ) as prometheus:
+
+            def total() -> float:
+                result = json.loads(prometheus.get("/api/v1/query?query=sum(filled_total)").body)["data"][
+                    "result"
+                ]
+                return float(result[0]["value"][1]) if result else 0.0
+
+            assert live.eventually(total, lambda found: found == 5) == 5
+        right = {"Authorization": "Basic " + base64.b64encode(b"prom:right").decode()}
+        assert 200 == get(url(server), own, good, **right)[0]
+        assert [] == exporters.complaints(server)

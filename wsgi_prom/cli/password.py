@@ -1,0 +1,45 @@
+"""
+Make a line for WSGI_PROM_USERS_FILE: a user and a hashed password.
+
+The password is asked for, or is the first line of stdin where that is no terminal. It is never an argument, which any
+user of the machine could read.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from typing import TYPE_CHECKING
+
+from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.exporter.passwords import Hashed
+
+if TYPE_CHECKING:
+    import argparse
+
+
+class PasswordError(WsgiPromError):
+    """The name or the password cannot be used."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the user")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if sys.stdin.isatty():
+        password = getpass.getpass()
+        if password != getpass.getpass("Once more: "):
+            raise PasswordError("these are two passwords. Begin anew.")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise PasswordError("the password is empty. Give one at the prompt, or on stdin.")
+    try:
+        line = Hashed.make(password.encode()).line(arguments.name)
+    except ValueError:
+        raise PasswordError(
+            f"NAME {arguments.name!r} cannot be used: no colon or control character, and no blank or # at its start."
+        ) from None
+    sys.stdout.write(f"{line}\n")
+    return 0
