@@ -18,6 +18,7 @@ LAYERS = ["errors", "reference", "catalog", "settings", "routes", "headers", "st
           "request", "exporter", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
     "faults",
+    "forks",
     "format",
     "labels",
     "locks",

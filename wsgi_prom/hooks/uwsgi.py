@@ -14,6 +14,7 @@ from typing import Any
 import uwsgi
 
 from wsgi_prom.hooks.instance import Instance
+from wsgi_prom.storage import forks
 from wsgi_prom.storage.lease import lease
 
 log = logging.getLogger("wsgi_prom")
@@ -40,10 +41,14 @@ def _owner() -> tuple[int, int] | None:
     return user.pw_uid, user.pw_gid
 
 
-def _claim() -> None:
-    # A mule or spooler claims a slot when it records something.
+def _after_fork() -> None:
+    # uWSGI runs none of Python's callbacks. Before anything else: what follows may use a metric.
+    forks.free()
     if uwsgi.worker_id() > 0:
         lease.renew()
+    else:
+        # A mule or spooler claims a slot when it records something.
+        lease.part_from_parent()
 
 
 def _chain_after_fork() -> None:
@@ -56,13 +61,13 @@ def _chain_after_fork() -> None:
         before = getattr(uwsgi, "post_fork_hook", None)
 
         def after_fork() -> None:
+            _after_fork()
             if before is not None:
                 before()
-            _claim()
 
         uwsgi.post_fork_hook = after_fork
     else:
-        uwsgidecorators.postfork(_claim)
+        uwsgidecorators.postfork(_after_fork)
 
 
 _start()

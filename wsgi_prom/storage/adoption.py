@@ -1,5 +1,6 @@
 """
-Taking the client library over: its value class, the metrics that were made before, and its multiprocess collector.
+Taking the client library over: its value class, its locks, the metrics that were made before, and its multiprocess
+collector.
 
 So that an application's own metrics work whatever was imported first, and code that it already has for the client
 library's multiprocess mode is answered from the slots.
@@ -10,15 +11,14 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import metrics, multiprocess
+from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory
+from wsgi_prom.storage import directory, forks
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.values import Cell, Latest, Value
@@ -39,16 +39,19 @@ def install() -> None:
     """
     if client_values.ValueClass is not Value:
         client_values.ValueClass = Value
-        _adopt_existing()
+        # By type, since asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code.
+        kinds = (metrics.MetricWrapperBase, registry.CollectorRegistry)
+        existing = [item for item in gc.get_objects() if issubclass(type(item), kinds)]
+        forks.replace((metrics, registry, client_values), existing)
+        _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
 
 
-def _adopt_existing() -> None:
-    # Metrics of any registry or none: in multiprocess mode the library counts them all. By type, since asking a
-    # proxy for its class (Werkzeug's LocalProxy) runs the application's code.
-    for metric in [item for item in gc.get_objects() if issubclass(type(item), metrics.MetricWrapperBase)]:
+def _adopt(existing: list[Any]) -> None:
+    # Metrics of any registry or none: in multiprocess mode the library counts them all.
+    for metric in existing:
         if metric._labelnames and not metric._labelvalues:
             continue  # the parent of children, which has no value
         if isinstance(metric, metrics.Counter):
@@ -104,7 +107,7 @@ def _take_over(old: Any, fresh: Cell) -> Any:
 def _init(self: Any, registry: CollectorRegistry | None, path: str | None = None) -> None:
     # Unlike the library, do not ask for the directory yet: before a server starts, it is not made.
     self._path = path
-    self._lock = threading.Lock()
+    self._lock = forks.lock()
     self._merged = None
     if registry:
         registry.register(self)
@@ -117,8 +120,10 @@ def _collect(self: Any) -> Iterable[Metric]:
     if not hasattr(self, "_lock"):
         _init(self, None, self._path)  # made before the installation
     with self._lock:
-        if self._merged is None or self._merged[0] != path:
-            self._merged = path, Collector(path)
+        # Anew in a child: a thread of the parent may have been in the middle of a scrape.
+        key = path, os.getpid()
+        if self._merged is None or self._merged[0] != key:
+            self._merged = key, Collector(path)
         try:
             return list(self._merged[1].collect().to_metrics())
         except DirectoryError:
