@@ -27,6 +27,7 @@ STORAGE = [
     "pair",
     "slots",
     "lease",
+    "cells",
     "values",
     "families",
     "sources",

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+import live
 import processes
 import prometheus_client
 import pytest
@@ -533,6 +534,106 @@ def test_increments_of_a_signal_handler_are_counted(
         return float(done + handled), next(iter(samples(shared).values()))
 
     expected, actual = recording(run)
+    assert expected == actual
+
+
+@pytest.mark.parametrize("mode", ["min", "max", "sum", "livemax"])
+def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., Any], mode: str) -> None:
+    """
+    At any moment the slot holds what the main thread and the handler have added: nothing waits for the next record.
+    """
+
+    def run() -> tuple[int, int]:
+        gauge = Gauge("t_hits", "Help.", registry=None, multiprocess_mode=mode)
+        gauge.inc(0)
+        cell = gauge._value
+        handled = stale = 0
+
+        def handle(*_: object) -> None:
+            nonlocal handled
+            handled += 1
+            gauge.inc()
+            signal.setitimer(signal.ITIMER_REAL, 0.00002)
+
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, 0.00002)
+        end = time.monotonic() + 1
+        done = 0
+        while time.monotonic() < end:
+            gauge.inc()
+            done += 1
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            stale += cell._columns[cell._index] != done + handled
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return handled, stale
+
+    handled, stale = recording(run)
+    assert handled > 0
+    assert 0 == stale
+
+
+@pytest.mark.parametrize("by", ["signal handler", "finalizer"])
+@pytest.mark.parametrize("kind", [Counter, Gauge, Summary, Histogram])
+def test_labels_in_the_middle_of_labels(
+    recording: Callable[..., Any], shared: Path, kind: Any, by: str
+) -> None:
+    """
+    A handler or a finalizer that meets old and new labels of the very metric that the main thread is in does not hang,
+    and all that it records is in the process's figures.
+    """
+
+    def run() -> tuple[float, float]:
+        registry = CollectorRegistry()
+        metric = kind("t_hits", "Help.", ["n"], registry=registry)
+        recorded = 0
+
+        def record(label: str) -> None:
+            nonlocal recorded
+            recorded += 1
+            child = metric.labels(label)
+            child.observe(1) if hasattr(child, "observe") else child.inc()
+
+        def interrupt(*_: object) -> None:
+            record("old")
+            record(f"handler {recorded}")
+            if by == "signal handler" and not over:
+                signal.setitimer(signal.ITIMER_REAL, 0.0003)
+
+        class Finalized:
+            def __init__(self) -> None:
+                self.me = self
+
+            __del__ = interrupt
+
+        over = False
+        if by == "finalizer":
+            gc.set_threshold(3)
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 if by == "signal handler" else 0)
+        for number in range(300):
+            if by == "finalizer":
+                Finalized()
+            record("old")
+            record(f"main {number}")
+        over = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.collect()
+        suffix = {Counter: "_total", Gauge: ""}.get(kind, "_sum")
+
+        def shown_in_all() -> float:
+            lease.look_after()
+            return sum(
+                value
+                for name, value in samples(shared, "t_hits").items()
+                if name.split(" ")[0] == "t_hits" + suffix
+            )
+
+        # What was recorded in the middle of the making of a line is kept in memory for a moment.
+        return float(recorded), live.eventually(shown_in_all, lambda found: found == recorded, 10)
+
+    expected, actual = recording(run)
+    assert expected > 600
     assert expected == actual
 
 

@@ -19,9 +19,10 @@ from prometheus_client import values as client_values
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import directory, forks
+from wsgi_prom.storage.cells import Cell, Latest
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.lease import lease
-from wsgi_prom.storage.values import Cell, Latest, Value
+from wsgi_prom.storage.values import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

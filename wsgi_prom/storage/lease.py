@@ -170,16 +170,21 @@ class Lease:
         An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
         """
         with self._gate().lock:
+            inherited = self.slot
             if self.alive[1]:
                 return
             # The lock may be held by a thread that does not exist in this process.
             self.lock = threading.RLock()
             self._again, self._problem, self._failures = 0.0, "", 0
-            inherited = self.slot
             if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
-                self._bind_all(MemorySlot(), keep=False)
-                if isinstance(inherited, SlotFile):
-                    inherited.leave()
+                memory = MemorySlot()
+                # A signal handler that records in the middle of this does all of it, and claims a slot, which is ours.
+                if self.slot is inherited:
+                    self.slot = memory
+                    for binding in self._bound():
+                        self._bind(binding, keep=False)
+                    if isinstance(inherited, SlotFile):
+                        inherited.leave()
             self.alive[1] = 1
 
     def _gate(self) -> _Gate:

@@ -6,10 +6,6 @@ The client library makes one value for each sample: a histogram's child is a sum
 summary's a count and a sum. Those that belong together become one block of the slot here.
 """
 
-# Rule 1: look at `alive` before taking the lock: in a forked child the lock may be held for ever by a thread that is gone.
-# Rule 2: a cell counts what its own process recorded; the column may hold more, from earlier holders of the slot, and a
-#         `set` must not erase that where the client library would still count it.
-
 from __future__ import annotations
 
 import threading
@@ -17,160 +13,14 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.cells import Cell, Extreme, Latest, Live, Own
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsgi_prom.storage.format import Schema
-    from wsgi_prom.storage.slots import Columns, Slot
-
-_alive: Final = lease.alive
-
-
-class Cell:
-    """
-    A value of the client library's kind whose contributions add up: counters, sums, and most gauges.
-
-    Thread and fork safe; increments from a signal handler or a finalizer are counted too, since no such code runs
-    between the reading and the storing of one `+=` on a view (CPython from 3.10 on looks for it at calls and jumps).
-    """
-
-    __slots__ = ("_base", "_block", "_columns", "_index")
-
-    _multiprocess = True
-
-    def __init__(self) -> None:
-        self._block: _Block | None = None
-        self._columns: Columns = array("d", (0.0, 0.0))
-        self._index = 0
-        self._base = 0.0
-
-    def inc(self, amount: float) -> None:
-        if not _alive[0]:
-            lease.renew()
-        with lease.lock:
-            self._columns[self._index] += amount
-
-    def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002 - the library's signature
-        if not _alive[0]:
-            lease.renew()
-        with lease.lock:
-            self._columns[self._index] = self._base + value
-
-    def get(self) -> float:
-        if not _alive[1]:
-            lease.part_from_parent()
-        with lease.lock:
-            return self._columns[self._index] - self._base
-
-    def set_exemplar(self, exemplar: object) -> None:
-        """Exemplars belong to one process; like the client library's multiprocess mode, a slot keeps none."""
-
-    def get_exemplar(self) -> None:
-        return None
-
-    def forget(self) -> None:
-        self._base = 0.0
-
-    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        own = self._columns[self._index] - self._base if keep else 0.0
-        if keep:
-            # Two objects of one series share a column: the second has nothing left to bring.
-            self._columns[self._index] = self._base
-        self._columns, self._index = columns, index
-        self._base = columns[index]
-        columns[index] += own
-
-
-class Live(Cell):
-    """A gauge that adds up over living processes: earlier holders of the slot have no part in it."""
-
-    __slots__ = ()
-
-    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        super().move(columns, index, keep=keep)
-        self._base = 0.0
-
-
-class Own(Live):
-    """A gauge that a process sets for itself. The next column tells that it has one."""
-
-    __slots__ = ()
-
-    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        super().move(columns, index, keep=keep)
-        columns[index + 1] = 1.0
-
-
-class Extreme(Cell):
-    """A gauge of mode min or max, which dead processes take part in."""
-
-    __slots__ = ("_choose", "_nothing", "_own")
-
-    def __init__(self, choose: Any, nothing: float) -> None:
-        super().__init__()
-        self._choose = choose
-        self._base = self._nothing = nothing  # what leaves the choice to the process's own value
-        self._own = 0.0
-
-    def inc(self, amount: float) -> None:
-        if not _alive[0]:
-            lease.renew()
-        with lease.lock:
-            self._own += amount
-            self._columns[self._index] = self._choose(self._base, self._own)
-
-    def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002
-        if not _alive[0]:
-            lease.renew()
-        with lease.lock:
-            self._own = value
-            self._columns[self._index] = self._choose(self._base, value)
-
-    def get(self) -> float:
-        if not _alive[1]:
-            lease.part_from_parent()
-        return self._own
-
-    def forget(self) -> None:
-        self._base = self._nothing
-
-    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        self._own = self._own if keep else 0.0
-        self._columns, self._index = columns, index
-        self._base = columns[index] if columns[index + 1] else self._nothing
-        columns[index], columns[index + 1] = self._choose(self._base, self._own), 1.0
-
-
-class Latest(Cell):
-    """A gauge of a most recent mode: the value and, in the next column, when it was set."""
-
-    __slots__ = ("_own",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._own = 0.0
-
-    def set(self, value: float, timestamp: float | None = None) -> None:
-        if not _alive[0]:
-            lease.renew()
-        with lease.lock:
-            self._own = value
-            self._columns[self._index] = value
-            self._columns[self._index + 1] = timestamp or 0.0
-
-    def get(self) -> float:
-        if not _alive[1]:
-            lease.part_from_parent()
-        return self._own
-
-    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        value, timestamp = self._columns[self._index], self._columns[self._index + 1]
-        self._own = self._own if keep else 0.0
-        self._columns, self._index = columns, index
-        if keep and timestamp > columns[index + 1]:
-            columns[index], columns[index + 1] = value, timestamp
+    from wsgi_prom.storage.slots import Slot
 
 
 class _Block:
@@ -204,16 +54,44 @@ class _Block:
                 self.bind(slot, keep=True)
 
 
-class _Parts(threading.local):
-    """The values of a summary or histogram child of which the library has not made the last one yet."""
+# One that was never finished, since an exception came in between, is not kept for ever.
+_UNFINISHED: Final = 16
 
-    def __init__(self) -> None:
-        self.child: tuple[str, tuple[str, ...]] | None = None
-        self.cells: list[Cell] = []
+
+class _Child:
+    """The cells that the library has made so far of a summary or histogram child, by what they count."""
+
+    def __init__(self, key: tuple[str, tuple[str, ...]]) -> None:
+        self.key = key
+        self.cells: dict[str, Cell] = {}
         self.bounds: list[float] = []
 
 
-_parts = _Parts()
+class _Unfinished(threading.local):
+    """
+    Children of which the library has not made the last value yet, the innermost last.
+
+    Several: a signal handler or a finalizer may make one, even the same, in the middle of another.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[_Child] = []
+
+    def add(self, name: str, labelvalues: tuple[str, ...], part: str | None) -> tuple[Cell, _Child]:
+        """Return a new cell for *part* of a child, by default its next bucket, and the child that it is of."""
+        key = name, labelvalues
+        found = next((c for c in reversed(self._children) if c.key == key and part not in c.cells), None)
+        if found is None:
+            found = _Child(key)
+            self._children = [*self._children[-_UNFINISHED:], found]
+        cell = found.cells[part or f"bucket {len(found.cells)}"] = Cell()
+        return cell, found
+
+    def finish(self, child: _Child) -> None:
+        self._children = [other for other in self._children if other is not child]
+
+
+_unfinished = _Unfinished()
 
 
 class Value:
@@ -266,33 +144,27 @@ def _single(schema: Schema, labelvalues: tuple[str, ...], cell: Cell) -> Cell:
 def _summary_part(
     metric_name: str, name: str, help_text: str, names: tuple[str, ...], values: tuple[str, ...]
 ) -> Cell:
-    child = (metric_name, values)
-    if _parts.child != child:
-        _parts.child, _parts.cells = child, []
-    cell = Cell()
-    # The order of the columns is the schema's, whatever order the library makes the values in.
-    _parts.cells.insert(0 if name.endswith("_count") else len(_parts.cells), cell)
-    if len(_parts.cells) == 2:
-        _Block(format.summary(metric_name, help_text, names), values, _parts.cells)
-        _parts.child = None
+    part = "count" if name.endswith("_count") else "sum"
+    cell, child = _unfinished.add(metric_name, values, part)
+    if len(child.cells) == 2:
+        # The order of the columns is the schema's, whatever order the library makes the values in.
+        cells = [child.cells["count"], child.cells["sum"]]
+        _Block(format.summary(metric_name, help_text, names), values, cells)
+        _unfinished.finish(child)
     return cell
 
 
 def _histogram_part(
     metric_name: str, name: str, help_text: str, names: tuple[str, ...], values: tuple[str, ...]
 ) -> Cell:
-    bucket = name.endswith("_bucket")
-    labels = values[:-1] if bucket else values
-    if _parts.child != (metric_name, labels):
-        _parts.child, _parts.cells, _parts.bounds = (metric_name, labels), [], []
-    cell = Cell()
-    if not bucket:
-        _parts.cells.insert(0, cell)
-        return cell
-    _parts.cells.append(cell)
-    _parts.bounds.append(float(values[-1]))
-    if _parts.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
-        schema = format.histogram(metric_name, help_text, names[:-1], tuple(_parts.bounds))
-        _Block(schema, labels, _parts.cells)
-        _parts.child = None
+    if not name.endswith("_bucket"):
+        # The library makes it first.
+        return _unfinished.add(metric_name, values, "sum")[0]
+    labels = values[:-1]
+    cell, child = _unfinished.add(metric_name, labels, None)
+    child.bounds.append(float(values[-1]))
+    if child.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
+        schema = format.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
+        _Block(schema, labels, [*child.cells.values()])
+        _unfinished.finish(child)
     return cell
