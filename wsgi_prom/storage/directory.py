@@ -5,6 +5,7 @@ The shared directory: choosing it, making it, and clearing it without touching a
 # Rule 1: only names that this package or the client library gives to its files are removed, only plain files, and
 #         no link is followed: names are removed relative to the opened directory.
 # Rule 2: what somebody live holds is not removed.
+# Rule 3: nobody but root and the workers' user may be able to choose what the directory's name leads to.
 
 from __future__ import annotations
 
@@ -48,8 +49,15 @@ def configured() -> Path | None:
 
 
 def name_temporary() -> Path:
-    """Choose a name for a directory of one server, without making it."""
-    base = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    """
+    Choose a name for a directory of one server, without making it.
+
+    Never raises: where nothing can be written to, it is one that cannot be made.
+    """
+    base = _SHARED_MEMORY
+    if not _writable(base):
+        with suppress(FileNotFoundError):  # there is no temporary directory either
+            base = Path(tempfile.gettempdir())
     return base / f"wsgi_prom-{os.geteuid()}-{secrets.token_hex(8)}"
 
 
@@ -62,14 +70,7 @@ def prepare(path: Path, *, temporary: bool = False, owner: tuple[int, int] | Non
     """
     uid = os.geteuid() if owner is None else owner[0]
     try:
-        try:
-            path.mkdir(mode=0o700, parents=not temporary)
-        except FileExistsError:
-            if temporary:
-                raise
-        else:
-            if owner is not None:
-                os.chown(path, *owner)
+        _make(path, owner, temporary=temporary)
         check(path, uid)
         lock_file = Locks.of(path, create=True, temporary=temporary)
         if owner is not None:
@@ -87,9 +88,16 @@ def check(path: Path, uid: int | None = None) -> None:
     uid = os.geteuid() if uid is None else uid
     remedy = f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
     try:
+        link = path.lstat()
         found = path.stat()
+        open_parent = _open_parent(path)
     except OSError as error:
         raise DirectoryError(f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {remedy}") from error
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in {0, uid}:
+        raise DirectoryError(
+            f"{VARIABLE}={str(path)!r} is a link that belongs to uid {link.st_uid}, the workers run as uid {uid}. "
+            "Name a directory itself, or remove the link."
+        )
     if not stat.S_ISDIR(found.st_mode):
         raise DirectoryError(
             f"{VARIABLE}={str(path)!r} is not a directory. Name a directory, or unset it to have one made."
@@ -100,7 +108,12 @@ def check(path: Path, uid: int | None = None) -> None:
         )
     if found.st_mode & stat.S_IWOTH:
         raise DirectoryError(f"{VARIABLE}={str(path)!r} can be written by everybody. {remedy}")
-    if not os.access(path, os.W_OK | os.X_OK):
+    if open_parent is not None:
+        raise DirectoryError(
+            f"{VARIABLE}={str(path)!r} can be replaced by everybody: {open_parent} can be written by everybody and "
+            f"has no sticky bit. Name a directory elsewhere, or set the bit: chmod +t {open_parent}"
+        )
+    if not _writable(path):
         raise DirectoryError(f"{VARIABLE}={str(path)!r} cannot be written by this process. {remedy}")
 
 
@@ -193,6 +206,40 @@ def sweep(base: Path) -> None:
                     discard(path, lock_file)
         except (OSError, DirectoryError):
             continue  # another server sweeps too, or the directory holds what is not ours
+
+
+def _make(path: Path, owner: tuple[int, int] | None, *, temporary: bool) -> None:
+    if not temporary:
+        for parent in reversed(path.parents):
+            with suppress(FileExistsError):
+                # Not by mkdir(parents=True), which leaves the mode to the umask alone: 000 would open them to everybody.
+                parent.mkdir(mode=0o755)
+                if owner is not None:
+                    parent.chmod(0o755)  # and 077 would close them to the workers
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if temporary:
+            raise
+    else:
+        if owner is not None:
+            os.chown(path, *owner, follow_symlinks=False)
+
+
+def _open_parent(path: Path) -> Path | None:
+    """Return a folder on the way to *path* in which everybody may rename it."""
+    if _TEMPORARY_NAME.fullmatch(path.name):
+        return None  # nobody knew the name before, and what is replaced later has another owner
+    for parent in {**dict.fromkeys(path.absolute().parents), **dict.fromkeys(path.resolve().parents)}:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return parent
+    return None
+
+
+def _writable(path: Path) -> bool:
+    # As this process would write, which may have dropped root's rights and could have them back.
+    return os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextmanager
