@@ -1,0 +1,99 @@
+"""Odd places to run in: users that nobody knows, umasks, and file systems that can hardly be written to, or not at all."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, Final
+
+import live
+import pytest
+import servers
+from servers import value
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNKNOWN: Final = 54321
+NO_PASSWD_ENTRY: Final = ["setpriv", "--reuid", str(UNKNOWN), "--regid", str(UNKNOWN), "--clear-groups"]
+
+# Seen by nobody outside the mount namespace: every file system read-only, and a fresh one at $1, if it is not empty.
+READ_ONLY: Final = """
+writable=$1; shift
+while read -r _ place _; do
+    mount -o remount,bind,ro "$place" 2>/dev/null || true
+done < /proc/self/mounts
+if [ -n "$writable" ]; then mount -t tmpfs -o mode=1777 writable "$writable"; fi
+exec "$@"
+"""
+
+SERVERS: Final = ["gunicorn", "uwsgi"]
+
+
+def start(name: str, wrapper: list[str], *args: str, **env: str | None) -> live.LiveServer:
+    """Return the server called *name*, as *wrapper* runs it: a command that ends in the server's own."""
+    if name == "gunicorn":
+        # Its control socket would be in the home directory; where there is none, it serves without.
+        server = live.gunicorn("metered:app", *args, workers=2, XDG_RUNTIME_DIR=None, HOME=None, **env)
+    else:
+        server = live.uwsgi(app="metered:app", workers=2, HOME=None, **env)
+    server.command = live.for_any_user([*wrapper, *server.command])
+    return server
+
+
+def assert_counted(server: live.LiveServer) -> None:
+    assert [] == live.drive(server.url, ["/", "/record?kind=a&v=3"] * 20).failed
+    samples = server.samples()
+    assert {("/", "200"): 20, ("/record", "200"): 20} == servers.requests_counted(samples)
+    assert value(samples, "app_orders_total", kind="a") == 60
+    assert value(samples, "wsgi_prom_unreadable_files") == 0
+
+
+@pytest.mark.parametrize("umask", ["000", "077"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_an_unknown_user_without_a_home(name: str, umask: str) -> None:
+    """A uid without a passwd entry, without HOME, and with any umask: counted, in files for that user alone."""
+    wrapper = [*NO_PASSWD_ENTRY, "sh", "-c", f'umask {umask}; exec "$@"', "sh"]
+    with start(name, wrapper) as server:
+        assert_counted(server)
+        path = servers.shared_directory(server)
+        assert (0o700, UNKNOWN) == (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid)
+        assert {(0o600, UNKNOWN)} == {
+            (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid) for file in path.iterdir()
+        }
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("user", [[], NO_PASSWD_ENTRY], ids=["root", "unknown user"])
+@pytest.mark.parametrize("place", ["/dev/shm", "TMPDIR"])
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_read_only_system_with_one_place_to_write_to(
+    name: str, place: str, user: list[str], tmp_path: Path
+) -> None:
+    """With /dev/shm alone, or TMPDIR alone, everything is counted."""
+    writable = str(tmp_path) if place == "TMPDIR" else place
+    for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    # gunicorn has files of its own to make, for its workers' heartbeats.
+    args = ["--worker-tmp-dir", writable] if name == "gunicorn" else []
+    wrapper = ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", writable, *user]
+    with start(name, wrapper, *args, TMPDIR=writable if place == "TMPDIR" else None) as server:
+        assert_counted(server)
+        assert writable == str(servers.shared_directory(server).parent)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_nothing_that_can_be_written_to(name: str, tmp_path: Path) -> None:
+    """Without any place to write to the application serves, and the log says once why there are no metrics."""
+    # gunicorn itself does not start without a place for its workers' heartbeats; nobody else knows of this one.
+    writable = str(tmp_path) if name == "gunicorn" else ""
+    for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    args = ["--worker-tmp-dir", writable] if writable else []
+    wrapper = ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", writable, *NO_PASSWD_ENTRY]
+    with start(name, wrapper, *args, TMPDIR=None) as server:
+        driven = live.drive(server.url, ["/", "/record?kind=a&v=3"] * 20)
+        assert ([], 40) == (driven.failed, sum(driven.answered.values()))
+        log = server.log()
+    assert 1 == log.count("no metrics: PROMETHEUS_MULTIPROC_DIR=")
+    assert "Read-only file system" in log
+    assert "Traceback" not in log
