@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
-from prometheus_client.openmetrics.exposition import escape_label_name, escape_metric_name
 from prometheus_client.utils import floatToGoString
+
+from wsgi_prom.storage.families import label_name, metric_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -92,8 +93,8 @@ def _text(child: Child) -> str:
 
 
 def _series(name: str, labels: Labels) -> str:
-    pairs = ",".join(f'{escape_label_name(label)}="{_escape(value)}"' for label, value in labels)
-    series = f"{escape_metric_name(name)}{{{pairs}}}" if pairs else escape_metric_name(name)
+    pairs = ",".join(f'{label_name(label)}="{_escape(value)}"' for label, value in labels)
+    series = f"{metric_name(name)}{{{pairs}}}" if pairs else metric_name(name)
     return series.replace("%", "%%")
 
 
@@ -108,12 +109,15 @@ def _escape(value: str) -> str:
 
     A lone surrogate, which a WSGI server may make of a byte of the request, has no UTF-8 form: it is shown as `?`.
     """
-    value = value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return _encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
-    name = escape_metric_name(name)
+    name = metric_name(name)
     help_text = _escape(help_text)
     if not openmetrics:
         help_text = help_text.replace(r"\"", '"')
@@ -137,6 +141,13 @@ def _render_own(metrics: list[Metric], *, openmetrics: bool, names: Names) -> st
             if not names.family(metric.name):
                 metric.samples = [sample for sample in metric.samples if names.sample(sample.name)]
         metrics = [metric for metric in metrics if metric.samples]
+    for metric in metrics:
+        # The library's renderers refuse a lone surrogate, and with it the whole page.
+        metric.documentation = _encodable(metric.documentation)
+        metric.samples = [
+            sample._replace(labels={name: _encodable(value) for name, value in sample.labels.items()})
+            for sample in metric.samples
+        ]
     registry: Collector = _Given(metrics)
     if openmetrics:
         page: bytes = openmetrics_exposition.generate_latest(registry)  # type: ignore[no-untyped-call]

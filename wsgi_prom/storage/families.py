@@ -6,11 +6,13 @@ The objects live from scrape to scrape. A child whose figures did not change kee
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import accumulate
 from operator import add
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import metrics_core as core
+from prometheus_client.openmetrics.exposition import escape_label_name, escape_metric_name
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
@@ -126,9 +128,14 @@ class HistogramChild(Child):
             else:
                 for bound, count in zip(metric.bounds, found, strict=True):
                     counts[self._bounds.index(bound)] += count
+        if not counts or self._bounds[-1] != float("inf"):
+            return (
+                (),
+                [],
+            )  # a file of the client library's, which makes the sum first and then bucket by bucket
         values = list(accumulate(counts))
         # The count is the last bucket, by definition: they cannot disagree.
-        return self._known, [*values, values[-1] if values else 0.0, _sum(self._parts, "total")]
+        return self._known, [*values, values[-1], _sum(self._parts, "total")]
 
 
 class GaugeChild(Child):
@@ -206,17 +213,20 @@ class Families:
         if entry is None:
             entry = self.entries[schema, labelvalues] = Entry()
             for metric in schema.metrics:
-                family = self._family(metric)
+                family = self._family(metric, schema.labelnames)
                 if family is not None:
                     pairs = [(schema.labelnames[n], labelvalues[n]) for n in metric.labels]
                     family.child(tuple(sorted(pairs))).add(entry, metric)
         return entry
 
-    def _family(self, metric: Metric) -> Family | None:
+    def _family(self, metric: Metric, labelnames: tuple[str, ...]) -> Family | None:
+        # By the names that the page has: two that differ in odd characters alone are one there.
+        clear = _possible(labelnames, metric.type)
         family = self._families.get(metric.name)
-        if family is not None and family.type == metric.type:
+        if clear and family is not None and family.type == metric.type:
             return family
-        names = {metric.name + suffix for suffix in _SUFFIXES.get(metric.type, ())}
+        shown = metric_name(metric.name)
+        names = {shown + suffix for suffix in _SUFFIXES.get(metric.type, ())} if shown and clear else set()
         if family is not None or not names or any(name in self._names for name in names):
             self.conflicts.add(metric.name)
             return None
@@ -237,6 +247,24 @@ _MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "mi
 def _sum(parts: list[tuple[Entry, Metric]], field: str) -> float:
     ranges = [(entry, getattr(metric, field)) for entry, metric in parts]
     return sum((sum(entry.totals[slice(*columns)]) for entry, columns in ranges if columns is not None), 0.0)
+
+
+def metric_name(name: str) -> str:
+    """Return *name* as the page has it. The library lets a newline at the end pass, which would end the line."""
+    return str(escape_metric_name(name.replace("\n", "_")))
+
+
+def label_name(name: str) -> str:
+    """Return *name* as the page has it; see `metric_name`."""
+    return str(escape_label_name(name.replace("\n", "_")))
+
+
+@cache
+def _possible(labelnames: tuple[str, ...], typ: str) -> bool:
+    own = ("le",) if typ == "histogram" else ()
+    shown = {label_name(name) for name in (*labelnames, *own)}
+    reserved = any(not name or name.startswith("__") for name in shown)
+    return len(shown) == len(labelnames) + len(own) and not reserved
 
 
 def _bound(bound: float) -> str:

@@ -11,6 +11,7 @@ Every source yields a `Reading`: a layout, which says what the columns mean, and
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import struct
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from wsgi_prom.storage.slots import MemorySlot
 
 Block = tuple["Schema", tuple[str, ...]]
+
+# What the client library's reader, json and float raise at files and keys that hold anything; MemoryError at a size
+# that is only claimed.
+_UNREADABLE: Final = (
+    ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, MemoryError, struct.error,
+)  # fmt: skip
 
 # Not blocking on a FIFO, not following a link to somewhere else.
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -162,7 +169,7 @@ class ClientSource:
             if keys != self._keys:
                 self._layout = Layout([_client_block(self._type, self._mode, key) for key in keys], [])
                 self._keys = keys
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, struct.error) as error:
+        except _UNREADABLE as error:
             raise FormatError(f"{self._path}: {error}") from error
         columns: list[float] = []
         for (schema, _), (_, value, timestamp, _) in zip(self._layout.blocks, found, strict=True):
@@ -192,6 +199,8 @@ def _client_block(typ: str, mode: str, key: str) -> Block:
     if not all(isinstance(text, str) for text in (metric_name, name, help_text)):
         raise FormatError(f"{key!r} is no key of a value")
     bounds = (float(labels.pop("le")),) if name.endswith("_bucket") and typ == "histogram" else ()
+    if any(map(math.isnan, bounds)):
+        raise FormatError(f"{key!r} has no bound")
     names, values = tuple(labels), tuple(str(value) for value in labels.values())
     if typ == "counter":
         return format.counter(metric_name, help_text, names), values
