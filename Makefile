@@ -3,16 +3,20 @@
 PYTHON ?= python3
 VENV := .venv
 SERVER ?= uwsgi
-TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl
-PACKAGES := nginx-light supervisor prometheus util-linux strace openssl
+TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl faketime
+PACKAGES := nginx-light supervisor prometheus util-linux strace openssl faketime
 
-.PHONY: demo test lint bench tools clean
+.PHONY: demo test chaos lint bench tools clean
 
 demo: $(VENV)/demo
 	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
 
 test: $(VENV)/tests tools
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+# All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
+chaos: $(VENV)/tests tools
+	CHAOS_SCALE=full CHAOS_HOURS=$(HOURS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)
 
 lint: $(VENV)/tests
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,61 @@
+"""How much of each fault: as much as a test run has time for, or all that was promised (`make chaos`)."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from typing import Final, NamedTuple
+
+
+class Scale(NamedTuple):
+    """Numbers of faults, and the length of the long run in seconds."""
+
+    kills: int
+    stops: int
+    exporter_kills: int
+    storms: int
+    lives: int
+    server_lives: int
+    reloads: int
+    forks: int
+    clock_steps: int
+    seconds: float
+
+
+SHORT: Final = Scale(
+    kills=12,
+    stops=4,
+    exporter_kills=2,
+    storms=3,
+    lives=300,
+    server_lives=10,
+    reloads=3,
+    forks=12,
+    clock_steps=4,
+    seconds=6,
+)
+FULL: Final = Scale(
+    kills=500,
+    stops=100,
+    exporter_kills=50,
+    storms=100,
+    lives=10_000,
+    server_lives=500,
+    reloads=50,
+    forks=200,
+    clock_steps=100,
+    seconds=float(os.environ.get("CHAOS_HOURS") or 1 / 6) * 3600,
+)
+NAMES: Final = {"short": SHORT, "full": FULL}
+
+# What whoever runs the tests may ask for. Another word is a KeyError that names it.
+scale: Final = NAMES[os.environ.get("CHAOS_SCALE") or "short"]
+
+# Printed with the table: the same seed gives the same instants, as far as a machine repeats itself.
+SEED: Final = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
+
+
+def instants(case: str) -> random.Random:
+    """Return what the instants and victims of *case* are drawn from."""
+    return random.Random(f"{SEED} {case}")
