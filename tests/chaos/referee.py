@@ -37,6 +37,9 @@ SCRAPE_EVERY: Final = 0.1
 # How a connection ends whose server is gone. A refusal, a timeout or a wrong answer is none of these.
 CUT: Final = (ConnectionResetError, BrokenPipeError, BadStatusLine, IncompleteRead)
 
+# What a scrape fails with: no connection, no page, or one that is not to be parsed.
+UNANSWERED: Final = (OSError, HTTPException, RuntimeError, ValueError)
+
 # What belongs to one process, and starts anew with it.
 OF_A_PROCESS: Final = ("process_", "python_", "uwsgi_")
 
@@ -181,7 +184,7 @@ class Scrapes:
             self.taken += 1
             try:
                 page = self.read()
-            except (OSError, HTTPException, RuntimeError, ValueError) as error:
+            except UNANSWERED as error:
                 self.failed.append(f"scrape {self.taken}: {error!r}")
                 return False
             back = servers.gone_back(self.last, page)
@@ -237,7 +240,7 @@ class Case:
         self.name = name
         self.server = server
         self.tally = Tally()
-        self.scrapes = Scrapes(read or self._page)
+        self.scrapes = Scrapes(read or self.page)
         self.figures = Figures(name)
         self._filed = filed
         # Faults that were injected, and the instants at which one may have cut requests off.
@@ -310,6 +313,26 @@ class Case:
             self.tally.wrong
         )
 
+    def wait_for_scrapes(self, count: int) -> None:
+        """Wait until *count* more scrapes have answered, or not."""
+        wanted = self.scrapes.taken + count
+        assert live.eventually(lambda: self.scrapes.taken, lambda found: found >= wanted) >= wanted
+
+    def page(self) -> Samples:
+        """Scrape besides, and return the page. Raises what a scrape may fail with."""
+        # The address was read from the log once: that of a server under load is long.
+        try:
+            answer = live.request(self._metrics_url)
+        except ConnectionRefusedError:
+            # An exporter that was started anew on a port that the system chose has another.
+            before, self._metrics_url = self._metrics_url, self.server.metrics_url
+            if before == self._metrics_url:
+                raise
+            answer = live.request(self._metrics_url)
+        if answer.status != 200:
+            raise RuntimeError(f"{self._metrics_url}: status {answer.status}: {answer.body[:300]!r}")
+        return live.parse_samples(answer.body.decode())
+
     def stop_traffic(self) -> None:
         """Let the requests under way end, and send no more."""
         self._ended.set()
@@ -332,20 +355,6 @@ class Case:
             self.scrapes.scrape()
             due = max(due + SCRAPE_EVERY, time.monotonic())
             self._scraped.wait(due - time.monotonic())
-
-    def _page(self) -> Samples:
-        # The address was read from the log once: that of a server under load is long.
-        try:
-            answer = live.request(self._metrics_url)
-        except ConnectionRefusedError:
-            # An exporter that was started anew on a port that the system chose has another.
-            before, self._metrics_url = self._metrics_url, self.server.metrics_url
-            if before == self._metrics_url:
-                raise
-            answer = live.request(self._metrics_url)
-        if answer.status != 200:
-            raise RuntimeError(f"{self._metrics_url}: status {answer.status}: {answer.body[:300]!r}")
-        return live.parse_samples(answer.body.decode())
 
     def _recorded(self, in_doubt: Counter[str]) -> tuple[Counter[Row], Counter[str], dict[Row, float]]:
         """Return what `compare` asks for, of the application's own counter."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import live
 import pytest
 import servers
+from chaos import targets
 from chaos.referee import Case, Kind
 from chaos.scale import instants, scale
 from processes import in_child
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
 KILLED = ["gunicorn sync", "gunicorn gthread", "uwsgi prefork", "uwsgi threads"]
 
-# uWSGI logs each request, and waits between two workers that die too soon after another.
-QUIET = dict.fromkeys(
-    servers.UWSGI, ("--disable-logging", "--forkbomb-delay", "0", "--worker-reload-mercy", "2")
-)
-
 # Without us too: uWSGI kills the worker, gunicorn has it raise SystemExit, and then answer.
 HANGS = {
     "gunicorn sync": (("--timeout", "2", "--graceful-timeout", "1"), Kind("/hang", "/hang", 500, None)),
-    "uwsgi prefork": (("--harakiri", "2", *QUIET["uwsgi prefork"]), Kind("/hang", "/hang", 200, b"woken")),
+    "uwsgi prefork": (("--harakiri", "2"), Kind("/hang", "/hang", 200, b"woken")),
 }
 SETS = 50
 
@@ -37,19 +33,13 @@ SETS = 50
 def test_workers_killed_at_random_instants_lose_nothing(name: str) -> None:
     """SIGKILL under load: no failed scrape, no counter back, each completed request counted once."""
     random = instants(name)
-    with servers.start(name, *QUIET.get(name, ()), app="chaotic:app", workers=4) as server:
+    with targets.start(name, workers=4) as server:
         with Case(f"SIGKILL of workers, {name}", server) as case:
             case.wait_for(40)
             while case.faults < scale.kills:
-                kill_one(case, random.choice)
+                targets.kill_one(case, random.choice)
                 time.sleep(random.expovariate(10))
             case.wait_for(40)
-
-
-def kill_one(case: Case, choose) -> None:
-    workers = live.eventually(case.server.workers, bool)
-    with case.fault():
-        case.server.signal_child(choose(workers), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
@@ -57,7 +47,7 @@ def test_a_worker_killed_while_its_files_are_made_and_grow_loses_nothing(name: s
     """SIGKILL in a storm of new label sets: each is there once, and the next owner of the slot goes on."""
     random = instants(f"storm {name}")
     numbers = count(step=SETS)
-    with servers.start(name, *QUIET.get(name, ()), app="chaotic:app", workers=2) as server:
+    with targets.start(name, workers=2) as server:
         with Case(f"SIGKILL in a storm of label sets, {name}", server, clients=1) as case:
             stormed = []
 
@@ -71,7 +61,7 @@ def test_a_worker_killed_while_its_files_are_made_and_grow_loses_nothing(name: s
                 storms = [pool.submit(storm) for _ in range(2)]
                 while case.faults < scale.storms:
                     time.sleep(random.uniform(0, 0.3))
-                    kill_one(case, random.choice)
+                    targets.kill_one(case, random.choice)
                 for running in storms:
                     running.result()
             case.wait_for(20)
@@ -87,7 +77,7 @@ def test_a_worker_killed_while_its_files_are_made_and_grow_loses_nothing(name: s
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("gunicorn sync", ("--timeout", "2")), ("uwsgi prefork", ("--no-orphans", "--disable-logging"))],
+    [("gunicorn sync", ("--timeout", "2")), ("uwsgi prefork", ("--no-orphans",))],
     ids=servers.BOTH,
 )
 def test_a_master_that_is_killed_leaves_exact_figures_and_a_clean_start(
@@ -96,9 +86,7 @@ def test_a_master_that_is_killed_leaves_exact_figures_and_a_clean_start(
     """SIGKILL of the master: its workers count to their end, nothing stays behind, and the next server starts at zero."""
     tmp_path.chmod(0o700)
     directory = str(tmp_path)
-    with servers.start(
-        name, *options, app="chaotic:app", workers=3, PROMETHEUS_MULTIPROC_DIR=directory
-    ) as server:
+    with targets.start(name, *options, workers=3, PROMETHEUS_MULTIPROC_DIR=directory) as server:
         with Case(f"SIGKILL of the master, {name}", server) as case:
             case.wait_for(100)
             with case.unscraped(), case.fault(down=True):
@@ -108,9 +96,7 @@ def test_a_master_that_is_killed_leaves_exact_figures_and_a_clean_start(
                 case.stop_traffic()
             case.scrapes.read = lambda: in_child(read_directory, tmp_path)
     assert [] == left
-    with servers.start(
-        name, *options, app="chaotic:app", workers=3, PROMETHEUS_MULTIPROC_DIR=directory
-    ) as server:
+    with targets.start(name, *options, workers=3, PROMETHEUS_MULTIPROC_DIR=directory) as server:
         with Case(f"after SIGKILL of the master, {name}", server) as case:
             case.wait_for(20)
 
@@ -127,7 +113,7 @@ def read_directory(path: Path) -> live.Samples:
 def test_a_worker_that_its_server_ends_since_it_hangs_loses_nothing(name: str) -> None:
     """Harakiri and gunicorn's worker timeout: who hung gets what there is without us, and is not in progress for ever."""
     options, hang = HANGS[name]
-    with servers.start(name, *options, app="chaotic:app", workers=4) as server:
+    with targets.start(name, *options, workers=4) as server:
         with Case(f"hung, {name}", server) as case, ThreadPoolExecutor(2) as pool:
             for _ in range(max(1, scale.storms // 3)):
                 with case.fault(2, route=hang.route):

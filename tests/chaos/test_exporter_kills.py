@@ -1,0 +1,52 @@
+"""The exporter killed: it comes back, and the application notices nothing."""
+
+from __future__ import annotations
+
+import signal
+
+import live
+import pytest
+import servers
+from chaos import targets
+from chaos.referee import UNANSWERED, Case
+from chaos.scale import instants, scale
+
+NAMES = ["gunicorn sync", "gunicorn gthread preload", "uwsgi prefork", "uwsgi lazy-apps"]
+
+
+def answers(case: Case) -> bool:
+    try:
+        return bool(case.page())
+    except UNANSWERED:
+        return False
+
+
+def kill_exporter(case: Case, choose) -> None:
+    """Kill one of the exporter's processes, and wait until a scrape answers again."""
+    with case.unscraped(), case.fault(cuts=False):
+        pid = choose(live.eventually(lambda: servers.exporters(case.server), bool))
+        case.server.signal_child(pid, signal.SIGKILL)
+        live.eventually(live.living, lambda pids: pid not in pids)
+        assert live.eventually(lambda: answers(case), bool)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exporter_that_is_killed_comes_back_under_traffic(name: str) -> None:
+    """SIGKILL of any one process of the exporter: no request fails, and the next pages go on from the last one."""
+    random = instants(f"exporter kills {name}")
+    with targets.start(name, workers=2) as server:
+        with Case(f"SIGKILL of the exporter, {name}", server) as case:
+            for _ in range(scale.exporter_kills):
+                case.wait_for(10)
+                kill_exporter(case, random.choice)
+            case.wait_for(10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_exporter_that_is_killed_comes_back_without_traffic(name: str) -> None:
+    """The same where nobody requests anything: it is not the application's requests that bring it back."""
+    random = instants(f"exporter kills in peace {name}")
+    with targets.start(name, workers=2) as server:
+        with Case(f"SIGKILL of the exporter in peace, {name}", server, clients=0) as case:
+            for _ in range(scale.exporter_kills):
+                kill_exporter(case, random.choice)
