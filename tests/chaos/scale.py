@@ -18,19 +18,22 @@ class Scale(NamedTuple):
     lives: int
     server_lives: int
     reloads: int
+    # Those for which uWSGI takes seconds.
+    slow_reloads: int
     forks: int
     clock_steps: int
     seconds: float
 
 
 SHORT: Final = Scale(
-    kills=12,
-    stops=4,
+    kills=10,
+    stops=3,
     exporter_kills=2,
     storms=3,
-    lives=300,
+    lives=200,
     server_lives=10,
-    reloads=3,
+    reloads=2,
+    slow_reloads=1,
     forks=12,
     clock_steps=4,
     seconds=6,
@@ -43,6 +46,7 @@ FULL: Final = Scale(
     lives=10_000,
     server_lives=500,
     reloads=50,
+    slow_reloads=50,
     forks=200,
     clock_steps=100,
     seconds=float(os.environ.get("CHAOS_HOURS") or 1 / 6) * 3600,
@@ -59,3 +63,10 @@ SEED: Final = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
 def instants(case: str) -> random.Random:
     """Return what the instants and victims of *case* are drawn from."""
     return random.Random(f"{SEED} {case}")
+
+
+def some(names: list[str]) -> list[str]:
+    """Return those of *names* that there is time for: the first one of each server, or all."""
+    if scale is FULL:
+        return names
+    return list({name.split()[0]: name for name in reversed(names)}.values())

@@ -9,10 +9,12 @@ import pytest
 import servers
 from chaos import targets
 from chaos.referee import Case
-from chaos.scale import instants, scale
+from chaos.scale import instants, scale, some
 
 
-@pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn gthread", "uwsgi prefork", "uwsgi threads"])
+@pytest.mark.parametrize(
+    "name", some(["gunicorn gthread", "uwsgi prefork", "gunicorn sync", "uwsgi threads"])
+)
 def test_a_stopped_worker_keeps_no_scrape_waiting(name: str) -> None:
     """SIGSTOP and SIGCONT: scrapes answer meanwhile, and what the worker had begun is counted when it goes on."""
     random = instants(f"stops {name}")
