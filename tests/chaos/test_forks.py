@@ -1,0 +1,102 @@
+"""Records from wherever a program may make them: forked children, subprocesses, handlers, finalizers, greenlets."""
+
+from __future__ import annotations
+
+import signal
+
+import live
+import pytest
+import servers
+from chaos import targets
+from chaos.referee import KINDS, Case, Kind
+from chaos.scale import instants, scale, some
+
+# What each request adds to `app_recorded_total`, by whom.
+CHILDREN: dict[str, dict[str, int]] = {
+    "/exits": {},
+    "/records": {"child": 1},
+    "/goes-on": {"later": 1},
+    "/multiprocessing": {"multiprocessing": 1},
+    "/subprocess": {"subprocess": 1},
+    "/finalizers": {"finalizer": 50},
+}
+# A handler is the main thread's, and that is not gunicorn's for requests, where it has threads.
+HANDLERS = {"/signals": {"handler": 20, "interrupted": 5000}}
+GREENLETS = {"/greenlets": {"greenlet": 20}, "/finalizers": {"finalizer": 50}}
+
+
+def kinds(added: dict[str, dict[str, int]]) -> list[Kind]:
+    return [Kind(path, path, 200, b"done") for path in added]
+
+
+def assert_recorded(case: Case, added: dict[str, dict[str, int]]) -> None:
+    """Compare what was recorded with what the completed requests have added, once the last of it is there."""
+    wanted = {
+        by: float(amount * case.tally.completed[path, "200"])
+        for path, amounts in added.items()
+        for by, amount in amounts.items()
+    }
+
+    def recorded() -> dict[str, float | None]:
+        page = case.page()
+        return {by: servers.value(page, "app_recorded_total", by=by) for by in wanted}
+
+    assert wanted == live.eventually(recorded, lambda found: found == wanted)
+
+
+@pytest.mark.parametrize(
+    "name", some(["gunicorn sync", "uwsgi prefork", "gunicorn gthread", "uwsgi lazy-apps"])
+)
+def test_what_a_request_s_children_and_handlers_record_is_exact(name: str) -> None:
+    """os.fork() in a request, multiprocessing, a subprocess, a signal handler, __del__ under gc, all at once."""
+    added = CHILDREN if "gthread" in name else {**CHILDREN, **HANDLERS}
+    asked = kinds(added) * scale.forks
+    instants(f"forks {name}").shuffle(asked)
+    with targets.start(name, app="forking:app", workers=3) as server:
+        with (
+            Case(f"forks and handlers, {name}", server, clients=2) as case,
+            case.fault(len(asked), cuts=False),
+        ):
+            case.send_all(asked)
+            assert_recorded(case, added)
+
+
+@pytest.mark.parametrize("name", ["gunicorn gevent", "uwsgi gevent"])
+def test_what_greenlets_record_is_exact(name: str) -> None:
+    """Greenlets of one worker record side by side, and requests are greenlets themselves."""
+    asked = kinds(GREENLETS) * scale.forks * 4
+    if name == "gunicorn gevent":
+        server = live.gunicorn("forking:app", "--worker-class", "gevent", workers=2)
+    else:
+        server = live.uwsgi("--gevent", "20", *targets.QUIET, app="forking:app", workers=2)
+    with server, Case(f"greenlets, {name}", server, kinds=KINDS, clients=2) as case:
+        with case.fault(len(asked), cuts=False):
+            case.send_all(asked, clients=8)
+            assert_recorded(case, GREENLETS)
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_daemon_does_not_keep_its_dead_parent_s_slot(name: str) -> None:
+    """A worker forks a daemon and is killed: the next one takes its slot at once, though the daemon lives."""
+    with targets.start(name, app="forking:app", workers=2) as server:
+        with Case(f"daemons, {name}", server) as case:
+            case.wait_for(20)
+            directory = servers.shared_directory(server)
+            files, slots = sorted(directory.iterdir()), live_slots(case)
+            daemons = []
+            for _ in range(max(1, scale.forks // 4)):
+                worker, daemon = map(int, server.get("/daemon").body.split())
+                case.tally.completed["/daemon", "200"] += 1
+                targets.kill_one(case, lambda _, pid=worker: pid)
+                daemons.append(daemon)
+                case.wait_for(10)
+                assert slots == live.eventually(lambda: live_slots(case), lambda found: found == slots)
+            alive = [pid for pid in daemons if not targets.ended(pid)]
+            for pid in alive:
+                server.signal_child(pid, signal.SIGKILL)
+            assert files == sorted(directory.iterdir())
+    assert daemons == alive
+
+
+def live_slots(case: Case) -> float | None:
+    return servers.value(case.page(), "wsgi_prom_slots", state="live")
