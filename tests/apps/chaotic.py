@@ -45,8 +45,13 @@ def storm(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes
     return plain.text(start_response, "stormed")
 
 
+def clock(_environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    return plain.text(start_response, str(time.time()))
+
+
 HANDLERS: dict[str, Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]] = {
     "/pieces": pieces,
     "/hang": hang,
     "/storm": storm,
+    "/clock": clock,
 }

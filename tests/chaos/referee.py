@@ -56,10 +56,7 @@ class Kind(NamedTuple):
     route: str
     status: int
     body: bytes | None
-
-    @property
-    def row(self) -> Row:
-        return self.route, str(self.status)
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 # Each answer has a length, so that a client tells a whole one from one that was cut off.
@@ -140,7 +137,7 @@ class Tally:
         """Send one request, and tell whether it was completed with the right answer."""
         sent = time.monotonic()
         try:
-            answer = live.request(url + kind.path)
+            answer = live.request(url + kind.path, headers=dict(kind.headers))
         except CUT as error:
             with self._lock:
                 self.cut.append(Cut(kind, sent, time.monotonic(), repr(error)))
