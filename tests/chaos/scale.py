@@ -28,7 +28,7 @@ class Scale(NamedTuple):
 SHORT: Final = Scale(
     kills=10,
     stops=3,
-    exporter_kills=2,
+    exporter_kills=3,
     storms=3,
     lives=200,
     server_lives=10,

@@ -52,7 +52,7 @@ def test_nothing_grows_at_full_speed(name: str) -> None:
             case.wait_for(200)
             directory = servers.shared_directory(server)
             files = {item.name: item.stat().st_size for item in directory.iterdir()}
-            watch = Watch([*server.workers(), *servers.exporters(server)])
+            watch = Watch([*server.workers(), *servers.exporter_processes(server)])
             end = time.monotonic() + scale.seconds
             while time.monotonic() < end:
                 watch.look()
@@ -64,7 +64,7 @@ def test_nothing_grows_at_full_speed(name: str) -> None:
             most = live.eventually(
                 watch.open_descriptors, lambda found: all(found[pid] <= wanted[pid] for pid in wanted), 10
             )
-            assert list(watch.memory) == [*server.workers(), *servers.exporters(server)]
+            assert list(watch.memory) == [*server.workers(), *servers.exporter_processes(server)]
     for pid, found in watch.memory.items():
         middle, last = quarters(found)
         print(

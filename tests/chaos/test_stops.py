@@ -39,7 +39,7 @@ def test_a_stopped_exporter_is_nothing_to_the_application(name: str) -> None:
         with Case(f"SIGSTOP of the exporter, {name}", server) as case:
             case.wait_for(20)
             for _ in range(scale.stops):
-                pids = servers.exporters(server)
+                pids = servers.exporter_processes(server)
                 with case.unscraped(), case.fault(cuts=False):
                     for pid in pids:
                         server.signal_child(pid, signal.SIGSTOP)
