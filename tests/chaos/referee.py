@@ -304,11 +304,13 @@ class Case:
             list(pool.map(self.send, kinds))
 
     def wait_for(self, count: int) -> None:
-        """Wait until *count* more requests were completed."""
-        wanted = self.tally.count + count
-        assert live.eventually(lambda: self.tally.count, lambda found: found >= wanted) >= wanted, (
-            self.tally.wrong
-        )
+        """Wait until *count* more requests were completed, for as long as now and then one is."""
+        found = self.tally.count
+        wanted = found + count
+        while found < wanted:
+            before = found
+            found = live.eventually(lambda: self.tally.count, lambda now, than=before: now > than)
+            assert found > before, self.tally.wrong
 
     def wait_for_scrapes(self, count: int) -> None:
         """Wait until *count* more scrapes have answered, or not."""

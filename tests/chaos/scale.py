@@ -31,12 +31,12 @@ SHORT: Final = Scale(
     exporter_kills=3,
     storms=3,
     lives=200,
-    server_lives=10,
+    server_lives=6,
     reloads=2,
     slow_reloads=1,
-    forks=12,
+    forks=8,
     clock_steps=4,
-    seconds=6,
+    seconds=5,
 )
 FULL: Final = Scale(
     kills=500,

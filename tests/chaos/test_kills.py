@@ -40,6 +40,9 @@ def test_workers_killed_at_random_instants_lose_nothing(name: str) -> None:
                 targets.kill_one(case, random.choice)
                 time.sleep(random.expovariate(10))
             case.wait_for(40)
+    # No more than what was under way in the workers that were killed.
+    at_a_time = 1 if name in servers.BOTH else 4
+    assert case.figures.in_doubt <= at_a_time * scale.kills
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
