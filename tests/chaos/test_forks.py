@@ -85,19 +85,15 @@ def test_a_daemon_does_not_keep_its_dead_parent_s_slot(name: str) -> None:
             case.wait_for(20)
             directory = servers.shared_directory(server)
             files, slots = sorted(directory.iterdir()), live_slots(case)
-            daemons = []
             for _ in range(max(1, scale.forks // 4)):
                 worker, daemon = map(int, server.get("/daemon").body.split())
                 case.tally.completed["/daemon", "200"] += 1
                 targets.kill_one(case, lambda _, pid=worker: pid)
-                daemons.append(daemon)
                 case.wait_for(10)
                 assert slots == live.eventually(lambda: live_slots(case), lambda found: found == slots)
-            alive = [pid for pid in daemons if not targets.ended(pid)]
-            for pid in alive:
-                server.signal_child(pid, signal.SIGKILL)
+                assert not targets.ended(daemon)
+                server.signal_child(daemon, signal.SIGKILL)
             assert files == sorted(directory.iterdir())
-    assert daemons == alive
 
 
 def live_slots(case: Case) -> float | None:

@@ -51,7 +51,7 @@ REPLACED: dict[str, tuple[str, tuple[str, ...], Callable[[live.LiveServer], None
 
 @pytest.mark.parametrize("way", REPLACED)
 def test_reloads_that_replace_all_workers_lose_nothing(way: str) -> None:
-    """One reload after the other, some before the last one was over."""
+    """One reload after the other, some of gunicorn's before the last one was over."""
     name, options, reload = REPLACED[way]
     random = instants(way)
     with contextlib.closing(live.hold_port()) as held:
@@ -67,7 +67,10 @@ def test_reloads_that_replace_all_workers_lose_nothing(way: str) -> None:
                 before = set(server.workers())
                 with case.fault(cuts=False):
                     reload(server)
-                    if reload is touch or random.random() < 0.8:
+                    if name in servers.UWSGI:
+                        assert replaced(server, before), server.workers()
+                        assert live.eventually(lambda: all_answer(case), bool)
+                    elif random.random() < 0.8:
                         assert replaced(server, before), server.workers()
                     else:
                         time.sleep(random.uniform(0, 0.5))
@@ -80,6 +83,18 @@ def replaced(server: live.LiveServer, before: set[int]) -> bool:
     return live.eventually(
         lambda: len(server.workers()) == WORKERS and not before & set(server.workers()), bool
     )
+
+
+def all_answer(case: Case) -> bool:
+    """
+    Tell whether each worker has answered. One of uWSGI's that has not is not told to end by the next reload, serves on,
+    and is killed in the midst of a request when its mercy has run out ("NO MERCY", seen in 1 of 50 reloads in haste).
+    """
+    found = set()
+    for _ in range(10 * WORKERS):
+        found.add(int(case.server.get("/pid").body))
+        case.tally.completed["/pid", "200"] += 1
+    return found >= set(case.server.workers())
 
 
 @pytest.mark.parametrize("name", some(["gunicorn sync", "gunicorn gthread preload"]))
