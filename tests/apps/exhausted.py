@@ -1,0 +1,25 @@
+"""
+Servers whose workers never have enough file descriptors for a slot, and just enough for themselves: a configuration of
+gunicorn, and a module for uWSGI's shared-import.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import descriptors
+
+try:
+    import uwsgidecorators
+except ImportError:
+    from wsgi_prom.hooks.gunicorn import *  # noqa: F403 - as its documentation says
+
+    def post_fork(_server, _worker) -> None:
+        # A pipe, a connection, and one for the import that gunicorn tries in each request.
+        descriptors.take(spare=4)
+
+else:
+    uwsgidecorators.postfork(lambda: descriptors.take(spare=0))
+    importlib.import_module("wsgi_prom.hooks.uwsgi")
+    # A pipe, an epoll set, a connection.
+    uwsgidecorators.postfork(lambda: descriptors.release(4))

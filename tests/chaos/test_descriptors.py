@@ -1,0 +1,119 @@
+"""
+No file descriptors left (RLIMIT_NOFILE): in workers, from their beginning or later, and in the exporter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import live
+import pytest
+import servers
+from chaos.recovery import ask_all, missing, settled, shown, traffic
+from chaos.referee import KINDS, Case, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WORKERS = 2
+EXHAUST = Kind("/exhaust", "/exhaust", 200, b"exhausted")
+RELEASE = Kind("/release", "/release", 200, b"released")
+SWELL = Kind("/swell", "/swell", 200, b"swollen")
+
+
+HOOK = {"gunicorn sync": {"config": "python:exhausted"}, "uwsgi prefork": {"hook": "exhausted"}}
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_workers_without_descriptors_from_the_beginning_are_counted_later(name: str) -> None:
+    """
+    They serve, say in the log why they are not counted, and once they have descriptors nothing is missing.
+    """
+    with servers.start(name, app="harmed:app", workers=WORKERS, **HOOK[name]) as server:
+        with Case(f"no descriptors from the beginning, {name}", server, clients=0) as case:
+            before = server.workers()
+            with case.fault(cuts=False), traffic(case):
+                case.wait_for(50)
+            said = "Too many open files" in server.log()
+            assert 0 < missing(case)
+            ask_all(case, WORKERS, RELEASE)
+            assert 0 == settled(case)
+            assert before == server.workers()
+    assert said
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_workers_whose_application_takes_all_descriptors_lose_nothing(name: str) -> None:
+    """
+    What is new meanwhile, and asks for a file to grow, is kept in memory until there are descriptors again.
+    """
+    with servers.start(name, app="harmed:app", workers=WORKERS) as server:
+        with Case(f"no descriptors later, {name}", server, clients=0) as case:
+            before = server.workers()
+            case.send_all(KINDS[:2] * 8)
+            with case.fault(cuts=False):
+                ask_all(case, WORKERS, EXHAUST)
+            with traffic(case):
+                ask_all(case, WORKERS, SWELL)
+                case.wait_for(50)
+            ask_all(case, WORKERS, RELEASE)
+            assert 0 == settled(case)
+            assert before == server.workers()
+        swollen = live.labelled(case.scrapes.last, "app_swollen_total").values()
+    assert (600, {float(WORKERS)}) == (len(swollen), set(swollen))
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_an_exporter_without_descriptors_shows_what_it_knew(name: str) -> None:
+    """
+    With connections held until none is left for files, and then none for a scrape: no counter goes back, and it recovers.
+    """
+    with servers.start(name, app="harmed:app", workers=WORKERS) as server:
+        with Case(f"no descriptors in the exporter, {name}", server, clients=0) as case:
+            case.send_all(KINDS * 8)
+            (exporter,) = servers.exporters(server)
+            url = server.metrics_url
+            assert 0 == missing(case)
+            with case.unscraped(), case.fault(cuts=False):
+                with held(url, exporter, spare=1):
+                    page = live.parse_samples(live.request(url).body.decode())
+                case.send_all(KINDS * 8)
+                with held(url, exporter, spare=0):
+                    case.send_all(KINDS * 8)
+                before, case.scrapes.last = case.scrapes.last, page
+            assert [] == servers.gone_back(before, page)
+            assert 0 == live.eventually(lambda: missing(case), lambda found: found == 0)
+            assert (1, 0) == (
+                shown(case, "wsgi_prom_directory_readable"),
+                shown(case, "wsgi_prom_unreadable_files"),
+            )
+            assert [exporter] == servers.exporters(server)
+
+
+@contextlib.contextmanager
+def held(url: str, pid: int, spare: int) -> Iterator[None]:
+    """
+    Hold connections to *url* until its process *pid* has *spare* descriptors left; give them back at the end.
+    """
+    parts = urlsplit(url)
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+
+    def used() -> list[int]:
+        return sorted(map(int, os.listdir(f"/proc/{pid}/fd")))
+
+    # Above all that it has, so that each number below can be told to be free or not.
+    limit = max(used()) + 5
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limits[1]))
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.prlimit, pid, resource.RLIMIT_NOFILE, limits)
+        for count in range(len(used()) + 1, limit - spare + 1):
+            stack.enter_context(socket.create_connection((parts.hostname, parts.port)))
+            assert count == live.eventually(lambda: len(used()), lambda found, count=count: found == count)
+        yield
+        assert Path(f"/proc/{pid}").exists()

@@ -1,0 +1,130 @@
+"""
+No space and no inodes left for the files of slots, at the start or later, by a flood of ours or by somebody else's file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import live
+import pytest
+import servers
+from chaos.mounts import change, mounted, seen_by
+from chaos.recovery import ask_all, missing, replace_workers, settled, traffic
+from chaos.referee import KINDS, Case, Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORKERS = 2
+QUIET = dict.fromkeys(servers.UWSGI, ("--forkbomb-delay", "0", "--disable-logging"))
+
+SWELL = Kind("/swell", "/swell", 200, b"swollen")
+
+# As small as a container's own /dev/shm is not, and a quota may be.
+SIZE = 128 << 10
+
+FILL = 'dd if=/dev/zero of="$1/foreign" bs=4k 2>/dev/null || true'
+
+
+def flood(number: int) -> Kind:
+    return Kind(f"/flood?text={number:05}-----", "/flood", 200, b"flooded")
+
+
+def start(name: str, path: Path, options: str, *scripts: str) -> live.LiveServer:
+    """
+    Return a server whose directory is a small tmpfs of its own.
+    """
+    path.mkdir(0o700)
+    server = servers.start(
+        name, *QUIET.get(name, ()), app="harmed:app", workers=WORKERS, PROMETHEUS_MULTIPROC_DIR=str(path)
+    )
+    script = "; ".join([f'mount -t tmpfs -o mode=0700,{options} chaos "$1"', *scripts])
+    return mounted(server, script, path)
+
+
+def in_log(server: live.LiveServer, text: str) -> bool:
+    return text in server.log()
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_flood_of_label_sets_that_fills_the_directory_loses_nothing(name: str, shared: Path) -> None:
+    """
+    What finds no space is kept in memory, said in the log, and shown once there is space: each label set once.
+    """
+    # Far more than fits, with the lines of keys.
+    count = 2 * SIZE // 1000
+    with start(name, shared, f"size={SIZE}") as server:
+        with Case(f"tmpfs full by a flood, {name}", server, clients=0) as case:
+            case.send_all(KINDS * 4)
+            before = server.workers()
+            with case.fault(cuts=False):
+                case.send_all([flood(number) for number in range(count)])
+            case.send_all(KINDS * 4)
+            case.scrapes.scrape()
+            some = live.labelled(case.scrapes.last, "app_flood_total")
+            said = in_log(server, "space")
+            # The figures that were there before need no more of it.
+            assert 0 == missing_of(case, "/")
+            change(server, "mount", "-o", "remount,size=4m", shared)
+            assert 0 == settled(case)
+            assert before == server.workers()
+        found = live.labelled(case.scrapes.last, "app_flood_total")
+    assert 0 < len(some) < count
+    assert {1.0} == set(some.values())
+    assert said
+    assert (count, {1.0}) == (len(found), set(found.values()))
+
+
+def missing_of(case: Case, route: str) -> float:
+    counted = servers.requests_counted(case.scrapes.last)
+    return case.tally.completed[route, "200"] - counted.get((route, "200"), 0)
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_directory_that_somebody_else_has_filled_loses_nothing(name: str, shared: Path) -> None:
+    """
+    No page left when the workers begin, room for a while, none when their files are to grow, and room again.
+    """
+    with start(name, shared, f"size={SIZE}", FILL) as server:
+        with Case(f"tmpfs full by a foreign file, {name}", server, clients=0) as case:
+            before = server.workers()
+            with case.fault(cuts=False), traffic(case):
+                case.wait_for(50)
+            assert in_log(server, "space")
+            (seen_by(server, shared) / "foreign").unlink()
+            assert 0 == settled(case)
+            with case.fault(cuts=False):
+                change(server, "sh", "-c", FILL, "sh", shared)
+                ask_all(case, WORKERS, SWELL)
+            with traffic(case):
+                case.wait_for(50)
+            (seen_by(server, shared) / "foreign").unlink()
+            assert 0 == settled(case)
+            assert before == server.workers()
+            # A full directory does not keep the next owners from the files that are there.
+            change(server, "sh", "-c", FILL, "sh", shared)
+            replace_workers(case)
+            case.send_all(KINDS * 4)
+            assert 0 == missing(case)
+        swollen = live.labelled(case.scrapes.last, "app_swollen_total").values()
+    assert (600, {float(WORKERS)}) == (len(swollen), set(swollen))
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_directory_without_inodes_loses_nothing(name: str, shared: Path) -> None:
+    """
+    Of workers that find no inode for their files all is counted once there are some.
+    """
+    # The directory itself, the lock file and one more.
+    with start(name, shared, "size=4m,nr_inodes=3") as server:
+        with Case(f"no inodes, {name}", server, clients=0) as case:
+            before = server.workers()
+            with case.fault(cuts=False), traffic(case):
+                case.wait_for(50)
+            said = in_log(server, str(shared))
+            assert 0 < missing(case)
+            change(server, "mount", "-o", "remount,nr_inodes=50", shared)
+            assert 0 == settled(case)
+            assert before == server.workers()
+    assert said
