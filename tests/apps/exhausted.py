@@ -9,6 +9,8 @@ import importlib
 
 import descriptors
 
+from wsgi_prom.storage.lease import lease
+
 try:
     import uwsgidecorators
 except ImportError:
@@ -19,7 +21,13 @@ except ImportError:
         descriptors.take(spare=4)
 
 else:
-    uwsgidecorators.postfork(lambda: descriptors.take(spare=0))
+
+    def after_fork() -> None:
+        # The descriptors of the master's slot would else be free for the worker's.
+        lease.part_from_parent()
+        descriptors.take(spare=0)
+
+    uwsgidecorators.postfork(after_fork)
     importlib.import_module("wsgi_prom.hooks.uwsgi")
     # A pipe, an epoll set, a connection.
     uwsgidecorators.postfork(lambda: descriptors.release(4))
