@@ -17,9 +17,16 @@ from chaos.mounts import change, mounted, seen_by
 from chaos.recovery import missing, replace_workers, settled, shown, status, traffic
 from chaos.referee import KINDS, Case
 from chaos.scale import FULL, scale
+from processes import in_child
+
+from wsgi_prom.storage import format as layout
+from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+HITS: Final = layout.counter("hits", "Hits.", ())
 
 READABLE: Final = "wsgi_prom_directory_readable"
 
@@ -180,6 +187,48 @@ def endure(place: Place, harm: Callable[[Place], Iterator[None]]) -> list[str]:
         *([f"readable is {found}"] if (found := shown(case, READABLE)) != 1 else []),
         *([f"ready says {found}"] if (found := status(case, "/-/ready")) != 200 else []),
     ]
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
+def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -> None:
+    """
+    A directory that was away, of whose slots there are younger files by then: its figures are old, and the same slots'.
+    """
+    aside = shared.with_name("aside")
+
+    def record(slot: SlotFile) -> None:
+        columns, first = slot.block(HITS, ())
+        columns[first] += 1.0
+
+    def live_through() -> list[float]:
+        shown = []
+        slot = SlotFile.claim(shared)
+        collector = Collector(shared)
+
+        def scrape() -> None:
+            shown.extend(item.value for metric in collector.collect().to_metrics() for item in metric.samples)
+
+        record(slot)
+        scrape()
+        if copied:
+            shutil.copytree(shared, aside)
+            shutil.rmtree(shared)
+        else:
+            shared.rename(aside)
+        slot.repair()
+        record(slot)
+        scrape()
+        shutil.rmtree(shared)
+        aside.rename(shared)
+        scrape()
+        record(slot)
+        slot.repair()
+        scrape()
+        collector = Collector(shared)
+        scrape()
+        return shown
+
+    assert [1.0, 2.0, 2.0, 3.0, 3.0] == in_child(live_through)
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
