@@ -4,6 +4,10 @@ No space and no inodes left for the files of slots, at the start or later, by a 
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import live
@@ -12,9 +16,16 @@ import servers
 from chaos.mounts import change, mounted, seen_by
 from chaos.recovery import ask_all, missing, replace_workers, settled, traffic
 from chaos.referee import KINDS, Case, Kind
+from processes import in_child
+from prometheus_client import Counter
+
+from wsgi_prom.storage import adoption, directory
+from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from wsgi_prom.storage.slots import Slot
 
 WORKERS = 2
 QUIET = dict.fromkeys(servers.UWSGI, ("--forkbomb-delay", "0", "--disable-logging"))
@@ -41,6 +52,46 @@ def start(name: str, path: Path, options: str, *scripts: str) -> live.LiveServer
     )
     script = "; ".join([f'mount -t tmpfs -o mode=0700,{options} chaos "$1"', *scripts])
     return mounted(server, script, path)
+
+
+class Tries:
+    """
+    Something that records, and counts how often it is asked whether its figures have space by now.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def bind(self, slot: Slot, *, keep: bool) -> None: ...
+
+    def forget(self) -> None: ...
+
+    def settle(self, slot: Slot) -> None:
+        self.count += 1
+
+
+def test_a_flood_that_finds_no_space_is_not_tried_for_at_each_label_set(shared: Path) -> None:
+    """
+    Once a second all that is kept in memory is tried for, however many label sets there are meanwhile.
+    """
+
+    def flood() -> tuple[int, float]:
+        os.environ[directory.VARIABLE] = str(shared)
+        adoption.install()
+        counter = Counter("flood", "Flood.", ["number"], registry=None)
+        counter.labels("first").inc()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        # One page of values.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        tries = Tries()
+        lease.add(tries)
+        began = time.monotonic()
+        for number in range(900):
+            counter.labels(str(number)).inc()
+        return tries.count, time.monotonic() - began
+
+    count, seconds = in_child(flood)
+    assert 1 <= count <= 2 + seconds
 
 
 def in_log(server: live.LiveServer, text: str) -> bool:
