@@ -6,6 +6,9 @@ import contextlib
 import random
 import socket
 import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,6 +16,8 @@ from urllib.parse import urlsplit
 import live
 import pytest
 import servers
+
+from wsgi_prom.storage.labels import LabelSets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,3 +162,23 @@ def test_the_debug_reloader_measures_once() -> None:
         samples = live.parse_samples(server.get("/metrics").body.decode())
     assert answer.status == 200
     assert {("/hello", "200"): 5} == servers.requests_counted(samples)
+
+
+def test_threads_that_meet_new_labels_at_once_are_all_allowed_them(tmp_path: Path) -> None:
+    """Below the limit no label set is OTHER, however the threads of a process interleave."""
+    label_sets = LabelSets(tmp_path, 10_000)
+    together = threading.Barrier(8)
+
+    def meet(thread: int) -> list[bool]:
+        together.wait()
+        return [label_sets.allow("hits", (str(thread), str(number))) for number in range(200)]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            answers = [answer for found in pool.map(meet, range(8)) for answer in found]
+    finally:
+        sys.setswitchinterval(before)
+        label_sets.close()
+    assert [True] * 1600 == answers

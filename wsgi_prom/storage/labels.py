@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import stat
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +28,7 @@ class LabelSets:
     The label sets that metrics have met, in this process and, if *path* is given, in all others that share it.
 
     Where the file cannot be used, or as long as it cannot be written, a process decides for itself: the limit holds
-    for it alone then. Make one after the fork. Not for two threads at once.
+    for it alone then. Make one after the fork. Thread safe.
     """
 
     def __init__(self, path: Path | None, limit: int, owner: tuple[int, int] | None = None) -> None:
@@ -37,12 +38,19 @@ class LabelSets:
         self._allowed: dict[str, set[tuple[str, ...]]] = {}
         self._offset = 0
         self._fd = -1
+        # Two threads that read on from one offset both move it, past a line of another's: that label set was OTHER for
+        # a request (seen under gunicorn's gthread).
+        self._lock = threading.RLock()
 
     def allow(self, metric: str, labels: tuple[str, ...]) -> bool:
         """Return whether *metric* may have *labels*; once it may, it always may. Raises nothing."""
         allowed = self._allowed.setdefault(metric, set())
         if labels in allowed:
             return True
+        with self._lock:
+            return self._ask(metric, labels, allowed)
+
+    def _ask(self, metric: str, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> bool:
         try:
             fd = self._open()
             # First what others have met: a worker that is recycled would else add a line for each label set that there is.
@@ -58,6 +66,14 @@ class LabelSets:
         return labels in allowed
 
     def close(self) -> None:
+        # Not waited for: in a forked child whoever held it may be gone. Then the descriptor stays open.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self._lock.release()
+
+    def _let_go(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -71,12 +87,12 @@ class LabelSets:
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(self._fd)):
                     return self._fd
-            self.close()
+            self._let_go()
         fd = os.open(path, _FLAGS, 0o600)
         self._fd, self._offset = fd, 0
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            self.close()
+            self._let_go()
             raise OSError(errno.EINVAL, "not a plain file of its own", str(path))
         if self._owner is not None:
             os.fchown(fd, *self._owner)
