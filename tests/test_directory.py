@@ -415,10 +415,12 @@ def test_sweep_removes_abandoned_directories_of_this_user(
     in_child: Callable[..., Any], tmp_path: Path
 ) -> None:
     """
-    Only old ones, of our name, of this user, made by us, and with nobody in them.
+    Only old ones, of our name, of this user or the workers', made by us, and with nobody in them.
     """
     name = "wsgi_prom-0-{:016x}".format
     gone = abandoned(tmp_path, name(1))
+    dropped = abandoned(tmp_path, name(8))
+    os.chown(dropped, NOBODY + 1, NOBODY + 1)
     kept = {
         "another name": abandoned(tmp_path, "wsgi_prom-0-x"),
         "another owner": abandoned(tmp_path, name(2)),
@@ -438,8 +440,9 @@ def test_sweep_removes_abandoned_directories_of_this_user(
     holder, _ = claimed(kept["held"])
     with holder:
         os.utime(kept["held"], (0, 0))
-        in_child(directory.sweep, tmp_path)
+        in_child(directory.sweep, tmp_path, (NOBODY + 1, NOBODY + 1))
     assert not gone.exists()
+    assert not dropped.exists()
     assert {} == {label: path for label, path in kept.items() if not path.exists()}
     assert (kept["not empty"] / "notes.txt").exists()
 

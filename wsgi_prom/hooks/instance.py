@@ -61,7 +61,7 @@ class Instance:
             log.error("no metrics: %s", error)
             return
         if self._temporary:
-            directory.sweep(self.path.parent)
+            directory.sweep(self.path.parent, owner)
         if not reload and not directory.holders(self.path, self._lock_file):
             directory.clear(self.path, self._lock_file)
         next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)

@@ -84,13 +84,17 @@ def prepare(path: Path, *, temporary: bool = False, owner: tuple[int, int] | Non
 
 
 def check(path: Path, uid: int | None = None) -> None:
-    """Raise DirectoryError unless *path* is a directory that nobody but *uid* (the caller) and root can write to."""
+    """
+    Raise DirectoryError unless *path* is a directory that nobody but *uid* (the caller) and root can write to.
+
+    Its parents may be open to everybody (a Kubernetes emptyDir is, without a sticky bit): who puts another directory in
+    its place owns that, and it is refused.
+    """
     uid = os.geteuid() if uid is None else uid
     remedy = f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
     try:
         link = path.lstat()
         found = path.stat()
-        open_parent = _open_parent(path)
     except OSError as error:
         raise DirectoryError(f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {remedy}") from error
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in {0, uid}:
@@ -108,11 +112,6 @@ def check(path: Path, uid: int | None = None) -> None:
         )
     if found.st_mode & stat.S_IWOTH:
         raise DirectoryError(f"{VARIABLE}={str(path)!r} can be written by everybody. {remedy}")
-    if open_parent is not None:
-        raise DirectoryError(
-            f"{VARIABLE}={str(path)!r} can be replaced by everybody: {open_parent} can be written by everybody and "
-            f"has no sticky bit. Name a directory elsewhere, or set the bit: chmod +t {open_parent}"
-        )
     if not _writable(path):
         raise DirectoryError(f"{VARIABLE}={str(path)!r} cannot be written by this process. {remedy}")
 
@@ -190,15 +189,20 @@ def discard(path: Path, lock_file: Locks) -> bool:
     return True
 
 
-def sweep(base: Path) -> None:
-    """Remove the directories that servers of this user left in *base* when they were killed together with their exporter."""
+def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
+    """
+    Remove the directories that servers of this user left in *base* when they were killed together with their exporter.
+
+    Those of *owner* too, the user that root's workers drop to.
+    """
+    users = {os.geteuid()} | ({owner[0]} if owner else set())
     for path in base.iterdir():
         try:
             found = path.lstat()
             if (
                 _TEMPORARY_NAME.fullmatch(path.name)
                 and stat.S_ISDIR(found.st_mode)
-                and found.st_uid == os.geteuid()
+                and found.st_uid in users
                 and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
             ):
                 lock_file = Locks.of(path)
@@ -224,17 +228,6 @@ def _make(path: Path, owner: tuple[int, int] | None, *, temporary: bool) -> None
     else:
         if owner is not None:
             os.chown(path, *owner, follow_symlinks=False)
-
-
-def _open_parent(path: Path) -> Path | None:
-    """Return a folder on the way to *path* in which everybody may rename it."""
-    if _TEMPORARY_NAME.fullmatch(path.name):
-        return None  # nobody knew the name before, and what is replaced later has another owner
-    for parent in {**dict.fromkeys(path.absolute().parents), **dict.fromkeys(path.resolve().parents)}:
-        mode = parent.stat().st_mode
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            return parent
-    return None
 
 
 def _writable(path: Path) -> bool:

@@ -74,9 +74,9 @@ class LabelSets:
                 self._lock.release()
 
     def _let_go(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _open(self) -> int:
         """Return the file, made again if somebody has removed it. Raises OSError."""
