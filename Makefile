@@ -12,7 +12,7 @@ demo: $(VENV)/demo
 	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
 
 test: $(VENV)/tests tools
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
 chaos: $(VENV)/tests tools

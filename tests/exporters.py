@@ -112,6 +112,12 @@ def descriptors(server: live.LiveServer) -> int:
     return len(os.listdir(f"/proc/{server.pid}/fd"))
 
 
+def processor_seconds(server: live.LiveServer) -> float:
+    """Return how long the exporter's process has kept a processor busy."""
+    user, system = live.stat_fields(server.pid)[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def complaints(server: live.LiveServer) -> list[str]:
     """Return what the exporter's log says beyond where it listens."""
     return [line for line in server.log().splitlines() if not LISTENING.search(line)]

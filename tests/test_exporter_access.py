@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import exporters
 import live
 import pytest
+import servers
 from prometheus_client import CollectorRegistry
 from webob import Request
 
@@ -166,6 +167,8 @@ def test_users_are_replaced_while_it_runs(users_file: Path) -> None:
          ", line 2 has another cost"),
         ("users_file", Hashed.make(b"a", CHEAP).line("a"), 0o644, "can be read or written by others"),
     ],
+    # Not with their salts, which are others in each process that runs tests.
+    ids=lambda value: "hashed" if "$scrypt$ln" in str(value) else None,
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_an_error_at_start(
     name: str, text: str | None, mode: int, told: str, tmp_path: Path
@@ -371,3 +374,36 @@ def test_the_rules_hold_on_a_real_server(tmp_path: Path, token_file: Path) -> No
         page = live.request(server.metrics_url, headers=good).body.decode()
     assert [401, 401, 200] * 2 == codes
     assert 'http_requests_total{method="GET",route="/",status="200"} 4.0' in page
+
+
+def test_check_looks_at_the_files(tmp_path: Path, token_file: Path) -> None:
+    """wsgi-prom check tells whether the files of the settings can be used, before a server starts."""
+    command = [sys.executable, "-m", "wsgi_prom", "check"]
+    found = []
+    for mode in (0o600, 0o644):
+        token_file.chmod(mode)
+        env = {**os.environ, "WSGI_PROM_TOKEN_FILE": str(token_file)}
+        found.append(
+            subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False).stdout
+        )
+    assert "ok     access: this user can use the files of WSGI_PROM_TOKEN_FILE\n" in found[0]
+    assert (
+        f"WRONG  access: WSGI_PROM_TOKEN_FILE={str(token_file)!r} can be read or written by others."
+        in found[1]
+    )
+
+
+def test_the_rules_outlive_the_process_that_answers(users_file: Path) -> None:
+    """The exporter's guard starts another with the same rules; who was let in before need not be looked at again."""
+    good, wrong = ({"Authorization": basic("ann", word)} for word in ("right", "wrong"))
+    with live.gunicorn(workers=1, WSGI_PROM_USERS_FILE=str(users_file)) as server:
+        url = server.metrics_url
+        for _ in range(3):
+            assert [200, 401, 401] == [
+                live.request(url, headers=headers).status for headers in (good, wrong, {})
+            ]
+            # Who connects before the next is there waits.
+            for one_of_two in servers.pair(server)[::-1]:
+                server.signal_child(one_of_two, 9)
+                assert 401 == live.request(url, headers=wrong).status
+        assert 200 == live.request(url, headers=good).status

@@ -15,9 +15,12 @@ from prometheus_client.metrics_core import CounterMetricFamily
 
 from wsgi_prom.exporter.exposition import Names
 from wsgi_prom.exporter.pages import PageFile, Pages
+from wsgi_prom.storage.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from wsgi_prom.storage.families import Families
 
 
 class Slow(CollectorRegistry):
@@ -34,6 +37,14 @@ class Slow(CollectorRegistry):
         count = self.count
         assert self.let.acquire(timeout=60)
         yield CounterMetricFamily("counted", "What was counted when the collection began.", count)
+
+
+class Counting(Collector):
+    collections = 0
+
+    def collect(self) -> Families:
+        self.collections += 1
+        return super().collect()
 
 
 def counted(content: bytes) -> float:
@@ -98,6 +109,7 @@ def test_a_page_is_rendered_and_compressed_once() -> None:
     for _ in range(100):
         registry.let.release()
     pages = Pages(None, registry)
+    pages._collector = collector = Counting(None)
     arrival = time.monotonic()
     for openmetrics in (False, True):
         for compressed in (False, True):
@@ -106,8 +118,10 @@ def test_a_page_is_rendered_and_compressed_once() -> None:
             ]
             assert found[0] is found[1] is found[2]
     assert gzip.decompress(pages.page(arrival, compressed=True).content) == pages.page(arrival).content
+    assert collector.collections == 1
     before = pages.page(arrival)
     assert pages.page(time.monotonic()).content is not before.content
+    assert collector.collections == 2
 
 
 def test_a_pages_file_shares_the_pages_bytes() -> None:

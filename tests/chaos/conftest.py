@@ -1,4 +1,4 @@
-"""The table of all cases, at the end of a run, and the time that a case may take."""
+"""The rows of all cases, for the table at the end of a run, and the time that a case may take."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos import referee
-from chaos.scale import FULL, SEED, scale
+from chaos.scale import FULL, scale
 
 if TYPE_CHECKING:
-    from _pytest.terminal import TerminalReporter
+    from collections.abc import Generator
 
 ROOM = Path(__file__).parent
 
@@ -22,21 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600 + 2 * scale.seconds))
 
 
-def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print one row for each case."""
-    if not referee.table:
-        return
-    terminalreporter.section("chaos")
-    names = referee.Figures._fields
-    rows = [
-        [name.replace("_", " ") for name in names],
-        *([str(item) for item in row] for row in referee.table),
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            row[0].ljust(widths[0]),
-            *(item.rjust(width) for item, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        terminalreporter.write_line("  ".join(cells))
-    terminalreporter.write_line(f"CHAOS_SEED={SEED}")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send the rows of a case along with its report: it may have run in another process than the one that prints."""
+    report = yield
+    if call.when == "teardown":
+        report.user_properties += [("chaos", row._asdict()) for row in referee.table]
+        referee.table.clear()
+    return report

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.cli.arguments import add_json
 from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.exporter.access import Access
+from wsgi_prom.exporter.tls import Tls
 from wsgi_prom.frameworks import detection
 from wsgi_prom.reference import load
-from wsgi_prom.settings import Settings
+from wsgi_prom.settings import PREFIX, Settings
 from wsgi_prom.storage import adoption, directory
 from wsgi_prom.storage.lease import lease
 
@@ -72,6 +74,7 @@ def _findings(reference: str | None) -> Iterator[Finding]:
         reference = settings.app
         where = "no exporter" if settings.bind is None else f"metrics at {settings.bind}"
         yield Finding("settings", True, f"valid; {where}")
+        yield from _access(settings)
     yield _directory()
     if reference is None:
         yield Finding("application", None, "not named", "wsgi-prom check MODULE:APP, or WSGI_PROM_APP")
@@ -88,6 +91,20 @@ def _findings(reference: str | None) -> Iterator[Finding]:
     else:
         yield Finding("application", True, f"{reference}, {_kind(app)}")
         yield from _routes(app)
+
+
+def _access(settings: Settings) -> Iterator[Finding]:
+    files = ("token_file", "users_file", "tls_cert", "tls_key", "tls_client_ca")
+    named = [PREFIX + name.upper() for name in files if getattr(settings, name)]
+    if not named:
+        return
+    try:
+        Access(settings)
+        Tls.of(settings)
+    except WsgiPromError as error:
+        yield Finding("access", False, str(error))
+    else:
+        yield Finding("access", True, f"this user can use the files of {', '.join(named)}")
 
 
 def _directory() -> Finding:

@@ -64,9 +64,8 @@ class Parser(HTTPRequestParser):
         blank = length - len(data)
         try:
             consumed = blank + int(super().received(data))
-        except (
-            ValueError
-        ):  # a Content-Length of more than 4300 digits, `GET http://[`: tried with waitress 3.0.2
+        except ValueError:
+            # From waitress 3.0.2 for a Content-Length of more than 4300 digits, and for `GET http://[`.
             self.error = BadRequest("The request cannot be understood.")
             consumed, self.completed = 0, True
         # Nobody waits for the answer: a client sends its body after a second all the same.
@@ -149,6 +148,7 @@ class Channel(HTTPChannel):
         except OSError:
             data = b""
         if data:
+            self.last_activity = time.time()
             self.received(data)
         else:
             self.handle_close()
