@@ -58,6 +58,13 @@ def shown(case: Case, name: str) -> float | None:
     return servers.value(case.scrapes.last, name)
 
 
+def storage_errors(case: Case, workers: int = 2) -> float:
+    """Have each worker look after its slot, and return how often that is said to have failed."""
+    ask_all(case, workers)
+    case.scrapes.scrape()
+    return servers.value(case.scrapes.last, "wsgi_prom_errors_total", stage="storage") or 0.0
+
+
 def missing(case: Case) -> float:
     """Return how many of the completed requests a scrape does not show; less than 0 if it shows too many."""
     case.scrapes.scrape()

@@ -40,8 +40,8 @@ CUT: Final = (ConnectionResetError, BrokenPipeError, BadStatusLine, IncompleteRe
 # What a scrape fails with: no connection, no page, or one that is not to be parsed.
 UNANSWERED: Final = (OSError, HTTPException, RuntimeError, ValueError)
 
-# What belongs to one process, and starts anew with it.
-OF_A_PROCESS: Final = ("process_", "python_", "uwsgi_")
+# What belongs to one process, and starts anew with it; and gauges, which may do so, one of which ends in _sum.
+OF_A_PROCESS: Final = ("process_", "python_", "uwsgi_", "app_gauge_")
 
 Row = tuple[str, str]
 

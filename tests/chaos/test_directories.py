@@ -14,7 +14,7 @@ import live
 import pytest
 import servers
 from chaos.mounts import change, mounted, seen_by
-from chaos.recovery import missing, replace_workers, settled, shown, status, traffic
+from chaos.recovery import missing, replace_workers, settled, shown, status, storage_errors, traffic
 from chaos.referee import KINDS, Case
 from chaos.scale import FULL, scale
 from processes import in_child
@@ -306,6 +306,7 @@ def test_a_directory_that_is_closed_to_its_user_is_said_to_be(name: str) -> None
                 os.chown(here, user, -1)
             here.chmod(0o700)
             assert 0 == settled(case)
+        assert storage_errors(case) >= len(said)
     # What can be read is read, and the new workers have no place of their own.
     assert {0: (1, 200, True), 1: (0, 503, True), 2: (0, 503, True)} == said
 

@@ -14,7 +14,7 @@ import live
 import pytest
 import servers
 from chaos.mounts import change, mounted, seen_by
-from chaos.recovery import ask_all, missing, replace_workers, settled, traffic
+from chaos.recovery import ask_all, missing, replace_workers, settled, storage_errors, traffic
 from chaos.referee import KINDS, Case, Kind
 from processes import in_child
 from prometheus_client import Counter
@@ -115,16 +115,28 @@ def test_a_flood_of_label_sets_that_fills_the_directory_loses_nothing(name: str,
             case.scrapes.scrape()
             some = live.labelled(case.scrapes.last, "app_flood_total")
             said = in_log(server, "space")
+            assert live.eventually(lambda: storage_errors(case), lambda found: found > 0, 10.0) > 0
             # The figures that were there before need no more of it.
             assert 0 == missing_of(case, "/")
             change(server, "mount", "-o", "remount,size=4m", shared)
-            assert 0 == settled(case)
+            found = live.eventually(
+                lambda: all_of(case, "app_flood_total"), lambda found: len(found) == count, 5.0
+            )
+            assert 0 == missing(case)
             assert before == server.workers()
-        found = live.labelled(case.scrapes.last, "app_flood_total")
     assert 0 < len(some) < count
     assert {1.0} == set(some.values())
     assert said
     assert (count, {1.0}) == (len(found), set(found.values()))
+
+
+def all_of(case: Case, name: str) -> dict[live.Labels, float]:
+    """
+    Have each worker look after its slot, and return what a scrape then shows of a metric.
+    """
+    ask_all(case, WORKERS)
+    case.scrapes.scrape()
+    return live.labelled(case.scrapes.last, name)
 
 
 def missing_of(case: Case, route: str) -> float:
