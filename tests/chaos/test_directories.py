@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -231,8 +232,12 @@ def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -
     assert [1.0, 2.0, 2.0, 3.0, 3.0] == in_child(live_through)
 
 
-@pytest.mark.parametrize("name", servers.BOTH)
-@pytest.mark.parametrize("own", [False, True], ids=["made by the hook", "named"])
+@pytest.mark.parametrize(
+    ("name", "own"),
+    list(product(servers.BOTH, [False, True]))
+    if scale is FULL
+    else zip(servers.BOTH, [False, True], strict=True),
+)
 def test_a_directory_that_is_gone_is_said_to_be(name: str, own: bool, tmp_path: Path) -> None:
     """
     The page shows what was known and that the directory cannot be read, until a worker makes it again.
@@ -264,7 +269,7 @@ USER = {
 }
 
 
-@pytest.mark.parametrize("name", servers.BOTH)
+@pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[:1])
 def test_a_directory_that_is_closed_to_its_user_is_said_to_be(name: str) -> None:
     """
     For a user that is not root: read-only, closed, and gone where nobody may make it; each said in log and page, and

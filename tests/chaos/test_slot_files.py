@@ -448,7 +448,7 @@ USER = {
 }
 
 
-@pytest.mark.parametrize("name", servers.BOTH)
+@pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[1:])
 def test_files_that_may_not_be_read_are_counted_and_come_back(name: str) -> None:
     """
     Mode 000, for a user that is not root: the page shows what was known, the workers count on, the next owners too.

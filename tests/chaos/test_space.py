@@ -16,6 +16,7 @@ import servers
 from chaos.mounts import change, mounted, seen_by
 from chaos.recovery import ask_all, missing, replace_workers, settled, storage_errors, traffic
 from chaos.referee import KINDS, Case, Kind
+from chaos.scale import FULL, scale
 from processes import in_child
 from prometheus_client import Counter
 
@@ -174,7 +175,7 @@ def test_a_directory_that_somebody_else_has_filled_loses_nothing(name: str, shar
     assert (600, {float(WORKERS)}) == (len(swollen), set(swollen))
 
 
-@pytest.mark.parametrize("name", servers.BOTH)
+@pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[:1])
 def test_a_directory_without_inodes_loses_nothing(name: str, shared: Path) -> None:
     """
     Of workers that find no inode for their files all is counted once there are some.
