@@ -236,7 +236,7 @@ def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -
     ("name", "own"),
     list(product(servers.BOTH, [False, True]))
     if scale is FULL
-    else zip(servers.BOTH, [False, True], strict=True),
+    else list(zip(servers.BOTH, [False, True], strict=True)),
 )
 def test_a_directory_that_is_gone_is_said_to_be(name: str, own: bool, tmp_path: Path) -> None:
     """
