@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 SERVER ?= uwsgi
-TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles mkfs.ext4
-PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd e2fsprogs
+TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles
+PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd
 
 .PHONY: demo test chaos lint bench tools clean
 

@@ -477,6 +477,7 @@ def test_no_space_for_a_new_series_leaves_the_others(in_child: Callable[..., Any
         assert slot.unplaced.errno in {errno.EFBIG, errno.ENOSPC}
         assert 200 < len(shown) < 3000
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        slot.unplaced = None  # as the lease does, once a second
         slot.block(HITS, ("later",))
         assert 0.0 == samples(shared)["hits_total page=later"]
         return shown["hits_total page=kept"]

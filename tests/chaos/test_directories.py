@@ -314,33 +314,3 @@ def test_a_directory_that_is_closed_to_its_user_is_said_to_be(name: str) -> None
         assert storage_errors(case) >= len(said)
     # What can be read is read, and the new workers have no place of their own.
     assert {0: (1, 200, True), 1: (0, 503, True), 2: (0, 503, True)} == said
-
-
-@pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[1:])
-def test_a_disk_that_has_failed_loses_nothing(name: str, tmp_path: Path) -> None:
-    """
-    A file system that went read-only for good, as ext4 does at an I/O error: what is new waits for another one.
-    """
-    path = tmp_path / "mount" / "shared"
-    path.parent.mkdir()
-    server = servers.start(
-        name, *QUIET.get(name, ()), app="chaotic:app", workers=2, PROMETHEUS_MULTIPROC_DIR=str(path)
-    )
-    image = tmp_path / "image"
-    with image.open("wb") as file:
-        file.truncate(4 << 20)
-    mounted(server, 'mkfs.ext4 -q -O ^has_journal "$2"; mount -o loop "$2" "$1"', path.parent, image)
-    with server, Case(f"disk that fails, {name}", server, clients=0) as case:
-        case.send_all(KINDS * 8)
-        assert 0 == missing(case)
-        logged = server.log().count(str(path))
-        with case.fault(cuts=False):
-            change(server, "mount", "-o", "remount,abort", path.parent)
-        with traffic(case):
-            case.wait_for(50)
-        replace_workers(case)
-        with traffic(case):
-            case.wait_for(50)
-        assert logged < server.log().count(str(path))
-        change(server, "umount", "-l", path.parent)
-        assert 0 == settled(case)

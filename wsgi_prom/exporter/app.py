@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -39,6 +39,9 @@ _IGNORED_PARAMETERS: Final = frozenset({"charset", "escaping"})
 _LONGEST_HEADER: Final = 2000
 
 
+_UNREADABLE: Final = "The directory cannot be read. Counters are those of the last scrape that could.\n"
+
+
 class MetricsApp:
     """
     Answer every path with the metrics: of all processes that share the directory, or of this one if none is shared.
@@ -58,8 +61,8 @@ class MetricsApp:
         self.access = Access(Settings.read() if settings is None else settings)
         self._directory = directory
         self._registry = registry
-        self._lock = threading.Lock()
-        self._pages: Pages | None = None
+        # By path and process: a lock of the parent's may be held for ever by a thread that is not here.
+        self._pages: dict[tuple[Path | None, int], Pages] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -99,12 +102,18 @@ class MetricsApp:
             response.body = page.content
         return response
 
+    def ready(self) -> Response:
+        """Answer whether there is a page, of figures that are up to date."""
+        answer = self.respond(Request.blank("/metrics"))
+        if answer.status_code != 200:
+            return answer
+        return plain(200, "ready\n") if self._current().readable else plain(503, _UNREADABLE)
+
     def _current(self) -> Pages:
-        path = self._directory or lease.directory
-        with self._lock:
-            if self._pages is None or self._pages.path != path:
-                self._pages = Pages(path, self._registry)
-            return self._pages
+        key = self._directory or lease.directory, os.getpid()
+        found = self._pages.get(key)
+        # One operation: threads that come at once get the same.
+        return found or self._pages.setdefault(key, Pages(key[0], self._registry))
 
 
 class ExporterApp:
@@ -132,10 +141,7 @@ class ExporterApp:
             return self._metrics.respond(request)
         if request.method not in {"GET", "HEAD"}:
             return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
-        if path == "/-/ready":
-            answer = self._metrics.respond(Request.blank("/metrics"))
-            return plain(200, "ready\n") if answer.status_code == 200 else answer
-        return plain(200, "healthy\n")
+        return self._metrics.ready() if path == "/-/ready" else plain(200, "healthy\n")
 
 
 def _negotiate(request: Request) -> str:

@@ -54,6 +54,10 @@ class Pages:
         self._began = float("-inf")
         self._cache: dict[tuple[bool, bool], Page] = {}
 
+    @property
+    def readable(self) -> bool:
+        return self._collector.report.readable
+
     def page(
         self, arrival: float, *, openmetrics: bool = False, compressed: bool = False, names: Names = ALL
     ) -> Page:

@@ -39,6 +39,7 @@ def serve(
     """
     settings = settings or Settings()
     door = listener.Door(settings)
+    app = ExporterApp(MetricsApp(path, settings=settings))
     place = Place(path, directory.prepare(path))
     if not place.take():
         log.info("%s has an exporter already, pid %s", path, place.lock_file.holder(locks.EXPORTER))
@@ -48,8 +49,6 @@ def serve(
     log.info("metrics at %s", listener.url(listening, door.scheme))
 
     def server() -> Any:
-        # Of the process that answers alone: a lock of an earlier one's threads may never be free again.
-        app = ExporterApp(MetricsApp(path, settings=settings))
         return listener.server(app, listening.dup(), door)
 
     if parent is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import threading
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from wsgi_prom.errors import SettingError
+from wsgi_prom.storage import forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class Watched(Generic[T]):
     def __init__(self, load: Callable[[], T], *paths: str) -> None:
         self._load = load
         self._paths = paths
-        self._lock = threading.Lock()
+        self._lock = forks.lock()
         # Looked at before it is read: what changes meanwhile is another look's change.
         self._seen = self._look()
         self._value = load()

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, zip_longest
 from operator import add
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,7 @@ class Collector:
         """
         started = time.perf_counter()
         report = Report()
-        readings = self._read(report)
+        readings = self._youngest(self._read(report))
         found = {reading.slot: reading for reading in readings if reading.slot is not None}
         gone = {slot: reading for slot, reading in self._last.items() if slot not in found}
         self._last = {**gone, **found}
@@ -107,6 +107,22 @@ class Collector:
             except (OSError, FormatError):
                 report.unreadable += (name,)
         return readings
+
+    def _youngest(self, readings: list[Reading]) -> list[Reading]:
+        """Leave out older copies of a slot: files that were away, and put back beside or in place of younger ones."""
+        slots: dict[int, Reading] = {}
+        for reading in sorted(readings, key=lambda reading: (reading.live, len(reading.columns))):
+            if reading.slot is not None and not self._sank(reading, reading.slot):
+                slots[reading.slot] = reading
+        return [reading for reading in readings if reading.slot is None or slots.get(reading.slot) is reading]
+
+    def _sank(self, reading: Reading, slot: int) -> bool:
+        last = self._last.get(slot)
+        if last is None or last.file == reading.file:
+            return False
+        gauges = {index for _, start, end in last.layout.gauges for index in range(start, end)}
+        pairs = zip_longest(last.columns, reading.columns, fillvalue=0.0)
+        return any(now < before for index, (before, now) in enumerate(pairs) if index not in gauges)
 
     def _sources(self) -> list[tuple[str, Callable[[], Reading]]]:
         if self._path is None:

@@ -9,6 +9,7 @@ The shared directory: choosing it, making it, and clearing it without touching a
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -132,15 +133,25 @@ def slot_file(number: int, kind: str) -> str:
     return f"wsgi_prom.{number}.{kind}"
 
 
-def keep_aside(path: Path, number: int, *kinds: str) -> None:
-    """Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones."""
+def keep_aside(path: Path, number: int, *kinds: str) -> bool:
+    """
+    Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones.
+
+    Returns False where that cannot be done: a folder with something in it is not replaced.
+    """
     for kind in kinds or KINDS:
         bad = path / slot_file(number, kind)
         aside = bad.with_name(f"{bad.name}.bad")
-        with suppress(FileNotFoundError, NotADirectoryError):
-            aside.rmdir()
-        with suppress(FileNotFoundError):
-            bad.rename(aside)
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                aside.rmdir()
+            with suppress(FileNotFoundError):
+                bad.rename(aside)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}:
+                raise
+            return False
+    return True
 
 
 def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
@@ -206,8 +217,11 @@ def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
                 and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
             ):
                 lock_file = Locks.of(path)
-                if not holders(path, lock_file):
-                    discard(path, lock_file)
+                try:
+                    if not holders(path, lock_file):
+                        discard(path, lock_file)
+                finally:
+                    lock_file.close()
         except (OSError, DirectoryError):
             continue  # another server sweeps too, or the directory holds what is not ours
 

@@ -97,6 +97,15 @@ class Locks:
         """Whether wsgi_prom made the directory for one server, and may remove it."""
         return self._reads(_TEMPORARY)
 
+    def close(self) -> None:
+        """Close the file, of which this process must not hold a byte (rule 1): that of a directory it only looked at."""
+        opened, known = self._opened, self._known
+        for file in [file for file, lock_file in opened.items() if lock_file is self]:
+            del opened[file]
+        for path in [path for path, lock_file in known.items() if lock_file is self]:
+            del known[path]
+        os.close(self._fd)
+
     def mark_temporary(self) -> None:
         os.pwrite(self._fd, _TEMPORARY, 0)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 # Directories are cleaned by an age of days (tmpfiles.d(5)).
 _TOUCH_SECONDS: Final = 3600
@@ -117,6 +118,19 @@ class Pair:
             return False
         own = os.fstat(self._keys_fd if kind == "keys" else self._values_fd)
         return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+    def copied(self) -> bool:
+        """Return whether the file in the place of the values is an older one of this very slot's, which was put back."""
+        try:
+            fd = os.open(self._path / directory.slot_file(self._number, "values"), _READ_FLAGS)
+        except OSError:
+            return False
+        try:
+            return format.unpack_header(os.pread(fd, format.HEADER.size, 0))[0] == self._nonce
+        except (OSError, FormatError):
+            return False
+        finally:
+            os.close(fd)
 
     def remake_keys(self) -> None:
         """Set aside what is in the place of the key file, and write it anew. Raises OSError."""

@@ -119,16 +119,20 @@ class SlotFile:
         DirectoryError.
         """
         lock_file = directory.prepare(path, owner=owner)
-        number = next(n for n in range(MAX_SLOTS) if lock_file.acquire(locks.FIRST_SLOT + n))
-        try:
+        for number in range(MAX_SLOTS):
+            if not lock_file.acquire(locks.FIRST_SLOT + number):
+                continue
             try:
-                return cls(path, lock_file, number, owner, notice)
-            except FormatError:
-                directory.keep_aside(path, number)
-                return cls(path, lock_file, number, owner, notice)
-        except BaseException:
+                try:
+                    return cls(path, lock_file, number, owner, notice)
+                except FormatError:
+                    if directory.keep_aside(path, number):
+                        return cls(path, lock_file, number, owner, notice)
+            except BaseException:
+                lock_file.release(locks.FIRST_SLOT + number)
+                raise
             lock_file.release(locks.FIRST_SLOT + number)
-            raise
+        raise OSError(errno.ENOSPC, f"all slots of {path} are taken")
 
     @property
     def lost(self) -> bool:
@@ -142,18 +146,20 @@ class SlotFile:
                 first = self._blocks.get((number, labelvalues))
                 if first is not None:
                     return self._files.mapping.columns, first
-            # A line within a line would destroy both.
-            if not self._appending and not self.lost:
-                self._appending = True
-                try:
-                    return self._append(schema, number, labelvalues)
-                except OSError as error:
-                    self.unplaced = error
-                finally:
-                    self._appending = False
-            elif self.unplaced is None:
-                self.unplaced = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            self._notice()
+            # Once there was no space the lease tries again, once a second, and not each new label set.
+            if self.unplaced is None:
+                if self._appending or self.lost:
+                    # A line within a line would destroy both.
+                    self.unplaced = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                else:
+                    self._appending = True
+                    try:
+                        return self._append(schema, number, labelvalues)
+                    except OSError as error:
+                        self.unplaced = error
+                    finally:
+                        self._appending = False
+                self._notice()
             return self._detached.block(schema, labelvalues)
 
     def leave(self) -> None:
@@ -207,7 +213,9 @@ class SlotFile:
                 if not self._files.keys_intact():
                     self._files.remake_keys()
                 return
-            if lock_file is not self._locks and not (held and self._vacant(self.number)):
+            if lock_file is not self._locks and not (
+                held and (self._vacant(self.number) or self._files.copied())
+            ):
                 # In the new directory that is the slot of another process, which may have ended meanwhile.
                 if held:
                     lock_file.release(byte)

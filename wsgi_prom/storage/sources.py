@@ -88,7 +88,7 @@ class Reading:
     """
     What one source holds at one moment. *pid* is the label that tells gauges of several processes apart.
 
-    *slot* is the nonce of a slot's files, whatever its number, None for another source.
+    *slot* is the nonce of a slot's files, whatever its number, None for another source; *file* tells copies apart.
     """
 
     layout: Layout
@@ -96,6 +96,7 @@ class Reading:
     pid: str
     live: bool
     slot: int | None = None
+    file: tuple[int, int] | None = None
 
 
 class SlotSource:
@@ -122,12 +123,14 @@ class SlotSource:
                 self._read_keys(nonce, committed)
             size = 8 * self._layout.width
             data = os.pread(fd, size, format.HEADER.size)
+            found = os.fstat(fd)
         finally:
             os.close(fd)
         if len(data) != size:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
         live = lock_file is not None and lock_file.holder(locks.FIRST_SLOT + self._number) is not None
-        return Reading(self._layout, _doubles(data), str(self._number), live, self._nonce)
+        file = found.st_dev, found.st_ino
+        return Reading(self._layout, _doubles(data), str(self._number), live, self._nonce, file)
 
     def _read_keys(self, nonce: int, committed: int) -> None:
         known = nonce == self._nonce and committed > self._committed
