@@ -16,7 +16,7 @@ test: $(VENV)/tests tools
 
 # All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
 chaos: $(VENV)/tests tools
-	CHAOS_SCALE=full CHAOS_HOURS=$(HOURS) $(VENV)/bin/python -m pytest tests/chaos $(ARGS)
+	CHAOS_SCALE=full CHAOS_HOURS=$(HOURS) $(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal tests/chaos $(ARGS)
 
 lint: $(VENV)/tests
 	$(VENV)/bin/ruff check .

@@ -210,15 +210,20 @@ def test_flask_is_told_by_nginx_when_the_request_came() -> None:
 
 def test_flask_serves_as_a_plain_user_and_leaves_nothing_running() -> None:
     """
-    uWSGI's master, its workers and the exporter run as www-data, and with supervisord all of them end.
+    uWSGI's master, its workers and the exporter's pair run as www-data, and with supervisord all of them end.
     """
     with flask_stack() as stack:
         uwsgi, nginx = stack.program("uwsgi"), stack.program("nginx")
         assert WORKERS == len(stack.server.workers(uwsgi))
+
         # The exporter is not one of the workers, whoever its parent is.
-        family = [pid for pid in stack.server.processes() if pid not in (stack.server.pid, nginx)]
-        family = [pid for pid in family if pid not in stack.server.children(nginx)]
-        assert WORKERS + 2 == len(family), [live.command_line(pid) for pid in family]
+        def processes() -> list[int]:
+            others = {stack.server.pid, nginx, *stack.server.children(nginx)}
+            return [pid for pid in stack.server.processes() if pid not in others]
+
+        # The master, and the exporter's pair.
+        family = live.eventually(processes, lambda pids: len(pids) == WORKERS + 3)
+        assert WORKERS + 3 == len(family), [live.command_line(pid) for pid in family]
         assert {WWW_DATA} == {live.user_id(pid) for pid in family}
         assert {WWW_DATA} == {live.user_id(pid) for pid in stack.server.children(nginx)}
         assert stack.socket.is_socket()

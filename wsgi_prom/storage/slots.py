@@ -148,10 +148,8 @@ class SlotFile:
                     return self._files.mapping.columns, first
             # Once there was no space the lease tries again, once a second, and not each new label set.
             if self.unplaced is None:
-                if self._appending or self.lost:
-                    # A line within a line would destroy both.
-                    self.unplaced = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-                else:
+                # A line within a line would destroy both.
+                if not self._appending and not self.lost:
                     self._appending = True
                     try:
                         return self._append(schema, number, labelvalues)
