@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_prom import body
 from wsgi_prom.recorder import Recorder
-from wsgi_prom.request import KEY, MeasuredRequest
+from wsgi_prom.request import MeasuredRequest
+from wsgi_prom.routes import REQUEST
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage.lease import lease
 
@@ -42,7 +43,6 @@ class PrometheusMiddleware:
     def __init__(self, app: WSGIApplication, **settings: Any) -> None:
         found = Settings.read(**settings)
         self._app = app
-        self._settings = found
         self._recorder = _recorder(found)
         self._excluded = found.exclude
         self._metrics_path = found.metrics_path
@@ -58,29 +58,28 @@ class PrometheusMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if self._metrics is not None and environ.get("PATH_INFO") == self._metrics_path:
-            if KEY in environ:
-                environ[KEY].dismiss()  # a scrape does not count itself, whoever measures around us
+            if REQUEST in environ:
+                environ[REQUEST].dismiss()  # a scrape does not count itself, whoever measures around us
             return self._metrics(environ, start_response)
         # An application that was wrapped by hand and by a hook is measured by the outer one.
-        if KEY in environ or (self._excluded is not None and self._is_excluded(environ)):
+        if REQUEST in environ or (self._excluded is not None and self._is_excluded(environ)):
             return self._app(environ, start_response)
-        request = MeasuredRequest(self._recorder, self._settings, environ, start_response, perf_counter())
-        environ[KEY] = request
+        request = MeasuredRequest(self._recorder, environ, start_response, perf_counter())
         try:
             result = self._app(environ, request.start)
         except BaseException as error:
             request.fail(error)
             raise
         kind: type = type(result)
-        if kind is list or kind is tuple or kind is bytes:
+        if kind is list or kind is tuple:
             request.complete(result)
-            return result
-        if result is None or kind is str:
+        elif kind is bytes:
+            request.complete((result,))
+        elif result is None or kind is str:
             request.refused()
-            return result
-        if request.is_file(result):
-            return result
-        return body.wrap(result, request)
+        elif not request.is_file(result):
+            return body.wrap(result, request)
+        return result
 
     def _is_excluded(self, environ: WSGIEnvironment) -> bool:
         try:

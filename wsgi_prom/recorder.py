@@ -14,7 +14,6 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import catalog, schemas
-from wsgi_prom.catalog import OTHER
 from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
 from wsgi_prom.storage.labels import LabelSets
 from wsgi_prom.storage.lease import lease
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
+_alive: Final = lease.alive
+
 _STORAGE: Final = "storage"
 
 # How long a file that somebody has removed may be missed, and a full disk be thought full.
@@ -36,9 +37,6 @@ _LOOK_SECONDS: Final = 1.0
 
 # The requests that this process is serving, by the schema of the gauge: several recorders may share it.
 _entered: Final[dict[Schema | None, list[float]]] = {}
-
-# Few by themselves, and they tell more than a row of OTHER would.
-_NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 
 
 class Recorder:
@@ -49,10 +47,12 @@ class Recorder:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.more_labels = bool(settings.labels)
+        self.times_first_byte = settings.first_byte
         self._limit = settings.label_limit
         self._bounds = settings.buckets
         self._queue_bounds = settings.queue_buckets
-        self._first_bytes = settings.first_byte
         request = schemas.request_schema(settings)
         self._request = request.schema
         self._received = request.received
@@ -64,14 +64,16 @@ class Recorder:
         self._queue = schemas.queue_schema(settings)
         self._dropped = format.counter(*catalog.DROPPED, ("metric",))
         self._errors = format.counter(*catalog.ERRORS, ("stage",))
+        # Whose labels are names of ours.
+        self._own = {self._dropped, self._errors}
         self._blocks: dict[Schema, dict[tuple[str, ...], Block]] = {
             schema: {}
             for schema in (self._in_progress, self._request, self._exception, self._aborted, self._queue,
                            self._dropped, self._errors)
             if schema is not None
         }  # fmt: skip
-        # The two of every request, without a look-up by schema.
-        self._requests = self._blocks[self._request]
+        # The block of every request, without a look-up by schema: by its labels, and by what a request says of itself.
+        self._requests: dict[tuple[str, ...], Block] = {}
         self._busy: Block = ([0.0], 0)
         # Not read back from the slot: what is lost there while requests are under way would make it negative.
         self._entered = _entered.setdefault(self._in_progress, [0.0])
@@ -113,75 +115,87 @@ class Recorder:
         """Count a request as in progress, *now* by time.perf_counter, and return the token that `leave` asks for."""
         if now > self._look_at:
             self._look_after(now)
-        if not lease.alive[0]:
+        if not _alive[0]:
             lease.renew()
-        token = lease.lock
-        with token:
+        lock = lease.lock
+        entered = self._entered
+        try:
+            lock.acquire()
+            entered[0] += 1.0
             columns, index = self._busy
-            self._entered[0] += 1.0
-            columns[index] = self._entered[0]
-        return token
+            columns[index] = entered[0]
+        finally:
+            lock.release()
+        return lock
 
     def leave(
         self,
         token: object,
-        labels: tuple[str, ...],
+        request: tuple[str, ...],
         seconds: float,
         sent: int,
         received: int | None,
         first_byte: float | None,
     ) -> None:
         """
-        Count a request that is over: *labels* are its method, route, status and so on, *seconds* its duration.
+        Count a request that is over: *request* are its method, route, status and extra labels, *seconds* its duration.
 
         *sent* and *received* are the bytes of the two bodies, *received* None where that is not known; *first_byte*
         are seconds. Does nothing in a process that was forked since `enter`: the request is the parent's.
         """
         lock = lease.lock
-        if token is not lock or not lease.alive[1]:
+        if token is not lock or not _alive[1]:
             return
-        block = self._requests.get(labels)
-        if block is None:
+        bounds = self._bounds
+        # Most requests are of the first bucket.
+        bucket = 1 if seconds <= bounds[0] else 1 + bisect_left(bounds, seconds)
+        labels = request
+        while True:
             try:
-                block = self._block(self._request, labels)
-            except Exception:
-                self.dismiss(token)
-                raise
-        bucket = 1 + bisect_left(self._bounds, seconds)
-        with lock:
-            columns, index = self._busy
-            self._entered[0] -= 1.0
-            columns[index] = self._entered[0]
-            columns, index = self._requests.get(labels, block)
-            columns[index] += seconds
-            columns[index + bucket] += 1.0
-            if received is not None:
-                columns[index + self._received] += received
-                columns[index + self._received + 1] += 1.0
-            columns[index + self._sent] += sent
-            if self._first_bytes and first_byte is not None:
-                index += self._first_byte
-                columns[index] += first_byte
-                columns[index + 1 + bisect_left(self._bounds, first_byte)] += 1.0
+                lock.acquire()
+                block = self._requests.get(labels)
+                if block is not None:
+                    self._entered[0] -= 1.0
+                    columns, index = self._busy
+                    columns[index] = self._entered[0]
+                    columns, index = block
+                    columns[index] += seconds
+                    columns[index + bucket] += 1.0
+                    if sent:
+                        columns[index + self._sent] += sent
+                    if received:
+                        columns[index + self._received] += received
+                    elif received is None:
+                        columns[index + self._received + 1] += 1.0
+                    if first_byte is not None:
+                        index += self._first_byte
+                        columns[index] += first_byte
+                        columns[index + 1 + bisect_left(bounds, first_byte)] += 1.0
+                    return
+            finally:
+                lock.release()
+            labels = self._meet(request, token)
 
     def dismiss(self, token: object) -> None:
         """Take a request out of those in progress, and do not count it."""
         lock = lease.lock
-        if token is lock and lease.alive[1]:
+        if token is lock and _alive[1]:
             with lock:
                 columns, index = self._busy
                 self._entered[0] -= 1.0
                 columns[index] = self._entered[0]
 
-    def count_exception(self, labels: tuple[str, ...], exception: type[BaseException]) -> None:
-        """Count an exception of the request with *labels*, which are its method, route and extra labels."""
+    def count_exception(self, request: tuple[str, ...], exception: type[BaseException]) -> None:
+        """Count an exception of *request*, which is as for `leave`."""
         if self._exception is not None:
-            self._count(self._exception, (*labels[:2], exception.__name__, *labels[2:]))
+            method, route, _, *extra = request
+            self._count(self._exception, (schemas.registered(method), route, exception.__name__, *extra))
 
-    def count_aborted(self, labels: tuple[str, ...]) -> None:
-        """Count a request, with *labels* as for an exception, whose response was closed before its end."""
+    def count_aborted(self, request: tuple[str, ...]) -> None:
+        """Count *request*, which is as for `leave`, as one whose response was closed before its end."""
         if self._aborted is not None:
-            self._count(self._aborted, labels)
+            method, route, _, *extra = request
+            self._count(self._aborted, (schemas.registered(method), route, *extra))
 
     def observe_queue(self, seconds: float) -> None:
         """Count that a request waited *seconds* before it got here."""
@@ -206,22 +220,45 @@ class Recorder:
             log.debug("a failure of wsgi_prom could not be counted", exc_info=True)
 
     def _count(self, schema: Schema, labels: tuple[str, ...]) -> None:
+        labels = self._bounded(schema, labels)
         block = self._block(schema, labels)
         with lease.lock:
             columns, index = self._blocks[schema].get(labels, block)
             columns[index] += 1.0
 
-    def _block(self, schema: Schema, labels: tuple[str, ...], *, folded: bool = False) -> Block:
-        block = self._blocks[schema].get(labels)
-        if block is not None:
-            return block
-        name = schema.metrics[0].name
-        if not folded and not self._label_sets.allow(name, labels):
-            self._count(self._dropped, (name,))
-            return self._block(schema, tuple(map(_fold, schema.labelnames, labels)), folded=True)
-        block = lease.slot.block(schema, labels)
+    def _meet(self, request: tuple[str, ...], token: object) -> tuple[str, ...]:
+        """Return the labels that *request* is counted by, whose block is known from now on."""
+        try:
+            method, route, status, *extra = request
+            labels = (schemas.registered(method), route, status[:3], *extra)
+            if self.settings.status_class:
+                labels = (*labels, status[:1] + "xx")
+            bounded = self._bounded(self._request, labels)
+            block = self._block(self._request, bounded)
+        except Exception:
+            self.dismiss(token)
+            raise
         with lease.lock:
-            self._blocks[schema][labels] = block
+            self._requests[bounded] = block
+            # Not what is beyond the limit, of which each is counted; and a client that chooses a method does not fill it.
+            if bounded is labels and len(self._requests) < 4 * self._limit:
+                self._requests[request] = block
+        return bounded
+
+    def _bounded(self, schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Return *labels*, or what stands for those beyond the limit."""
+        name = schema.metrics[0].name
+        if labels in self._blocks[schema] or schema in self._own or self._label_sets.allow(name, labels):
+            return labels
+        self._count(self._dropped, (name,))
+        return schemas.folded(schema, labels)
+
+    def _block(self, schema: Schema, labels: tuple[str, ...]) -> Block:
+        block = self._blocks[schema].get(labels)
+        if block is None:
+            block = lease.slot.block(schema, labels)
+            with lease.lock:
+                self._blocks[schema][labels] = block
         return block
 
     def _look_after(self, now: float) -> None:
@@ -237,6 +274,7 @@ class Recorder:
             self._entered[0] = 0.0
             for blocks in self._blocks.values():
                 blocks.clear()
+        self._requests.clear()
         for (schema, labels), block in fresh.items():
             old = self._blocks[schema].get(labels)
             if old is not None and old[0] is not block[0]:
@@ -253,7 +291,3 @@ def _move(old: Block, new: Block, width: int) -> None:
         columns[index + offset] += source[start + offset]
         # Another recorder may have the same block: it has nothing left to bring.
         source[start + offset] = 0.0
-
-
-def _fold(name: str, value: str) -> str:
-    return value if name in _NEVER_FOLDED else OTHER

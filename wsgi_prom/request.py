@@ -13,9 +13,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.body import ClosableFile, File, Input
-from wsgi_prom.catalog import METHODS, OTHER
+from wsgi_prom.catalog import OTHER
 from wsgi_prom.headers import content_length, queue_seconds, request_size
-from wsgi_prom.routes import ENTERED, UNMATCHED, find_route
+from wsgi_prom.routes import REQUEST, UNMATCHED, find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
     from wsgi_prom.recorder import Recorder
-    from wsgi_prom.settings import Settings
-
-# Where a request's measurement lies in its environ.
-KEY: Final = "wsgi_prom.request"
 
 # A callable may hand on what a client sent: as few as the label sets are, each is kept for good.
 _LONGEST_LABEL: Final = 128
@@ -39,48 +35,49 @@ class MeasuredRequest:
     Made when it begins, at *started*, a reading of time.perf_counter.
     """
 
-    # Not __slots__: what most requests never set is set once, here. That takes 12 stores off each request.
-    _status: Any = None
-    _headers: Any = ()
-    _route: str | None = None
-    _sent = 0
-    _length: int | None = None
-    _first_byte: float | None = None
-    _file: object = None
-    _file_wrapper: Any = None
-    _direct = False
-    _replaced = False
-    _input: Input | None = None
-    _method = ""
-    _received: int | None = None
-    _token: object = None
+    __slots__ = (
+        "__weakref__", "_direct", "_environ", "_file", "_file_wrapper", "_first_byte", "_headers", "_input",
+        "_length", "_method", "_received", "_recorder", "_replaced", "_route", "_sent", "_start_response",
+        "_started", "_status", "_token", "_write", "entered",
+    )  # fmt: skip
 
     def __init__(
-        self,
-        recorder: Recorder,
-        settings: Settings,
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
-        started: float,
+        self, recorder: Recorder, environ: WSGIEnvironment, start_response: StartResponse, started: float
     ) -> None:
         self._started = started
         self._recorder = recorder
-        self._settings = settings
         self._environ = environ
         self._start_response = start_response
+        self._status: Any = None
+        self._headers: Any = ()
+        self._route: str | None = None
+        self._sent = 0
+        self._received: int | None = 0
+        self._length: int | None = None
+        self._first_byte: float | None = None
+        self._file_wrapper: Any = None
+        self._file: Any = None
+        self._direct = self._replaced = False
+        self._input: Input | None = None
+        self._method = self.entered = ""
+        self._token: object = None
         try:
+            environ[REQUEST] = self
             # What the application can no longer take away, should it clear its environ. uWSGI calls it for a request
             # of two empty lines too, of which it knows no method.
-            self._method = environ.get("REQUEST_METHOD", "")
-            self._received = request_size(environ)
-            environ[ENTERED] = environ.get("PATH_INFO", "")
+            if "REQUEST_METHOD" in environ:
+                self._method = environ["REQUEST_METHOD"]
+            if "PATH_INFO" in environ:
+                self.entered = environ["PATH_INFO"]
             if "wsgi.file_wrapper" in environ:
                 self._file_wrapper = environ["wsgi.file_wrapper"]
                 if not isinstance(self._file_wrapper, type):
                     # uWSGI's is a function that hands back the very file that it was given.
                     environ["wsgi.file_wrapper"] = self._wrap_file
                     self._replaced = True
-            if self._received is None and not environ.get("CONTENT_LENGTH"):
+            if environ.get("CONTENT_LENGTH"):
+                self._received = request_size(environ)
+            elif "HTTP_TRANSFER_ENCODING" in environ:
                 environ["wsgi.input"] = self._input = Input(environ["wsgi.input"])
             self._token = recorder.enter(started)
             if "HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ:
@@ -95,12 +92,17 @@ class MeasuredRequest:
         """Act as the application's start_response, with whatever the application gives it."""
         write = self._start_response(*arguments, **keywords)
         if len(arguments) > 1:
-            self._status, self._headers = arguments[:2]
+            self._status = arguments[0]
+            self._headers = arguments[1]
         else:  # by keyword, which PEP 3333 does not have, and wsgiref takes
             self._status = arguments[0] if arguments else keywords.get("status")
             self._headers = keywords.get("headers", ())
-        # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
-        self._route = self._find_route()
+        try:
+            # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
+            self._route = find_route(self._environ)
+        except Exception:  # a framework's object, or the application's
+            self._route = UNMATCHED
+            self._recorder.fail("route")
         self._write = write
         return self.write
 
@@ -150,13 +152,13 @@ class MeasuredRequest:
     def complete(self, result: Any) -> None:
         """Count a result that is all of the body, before the server gets it."""
         try:
-            sent = len(result) if isinstance(result, bytes) else sum(map(len, result))
-            if sent and not self._sent and self._settings.first_byte:
+            sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
+            if self._recorder.times_first_byte and sent and not self._sent:
                 self._first_byte = perf_counter() - self._started
             self._sent += sent
         except Exception:  # items that are not bytes: the server says so
             self._recorder.fail("body")
-        self.finish()
+        self._leave(self._status)
 
     def refused(self) -> None:
         """Count a result that no server takes, and that is for the server to say: nothing, or a text."""
@@ -197,21 +199,18 @@ class MeasuredRequest:
 
     def finish(self) -> None:
         """Count the request as answered in full."""
-        status = self._status
-        self._leave(status[:3] if isinstance(status, str) else "500")
+        self._leave(self._status)
 
     def abort(self) -> None:
         """Count the request as closed before its end."""
-        status = self._status
         # A server need not look at the body where there is none to send.
-        bodiless = self._method == "HEAD" or str(status)[:3] in {"204", "304"}
-        self._leave(status[:3] if isinstance(status, str) else "500", aborted=not bodiless)
+        bodiless = self._method == "HEAD" or str(self._status)[:3] in {"204", "304"}
+        self._leave(self._status, aborted=not bodiless)
 
     def fail(self, error: BaseException) -> None:
         """Count the request as one that raised *error*."""
         # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
-        status = self._status
-        self._leave(status[:3] if self._sent and isinstance(status, str) else "500", exception=type(error))
+        self._leave(self._status if self._sent else "500", exception=type(error))
 
     def dismiss(self) -> None:
         """Do not count the request."""
@@ -220,30 +219,27 @@ class MeasuredRequest:
         self._recorder.dismiss(token)
 
     def _leave(
-        self, status: str, *, exception: type[BaseException] | None = None, aborted: bool = False
+        self, status: Any, *, exception: type[BaseException] | None = None, aborted: bool = False
     ) -> None:
-        token, self._token = self._token, None
+        token = self._token
         if token is None:
             return
-        seconds = perf_counter() - self._started
+        self._token = None
         recorder = self._recorder
         try:
-            self._part_from_environ()
-            method = self._method if self._method in METHODS else OTHER
+            seconds = perf_counter() - self._started
             route = self._route or self._find_route()
-            settings = self._settings
-            extra: tuple[str, ...] = ()
-            if settings.labels:
-                extra = tuple([self._label(value) for _, value in settings.labels])
-            labels = (method, route, status, *extra) if extra else (method, route, status)
-            if settings.status_class:
-                labels = (*labels, status[:1] + "xx")
+            if REQUEST in self._environ:
+                self._part_from_environ()
+            request: tuple[str, ...] = (self._method, route, status if isinstance(status, str) else "500")
+            if recorder.more_labels:
+                request = (*request, *[self._label(value) for _, value in recorder.settings.labels])
             received = self._received if self._input is None else self._input.size
-            recorder.leave(token, labels, seconds, self._sent, received, self._first_byte)
+            recorder.leave(token, request, seconds, self._sent, received, self._first_byte)
             if exception is not None:
-                recorder.count_exception((method, route, *extra), exception)
+                recorder.count_exception(request, exception)
             elif aborted:
-                recorder.count_aborted((method, route, *extra))
+                recorder.count_aborted(request)
         except Exception:
             recorder.fail("record")
 
@@ -251,12 +247,12 @@ class MeasuredRequest:
         # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
         # garbage collector comes round.
         environ = self._environ
-        environ.pop(KEY, None)
+        environ.pop(REQUEST, None)
         if self._replaced and "wsgi.file_wrapper" in environ:
             environ["wsgi.file_wrapper"] = self._file_wrapper
 
     def _begin(self) -> None:
-        if self._settings.first_byte:
+        if self._recorder.times_first_byte:
             self._first_byte = perf_counter() - self._started
         self._length = content_length(self._headers)
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 KEY: Final = "wsgi_prom.route"
 
-# PATH_INFO as the middleware found it, which sets this: what a dispatcher has taken off it since is a mount.
-ENTERED: Final = "wsgi_prom.path_info"
+# Where a request's measurement lies in its environ. Its `entered` is PATH_INFO as the middleware found it: what a
+# dispatcher has taken off it since is a mount.
+REQUEST: Final = "wsgi_prom.request"
 
 # A request that no route took, or whose framework does not say which one did.
 UNMATCHED: Final = "unmatched"
@@ -44,8 +45,8 @@ def find_route(environ: WSGIEnvironment) -> str:
 
     Later is too late: Flask has cleared its request by the time that the application returns.
     """
-    template = environ.get(KEY)
-    if template is not None:
+    if KEY in environ:
+        template = environ[KEY]
         return template if isinstance(template, str) and template else UNMATCHED
     if "werkzeug.request" in environ:
         request = environ["werkzeug.request"]
@@ -53,8 +54,7 @@ def find_route(environ: WSGIEnvironment) -> str:
         rule = getattr(_raising_request() if request is None else request, "url_rule", None)
         if rule is not None:
             return f"{mount(environ)}{rule.rule}"
-    route = environ.get("bottle.route")
-    if route is not None and _is_its_own(environ["bottle.app"], route):
+    if "bottle.route" in environ and _is_its_own(environ["bottle.app"], route := environ["bottle.route"]):
         # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
         own = _head(environ.get("PATH_INFO", ""), environ["bottle.raw_path"])
         return f"{mount(environ)}{own}{route.rule}"
@@ -70,7 +70,8 @@ def mount(environ: WSGIEnvironment) -> str:
     X-Forwarded-Prefix. And a dashboard need not change where the deployment's prefix does.
     """
     path: str = environ.get("PATH_INFO", "")
-    entered: str = environ.get(ENTERED, path)
+    request = environ.get(REQUEST)
+    entered: str = path if request is None else request.entered
     if entered == path:
         return ""
     head = _head(entered, path)

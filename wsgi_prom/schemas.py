@@ -8,7 +8,7 @@ duration's buckets, so that the two can never disagree, and a request costs one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import catalog
 from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from wsgi_prom.settings import Settings
 
 INFINITY = float("inf")
+
+# Labels that are few by themselves, and tell more than a row of OTHER would.
+_NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ def request_schema(settings: Settings) -> RequestSchema:
     duration_labels = (*by_route, 3 + len(extra)) if settings.status_class else by_route
 
     bounds = (*settings.buckets, INFINITY)
-    # A sum of durations, a column for each bucket; the sum of request sizes and their number, since not each is
-    # known; the sum of response sizes; and perhaps the times to the first byte, as the durations.
+    # A sum of durations, a column for each bucket; the sum of request sizes and the number of those that are not
+    # known, which are few; the sum of response sizes; and perhaps the times to the first byte, as the durations.
     duration, received = 0, 1 + len(bounds)
     sent = received + 2
     first_byte = sent + 1
@@ -65,7 +68,8 @@ def request_schema(settings: Settings) -> RequestSchema:
             catalog.REQUEST_SIZE,
             labels=by_route,
             total=(received, received + 1),
-            count=(received + 1, received + 2),
+            count=buckets,
+            less=(received + 1, received + 2),
         ),
         *_unless_disabled(
             settings,
@@ -110,6 +114,19 @@ def queue_schema(settings: Settings) -> Schema | None:
     if not _enabled(settings, catalog.QUEUE):
         return None
     return format.histogram(*_named(settings, catalog.QUEUE), (), (*settings.queue_buckets, INFINITY))
+
+
+def registered(method: str) -> str:
+    """Return the label of a request's *method*."""
+    return method if method in catalog.METHODS else catalog.OTHER
+
+
+def folded(schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what stands for *labels* beyond the limit of label sets."""
+    return tuple(
+        value if name in _NEVER_FOLDED else catalog.OTHER
+        for name, value in zip(schema.labelnames, labels, strict=True)
+    )
 
 
 def _counter(settings: Settings, metric: tuple[str, str], more: tuple[str, ...]) -> Schema | None:

@@ -92,7 +92,8 @@ class SummaryChild(Child):
 
     def _compute(self) -> tuple[Shape, list[float]]:
         shape = ((self._name + "_count", self._labels), (self._name + "_sum", self._labels))
-        return shape, [_sum(self._parts, "count"), _sum(self._parts, "total")]
+        count = _sum(self._parts, "count") - _sum(self._parts, "less")
+        return shape, [count, _sum(self._parts, "total")]
 
 
 class HistogramChild(Child):

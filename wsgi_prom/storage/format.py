@@ -51,7 +51,8 @@ class Metric:
 
     *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
     among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
-    number of observations of a summary; *total* is the column of a sum of observations; *buckets* belong to *bounds*.
+    number of observations of a summary, from which the sum of *less* is taken off; *total* is the column of a sum of
+    observations; *buckets* belong to *bounds*.
     """
 
     type: str
@@ -63,6 +64,7 @@ class Metric:
     buckets: Columns | None = None
     bounds: tuple[float, ...] = ()
     mode: str = ""
+    less: Columns | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ def _parse_schema(item: dict[str, Any]) -> Schema:
 def _check_metric(metric: Metric, schema: Schema) -> None:
     if not _all_of((metric.type, metric.name, metric.help, metric.mode), str):
         raise FormatError(f"{metric!r} has names that are no texts")
-    for columns in (metric.count, metric.total, metric.buckets):
+    for columns in (metric.count, metric.less, metric.total, metric.buckets):
         if columns is not None and not (
             _all_of(columns, int) and len(columns) == 2 and 0 <= columns[0] < columns[1] <= schema.width
         ):
