@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -133,3 +135,27 @@ def test_a_call_that_cannot_work_is_one_line(arguments: tuple[str, ...], told: s
     assert (done.returncode, done.stdout) == (1, "")
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_host_that_is_no_name_is_one_clear_line(tmp_path) -> None:
+    """An empty label, or one that is too long, is told with the setting and the remedy."""
+    tmp_path.chmod(0o700)
+    for host in ("a..b", f"{'a' * 64}.example"):
+        done = run("serve", "--directory", str(tmp_path), "--bind", f"{host}:80")
+        assert (1, "") == (done.returncode, done.stdout)
+        assert re.fullmatch(
+            r"wsgi_prom: no exporter: cannot listen on WSGI_PROM_BIND=.* or to off\.\n", done.stderr
+        )
+
+
+def test_a_reader_who_has_enough_is_no_error_to_tell(tmp_path) -> None:
+    """`wsgi-prom dump | head` ends without a traceback."""
+    tmp_path.chmod(0o700)
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "wsgi_prom", "dump", "--directory", str(tmp_path)],
+            check=False, cwd=live.ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=60,
+        )  # fmt: skip
+    assert b"" == done.stderr

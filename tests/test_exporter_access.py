@@ -163,6 +163,7 @@ def test_users_are_replaced_while_it_runs(users_file: Path) -> None:
         ("users_file", "ann:plain", 0o600, ", line 1 is not NAME:$scrypt$... Make it with: wsgi-prom password NAME"),
         ("users_file", "\nann:$2b$12$abc", 0o600, ", line 2 is not NAME:$scrypt$"),
         ("users_file", Hashed.make(b"a", CHEAP).line("a").replace("ln=4", "ln=30"), 0o600, ", line 1 is not"),
+        ("users_file", Hashed.make(b"a", CHEAP).line("a").replace("ln=4", "ln=16"), 0o600, ", line 1 is not"),
         ("users_file", Hashed.make(b"a", CHEAP).line("a") + "\n" + Hashed.make(b"b", (5, 1, 1)).line("b"), 0o600,
          ", line 2 has another cost"),
         ("users_file", Hashed.make(b"a", CHEAP).line("a"), 0o644, "can be read or written by others"),

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import live
 import pytest
 import servers
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, PlatformCollector
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.app import ExporterApp
+from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +117,16 @@ def test_any_other_method_is_405(method: str, path: str, app: MetricsApp) -> Non
     """Only GET and HEAD are answered, and the answer says so."""
     answer = Request.blank(path, method=method).get_response(ExporterApp(app))
     assert (405, "GET, HEAD") == (answer.status_code, answer.headers["Allow"])
+
+
+def test_a_filter_leaves_the_next_page_whole() -> None:
+    """What one scrape asks for is not taken from the metrics that a process always has, such as python_info."""
+    registry = CollectorRegistry()
+    PlatformCollector(registry)
+    app = MetricsApp(registry=registry, settings=Settings())
+    for query in ("?name[]=nothing", ""):
+        page = Request.blank(f"/{query}").get_response(app).text
+    assert "python_info{" in page
 
 
 def test_names_filter_the_page(app: MetricsApp) -> None:

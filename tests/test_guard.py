@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -396,3 +397,43 @@ def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
         life.close()
     assert (before, after) == (False, True)
     assert Life(process.pid).over() is True
+
+
+def test_a_process_told_to_end_while_it_becomes_the_guard_ends(tmp_path: Path) -> None:
+    """Its guard is killed, a scrape hangs longer than is waited for, and SIGTERM comes in the middle of it."""
+    slow = """
+import os, signal, sys, time
+from pathlib import Path
+from wsgi_prom.exporter import listener
+from wsgi_prom.exporter.guard import Guard
+from wsgi_prom.exporter.place import Place
+from wsgi_prom.settings import Address, Settings
+from wsgi_prom.storage import directory
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/slow":
+        print("slow", flush=True)
+        time.sleep(6)
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
+
+path = Path(sys.argv[1])
+place = Place(path, directory.prepare(path))
+place.take()
+door = listener.Door(Settings())
+listening = listener.bind(Address("127.0.0.1", 0))
+print("metrics at", listener.url(listening), flush=True)
+Guard(place, lambda: listener.server(app, listening.dup(), door), os.getppid()).run()
+"""
+    server = live.LiveServer([sys.executable, "-c", slow, tmp_path / "shared"], ready=(r"metrics at", 1))
+    with server, ThreadPoolExecutor(1) as pool:
+        url = server.wait_for_log(r"metrics at (http://[^/]+)")[1]
+        assert b"ok" == live.request(f"{url}/").body
+        (answering,) = server.children()
+        pool.submit(live.request, f"{url}/slow")  # which nobody will answer
+        server.wait_for_log("slow")
+        server.kill(signal.SIGKILL)
+        # Its requests have 2 s to be over, and then its threads are waited for.
+        time.sleep(3)
+        server.signal_child(answering, signal.SIGTERM)
+        assert [] == live.eventually(server.processes, lambda pids: not pids)

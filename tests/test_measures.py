@@ -337,6 +337,8 @@ def test_the_duration_may_have_the_class_of_the_status(in_child: Any) -> None:
         ("/health /static/.*", 2),
         (["/health", "/static/.*"], 2),
         ("/stat", 4),
+        ("(?i)/HEALTH (?i)/STATIC/.*", 2),
+        (r"/(x) /(s)tatic/(.) /healt(h)y", 2),
         (lambda environ: environ["PATH_INFO"].startswith("/static"), 3),
         (lambda environ: environ["missing"], 4),
     ],

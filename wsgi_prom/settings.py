@@ -114,13 +114,14 @@ def _labels(value: str | Mapping[str, Any]) -> tuple[tuple[str, LabelValue], ...
 
 @dataclass(frozen=True)
 class PathPattern:
-    """Whether a request's whole path matches one of *patterns*, regular expressions joined by `|`."""
+    """Whether a request's whole path matches one of *patterns*, regular expressions each."""
 
-    patterns: str
+    patterns: tuple[str, ...]
 
     def __call__(self, environ: Mapping[str, Any]) -> bool:
         # re keeps what it compiled: as fast as a compiled pattern kept here, and this object has a value.
-        return re.fullmatch(self.patterns, environ.get("PATH_INFO", "")) is not None
+        path = environ.get("PATH_INFO", "")
+        return any(re.fullmatch(pattern, path) for pattern in self.patterns)
 
 
 def _exclusion(value: str | Sequence[str] | Callable[[Any], object]) -> Exclusion:
@@ -130,7 +131,7 @@ def _exclusion(value: str | Sequence[str] | Callable[[Any], object]) -> Exclusio
     if not patterns:
         raise ValueError(value)
     try:
-        return PathPattern("|".join(f"(?:{re.compile(pattern).pattern})" for pattern in patterns))
+        return PathPattern(tuple(re.compile(pattern).pattern for pattern in patterns))
     except re.error as error:
         raise ValueError(value) from error
 
@@ -171,9 +172,6 @@ def _items(value: str | Iterable[Any]) -> list[Any]:
 
 def _setting(default: Any, parse: Any, right: str) -> Any:
     return dataclasses.field(default=default, metadata={"parse": parse, "right": right})
-
-
-_DEFAULT_ADDRESS: Final = Address("127.0.0.1", 9464)
 
 
 @dataclass(frozen=True)

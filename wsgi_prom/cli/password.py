@@ -36,7 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     if not password:
         raise PasswordError("the password is empty. Give one at the prompt, or on stdin.")
     try:
-        line = Hashed.make(password.encode()).line(arguments.name)
+        secret = password.encode()
+    except UnicodeEncodeError:
+        raise PasswordError("the password is not UTF-8. Give one that is, as Prometheus sends it.") from None
+    try:
+        line = Hashed.make(secret).line(arguments.name)
     except ValueError:
         raise PasswordError(
             f"NAME {arguments.name!r} cannot be used: no colon or control character, and no blank or # at its start."

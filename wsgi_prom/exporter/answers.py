@@ -34,20 +34,23 @@ def answer(place: Place, make: Callable[[], Any], guard: int | None = None) -> b
     with `ENDS` blocked, as they are when it returns.
     """
     told = False
+    draining = threading.Event()
 
     def end(*_: object) -> None:
         nonlocal told
         told = True
         for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
-        raise SystemExit(0)
+        # What is raised in the middle of the drain is swallowed by waitress' trigger, and nobody would end the loop.
+        if not draining.is_set():
+            raise SystemExit(0)
 
     place.keep()
     server = make()
     for number in ENDS:
         signal.signal(number, end)
     # It has the caller's mask: a thread that took a signal would leave the main one asleep.
-    threading.Thread(target=_watch, args=(place, guard, server), daemon=True).start()
+    threading.Thread(target=_watch, args=(place, guard, server, draining), daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         server.run()
@@ -58,11 +61,14 @@ def answer(place: Place, make: Callable[[], Any], guard: int | None = None) -> b
     if told or guard is None:
         server.close()
         return False
+    if os.getppid() == guard:
+        # After what waitress takes for no reason to go on, such as no memory for a connection.
+        raise RuntimeError("the server's loop has ended")
     _join()
     return True
 
 
-def _watch(place: Place, guard: int | None, server: Any) -> None:
+def _watch(place: Place, guard: int | None, server: Any, draining: threading.Event) -> None:
     # A pidfd for speed; whose child this process is, is what counts.
     life = None if guard is None else Life(guard)
     descriptors = [] if life is None or life.fd is None else [life.fd]
@@ -71,6 +77,7 @@ def _watch(place: Place, guard: int | None, server: Any) -> None:
         wait(descriptors, _KEEP_SECONDS)
     if life is not None:
         life.close()
+    draining.set()
     with suppress(OSError):  # told to end meanwhile, and closed
         _drain(server)
 

@@ -7,6 +7,7 @@ The lines of a child are the same in both; they are kept with the child until it
 from __future__ import annotations
 
 import re
+from copy import copy
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.exposition import generate_latest
@@ -136,6 +137,8 @@ class _Given:
 
 
 def _render_own(metrics: list[Metric], *, openmetrics: bool, names: Names) -> str:
+    # Copies: a collector may give the same objects each time (the library's of the platform does).
+    metrics = [copy(metric) for metric in metrics]
     if names:
         for metric in metrics:
             if not names.family(metric.name):

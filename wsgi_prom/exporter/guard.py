@@ -119,8 +119,11 @@ class Guard:
     def _over(self) -> bool:
         while not self._ending and self._server.over():
             self._server.close()
-            # The next master of the same directory, if there is one: its lock tells its pid.
-            following = next(self._place.servers(), None)
+            # The next master of the same directory, if there is one: its lock tells its pid, and 0 for that of another
+            # pid namespace, which is looked for again at each turn.
+            following = max(self._place.servers(), default=None)
+            if following == 0:
+                break
             if following is None:
                 self._ending = True
             else:

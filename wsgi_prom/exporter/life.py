@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-from pathlib import Path
 
 
 class Life:
@@ -28,13 +27,24 @@ class Life:
 
     def over(self) -> bool:
         if self.fd is None:
-            return self._gone or not Path(f"/proc/{self._pid}").exists()
+            return self._gone or self._pid < 1 or not _exists(self._pid)
         return wait([self.fd], 0)
 
     def close(self) -> None:
         if self.fd is not None:
             os.close(self.fd)
             self.fd, self._gone = None, True
+
+
+def _exists(pid: int) -> bool:
+    # Not by /proc, which may hide the processes of other users (hidepid).
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def wait(descriptors: list[int], seconds: float) -> bool:

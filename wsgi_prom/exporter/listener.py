@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import os
@@ -65,9 +66,9 @@ def bind(address: Address, mode: int = 0o600) -> socket.socket:
     """
     try:
         return _bind_path(address.path, mode) if address.path else _bind_host(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a host with an empty or too long label
         raise AddressInUseError(
-            f"no exporter: cannot listen on WSGI_PROM_BIND={str(address)!r}: {error.strerror or error}. The "
+            f"no exporter: cannot listen on WSGI_PROM_BIND={str(address)!r}: {getattr(error, 'strerror', None) or error}. The "
             "application is served without. Set WSGI_PROM_BIND to an address of this server's own, or to off."
         ) from error
 
@@ -193,8 +194,9 @@ def _bind_host(address: Address) -> socket.socket:
 
 def _bind_path(path: str, mode: int) -> socket.socket:
     with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise OSError(f"{path} is answered by another process")
+        probe.setblocking(False)  # EAGAIN: its backlog is full
+        if probe.connect_ex(path) not in {errno.ECONNREFUSED, errno.ENOENT}:
+            raise OSError(f"{path} is answered by another process, or may not be asked")
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(os.lstat(path).st_mode):
             os.unlink(path)  # noqa: PTH108 - of a server that is gone

@@ -64,7 +64,8 @@ def parse(line: str) -> tuple[str, Hashed]:
     if found is None:
         raise ValueError("not a line")
     ln, r, p = int(found["ln"]), int(found["r"]), int(found["p"])
-    if not (ln >= 1 and r >= 1 and p >= 1 and 128 * r * 2**ln * p <= _MOST_MEMORY):
+    # scrypt's own bound: n below 2**(16 r).
+    if not (1 <= ln < 16 * r and r >= 1 and p >= 1 and 128 * r * 2**ln * p <= _MOST_MEMORY):
         raise ValueError("too costly")
     return found["name"], Hashed((ln, r, p), _decode(found["salt"]), _decode(found["digest"]))
 

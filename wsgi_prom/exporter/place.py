@@ -64,9 +64,9 @@ class Place:
             self.share()
 
     def servers(self) -> Iterator[int]:
-        """Yield the pids of the servers that use the directory, or used it before it was made again."""
+        """Yield the pids of the servers that use the directory, or used it before it was made again; 0 for one in another pid namespace."""
         for lock_file in self._lock_files:
             for byte in locks.SERVERS:
                 pid = lock_file.holder(byte)
-                if pid:
+                if pid is not None:
                     yield pid
