@@ -24,6 +24,7 @@ STORAGE = [
     "locks",
     "directory",
     "mapping",
+    "mark",
     "pair",
     "slots",
     "lease",

@@ -17,7 +17,8 @@ import pytest
 from wsgi_prom.storage import format as layout
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.directory import VARIABLE
-from wsgi_prom.storage.lease import Lease, _fork_mark, _PidMark
+from wsgi_prom.storage.lease import Lease
+from wsgi_prom.storage.mark import PidMark, fork_mark
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 HITS = layout.counter("hits", "Hits.", ("page",))
 FORKS = [os.fork, processes.fork_unseen]
-MARKS = [_fork_mark, _PidMark]
+MARKS = [fork_mark, PidMark]
 
 
 class Tally:
@@ -540,7 +541,7 @@ def test_a_kernel_without_the_guard_falls_back_to_the_pid(
     """
     Where the kernel refuses to wipe a page at a fork, the guard asks for the pid.
     """
-    from wsgi_prom.storage import lease
+    from wsgi_prom.storage import mark
 
-    monkeypatch.setattr(lease, "_MADV_WIPEONFORK", 9999)
-    assert isinstance(lease._fork_mark(), _PidMark)
+    monkeypatch.setattr(mark, "_MADV_WIPEONFORK", 9999)
+    assert isinstance(mark.fork_mark(), PidMark)

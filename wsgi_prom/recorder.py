@@ -119,13 +119,10 @@ class Recorder:
             lease.renew()
         lock = lease.lock
         entered = self._entered
-        try:
-            lock.acquire()
+        with lock:
             entered[0] += 1.0
             columns, index = self._busy
             columns[index] = entered[0]
-        finally:
-            lock.release()
         return lock
 
     def leave(
@@ -151,8 +148,7 @@ class Recorder:
         bucket = 1 if seconds <= bounds[0] else 1 + bisect_left(bounds, seconds)
         labels = request
         while True:
-            try:
-                lock.acquire()
+            with lock:
                 block = self._requests.get(labels)
                 if block is not None:
                     self._entered[0] -= 1.0
@@ -172,8 +168,6 @@ class Recorder:
                         columns[index] += first_byte
                         columns[index + 1 + bisect_left(bounds, first_byte)] += 1.0
                     return
-            finally:
-                lock.release()
             labels = self._meet(request, token)
 
     def dismiss(self, token: object) -> None:
@@ -234,11 +228,14 @@ class Recorder:
             if self.settings.status_class:
                 labels = (*labels, status[:1] + "xx")
             bounded = self._bounded(self._request, labels)
-            block = self._block(self._request, bounded)
+            self._block(self._request, bounded)
         except Exception:
             self.dismiss(token)
             raise
         with lease.lock:
+            block = self._blocks[self._request].get(bounded)
+            if block is None:  # only in a child that was forked meanwhile
+                return bounded
             self._requests[bounded] = block
             # Not what is beyond the limit, of which each is counted; and a client that chooses a method does not fill it.
             if bounded is labels and len(self._requests) < 4 * self._limit:
@@ -254,12 +251,16 @@ class Recorder:
         return schemas.folded(schema, labels)
 
     def _block(self, schema: Schema, labels: tuple[str, ...]) -> Block:
-        block = self._blocks[schema].get(labels)
-        if block is None:
-            block = lease.slot.block(schema, labels)
+        while True:
+            block = self._blocks[schema].get(labels)
+            if block is not None:
+                return block
+            slot = lease.slot
+            block = slot.block(schema, labels)
             with lease.lock:
-                self._blocks[schema][labels] = block
-        return block
+                # Another thread may have claimed one meanwhile, and moved what it knew of.
+                if slot is lease.slot:
+                    self._blocks[schema][labels] = block
 
     def _look_after(self, now: float) -> None:
         self._look_at = now + _LOOK_SECONDS
@@ -288,6 +289,7 @@ class Recorder:
 def _move(old: Block, new: Block, width: int) -> None:
     (source, start), (columns, index) = old, new
     for offset in range(width):
-        columns[index + offset] += source[start + offset]
-        # Another recorder may have the same block: it has nothing left to bring.
+        value = source[start + offset]
+        # Another recorder may have the same block: it has nothing left to bring. First: both may be the same memory.
         source[start + offset] = 0.0
+        columns[index + offset] += value

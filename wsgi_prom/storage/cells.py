@@ -72,7 +72,8 @@ class Cell:
             # Two objects of one series share a column: the second has nothing left to bring.
             self._columns[self._index] = self._base
         self._columns, self._index = columns, index
-        self._base = columns[index]
+        # In memory nothing is an earlier holder's: the first of two takes all along.
+        self._base = 0.0 if type(columns) is array else columns[index]
         columns[index] += own
 
 

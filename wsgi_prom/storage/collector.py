@@ -120,9 +120,12 @@ class Collector:
         last = self._last.get(slot)
         if last is None or last.file == reading.file:
             return False
-        gauges = {index for _, start, end in last.layout.gauges for index in range(start, end)}
+        free = {index for _, start, end in last.layout.gauges for index in range(start, end)}
+        # Nor sums: observations may be negative.
+        for (schema, _), (_, start, _) in zip(last.layout.blocks, last.layout.entries, strict=True):
+            free.update(start + n for metric in schema.metrics if metric.total for n in range(*metric.total))
         pairs = zip_longest(last.columns, reading.columns, fillvalue=0.0)
-        return any(now < before for index, (before, now) in enumerate(pairs) if index not in gauges)
+        return any(now < before for index, (before, now) in enumerate(pairs) if index not in free)
 
     def _sources(self) -> list[tuple[str, Callable[[], Reading]]]:
         if self._path is None:
@@ -132,7 +135,7 @@ class Collector:
         client_files = directory.client_files(self._path)
         lock_file = None
         if numbers:
-            with suppress(FileNotFoundError):
+            with suppress(OSError, DirectoryError):
                 lock_file = Locks.of(self._path)
         self._slots = {
             number: self._slots.get(number) or SlotSource(self._path, number, self._root)

@@ -188,7 +188,8 @@ def discard(path: Path, lock_file: Locks) -> bool:
         if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
             return False
         lock_file.mark_discarded()
-        with _opened(path) as directory_fd:
+        # What we made is no link.
+        with _opened(path, os.O_NOFOLLOW) as directory_fd:
             for name in os.listdir(directory_fd):
                 if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
                     _remove(name, directory_fd)
@@ -250,8 +251,8 @@ def _writable(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
     try:
         yield directory_fd
     finally:

@@ -79,6 +79,8 @@ def _on_fault(number: int, info: int, _: int) -> None:
     address = ctypes.c_size_t.from_address(info + _FAULT_ADDRESS).value
     if not any(handle(address) for handle in _handlers):
         _libc.sigaction(number, ctypes.byref(_before), None)
+        # faulthandler calls what it found before it, which may be this: then the signal's own action is next.
+        ctypes.memset(ctypes.byref(_before), 0, ctypes.sizeof(_before))
 
 
 _handlers: Final[list[Callable[[int], bool]]] = []

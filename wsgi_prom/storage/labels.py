@@ -47,6 +47,9 @@ class LabelSets:
         allowed = self._allowed.setdefault(metric, set())
         if labels in allowed:
             return True
+        if self._path is None:  # without a lock, which a thread may hold that a forked child does not have
+            self._decide(labels, allowed)
+            return labels in allowed
         with self._lock:
             return self._ask(metric, labels, allowed)
 

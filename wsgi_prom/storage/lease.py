@@ -14,38 +14,29 @@ when it is 0: that is the case in each process before its first record, and for 
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import threading
 import weakref
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.storage import directory
 from wsgi_prom.storage.locks import Locks
+from wsgi_prom.storage.mark import fork_mark
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from wsgi_prom.storage.mark import Mark
     from wsgi_prom.storage.slots import Slot
 
 log = logging.getLogger("wsgi_prom")
 
 # What went wrong may stay so, and recording goes on meanwhile: looking at it costs some microseconds.
 _RETRY_SECONDS: Final = 1.0
-
-# linux/mman.h; the mmap module of Python has no name for it.
-_MADV_WIPEONFORK: Final = 18
-
-
-class Mark(Protocol):
-    """Two bytes that are 0 in a forked child."""
-
-    def __getitem__(self, index: int, /) -> int: ...
-    def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
 class Binding(Protocol):
@@ -76,19 +67,21 @@ class Lease:
     def __init__(self, mark: Mark | None = None, clock: Callable[[], float] = monotonic) -> None:
         # alive[0]: nothing is to be done before a record. alive[1]: this is the process that made what is here.
         # Both are 0 in a forked child.
-        self.alive = _fork_mark() if mark is None else mark
+        self.alive = fork_mark() if mark is None else mark
         self.alive[1] = 1
         self.lock = threading.RLock()
         self.slot: Slot = MemorySlot()
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
         self._deferred = False
-        self._bindings: list[weakref.ref[Binding]] = []
+        # A dict for its order: slots of one order of keys share a layout.
+        self._bindings: dict[weakref.ref[Binding], None] = {}
         self._gates: dict[int, _Gate] = {}
         self._clock = clock
         self._again = 0.0
         self._problem = ""
         self._failures = 0
+        self._news: list[tuple[Any, ...]] = []
 
     @property
     def directory(self) -> Path | None:
@@ -122,7 +115,7 @@ class Lease:
         # Behind the gate: another thread that claims a slot now would bind to that, and this one to the former.
         with self._gate().lock:
             self.part_from_parent()
-            self._bindings.append(weakref.ref(binding))
+            self._bindings[weakref.ref(binding, lambda gone: self._bindings.pop(gone, None))] = None
             self._bind(binding, keep=True)
 
     def renew(self) -> None:
@@ -147,6 +140,10 @@ class Lease:
                 self._recover()
             finally:
                 gate.open = False
+                news, self._news = self._news, []
+        # Outside: a handler that counts what it logs holds its own lock, and waits for the gate.
+        for level, message, *values in news:
+            log.log(level, message, *values)
 
     def look_after(self) -> int:
         """
@@ -175,7 +172,7 @@ class Lease:
                 return
             # The lock may be held by a thread that does not exist in this process.
             self.lock = threading.RLock()
-            self._again, self._problem, self._failures = 0.0, "", 0
+            self._again, self._problem, self._failures, self._news = 0.0, "", 0, []
             if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
                 memory = MemorySlot()
                 # A signal handler that records in the middle of this does all of it, and claims a slot, which is ours.
@@ -213,13 +210,19 @@ class Lease:
             self._failures += 1
             if str(error) != self._problem:
                 self._problem = str(error)
-                log.error(
-                    "process %d is counted in its own memory alone, and tries again: %s", os.getpid(), error
+                self._tell(
+                    logging.ERROR,
+                    "process %d is counted in its own memory alone, and tries again: %s",
+                    os.getpid(),
+                    self._problem,
                 )
         else:
             if self._problem:
                 self._problem = ""
-                log.warning("process %d is counted again, with all that it kept", os.getpid())
+                self._tell(logging.WARNING, "process %d is counted again, with all that it kept", os.getpid())
+
+    def _tell(self, *message: Any) -> None:
+        self._news.append(message)
 
     def _claim(self, path: Path) -> None:
         lost = self.slot
@@ -230,12 +233,16 @@ class Lease:
         owner = self._owner if os.geteuid() == 0 else None
         self._bind_all(SlotFile.claim(path, owner, self._notice), keep=True)
         if isinstance(lost, SlotFile):
-            log.error("the values of slot %d were lost, pid %d goes on in another", lost.number, os.getpid())
+            self._tell(
+                logging.ERROR,
+                "the values of slot %d were lost, pid %d goes on in another",
+                lost.number,
+                os.getpid(),
+            )
 
     def _mend(self, slot: SlotFile) -> None:
         if not slot.sound():
-            with self.lock:
-                slot.repair()
+            slot.repair(self.lock)
             if slot.lost:
                 self._claim(slot.path)
                 return
@@ -251,11 +258,8 @@ class Lease:
             self._bind(binding, keep=keep)
 
     def _bound(self) -> list[Binding]:
-        bindings = [(reference, reference()) for reference in self._bindings]
-        for reference, binding in bindings:
-            if binding is None:
-                self._bindings.remove(reference)
-        return [binding for _, binding in bindings if binding is not None]
+        bindings = [reference() for reference in list(self._bindings)]
+        return [binding for binding in bindings if binding is not None]
 
     def _bind(self, binding: Binding, *, keep: bool) -> None:
         slot = None
@@ -269,31 +273,6 @@ class _Gate:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.open = False
-
-
-class _PidMark:
-    """The fork guard where the kernel has none: right under every fork too, at the price of a getpid a look."""
-
-    def __init__(self) -> None:
-        self._pids = [0, 0]
-
-    def __getitem__(self, index: int) -> int:
-        return int(self._pids[index] == os.getpid())
-
-    def __setitem__(self, index: int, value: int) -> None:
-        self._pids[index] = os.getpid() if value else 0
-
-
-def _fork_mark() -> Mark:
-    # The kernel fills this page with zeros in a child. os.register_at_fork would not do: uWSGI forks its workers
-    # without running its callbacks (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each
-    # record costs 130 to 220 ns where a look at this page costs 25.
-    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        page.madvise(_MADV_WIPEONFORK)
-    except OSError:  # Linux before 4.14
-        return _PidMark()
-    return page
 
 
 lease = Lease()

@@ -68,7 +68,7 @@ class Locks:
                 raise
         else:
             opened = cls._opened.get((found.st_dev, found.st_ino))
-            if opened is not None:
+            if opened is not None and opened._is(found):
                 cls._known[directory] = opened
                 return opened
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
@@ -81,6 +81,8 @@ class Locks:
             )
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
         lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
+        if lock_file._fd != fd and not lock_file._is(found):
+            lock_file = cls._opened[found.st_dev, found.st_ino] = cls(fd)
         cls._known[directory] = lock_file
         if temporary:
             lock_file.mark_temporary()
@@ -165,8 +167,18 @@ class Locks:
         kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
         return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
+    def _is(self, found: os.stat_result) -> bool:
+        # A child that became a daemon has closed it, and the number is another file's.
+        try:
+            return os.path.samestat(os.fstat(self._fd), found)
+        except OSError:
+            return False
+
     def _reads(self, content: bytes) -> bool:
-        return os.pread(self._fd, len(content), 0) == content
+        try:
+            return os.pread(self._fd, len(content), 0) == content
+        except OSError:
+            return False
 
     def mine(self, byte: int) -> bool:
         return byte in self._own()

@@ -77,6 +77,8 @@ class Mapping:
         os.posix_fallocate(fd, 0, self.size)
         with mmap.mmap(fd, self.size) as memory:
             memory[:] = self.memory
+            if self.lost:  # in the middle of it
+                raise OSError(errno.EIO, "the value file was cut short")
         for memory, start in self._maps:
             faults.map_over(start, len(memory), fd)
         self._fd = fd
@@ -97,6 +99,9 @@ _all: Final[list[Mapping]] = []
 def _handle(address: int) -> bool:
     for mapping in _all:
         if address in mapping:
-            mapping.lose()
+            try:
+                mapping.lose()
+            except OSError:  # no memory to put there: the fault is what it would be without us
+                return False
             return True
     return False

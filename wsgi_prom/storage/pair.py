@@ -14,6 +14,7 @@ import os
 import secrets
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
@@ -86,6 +87,10 @@ class Pair:
         """Add *lines* and commit them, with room for values up to the column *end*. Raises OSError."""
         _write(self._keys_fd, lines, len(self._keys))
         if 8 * end > self.mapping.size:
+            if os.fstat(self._values_fd).st_size < self.mapping.size:
+                # Made longer it would be whole again, with zeros in the place of values.
+                self.mapping.lose()
+                raise OSError(errno.EIO, "the value file was cut short")
             self.mapping.grow(max(2 * self.mapping.size, 8 * end))
         self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
         self._keys += lines
@@ -218,7 +223,8 @@ class Pair:
     def _close_files(self) -> None:
         for fd in (self._keys_fd, self._values_fd):
             if fd >= 0:
-                os.close(fd)
+                with suppress(OSError):  # a child that became a daemon has closed it
+                    os.close(fd)
         self._keys_fd, self._values_fd = -1, -1
 
 

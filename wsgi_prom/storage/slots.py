@@ -11,6 +11,7 @@ import errno
 import os
 import threading
 from array import array
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Final, Protocol
 
 from wsgi_prom.errors import FormatError
@@ -19,6 +20,7 @@ from wsgi_prom.storage.pair import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from wsgi_prom.storage.format import Schema
@@ -147,9 +149,9 @@ class SlotFile:
                 if first is not None:
                     return self._files.mapping.columns, first
             # Once there was no space the lease tries again, once a second, and not each new label set.
-            if self.unplaced is None:
+            if self.unplaced is None and not self.lost:
                 # A line within a line would destroy both.
-                if not self._appending and not self.lost:
+                if not self._appending:
                     self._appending = True
                     try:
                         return self._append(schema, number, labelvalues)
@@ -189,14 +191,15 @@ class SlotFile:
             except OSError:
                 return False
 
-    def repair(self) -> None:
+    def repair(self, lock: AbstractContextManager[object] | None = None) -> None:
         """
         Make the files again that were removed, replaced, or written to by somebody else. The values must be good.
 
-        Nobody may store to the slot meanwhile. Afterwards it may be `lost`, namely to another process. Raises OSError,
+        *lock* is what keeps others from storing to the slot meanwhile, and is taken here: after the slot's own, as by who
+        records in the middle of `block`. Afterwards it may be `lost`, namely to another process. Raises OSError,
         DirectoryError.
         """
-        with self._lock:
+        with self._lock, lock or nullcontext():
             lock_file = directory.prepare(self.path, owner=self.owner)
             if self._locks.temporary:
                 lock_file.mark_temporary()
