@@ -1,0 +1,196 @@
+"""What threads, handlers and forks may do in the middle of each other, one order of events at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+
+def share(path: Path) -> None:
+    from wsgi_prom.storage import adoption
+
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)
+    adoption.install()
+
+
+def total(path: Path, name: str) -> float:
+    """Return the sum of the samples called *name* that a new collector shows."""
+    from wsgi_prom.storage.collector import Collector
+
+    families = Collector(path).collect().to_metrics()
+    return sum(sample.value for metric in families for sample in metric.samples if sample.name == name)
+
+
+def test_a_log_handler_that_counts_what_it_logs_hangs_nobody(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """It holds its own lock when it makes a series, while another thread has something to tell of a slot."""
+
+    def run() -> bool:
+        from prometheus_client import Counter
+
+        share(shared)
+        shared.write_text("in the way of a directory")
+        logged = Counter("logged", "Help.", ["thread"], registry=None)
+        plain = Counter("plain", "Help.", registry=None)
+
+        class Counting(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                time.sleep(0.05)  # as to a slow stream
+                logged.labels(str(record.msg)).inc()
+
+        logging.getLogger().addHandler(Counting())
+        chatter = threading.Thread(
+            target=lambda: [logging.getLogger("app").warning(str(number)) for number in range(20)],
+            daemon=True,
+        )
+        chatter.start()
+        time.sleep(0.02)
+        recording = threading.Thread(target=plain.inc, daemon=True)
+        recording.start()
+        recording.join(30)
+        chatter.join(30)
+        return recording.is_alive() or chatter.is_alive()
+
+    assert not in_child(run)
+
+
+def test_two_objects_of_one_series_bring_what_both_recorded(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """The second was made when the first had recorded, before there was a directory to share."""
+
+    def run() -> float:
+        from prometheus_client import CollectorRegistry, Counter
+
+        from wsgi_prom.storage.lease import lease
+
+        share(shared)
+        lease.defer()
+        first = Counter("hits", "Help.", registry=CollectorRegistry())
+        first.inc(5)
+        second = Counter("hits", "Help.", registry=CollectorRegistry())
+        second.inc(2)
+        lease.attach(shared)
+        return total(shared, "hits_total")
+
+    assert 7.0 == in_child(run)
+
+
+def test_a_slot_that_is_claimed_while_a_thread_meets_new_labels(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """The thread has asked the former slot for a block, and records into the one that is in force."""
+
+    def run() -> float:
+        from wsgi_prom.recorder import Recorder
+        from wsgi_prom.settings import Settings
+        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.storage.slots import MemorySlot
+
+        class Overtaken(MemorySlot):
+            def block(self, *key: Any) -> Any:
+                found = super().block(*key)
+                if threading.current_thread().name == "overtaken":
+                    claiming = threading.Thread(target=lease.attach, args=(shared,))
+                    claiming.start()
+                    claiming.join()
+                return found
+
+        lease.defer()
+        lease.part_from_parent()
+        lease.slot = Overtaken()
+        recorder = Recorder(Settings())
+
+        def request() -> None:
+            recorder.leave(recorder.enter(0.0), ("GET", "/", "200 OK"), 0.1, 1, 0, None)
+
+        overtaken = threading.Thread(target=request, name="overtaken")
+        overtaken.start()
+        overtaken.join()
+        for _ in range(9):
+            request()
+        return total(shared, "http_requests_total")
+
+    assert 10.0 == in_child(run)
+
+
+def test_what_a_signal_handler_raises_passes(in_child: Callable[..., Any]) -> None:
+    """SystemExit in the middle of waiting for another thread's record ends the process, as its handler would have it."""
+
+    def run() -> bool:
+        from wsgi_prom import PrometheusMiddleware
+        from wsgi_prom.storage.lease import lease
+
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [])
+            return [b"x"]
+
+        def stop(*_: object) -> None:
+            raise SystemExit(3)
+
+        measured = PrometheusMiddleware(app)
+        signal.signal(signal.SIGTERM, stop)
+        held = threading.Event()
+
+        def hold() -> None:
+            with lease.lock:
+                held.set()
+                time.sleep(1)
+
+        threading.Thread(target=hold).start()
+        held.wait()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        try:
+            measured({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+        except SystemExit:
+            return True
+        return False
+
+    assert in_child(run)
+
+
+def test_a_flood_without_a_slot_asks_for_one_once_a_second(
+    in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values are lost and no directory can be had: new label sets are kept, without a try for each."""
+
+    def run() -> int:
+        from prometheus_client import Counter
+
+        from wsgi_prom.storage.slots import SlotFile
+
+        share(shared)
+        counter = Counter("hits", "Help.", ["number"], registry=None)
+        counter.labels("first").inc()
+        os.truncate(shared / "wsgi_prom.0.values", 0)
+        for path in shared.iterdir():
+            path.unlink()
+        shared.rmdir()
+        shared.write_text("in the way")
+        tries = 0
+        claim = SlotFile.claim
+
+        def counting(*arguments: Any) -> SlotFile:
+            nonlocal tries
+            tries += 1
+            return claim(*arguments)
+
+        monkeypatch.setattr(SlotFile, "claim", counting)
+        began = time.monotonic()
+        for number in range(500):
+            counter.labels(str(number)).inc()
+        assert tries <= 2 + time.monotonic() - began
+        return tries
+
+    assert in_child(run) >= 1
