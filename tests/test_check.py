@@ -33,7 +33,9 @@ def witness(event, arguments):
     made = event in {"os.mkdir", "os.rename", "os.remove", "os.chmod", "os.chown", "os.truncate", "os.link", "os.symlink",
                      "socket.__new__", "socket.bind", "os.fork", "os.posix_spawn", "subprocess.Popen", "fcntl.lockf",
                      "fcntl.flock", "os.rmdir", "shutil.rmtree", "tempfile.mkdtemp"}
-    written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    # By its path: that a descriptor is opened again tells nothing of what it is.
+    written = event == "open" and not isinstance(arguments[0], int) and isinstance(arguments[2], int) and (
+        arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
     # Byte code of the package itself, before it has any: that of the application is looked for in its folder.
     if (made or written) and "__pycache__" not in str(arguments):
         print("MADE", event, arguments[:2], file=sys.stderr)

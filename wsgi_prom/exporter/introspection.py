@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,10 @@ def own_metrics(report: Report) -> list[Metric]:
     ]
 
 
+@cache
 def _version() -> str:
+    # Read once: there may be no descriptor left at a later scrape.
     try:
         return version("wsgi-prom")
-    except PackageNotFoundError:  # a checkout on PYTHONPATH, not installed
+    except (PackageNotFoundError, OSError):  # a checkout on PYTHONPATH, not installed
         return "unknown"
