@@ -237,8 +237,8 @@ class Recorder:
             if block is None:  # only in a child that was forked meanwhile
                 return bounded
             self._requests[bounded] = block
-            # Not what is beyond the limit, of which each is counted; and a client that chooses a method does not fill it.
-            if bounded is labels and len(self._requests) < 4 * self._limit:
+            # Not what is beyond the limit, of which each is counted, nor a method that a client has made up.
+            if bounded is labels and labels[0] == method and len(self._requests) < 4 * self._limit:
                 self._requests[request] = block
         return bounded
 
