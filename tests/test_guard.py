@@ -405,6 +405,7 @@ def test_a_process_told_to_end_while_it_becomes_the_guard_ends(tmp_path: Path) -
 import os, signal, sys, time
 from pathlib import Path
 from wsgi_prom.exporter import listener
+from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.guard import Guard
 from wsgi_prom.exporter.place import Place
 from wsgi_prom.settings import Address, Settings
@@ -420,7 +421,7 @@ def app(environ, start_response):
 path = Path(sys.argv[1])
 place = Place(path, directory.prepare(path))
 place.take()
-door = listener.Door(Settings())
+door = listener.Door(Settings(), Access(Settings()))
 listening = listener.bind(Address("127.0.0.1", 0))
 print("metrics at", listener.url(listening), flush=True)
 Guard(place, lambda: listener.server(app, listening.dup(), door), os.getppid()).run()

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 from waitress.server import create_server
 
 from wsgi_prom.errors import WsgiPromError
-from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.channel import Channel
 from wsgi_prom.exporter.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_prom.exporter.access import Access
     from wsgi_prom.exporter.app import ExporterApp
     from wsgi_prom.settings import Address, Settings
 
@@ -96,11 +96,11 @@ class Door:
     """
     Who may connect, and how many at once: one more closes that which has had most of its time.
 
-    Raises SettingError if a file that *settings* names cannot be used. Make it before a fork, or after.
+    *access* is the one that the application asks for secrets. Raises SettingError if a file that *settings* names cannot be used. Make it before a fork, or after.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._access = Access(settings)
+    def __init__(self, settings: Settings, access: Access) -> None:
+        self._access = access
         self._tls = Tls.of(settings)
         self.scheme = "https" if self._tls else "http"
         self._limit = _raise_limit()

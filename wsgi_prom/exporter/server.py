@@ -38,8 +38,8 @@ def serve(
     DirectoryError, AddressInUseError.
     """
     settings = settings or Settings()
-    door = listener.Door(settings)
-    app = ExporterApp(MetricsApp(path, settings=settings))
+    metrics = MetricsApp(path, settings=settings)
+    app, door = ExporterApp(metrics), listener.Door(settings, metrics.access)
     place = Place(path, directory.prepare(path))
     if not place.take():
         log.info("%s has an exporter already, pid %s", path, place.lock_file.holder(locks.EXPORTER))
