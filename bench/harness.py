@@ -1,0 +1,165 @@
+"""
+What all benchmarks share: children that are measured in turns, figures with their spread, ratios with a verdict.
+
+Absolute times are this machine's and this minute's. So contenders are measured in short slices that alternate, a noisy
+neighbour falls on all of them, and what is compared are ratios within a round: their median over the rounds counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from typing_extensions import Self
+
+FOLDER: Final = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: rounds, slices in each of them, and whether only what fits into two minutes."""
+
+    rounds: int = 7
+    slices: int = 15
+    quick: bool = False
+
+
+FULL: Final = Scale()
+QUICK: Final = Scale(rounds=3, slices=8, quick=True)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured of one contender: a value a round."""
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The lowest and the highest."""
+        return min(self.values), max(self.values)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio that was promised, *bound* being the most that it may be, or the least where *at_least* is set."""
+
+    what: str
+    value: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def __str__(self) -> str:
+        word = "at least" if self.at_least else "at most"
+        return f"{'yes' if self.met else 'NO ':3} {self.value:8.2f}  {word} {self.bound:<6g} {self.what}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One benchmark's outcome."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    ratios: tuple[Ratio, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "figures": [
+                {"name": figure.name, "unit": figure.unit, "median": figure.median, "values": figure.values}
+                for figure in self.figures
+            ],
+            "ratios": [{**vars(ratio), "met": ratio.met} for ratio in self.ratios],
+        }
+
+
+def paired(top: Figure, bottom: Figure, base: Figure | None = None) -> float:
+    """Return the median of the rounds' ratios of *top* to *bottom*, each less *base* of the same round."""
+    bases = base.values if base is not None else (0.0,) * len(top.values)
+    ratios = [(a - c) / (b - c) for a, b, c in zip(top.values, bottom.values, bases, strict=True)]
+    return statistics.median(ratios)
+
+
+class Child:
+    """A process that measures one thing: for each JSON line that it is sent, it answers with one."""
+
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str | None] | None = None) -> None:
+        merged = {**os.environ, "PYTHONHASHSEED": "0", **(environ or {})}
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=FOLDER,
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait(60)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, question: Any = None) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self._process.args} ended with {self._process.wait(60)}")
+        return json.loads(answer)
+
+
+def answer(respond: Callable[[Any], Any]) -> None:
+    """Be such a child: *respond* to each question until there are no more."""
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(respond(json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], float]], unit: str, scale: Scale, seed: int = 1
+) -> dict[str, Figure]:
+    """
+    Measure *contenders* in turns, in another order each time.
+
+    A round's value is the median of its slices.
+    """
+    chance = random.Random(seed)
+    rounds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(scale.rounds):
+        slices: dict[str, list[float]] = {name: [] for name in contenders}
+        for _ in range(scale.slices):
+            for name in chance.sample(list(contenders), len(contenders)):
+                slices[name].append(contenders[name]())
+        for name, values in slices.items():
+            rounds[name].append(statistics.median(values))
+    return {name: Figure(name, unit, tuple(values)) for name, values in rounds.items()}
