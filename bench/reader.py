@@ -1,0 +1,92 @@
+"""
+A process that scrapes one directory again and again, as an exporter does: each contender's way to make the page.
+
+A child of its own for each contender, so that its memory and its first scrape are its own.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import Child, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Reader(Child):
+    """The process; *contender* is "stock", "ours", or "read", which reads the files' bytes and does nothing more."""
+
+    def __init__(self, contender: str, path: Path) -> None:
+        command = ["-c", "import reader; reader.main()", contender, str(path)]
+        super().__init__(command, {"PROMETHEUS_MULTIPROC_DIR": None})
+
+    def scrape(self) -> float:
+        """
+        Return the milliseconds of CPU that one page took, imports not counted.
+
+        A scrape waits for nothing: on a machine of its own that is the time that passes, and on a busy one it is not
+        what the neighbours took.
+        """
+        return float(self.ask("scrape"))
+
+    def page(self) -> str:
+        return str(self.ask("page"))
+
+    def memory(self) -> float:
+        """Return the megabytes that the process had at its peak."""
+        return float(self.ask("memory"))
+
+
+def stock(path: Path) -> Callable[[], bytes]:
+    """As the client library documents it: a new registry for each scrape."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    def page() -> bytes:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(path))
+        return generate_latest(registry)
+
+    return page
+
+
+def ours(path: Path) -> Callable[[], bytes]:
+    """The exporter's own pages, in a process that has imported all that the exporter does."""
+    from prometheus_client import CollectorRegistry
+
+    import wsgi_prom.exporter.server  # noqa: F401 - its memory counts
+    from wsgi_prom.exporter.pages import Pages
+
+    pages = Pages(path, CollectorRegistry())
+    return lambda: pages.page(time.monotonic()).content
+
+
+def read(path: Path) -> Callable[[], bytes]:
+    """What no scrape of these files could go below, short of keeping what it has read before."""
+    return lambda: b"".join(file.read_bytes() for file in path.iterdir())
+
+
+def main() -> None:
+    contender, path = sys.argv[1:]
+    page = {"stock": stock, "ours": ours, "read": read}[contender](Path(path))
+
+    def respond(question: str) -> Any:
+        if question == "memory":
+            return _peak()
+        if question == "page":
+            return page().decode()
+        started = time.process_time()
+        page()
+        return (time.process_time() - started) * 1e3
+
+    answer(respond)
+
+
+def _peak() -> float:
+    # Not ru_maxrss: a process is born with that of the one that started it (tried).
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

@@ -1,0 +1,178 @@
+"""
+What a scrape costs: by workers and label sets, warm and cold, changed and not, after many dead workers, and its memory.
+
+Stock is the client library's MultiProcessCollector and generate_latest; both read what real processes wrote to tmpfs.
+Between two scrapes every label set of every worker changes, the worst case, unless a figure says "unchanged".
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from filler import Writers
+from harness import Figure, Part, Ratio, Scale, interleave, paired
+from reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Size(NamedTuple):
+    workers: int
+    labels: int
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.labels}"
+
+
+ONE: Final = Size(1, 1000)
+FEW: Final = Size(8, 100)
+EIGHT: Final = Size(8, 1000)
+MANY: Final = Size(32, 1000)
+HUGE: Final = Size(512, 1000)
+
+# Workers that have ended, one after another, and how many label sets each had: what counts is the number of files.
+DEAD: Final = 300
+DEAD_LABELS: Final = 10
+
+CONTENDERS: Final = ("stock", "ours")
+
+
+class Scraped:
+    """A filled directory and a process that reads it."""
+
+    def __init__(self, contender: str, writers: Writers, reader: Reader) -> None:
+        self._contender = contender
+        self.writers = writers
+        self.reader = reader
+        if contender == "ours":
+            # What it does at its first scrape alone. Stock remembers nothing, and takes 30 s for the largest.
+            reader.scrape()
+
+    def changed(self) -> float:
+        self.writers.change()
+        return self.reader.scrape()
+
+    def unchanged(self) -> float:
+        return self.reader.scrape()
+
+    def cold(self) -> float:
+        """Return what the first scrape takes: of an exporter that has just started, beside workers that have not."""
+        with Reader(self._contender, self.writers.path) as reader:
+            return reader.scrape()
+
+
+@contextmanager
+def scraped(contender: str, size: Size, *, dead: int = 0) -> Iterator[Scraped]:
+    """Have *size* living workers of *contender*, after as many *dead* ones."""
+    with Writers(contender) as writers:
+        writers.end(dead, size.labels)
+        writers.hold(*size)
+        with Reader(contender, writers.path) as reader:
+            yield Scraped(contender, writers, reader)
+
+
+def measure(scale: Scale) -> Part:
+    figures = {**_one(scale), **_eights(scale), **_many(scale), **_dead(scale)}
+    if not scale.quick:
+        figures |= _huge(scale)
+
+    def ratio(what: str, top: str, bottom: str, bound: float, *, at_least: bool = False) -> Ratio:
+        value = paired(figures[top], figures[bottom])
+        return Ratio(f"{what}: {top} by {bottom}", value, bound, at_least)
+
+    def faster(name: str, bound: float) -> Ratio:
+        return ratio("scrape", f"stock {name}", f"ours {name}", bound, at_least=True)
+
+    ratios = [
+        faster(f"{MANY}", 60),
+        faster(f"{ONE}", 25),
+        faster(f"{FEW}", 25),
+        faster(f"{MANY} cold", 30),
+        # Ten times as much, and what varies.
+        ratio("linear in label sets", f"ours {EIGHT}", f"ours {FEW}", 12),
+        ratio("dead workers", f"ours {DEAD} dead", "ours 0 dead", 1.2),
+    ]
+    if not scale.quick:
+        ratios.append(ratio("memory of the reader", f"ours {HUGE} memory", f"stock {HUGE} memory", 0.2))
+    return Part("A scrape", tuple(figures.values()), tuple(ratios))
+
+
+def _one(scale: Scale) -> dict[str, Figure]:
+    with ExitStack() as stack:
+        both = {name: stack.enter_context(scraped(name, ONE)) for name in CONTENDERS}
+        return interleave(_warm(both, ONE, stack, scale), "ms", Scale(scale.rounds, 2 if scale.quick else 7))
+
+
+def _eights(scale: Scale) -> dict[str, Figure]:
+    """Both sizes in the same turns, since the ratio of ours to ours is what tells how it grows."""
+    with ExitStack() as stack:
+        contenders: dict[str, Callable[[], float]] = {}
+        for size in (FEW, EIGHT):
+            # Filling and scraping the larger one is what takes stock long, and nothing is compared with it.
+            names = ("ours",) if scale.quick and size == EIGHT else CONTENDERS
+            both = {name: stack.enter_context(scraped(name, size)) for name in names}
+            contenders |= _warm(both, size, stack, scale)
+        return interleave(contenders, "ms", Scale(scale.rounds, 4))
+
+
+def _many(scale: Scale) -> dict[str, Figure]:
+    with ExitStack() as stack:
+        both = {name: stack.enter_context(scraped(name, MANY)) for name in CONTENDERS}
+        # Stock takes 2 s for each.
+        rounds, slices = (2, 1) if scale.quick else (scale.rounds, 3)
+        figures = interleave(_warm(both, MANY, stack, scale), "ms", Scale(rounds, slices))
+        cold = {f"{name} {MANY} cold": each.cold for name, each in both.items()}
+        return figures | interleave(cold, "ms", Scale(rounds, 1)) | _memory(both, MANY)
+
+
+def _dead(scale: Scale) -> dict[str, Figure]:
+    """One worker that lives and changes, alone or in a directory where others have lived before."""
+    size = Size(1, DEAD_LABELS)
+    with ExitStack() as stack:
+        contenders = {
+            f"{name} {dead} dead": stack.enter_context(scraped(name, size, dead=dead)).changed
+            for name in CONTENDERS
+            for dead in (0, DEAD)
+        }
+        return interleave(contenders, "ms", Scale(scale.rounds, 2 if scale.quick else 5))
+
+
+def _huge(scale: Scale) -> dict[str, Figure]:
+    """
+    Half a minute a scrape for stock. Its writers end when they have written: it keeps their files all the same, and
+    does the same work for those that did not change. Ours would give one slot to them all, so they are held.
+    """
+    with ExitStack() as stack:
+        stock, ours = (stack.enter_context(Writers(name)) for name in CONTENDERS)
+        stock.end(*HUGE, at_once=os.cpu_count() or 1)
+        ours.hold(*HUGE)
+        both = {
+            name: Scraped(name, writers, stack.enter_context(Reader(name, writers.path)))
+            for name, writers in (("stock", stock), ("ours", ours))
+        }
+        contenders = _warm(both, HUGE, stack, scale)
+        del contenders[f"stock {HUGE} unchanged"]
+        return interleave(contenders, "ms", Scale(2, 1)) | _memory(both, HUGE)
+
+
+def _warm(
+    both: dict[str, Scraped], size: Size, stack: ExitStack, scale: Scale
+) -> dict[str, Callable[[], float]]:
+    contenders: dict[str, Callable[[], float]] = {}
+    for name, each in both.items():
+        contenders[f"{name} {size}"] = each.changed
+        # To stock it makes no difference.
+        if name == "ours" or not scale.quick:
+            contenders[f"{name} {size} unchanged"] = each.unchanged
+    if "stock" in both:
+        reader = stack.enter_context(Reader("read", both["stock"].writers.path))
+        contenders[f"read {size}"] = reader.scrape
+    return contenders
+
+
+def _memory(both: dict[str, Scraped], size: Size) -> dict[str, Figure]:
+    names = {f"{name} {size} memory": each for name, each in both.items()}
+    return {name: Figure(name, "MB", (each.reader.memory(),)) for name, each in names.items()}
