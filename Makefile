@@ -2,11 +2,12 @@
 # system's package manager for the real nginx, supervisord and Prometheus that the tests run.
 PYTHON ?= python3
 VENV := .venv
+BENCH := bench/.venv
 SERVER ?= uwsgi
-TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles
-PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd
+TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
+PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
-.PHONY: demo test chaos lint bench tools clean
+.PHONY: demo test chaos lint bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
@@ -23,8 +24,12 @@ lint: $(VENV)/tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(VENV)/tests
-	$(VENV)/bin/python bench/request_cost.py
+# With the peers, in an environment of their own: ARGS="--only request --json FILE". All of it takes half an hour.
+bench: $(BENCH)/peers tools
+	$(BENCH)/bin/python bench $(ARGS)
+
+bench-quick: $(BENCH)/peers tools
+	$(BENCH)/bin/python bench --quick $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +43,14 @@ $(VENV)/tests: pyproject.toml $(VENV)/demo
 	$(VENV)/bin/pip install --quiet --group tests --group lint
 	touch $@
 
+$(BENCH)/bin/python:
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+
+$(BENCH)/peers: pyproject.toml | $(BENCH)/bin/python
+	$(BENCH)/bin/pip install --quiet --editable . --group bench
+	touch $@
+
 tools:
 	@missing=; for tool in $(TOOLS); do PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	if [ -n "$$missing" ]; then \
@@ -48,4 +61,4 @@ tools:
 	fi
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

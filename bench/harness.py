@@ -93,6 +93,12 @@ class Part:
         }
 
 
+def added(figure: Figure, bare: Figure) -> Figure:
+    """Return *figure* less *bare*, round by round."""
+    values = tuple(value - less for value, less in zip(figure.values, bare.values, strict=True))
+    return Figure(figure.name, f"{figure.unit} added", values)
+
+
 def paired(top: Figure, bottom: Figure, base: Figure | None = None) -> float:
     """Return the median of the rounds' ratios of *top* to *bottom*, each less *base* of the same round."""
     bases = base.values if base is not None else (0.0,) * len(top.values)
@@ -100,15 +106,21 @@ def paired(top: Figure, bottom: Figure, base: Figure | None = None) -> float:
     return statistics.median(ratios)
 
 
+def merged(changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return this process's environment with *changes*, None being that a variable is not set."""
+    # The order of a set, and so the work on it, is the same in all processes.
+    values = {**os.environ, "PYTHONHASHSEED": "0", **changes}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 class Child:
     """A process that measures one thing: for each JSON line that it is sent, it answers with one."""
 
     def __init__(self, arguments: Sequence[str], environ: Mapping[str, str | None] | None = None) -> None:
-        merged = {**os.environ, "PYTHONHASHSEED": "0", **(environ or {})}
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=FOLDER,
-            env={name: value for name, value in merged.items() if value is not None},
+            env=merged(environ or {}),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,0 +1,12 @@
+"""PrometheusMiddleware as it comes: all default metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from contenders.bare import app
+from wsgi_prom import PrometheusMiddleware
+
+
+def application() -> Any:
+    return PrometheusMiddleware(app)

@@ -1,0 +1,84 @@
+"""Two pictures of what was measured, as SVG: scrape time against workers, and what is added to a request."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from harness import Figure, Part
+
+_COLOURS: Final = {"ours": "#2a7f62", "stock": "#c8553d"}
+_OTHERS: Final = "#8d99ae"
+
+
+def draw(parts: Mapping[str, Part], folder: Path) -> list[Path]:
+    """Draw what *parts* have figures for into *folder*, and return the files."""
+    # Only who draws needs it: the tests have no matplotlib.
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    # The same figures give the same file.
+    mpl.rcParams.update({"svg.hashsalt": "wsgi_prom", "svg.fonttype": "none"})
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    if "scrape" in parts:
+        drawn.append(_picture(folder / "scrape.svg", _scrape, scrape_lines(parts["scrape"])))
+    if "request" in parts:
+        drawn.append(_picture(folder / "request.svg", _request, request_bars(parts["request"])))
+    return drawn
+
+
+def scrape_lines(part: Part) -> dict[str, list[tuple[int, float]]]:
+    """Return workers and milliseconds by contender, of the figures that are named "CONTENDER WORKERS x 1000"."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for figure in part.figures:
+        found = re.fullmatch(r"(\S+) (\d+) x 1000", figure.name)
+        if found and figure.unit == "ms":
+            lines.setdefault(found[1], []).append((int(found[2]), figure.median))
+    return {name: sorted(points) for name, points in lines.items()}
+
+
+def request_bars(part: Part) -> list[Figure]:
+    """Return what is added to a request, the least first."""
+    return sorted(
+        (figure for figure in part.figures if figure.unit == "ns added"), key=lambda bar: bar.median
+    )
+
+
+def _picture(file: Path, paint: Callable[[Any, Any], None], content: Any) -> Path:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    paint(axes, content)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return file
+
+
+def _scrape(axes: Any, lines: Mapping[str, list[tuple[int, float]]]) -> None:
+    workers = sorted({count for points in lines.values() for count, _ in points})
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name, color=_COLOURS.get(name, _OTHERS))
+        count, milliseconds = points[-1]
+        axes.annotate(f"{milliseconds:,.0f} ms", (count, milliseconds), (4, 4), textcoords="offset points")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(workers, [str(count) for count in workers])
+    axes.set_xlabel("workers, each with 1,000 label sets of a counter and a histogram")
+    axes.set_ylabel("one scrape, milliseconds")
+    axes.legend(frameon=False)
+
+
+def _request(axes: Any, bars: list[Figure]) -> None:
+    names = [bar.name for bar in bars]
+    colours = [_COLOURS.get(name.split()[0], _OTHERS) for name in names]
+    drawn = axes.barh(names, [bar.median / 1000 for bar in bars], color=colours)
+    axes.bar_label(drawn, [f"{bar.median / 1000:.1f}" for bar in bars], padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("added to a request, microseconds")

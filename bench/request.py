@@ -1,0 +1,88 @@
+"""What is added to a request: by us, by what people write by hand, by the frameworks' own exporters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from contender import measure_slices
+from harness import Part, Ratio, added, paired
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from harness import Figure, Scale
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contenders that are measured together, by the names of their figures; *bare* is what the others add to."""
+
+    bare: str
+    contenders: Mapping[str, str]
+    work: str = "requests"
+
+
+GROUPS: Final = (
+    Group(
+        "bare",
+        {
+            "bare": "bare",
+            "floor": "floor",
+            "stock": "stock",
+            "ours": "ours",
+            "ours count+duration": "ours_count",
+            "stock label": "stock_label",
+            "ours label": "ours_label",
+            "opentelemetry": "opentelemetry_wsgi",
+        },
+    ),
+    Group(
+        "bare threads",
+        {"bare threads": "bare", "floor threads": "floor", "stock threads": "stock", "ours threads": "ours"},
+        work="threads",
+    ),
+    Group(
+        "bare flask",
+        {
+            "bare flask": "flask_bare",
+            "handlers flask": "flask_handlers",
+            "prometheus-flask-exporter flask": "flask_exporter",
+            "ours flask": "flask_ours",
+        },
+    ),
+    Group(
+        "bare django",
+        {
+            "bare django": "django_bare",
+            "django-prometheus django": "django_exporter",
+            "ours django": "django_ours",
+        },
+    ),
+)
+
+# What, of what, at most.
+PROMISED: Final = (
+    ("ours", "stock", 0.33),
+    ("ours", "floor", 3.5),
+    ("ours count+duration", "stock", 0.22),
+    ("ours label", "stock label", 0.33),
+    ("ours threads", "stock threads", 0.33),
+    ("ours threads", "floor threads", 3.5),
+    ("ours flask", "prometheus-flask-exporter flask", 1 / 8),
+    ("ours django", "django-prometheus django", 1 / 15),
+)
+
+
+def measure(scale: Scale) -> Part:
+    figures: dict[str, Figure] = {}
+    for group in GROUPS:
+        found = measure_slices(group.contenders, group.work, "ns", scale)
+        bare = found.pop(group.bare)
+        figures[group.bare] = bare
+        figures.update({name: added(figure, bare) for name, figure in found.items()})
+    ratios = tuple(
+        Ratio(f"{top} / {bottom}, added to a request", paired(figures[top], figures[bottom]), bound)
+        for top, bottom, bound in PROMISED
+    )
+    return Part("What is added to a request", tuple(figures.values()), ratios)
