@@ -1,0 +1,99 @@
+"""
+Requests per second that real servers answer of an application that does nothing, with all default metrics and bare.
+
+Both servers are up at the same time and loaded in turns, so that a noisy neighbour falls on both. gthread keeps its
+connections, which makes its requests the cheapest that gunicorn has; the others close each, as they always do.
+"""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import daemon
+import load
+from harness import Figure, Part, Ratio, Scale, interleave, paired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon import Daemon
+
+WORKERS: Final = 2
+
+SERVERS: Final[dict[str, Callable[[bool], Daemon]]] = {
+    "gunicorn sync": lambda hook: daemon.gunicorn("trivial:app", workers=WORKERS, hook=hook),
+    "gunicorn gthread": lambda hook: daemon.gunicorn(
+        "trivial:app", "--threads", "4", workers=WORKERS, hook=hook
+    ),
+    # It closes each connection in any case, and without this does not tell wrk so.
+    "uWSGI": lambda hook: daemon.uwsgi(
+        "trivial:app", "--add-header", "Connection: close", workers=WORKERS, hook=hook
+    ),
+}
+
+_REQUESTS: Final = re.compile(r"^http_requests_total\{.*\} (\S+)$", re.MULTILINE)
+
+
+def measure(scale: Scale) -> Part:
+    figures: dict[str, Figure] = {}
+    ratios = []
+    for name in SERVERS:
+        found = _compare(name, scale)
+        figures |= found
+        value = paired(found[f"{name} ours"], found[f"{name} bare"])
+        ratios.append(Ratio(f"throughput of {name}, ours by bare", value, 0.95, at_least=True))
+    return Part("Throughput", tuple(figures.values()), tuple(ratios))
+
+
+def _compare(name: str, scale: Scale) -> dict[str, Figure]:
+    seconds = 1 if scale.quick else 2
+    with SERVERS[name](False) as bare, SERVERS[name](True) as ours:
+        both = {f"{name} bare": Loaded(bare), f"{name} ours": Loaded(ours)}
+        for each in both.values():
+            each.run(1)
+        figures = interleave(
+            {key: partial(each.run, seconds) for key, each in both.items()},
+            "requests/s",
+            Scale(scale.rounds, 1 if scale.quick else 3),
+        )
+        both[f"{name} ours"].check()
+    for key, each in both.items():
+        figures[f"{key} CPU"] = Figure(f"{key} CPU", "us a request", tuple(each.cpu[1:]))
+    return figures
+
+
+class Loaded:
+    """
+    A server, and what became of each run against it.
+
+    *cpu* is what the server took for a request, in microseconds: a second witness, whom neighbours disturb less.
+    """
+
+    def __init__(self, server: Daemon) -> None:
+        self._server = server
+        self._runs: list[load.Run] = []
+        self.cpu: list[float] = []
+
+    def run(self, seconds: int) -> float:
+        before = self._server.cpu_seconds()
+        run = load.run(self._server.url, seconds)
+        self._runs.append(run)
+        self.cpu.append((self._server.cpu_seconds() - before) / run.requests * 1e6)
+        return run.per_second
+
+    def check(self) -> None:
+        """Raise RuntimeError unless the exporter shows as many requests: metrics that are off would be cheap."""
+        seen = sum(run.requests for run in self._runs)
+        with urllib.request.urlopen(self._server.metrics_url, timeout=30) as response:
+            count = counted(response.read().decode())
+        # wrk ends in the middle of as many requests as it has connections.
+        if not seen <= count <= seen + len(self._runs) * load.CONNECTIONS:
+            raise RuntimeError(f"wrk saw {seen} requests, {count:.0f} were counted")
+
+
+def counted(page: str) -> float:
+    """Return how many requests *page* shows."""
+    return sum(map(float, _REQUESTS.findall(page)))
