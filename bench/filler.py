@@ -14,7 +14,7 @@ import tempfile
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness import Child, answer
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from typing_extensions import Self
+
+# What most of the benchmarks have in a worker.
+LABELS: Final = 1000
 
 
 class LabelSets:

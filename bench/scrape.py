@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from filler import Writers
+from filler import LABELS, Writers
 from harness import Figure, Part, Ratio, Scale, interleave, paired
 from reader import Reader
 
@@ -27,11 +27,11 @@ class Size(NamedTuple):
         return f"{self.workers} x {self.labels}"
 
 
-ONE: Final = Size(1, 1000)
+ONE: Final = Size(1, LABELS)
 FEW: Final = Size(8, 100)
-EIGHT: Final = Size(8, 1000)
-MANY: Final = Size(32, 1000)
-HUGE: Final = Size(512, 1000)
+EIGHT: Final = Size(8, LABELS)
+MANY: Final = Size(32, LABELS)
+HUGE: Final = Size(512, LABELS)
 
 # Workers that have ended, one after another, and how many label sets each had: what counts is the number of files.
 DEAD: Final = 300
