@@ -2,8 +2,8 @@
 What is added to a request in instructions, as callgrind counts them: the figure that repeats itself, on any machine that
 has the same Python.
 
-A contender does a fixed amount of work twice, the second time less of it. The difference is the work itself, whatever it
-took to start.
+A contender starts, warms up, and does a fixed amount of work. It calls sched_yield before and after, where callgrind
+writes down what it has counted and begins anew: what is between is the work alone.
 """
 
 from __future__ import annotations
@@ -14,93 +14,86 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
+import request
+import usermetrics
 from calls import CALLS
 from contender import directory, environ
-from harness import FOLDER, Figure, Part, Ratio, added, merged, paired
+from harness import FOLDER, Figure, Part, merged
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from harness import Scale
 
-_MORE: Final = 3000
-_LESS: Final = 1000
+_AMOUNT: Final = 2000
 
-REQUESTS: Final = {"bare": "bare", "floor": "floor", "stock": "stock", "ours": "ours"}
-MORE_REQUESTS: Final = {
-    "ours count+duration": "ours_count",
-    "stock label": "stock_label",
-    "ours label": "ours_label",
-}
+# What the tests guard, and what there is time for where there is little.
+GUARDED: Final = frozenset({"bare", "floor", "stock", "ours"})
 
-# What, of what, at most.
-_PROMISED: Final = (
-    ("ours", "stock", 0.33),
-    ("ours", "floor", 3.5),
-    ("ours count+duration", "stock", 0.22),
-    ("ours label", "stock label", 0.33),
-)
+
+class Counted(NamedTuple):
+    """A contender, whether it shares a directory, and what it does."""
+
+    contender: str
+    shared: bool = True
+    work: str = "requests"
 
 
 def measure(scale: Scale) -> Part:
-    work = {name: (module, "requests", True) for name, module in REQUESTS.items()}
+    figures = of_requests(
+        GUARDED if scale.quick else {name for found in request.PROMISED for name in found[:2]}
+    )
+    ratios = request.ratios(figures, "instructions")
     if not scale.quick:
-        work |= {name: (module, "requests", True) for name, module in MORE_REQUESTS.items()}
-        for call in CALLS:
-            work |= {
-                f"stock {call}": ("stock", call, True),
-                f"single {call}": ("stock", call, False),
-                f"ours {call}": ("ours", call, True),
+        calls = count_all(
+            {
+                f"{name} {call}": Counted(*contender, call)
+                for call in CALLS
+                for name, contender in usermetrics.CONTENDERS.items()
             }
-    figures = count_all(work)
-    bare = figures["bare"]
-    requests = {name: added(figures[name], bare) for name in (REQUESTS | MORE_REQUESTS) if name in figures}
-    figures |= {**requests, "bare": bare}
-    ratios = [
-        Ratio(
-            f"{top} / {bottom}, instructions added to a request", paired(figures[top], figures[bottom]), bound
         )
-        for top, bottom, bound in _PROMISED
-        if top in figures
-    ]
-    ratios += [
-        Ratio(
-            f"ours / {peer}, {call}, instructions a call",
-            paired(figures[f"ours {call}"], figures[f"{peer} {call}"]),
-            bound,
-        )
-        for call in CALLS
-        for peer, bound in (("stock", 0.7), ("single", 1.2))
-        if f"ours {call}" in figures
-    ]
-    return Part("Instructions", tuple(figures.values()), tuple(ratios))
+        figures |= calls
+        ratios += usermetrics.ratios(calls, "instructions")
+    return Part("Instructions", tuple(figures.values()), ratios)
 
 
-def count_all(work: dict[str, tuple[str, str, bool]]) -> dict[str, Figure]:
-    """Count the instructions of each *work*: contender, kind of work, and whether it shares a directory."""
+def of_requests(names: Collection[str]) -> dict[str, Figure]:
+    """Return what the request part has of these *names*, in instructions. Threads are not counted: they take turns."""
+    figures: dict[str, Figure] = {}
+    for group in request.GROUPS:
+        wanted = {name: Counted(module) for name, module in group.contenders.items() if name in names}
+        if wanted and group.work == "requests":
+            bare = {group.bare: Counted(group.contenders[group.bare])}
+            figures |= group.added(count_all(bare | wanted))
+    return figures
+
+
+def count_all(wanted: Mapping[str, Counted]) -> dict[str, Figure]:
     # Side by side: what is counted does not depend on what else runs.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = pool.map(lambda item: count(*item), work.values())
+        counts = pool.map(count, wanted.values())
         return {
-            name: Figure(name, "instructions", (value,)) for name, value in zip(work, counts, strict=True)
+            name: Figure(name, "instructions", (value,)) for name, value in zip(wanted, counts, strict=True)
         }
 
 
-def count(contender: str, work: str = "requests", shared: bool = True) -> float:
-    """Return how many instructions *contender* takes for one piece of *work*."""
-    more, less = (_run(contender, work, amount, shared=shared) for amount in (_MORE, _LESS))
-    return (more - less) / (_MORE - _LESS)
-
-
-def _run(contender: str, work: str, amount: int, *, shared: bool) -> int:
+def count(counted: Counted) -> float:
+    """Return how many instructions one piece of the work takes."""
     with directory() as folder, directory() as out:
-        file = Path(out, "callgrind.out")
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={file}", sys.executable]
-        command += ["-m", "contenders", contender, "--fixed", work, str(amount)]
+        command = ["valgrind", "--tool=callgrind", "--dump-before=sched_yield"]
+        command += [
+            f"--callgrind-out-file={out}/counts",
+            sys.executable,
+            "-m",
+            "contenders",
+            counted.contender,
+        ]
         done = subprocess.run(
-            command,
+            [*command, "--fixed", counted.work, str(_AMOUNT)],
             cwd=FOLDER,
-            env=merged({**environ(folder if shared else None), "PYTHONDONTWRITEBYTECODE": "1"}),
+            env=merged(environ(folder if counted.shared else None)),
             capture_output=True,
             text=True,
             timeout=300,
@@ -108,4 +101,7 @@ def _run(contender: str, work: str, amount: int, *, shared: bool) -> int:
         )
         if done.returncode:
             raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr[-2000:]}")
-        return int(re.search(r"^(?:summary|totals): (\d+)", file.read_text(), re.MULTILINE)[1])
+        # The first is of what came before the work, and one without a number of what came after.
+        found = re.search(r"^totals: (\d+)$", Path(out, "counts.2").read_text(), re.MULTILINE)
+        assert found
+        return int(found[1]) / _AMOUNT

@@ -22,6 +22,11 @@ class Group:
     contenders: Mapping[str, str]
     work: str = "requests"
 
+    def added(self, found: Mapping[str, Figure]) -> dict[str, Figure]:
+        """Return the figures *found*, each less that of the bare application but for that itself."""
+        bare = found[self.bare]
+        return {name: figure if figure is bare else added(figure, bare) for name, figure in found.items()}
+
 
 GROUPS: Final = (
     Group(
@@ -77,12 +82,14 @@ PROMISED: Final = (
 def measure(scale: Scale) -> Part:
     figures: dict[str, Figure] = {}
     for group in GROUPS:
-        found = measure_slices(group.contenders, group.work, "ns", scale)
-        bare = found.pop(group.bare)
-        figures[group.bare] = bare
-        figures.update({name: added(figure, bare) for name, figure in found.items()})
-    ratios = tuple(
-        Ratio(f"{top} / {bottom}, added to a request", paired(figures[top], figures[bottom]), bound)
+        figures |= group.added(measure_slices(group.contenders, group.work, "ns", scale))
+    return Part("What is added to a request", tuple(figures.values()), ratios(figures, "time"))
+
+
+def ratios(figures: Mapping[str, Figure], unit: str) -> tuple[Ratio, ...]:
+    """Return what was promised of those *figures* that there are."""
+    return tuple(
+        Ratio(f"{top} / {bottom}, {unit} added to a request", paired(figures[top], figures[bottom]), bound)
         for top, bottom, bound in PROMISED
+        if top in figures and bottom in figures
     )
-    return Part("What is added to a request", tuple(figures.values()), ratios)
