@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
-    from wsgi_prom.storage.families import Child, Families, Family, Labels
+    from wsgi_prom.storage.children import Child, Labels
+    from wsgi_prom.storage.families import Families, Family
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -88,15 +89,53 @@ def _lines(family: Family, names: Names) -> list[str]:
 def _text(child: Child) -> str:
     if child.text is None:
         if child.template is None:
-            child.template = "".join(f"{_series(name, labels)} %s\n" for name, labels in child.shape)
-        child.text = child.template % tuple(map(_number, child.values))
+            child.template = _template(child)
+        values, counts = child.values, child.form.counts
+        texts = (*map(_COUNTS.__getitem__, values[:counts]), *map(_number, values[counts:]))
+        child.text = child.template % texts
     return child.text
 
 
+def _template(child: Child) -> str:
+    form = child.form
+    if not form.samples:
+        return "".join([f"{_series(name, labels)} %s\n" for name, labels in child.shape])
+    if form.pattern is None:
+        form.pattern = "".join([_pattern(name, more) for name, more in form.samples])
+    pairs = _pairs(child.labels).replace("%", "%%")
+    return form.pattern % {"all": f"{{{pairs}}}" if pairs else "", "own": f"{pairs}," if pairs else ""}
+
+
+def _pattern(name: str, more: Labels) -> str:
+    shown = metric_name(name)
+    return f"{shown}{{%(own)s{_pairs(more)}}} %%s\n" if more else f"{shown}%(all)s %%s\n"
+
+
 def _series(name: str, labels: Labels) -> str:
-    pairs = ",".join(f'{label_name(label)}="{_escape(value)}"' for label, value in labels)
-    series = f"{metric_name(name)}{{{pairs}}}" if pairs else metric_name(name)
-    return series.replace("%", "%%")
+    pairs = _pairs(labels).replace("%", "%%")
+    return f"{metric_name(name)}{{{pairs}}}" if pairs else metric_name(name)
+
+
+def _pairs(labels: Labels) -> str:
+    return ",".join([f'{label_name(label)}="{_escape(value)}"' for label, value in labels])
+
+
+class _Counts(dict[float, str]):
+    """
+    The texts of counts, which are mostly small or those of the last scrape: a third of the time of making them.
+
+    Not for other figures, since -0.0 is no other key than 0.0.
+    """
+
+    def __missing__(self, value: float) -> str:
+        if len(self) >= _MOST_COUNTS:
+            self.clear()
+        text = self[value] = _number(value)
+        return text
+
+
+_COUNTS: Final = _Counts()
+_MOST_COUNTS: Final = 16384  # 3 MB
 
 
 def _number(value: float) -> str:
@@ -110,7 +149,8 @@ def _escape(value: str) -> str:
 
     A lone surrogate, which a WSGI server may make of a byte of the request, has no UTF-8 form: it is shown as `?`.
     """
-    return _encodable(value).replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    text = value if value.isascii() else _encodable(value)
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def _encodable(text: str) -> str:

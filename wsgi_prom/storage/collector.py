@@ -1,8 +1,8 @@
 """
 The collector: all slots of a directory merged into one page's families.
 
-A scrape reads the new keys and the values of each slot, adds up the columns of slots whose layout is the same, and
-computes only the children of blocks whose sums changed.
+A scrape reads the new keys and the values of each slot, adds up the columns that changed, and has only those children
+computed and rendered again whose blocks have other sums than before.
 """
 
 # Rule 1: a counter never goes back. What a slot that can no longer be read, or is gone, has counted up to the last scrape
@@ -11,26 +11,27 @@ computes only the children of blocks whose sums changed.
 from __future__ import annotations
 
 import time
+from array import array
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, zip_longest
-from operator import add
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.storage import directory
 from wsgi_prom.storage.families import Families
+from wsgi_prom.storage.layouts import Layout
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.slots import MemorySlot
-from wsgi_prom.storage.sources import ClientSource, Layout, MemorySource, SlotSource
+from wsgi_prom.storage.sources import ClientSource, MemorySource, SlotSource
+from wsgi_prom.storage.sums import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
-    from wsgi_prom.storage.families import Child, Entry
+    from wsgi_prom.storage.format import Schema
     from wsgi_prom.storage.sources import Reading
 
 
@@ -56,14 +57,11 @@ class Collector:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._root = Layout([], [])
         self._slots: dict[int, SlotSource] = {}
         self._client_files: dict[Path, ClientSource] = {}
-        # The last reading of each slot, by its nonce: there, and no longer there.
-        self._last: dict[int, Reading] = {}
-        self._generation = 0
-        self._scrape = 0
-        self._families = Families()
+        self._sums = Sums()
+        self._families = Families(self._sums)
+        self._root = Layout(self._sums.index, array("I"), [])
         self.report = Report()
 
     def collect(self) -> Families:
@@ -75,19 +73,21 @@ class Collector:
         started = time.perf_counter()
         report = Report()
         readings = self._youngest(self._read(report))
-        found = {reading.slot: reading for reading in readings if reading.slot is not None}
-        gone = {slot: reading for slot, reading in self._last.items() if slot not in found}
-        self._last = {**gone, **found}
-        if not self._merge(readings, gone.values()):
+        self._sums.update(readings)
+        if self._sums.orphaned:
             # A block is gone that no slot held. What was added up from it must go too.
-            self._generation += 1
-            self._families = Families()
-            self._merge(readings, gone.values())
+            present = {reading.key for reading in readings}
+            gone = [row for row in self._sums.rows.values() if row.key not in present]
+            self._sums = Sums()
+            self._root.move(self._sums.index)
+            self._families = Families(self._sums)
+            self._sums.update(readings, gone)
+        self._families.update()
         report.duration = time.perf_counter() - started
         slots = [reading for reading in readings if reading.slot is not None]
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
-        report.value_bytes = sum(8 * len(reading.columns) for reading in readings)
+        report.value_bytes = sum(len(reading.data) for reading in readings)
         report.conflicts = len(self._families.conflicts)
         self.report = report
         return self._families
@@ -97,7 +97,7 @@ class Collector:
         try:
             sources = self._sources()
         except OSError as error:
-            if not self._last:
+            if not any(row.slot is not None for row in self._sums.rows.values()):
                 raise DirectoryError(f"{self._path} cannot be read: {error.strerror or error}") from error
             report.readable = False
             return readings
@@ -111,26 +111,32 @@ class Collector:
     def _youngest(self, readings: list[Reading]) -> list[Reading]:
         """Leave out older copies of a slot: files that were away, and put back beside or in place of younger ones."""
         slots: dict[int, Reading] = {}
-        for reading in sorted(readings, key=lambda reading: (reading.live, len(reading.columns))):
-            if reading.slot is not None and not self._sank(reading, reading.slot):
+        for reading in sorted(readings, key=lambda reading: (reading.live, len(reading.data))):
+            if reading.slot is not None and not self._sank(reading):
                 slots[reading.slot] = reading
         return [reading for reading in readings if reading.slot is None or slots.get(reading.slot) is reading]
 
-    def _sank(self, reading: Reading, slot: int) -> bool:
-        last = self._last.get(slot)
+    def _sank(self, reading: Reading) -> bool:
+        last = self._sums.rows.get(reading.key)
         if last is None or last.file == reading.file:
             return False
-        free = {index for _, start, end in last.layout.gauges for index in range(start, end)}
-        # Nor sums: observations may be negative.
-        for (schema, _), (_, start, _) in zip(last.layout.blocks, last.layout.entries, strict=True):
-            free.update(start + n for metric in schema.metrics if metric.total for n in range(*metric.total))
-        pairs = zip_longest(last.columns, reading.columns, fillvalue=0.0)
-        return any(now < before for index, (before, now) in enumerate(pairs) if index not in free)
+        reading.layout.move(self._sums.index)
+        blocks = self._sums.index.blocks
+        for number in last.layout.numbers:
+            columns = _rising(blocks[number][0])
+            before, now = (
+                array("d", row.layout.piece(row.data, number, number + 1)) for row in (last, reading)
+            )
+            if any(before[n] > (now[n] if now else 0.0) for n in columns):
+                return True
+        return False
 
     def _sources(self) -> list[tuple[str, Callable[[], Reading]]]:
         if self._path is None:
             memory = lease.slot
-            return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
+            return (
+                [("memory", MemorySource(memory, self._root).read)] if isinstance(memory, MemorySlot) else []
+            )
         numbers = directory.slot_numbers(self._path)
         client_files = directory.client_files(self._path)
         lock_file = None
@@ -142,61 +148,16 @@ class Collector:
             for number in numbers
         }
         self._client_files = {
-            path: self._client_files.get(path) or ClientSource(path) for path in client_files
+            path: self._client_files.get(path) or ClientSource(path, self._root) for path in client_files
         }
         return [
             *((f"slot {number}", partial(slot.read, lock_file)) for number, slot in self._slots.items()),
             *((path.name, client_file.read) for path, client_file in self._client_files.items()),
         ]
 
-    def _merge(self, readings: list[Reading], gone: Iterable[Reading]) -> bool:
-        self._scrape += 1
-        by_layout: dict[Layout, list[list[float]]] = {}
-        for reading in chain(readings, gone):
-            by_layout.setdefault(reading.layout, []).append(reading.columns)
-            self._resolve(reading.layout)
-        for layout, rows in by_layout.items():
-            self._add(layout, rows[0] if len(rows) == 1 else list(map(sum, zip(*rows, strict=True))))
-        for reading in readings:
-            for entry, start, end in reading.layout.gauges:
-                entry.readings.append((reading.pid, reading.live, reading.columns[start:end]))
-        entries = self._families.entries.values()
-        if any(entry.scrape != self._scrape for entry in entries):
-            return False
-        for child in _changed(entries):
-            child.update()
-        for entry in entries:
-            if entry.readings or entry.had_readings:
-                entry.had_readings, entry.readings = bool(entry.readings), []
-        return True
 
-    def _resolve(self, layout: Layout) -> None:
-        if layout.generation == self._generation and len(layout.entries) == len(layout.blocks):
-            return
-        layout.generation, layout.entries, layout.gauges = self._generation, [], []
-        start = 0
-        for schema, labelvalues in layout.blocks:
-            item = (self._families.entry(schema, labelvalues), start, start + schema.width)
-            layout.entries.append(item)
-            if any(metric.type == "gauge" for metric in schema.metrics):
-                layout.gauges.append(item)
-            start += schema.width
-
-    def _add(self, layout: Layout, row: list[float]) -> None:
-        scrape = self._scrape
-        for entry, start, end in layout.entries:
-            if entry.scrape == scrape:
-                entry.sums = list(map(add, entry.sums, row[start:end]))
-            else:
-                entry.scrape = scrape
-                entry.sums = row[start:end]
-
-
-def _changed(entries: Iterable[Entry]) -> Iterable[Child]:
-    changed = []
-    for entry in entries:
-        # A gauge changes with the life of its process too, not only with its value.
-        if entry.sums != entry.totals or entry.readings or entry.had_readings:
-            entry.totals = entry.sums
-            changed.append(entry.children)
-    return dict.fromkeys(chain.from_iterable(changed))
+def _rising(schema: Schema) -> set[int]:
+    """Return the columns that only grow: neither gauges nor sums, since observations may be negative."""
+    falling = {n for metric in schema.metrics if metric.total for n in range(*metric.total)}
+    gauge = any(metric.type == "gauge" for metric in schema.metrics)
+    return set() if gauge else set(range(schema.width)) - falling

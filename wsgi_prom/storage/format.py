@@ -22,9 +22,14 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import FormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 VERSION: Final = 1
 MAGIC: Final = b"wsgiprom"
@@ -124,22 +129,14 @@ def parse_lines(data: bytes, schemas: list[Schema]) -> list[tuple[Schema, tuple[
     Returns the blocks in the order of their columns. Raises FormatError for anything that was not written by this
     module, whatever it is.
     """
-    blocks = []
+    blocks: list[tuple[Schema, tuple[str, ...]]] = []
     try:
-        for line in data.decode("ascii").splitlines():
-            item = json.loads(line)
-            if isinstance(item, dict):
-                schemas.append(_parse_schema(item))
+        lines = data.decode("ascii").removesuffix("\n").split("\n") if data else []
+        for start, group in groupby(lines, key=itemgetter(slice(1))):
+            if start == "{":
+                schemas += [_parse_schema(json.loads(line)) for line in group]
             else:
-                number, *labelvalues = item
-                if number < 0:
-                    raise FormatError(f"{number} is no ordinal of a schema")
-                schema = schemas[number]
-                if len(labelvalues) != len(schema.labelnames) or not all(
-                    isinstance(value, str) for value in labelvalues
-                ):
-                    raise FormatError(f"label values {labelvalues!r} do not fit {schema.labelnames!r}")
-                blocks.append((schema, tuple(labelvalues)))
+                blocks += _parse_blocks(list(group), schemas)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise FormatError(f"not a line of a wsgi_prom key file: {error}") from error
     return blocks
@@ -179,6 +176,25 @@ def check_keys(data: bytes, nonce: int, committed: int) -> None:
         raise FormatError(f"{len(data)} bytes of keys, {committed} are committed")
     if data[committed - 1 : committed] != b"\n":
         raise FormatError("the committed keys end within a line")
+
+
+def _parse_blocks(lines: list[str], schemas: list[Schema]) -> Iterator[tuple[Schema, tuple[str, ...]]]:
+    # Parsed at once, which takes a third of the time of one by one. As strict: a newline cannot be within a text, nor an
+    # end of line between the labels of a block, since what comes before and after it would be a list within the list.
+    if not all(line[:1] == "[" and line[-1] == "]" for line in lines):
+        raise FormatError("a line is neither an object nor a list")
+    items = json.loads("[" + ",\n".join(lines) + "]")
+    if len(items) != len(lines):
+        raise FormatError(f"{len(lines)} lines hold {len(items)} blocks")
+    for number, *labelvalues in items:
+        if number < 0:
+            raise FormatError(f"{number} is no ordinal of a schema")
+        schema = schemas[number]
+        # Raises TypeError unless all are texts, in a tenth of the time of looking at each.
+        "".join(labelvalues)
+        if len(labelvalues) != len(schema.labelnames):
+            raise FormatError(f"label values {labelvalues!r} do not fit {schema.labelnames!r}")
+        yield schema, tuple(labelvalues)
 
 
 def _parse_schema(item: dict[str, Any]) -> Schema:
