@@ -56,14 +56,14 @@ class Daemon:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
-            self._log = Path(folder) / "log"
+            self._log_path = Path(folder) / "log"
             inherited = {
                 name: value for name, value in os.environ.items() if not name.startswith("WSGI_PROM_")
             }
             inherited.pop("PROMETHEUS_MULTIPROC_DIR", None)
             # gunicorn keeps a socket in its runtime directory, which would be the same for all.
             own = {"WSGI_PROM_BIND": "127.0.0.1:0", "PYTHONUNBUFFERED": "1", "XDG_RUNTIME_DIR": folder}
-            with self._log.open("wb") as log:
+            with self._log_path.open("wb") as log:
                 self._process = subprocess.Popen(
                     self._command,
                     cwd=FOLDER,
@@ -96,6 +96,9 @@ class Daemon:
         """Where the exporter listens that the hook has started."""
         return self._found(_METRICS)[1]
 
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
     def cpu_seconds(self) -> float:
         """Return the CPU that the server and its workers have taken so far, the exporter not among them."""
         ticks = 0
@@ -111,7 +114,7 @@ class Daemon:
         deadline = time.monotonic() + _START_SECONDS
         while True:
             ended = self._process.poll() is not None
-            log = self._log.read_text(errors="replace")
+            log = self.log()
             found = list(pattern.finditer(log))
             if len(found) >= times:
                 return found[-1]
@@ -122,12 +125,12 @@ class Daemon:
     def _end(self) -> None:
         # The exporter is of another session, and ends by itself when its server does.
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             self._process.wait(_STOP_SECONDS)
-        # Workers of a master that did not end in time.
-        with contextlib.suppress(ProcessLookupError):
+        except subprocess.TimeoutExpired:
+            # Not waited for yet: the group's number is nobody else's.
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(_STOP_SECONDS)
+            self._process.wait(_STOP_SECONDS)
 
 
 def gunicorn(

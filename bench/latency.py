@@ -66,7 +66,7 @@ def measure(scale: Scale) -> Part:
         _unchanged(figures, 99, 1.25),
         Ratio(
             "scrape under saturation by one in peace",
-            paired(figures["scrape under saturation"], figures["scrape in peace"]),
+            paired(figures["ours scrape under saturation"], figures["ours scrape in peace"]),
             3,
         ),
     ]
@@ -137,7 +137,7 @@ def _saturation(scale: Scale) -> dict[str, Figure]:
                 return peace()
 
         contenders: dict[str, Callable[[], float]] = {
-            "scrape in peace": peace,
-            "scrape under saturation": saturation,
+            "ours scrape in peace": peace,
+            "ours scrape under saturation": saturation,
         }
         return interleave(contenders, "ms", Scale(scale.rounds, 1))

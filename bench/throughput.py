@@ -43,7 +43,7 @@ def measure(scale: Scale) -> Part:
     for name in SERVERS:
         found = _compare(name, scale)
         figures |= found
-        value = paired(found[f"{name} ours"], found[f"{name} bare"])
+        value = paired(found[f"ours {name}"], found[f"bare {name}"])
         ratios.append(Ratio(f"throughput of {name}, ours by bare", value, 0.95, at_least=True))
     return Part("Throughput", tuple(figures.values()), tuple(ratios))
 
@@ -51,7 +51,7 @@ def measure(scale: Scale) -> Part:
 def _compare(name: str, scale: Scale) -> dict[str, Figure]:
     seconds = 1 if scale.quick else 2
     with SERVERS[name](False) as bare, SERVERS[name](True) as ours:
-        both = {f"{name} bare": Loaded(bare), f"{name} ours": Loaded(ours)}
+        both = {f"bare {name}": Loaded(bare), f"ours {name}": Loaded(ours)}
         for each in both.values():
             each.run(1)
         figures = interleave(
@@ -59,7 +59,7 @@ def _compare(name: str, scale: Scale) -> dict[str, Figure]:
             "requests/s",
             Scale(scale.rounds, 1 if scale.quick else 3),
         )
-        both[f"{name} ours"].check()
+        both[f"ours {name}"].check()
     for key, each in both.items():
         figures[f"{key} CPU"] = Figure(f"{key} CPU", "us a request", tuple(each.cpu[1:]))
     return figures

@@ -1,0 +1,204 @@
+"""The benchmarks that start processes: what they read and count, and that both contenders are asked for the same."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import threading
+from contextlib import closing, contextmanager
+
+import live
+import pytest
+
+# Last: a module there never takes the place of one that tests mean.
+sys.path.append(str(live.ROOT / "bench"))
+
+import daemon
+import harness
+import load
+import pacer
+import scrape
+import throughput
+from filler import Writers
+from reader import Reader
+
+WRK = """\
+Running 2s test @ http://127.0.0.1:8000/
+  1 threads and 8 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.91ms  204.02us   6.47ms   88.31%
+    Req/Sec     2.10k    68.86     2.27k    75.00%
+  4182 requests in 2.00s, 571.76KB read
+{failures}Requests/sec:   2089.69
+Transfer/sec:    285.70KB
+"""
+
+
+def own(page: str) -> live.Samples:
+    """Return the samples of what `LabelSets` records, without what an exporter says of itself."""
+    samples = live.parse_samples(page)
+    return {key: value for key, value in samples.items() if key[0].startswith("shop_")}
+
+
+@contextmanager
+def answering(replies):
+    """Have a socket that answers each connection with the next of *replies*, and yield its address."""
+
+    def serve():
+        for reply in replies:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(reply)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listening.getsockname()
+        thread.join()
+
+
+def test_runs_of_wrk():
+    """What wrk counted is read, and a run without failures has none."""
+    assert load.Run(4182, 2089.69, 0) == load.parse(WRK.format(failures=""))
+
+
+def test_failed_runs_of_wrk():
+    """Answers of a wrong status and errors of all kinds are added up."""
+    failures = "  Socket errors: connect 1, read 2, write 4, timeout 8\n  Non-2xx or 3xx responses: 16\n"
+    assert 31 == load.parse(WRK.format(failures=failures)).failed
+
+
+def test_other_words_of_wrk():
+    """What is no report of wrk is refused with what it said."""
+    with pytest.raises(ValueError, match="unable to connect"):
+        load.parse("unable to connect to 127.0.0.1:8000 Connection refused")
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 2.0), (75, 3.0), (99, 4.0), (100, 4.0), (1, 1.0)])
+def test_percentiles(percent, expected):
+    """A percentile is one of the values: the least that so many percent are not above."""
+    assert expected == pacer.percentile([4.0, 1.0, 3.0, 2.0], percent)
+
+
+def test_open_loop():
+    """Requests are answered in the order of their orders, whenever they were due; what is not a 200 is none."""
+    replies = [
+        b"HTTP/1.0 200 OK\r\n\r\nok",
+        b"HTTP/1.0 503 Busy\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 200_000,
+    ]
+    with answering(replies) as address:
+        orders = [pacer.Order(due, address, "/", 30.0) for due in (0.2, 0.0, 0.1)]
+        found = pacer.play(orders)
+    assert [True, True, False] == [value is not None for value in found]
+
+
+def test_open_loop_gives_up():
+    """A request that is not answered within its limit is none, and does not keep the others from their answers."""
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as silent,
+        answering([b"HTTP/1.0 200 OK\r\n\r\nok"]) as address,
+    ):
+        orders = [pacer.Order(0.0, silent.getsockname(), "/", 0.1), pacer.Order(0.2, address, "/", 30.0)]
+        found = pacer.play(orders)
+    assert [False, True] == [value is not None for value in found]
+
+
+def test_refused_connections():
+    """A server that is not there is no answer."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as gone:
+        address = gone.getsockname()
+    assert [None] == pacer.play([pacer.Order(0.0, address, "/", 5.0)])
+
+
+def test_contenders_show_the_same():
+    """The pages of stock and ours agree on every sample of workers that live, have changed, and have ended."""
+    pages = []
+    for contender in ("stock", "ours"):
+        with Writers(contender) as writers:
+            writers.end(3, 2, at_once=2)
+            writers.hold(2, 3)
+            with Reader(contender, writers.path) as reader:
+                reader.scrape()
+                writers.change()
+                pages.append(own(reader.page()))
+    stock, ours = pages
+    # Sums of seconds, added up in another order.
+    assert pytest.approx(stock) == ours
+    counts = {
+        dict(labels)["route"]: count for labels, count in live.labelled(ours, "shop_orders_total").items()
+    }
+    # Of the third label set only the two that are held know, and each has changed it once more.
+    assert {f"/shops/{number}/orders/<int:order>": (7, 7, 4)[number] for number in range(3)} == counts
+
+
+def test_every_label_set_changes():
+    """Between two scrapes no label set stays as it was: the worst case is what is measured."""
+    with Writers("ours") as writers:
+        writers.hold(2, 20)
+        with Reader("ours", writers.path) as reader:
+            before = own(reader.page())
+            writers.change()
+            after = own(reader.page())
+    grown = [
+        after[key] - count
+        for key, count in before.items()
+        if key[0] in {"shop_orders_total", "shop_order_seconds_count"}
+    ]
+    assert [2.0] * 40 == grown
+
+
+def test_writers_leave_nothing(tmp_path):
+    """A directory of one's own is filled and kept; one that was made for the writers is gone with them."""
+    with Writers("stock", tmp_path) as writers:
+        writers.end(1, 1)
+    assert ["counter", "histogram"] == sorted(path.name.split("_")[0] for path in tmp_path.iterdir())
+    with Writers("stock") as writers:
+        assert writers.path.is_dir()
+    assert not writers.path.exists()
+
+
+def test_scrape_figures(monkeypatch):
+    """A scale of next to nothing has all figures that the plot draws, and a verdict for each promise."""
+    for name, size in {"ONE": (1, 2), "FEW": (2, 1), "EIGHT": (2, 2), "MANY": (3, 2)}.items():
+        monkeypatch.setattr(scrape, name, scrape.Size(*size))
+    monkeypatch.setattr(scrape, "DEAD", 2)
+    part = scrape.measure(harness.Scale(rounds=1, slices=1, quick=True))
+    names = {figure.name for figure in part.figures}
+    assert {
+        "stock 1 x 2",
+        "ours 1 x 2",
+        "read 1 x 2",
+        "ours 1 x 2 unchanged",
+        "stock 2 x 1",
+        "ours 2 x 2",
+    } <= names
+    assert {
+        "stock 3 x 2 cold",
+        "ours 3 x 2 cold",
+        "ours 3 x 2 memory",
+        "ours 2 dead",
+        "stock 0 dead",
+    } <= names
+    assert 6 == len(part.ratios)
+
+
+@pytest.mark.parametrize("start", [daemon.gunicorn, daemon.uwsgi])
+def test_servers_count(start):
+    """A server with the hook counts each request once, and is gone after its block."""
+    with start("trivial:app", workers=2, hook=True) as server:
+        url = server.url
+        live.drive(url, ["/"] * 10)
+        counted = throughput.counted(live.request(server.metrics_url).body.decode())
+        assert server.cpu_seconds() > 0
+    assert 10 == counted
+    with pytest.raises(OSError):
+        live.request(url)
+
+
+def test_bare_servers_have_no_exporter():
+    """A server without the hook is bare: it says nothing of metrics."""
+    with daemon.gunicorn("trivial:app", workers=1, hook=False) as server:
+        assert 200 == live.request(server.url).status
+        assert "wsgi_prom" not in server.log()
