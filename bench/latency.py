@@ -11,9 +11,10 @@ from __future__ import annotations
 import random
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import daemon
@@ -23,7 +24,7 @@ from harness import Figure, Part, Ratio, Scale, interleave, paired
 from pacer import Order, median_of, percentile, play
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from daemon import Daemon
 
@@ -37,30 +38,40 @@ INTERVAL_SECONDS: Final = 1.0
 
 # Stock's requests wait for seconds; one that is not answered by then counts as if it was then.
 _LIMIT_SECONDS: Final = 30.0
-_SCRAPES_A_SECOND: Final = 2
+_SETTLE_SECONDS: Final = 180.0
+# By default gunicorn kills a worker after 30 s, which some of stock's scrapes take on top of each other.
+_TIMEOUT: Final = ("--timeout", "300")
+_PERCENTS: Final = (50, 99)
 
 _WINDOWS: Final = ("quiet", "quiet again", "scraped")
 
 
-@contextmanager
-def served(contender: str) -> Iterator[tuple[Daemon, tuple[str, int], str]]:
-    """Have the application served, and its slots filled. Yield the server, and where the metrics are."""
-    with tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as folder:
-        environ = {"PROMETHEUS_MULTIPROC_DIR": folder}
-        ours = contender == "ours"
-        with (
-            daemon.gunicorn("busy:app", workers=WORKERS, hook=ours, environ=environ) as server,
-            Writers(contender, Path(folder)) as writers,
-        ):
-            # Each worker has loaded the application when it has answered.
-            play([Order(0.0, server.address, f"/{number}", _LIMIT_SECONDS) for number in range(4 * WORKERS)])
-            writers.hold(SLOTS - WORKERS, LABELS)
-            url = urlsplit(server.metrics_url if ours else f"{server.url}metrics")
-            yield server, (str(url.hostname), url.port or 80), url.path
+class Served(NamedTuple):
+    """The application's server with all slots filled, and where the metrics are that are scraped."""
+
+    server: Daemon
+    address: tuple[str, int]
+    path: str
+
+    def scrape(self, due: float, limit: float) -> Order:
+        return Order(due, self.address, self.path, limit)
+
+    def settle(self) -> None:
+        """Wait until the server does nothing: it goes on with scrapes that their scrapers have given up."""
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        before, now = -1.0, self.server.cpu_seconds()
+        # The master looks around once a second, which takes less than a hundredth.
+        while abs(now - before) > 0.02:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server is busy for {_SETTLE_SECONDS:.0f} s without requests")
+            time.sleep(0.3)
+            before, now = now, self.server.cpu_seconds()
 
 
 def measure(scale: Scale) -> Part:
-    figures = _compare("ours", scale.rounds, 2 if scale.quick else 6) | _saturation(scale)
+    with _served("ours") as served:
+        figures = _compare("ours", served, 2 if scale.quick else scale.rounds, 2 if scale.quick else 6)
+        figures |= _saturation(served, 2 if scale.quick else scale.rounds)
     ratios = [
         _unchanged(figures, 50, 1.1),
         _unchanged(figures, 99, 1.25),
@@ -72,8 +83,54 @@ def measure(scale: Scale) -> Part:
     ]
     if not scale.quick:
         # An outage: it takes longer to end than all the rest to measure.
-        figures |= _compare("stock", 2, 6)
+        with _served("stock") as served:
+            figures |= _compare("stock", served, 2, 6)
     return Part("Requests while scraped", tuple(figures.values()), tuple(ratios))
+
+
+@contextmanager
+def _served(contender: str) -> Iterator[Served]:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as folder:
+        environ = {"PROMETHEUS_MULTIPROC_DIR": folder}
+        ours = contender == "ours"
+        with (
+            daemon.gunicorn("busy:app", *_TIMEOUT, workers=WORKERS, hook=ours, environ=environ) as server,
+            Writers(contender, Path(folder)) as writers,
+        ):
+            # Each worker has loaded the application, and taken its slot, when it has answered.
+            play([Order(0.0, server.address, f"/{number}", _LIMIT_SECONDS) for number in range(4 * WORKERS)])
+            writers.hold(SLOTS - WORKERS, LABELS)
+            url = urlsplit(server.metrics_url if ours else f"{server.url}metrics")
+            yield Served(server, (str(url.hostname), url.port or 80), url.path)
+
+
+def _compare(contender: str, served: Served, rounds: int, seconds: int) -> dict[str, Figure]:
+    """Measure windows in another order each round, each of them when nothing of the one before is left."""
+    chance = random.Random(1)
+    values: dict[str, list[float]] = {
+        f"{contender} {window} p{percent}": [] for window in _WINDOWS for percent in _PERCENTS
+    }
+    for _ in range(rounds):
+        for window in chance.sample(_WINDOWS, len(_WINDOWS)):
+            served.settle()
+            latencies = _latencies(served, seconds, scrapers=SCRAPERS if window == "scraped" else 0)
+            for percent in _PERCENTS:
+                values[f"{contender} {window} p{percent}"].append(percentile(latencies, percent))
+    return {name: Figure(name, "ms", tuple(found)) for name, found in values.items()}
+
+
+def _latencies(served: Served, seconds: int, scrapers: int) -> list[float]:
+    requests = [
+        Order(number / RATE, served.server.address, f"/{number}", _LIMIT_SECONDS)
+        for number in range(RATE * seconds)
+    ]
+    scrapes = [
+        served.scrape((turn + scraper / scrapers) * INTERVAL_SECONDS, INTERVAL_SECONDS)
+        for turn in range(seconds)
+        for scraper in range(scrapers)
+    ]
+    found = play([*requests, *scrapes])[: len(requests)]
+    return [1e3 * (_LIMIT_SECONDS if value is None else value) for value in found]
 
 
 def _unchanged(figures: dict[str, Figure], percent: int, bound: float) -> Ratio:
@@ -86,58 +143,23 @@ def _unchanged(figures: dict[str, Figure], percent: int, bound: float) -> Ratio:
     )
 
 
-def _compare(contender: str, rounds: int, seconds: int) -> dict[str, Figure]:
-    """Measure windows in another order each round, each of them as soon as the one before has been answered."""
-    chance = random.Random(1)
-    values: dict[str, list[float]] = {
-        f"{contender} {window} p{percent}": [] for window in _WINDOWS for percent in (50, 99)
-    }
-    with served(contender) as (server, metrics, path):
-        for _ in range(rounds):
-            for window in chance.sample(_WINDOWS, len(_WINDOWS)):
-                scrapes = _scrapes(metrics, path, seconds) if window == "scraped" else []
-                latencies = _latencies(server, scrapes, seconds)
-                for percent in (50, 99):
-                    values[f"{contender} {window} p{percent}"].append(percentile(latencies, percent))
-    return {name: Figure(name, "ms", tuple(found)) for name, found in values.items()}
+def _saturation(served: Served, rounds: int) -> dict[str, Figure]:
+    """
+    Time scrapes while all workers compute without a pause, and while they have nothing to do.
 
+    What a scrape gets of the cores then is the scheduler's to say. The exporter is a session of its own, and where the
+    kernel groups by sessions (sched_autogroup_enabled) it has as large a share as all workers together; in a container
+    or a unit with a CPU weight it is one process among them.
+    """
+    orders = [served.scrape(0.2 + 0.5 * number, _LIMIT_SECONDS) for number in range(4)]
 
-def _latencies(server: Daemon, scrapes: list[Order], seconds: int) -> list[float]:
-    requests = [
-        Order(number / RATE, server.address, f"/{number}", _LIMIT_SECONDS) for number in range(RATE * seconds)
-    ]
-    found = play([*requests, *scrapes])[: len(requests)]
-    return [1e3 * (_LIMIT_SECONDS if value is None else value) for value in found]
+    def peace() -> float:
+        return 1e3 * median_of(play(orders))
 
+    def saturation() -> float:
+        # Ends by itself, a second after the last scrape has begun.
+        with subprocess.Popen(load.command(f"{served.server.url}spin", 3), stdout=subprocess.DEVNULL):
+            return peace()
 
-def _scrapes(metrics: tuple[str, int], path: str, seconds: int) -> list[Order]:
-    return [
-        Order((second + scraper / SCRAPERS) * INTERVAL_SECONDS, metrics, path, INTERVAL_SECONDS)
-        for second in range(seconds)
-        for scraper in range(SCRAPERS)
-    ]
-
-
-def _saturation(scale: Scale) -> dict[str, Figure]:
-    """Time scrapes of ours while all workers compute without a pause, and while they have nothing to do."""
-    seconds = 2 if scale.quick else 4
-    with served("ours") as (server, metrics, path):
-        orders = [
-            Order(0.2 + number / _SCRAPES_A_SECOND, metrics, path, _LIMIT_SECONDS)
-            for number in range(seconds * _SCRAPES_A_SECOND)
-        ]
-
-        def peace() -> float:
-            return 1e3 * median_of(play(orders))
-
-        def saturation() -> float:
-            # It ends by itself, after the last scrape; a scrape that has not ended by then has no load at its end.
-            command = load.command(f"{server.url}spin", seconds + 1)
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL):
-                return peace()
-
-        contenders: dict[str, Callable[[], float]] = {
-            "ours scrape in peace": peace,
-            "ours scrape under saturation": saturation,
-        }
-        return interleave(contenders, "ms", Scale(scale.rounds, 1))
+    contenders = {"ours scrape in peace": peace, "ours scrape under saturation": saturation}
+    return interleave(contenders, "ms", Scale(rounds, 1))
