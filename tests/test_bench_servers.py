@@ -163,7 +163,7 @@ def test_scrape_figures(monkeypatch):
     """A scale of next to nothing has all figures that the plot draws, and a verdict for each promise."""
     for name, size in {"ONE": (1, 2), "FEW": (2, 1), "EIGHT": (2, 2), "MANY": (3, 2)}.items():
         monkeypatch.setattr(scrape, name, scrape.Size(*size))
-    monkeypatch.setattr(scrape, "DEAD", 2)
+    monkeypatch.setattr(scrape, "QUICK_DEAD", 2)
     part = scrape.measure(harness.Scale(rounds=1, slices=1, quick=True))
     names = {figure.name for figure in part.figures}
     assert {
