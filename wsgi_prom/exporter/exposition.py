@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
-    from wsgi_prom.storage.children import Child, Labels
+    from wsgi_prom.storage.children import Child, Form, Labels
     from wsgi_prom.storage.families import Families, Family
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -88,32 +88,29 @@ def _lines(family: Family, names: Names) -> list[str]:
 
 def _text(child: Child) -> str:
     if child.text is None:
-        if child.template is None:
-            child.template = _template(child)
-        values, counts = child.values, child.form.counts
-        texts = (*map(_COUNTS.__getitem__, values[:counts]), *map(_number, values[counts:]))
-        child.text = child.template % texts
+        form, values = child.form, child.values
+        if child.pairs is None:
+            child.pairs = _pairs(child.labels)
+        pieces = form.pieces or _pieces(form)
+        # Filling a list and joining it takes a third less time than a `%` template for each child, which looks for its
+        # places in a kilobyte of text; and there is nothing to be kept or made for a child but its labels.
+        pieces[1::4] = [child.pairs] * len(values)
+        texts = list(map(_COUNTS.__getitem__, values[: form.counts]))
+        texts += map(_number, values[form.counts :])
+        pieces[3::4] = texts
+        child.text = "".join(pieces)
     return child.text
 
 
-def _template(child: Child) -> str:
-    form = child.form
-    if not form.samples:
-        return "".join([f"{_series(name, labels)} %s\n" for name, labels in child.shape])
-    if form.pattern is None:
-        form.pattern = "".join([_pattern(name, more) for name, more in form.samples])
-    pairs = _pairs(child.labels).replace("%", "%%")
-    return form.pattern % {"all": f"{{{pairs}}}" if pairs else "", "own": f"{pairs}," if pairs else ""}
-
-
-def _pattern(name: str, more: Labels) -> str:
-    shown = metric_name(name)
-    return f"{shown}{{%(own)s{_pairs(more)}}} %%s\n" if more else f"{shown}%(all)s %%s\n"
-
-
-def _series(name: str, labels: Labels) -> str:
-    pairs = _pairs(labels).replace("%", "%%")
-    return f"{metric_name(name)}{{{pairs}}}" if pairs else metric_name(name)
+def _pieces(form: Form) -> list[str]:
+    """Make the lines of all children of *form*, in pieces: four a line, of which the second are the labels, the last the value."""
+    form.pieces = [""]
+    for name, more in form.samples:
+        braces, comma = form.labelled or more, form.labelled and more
+        form.pieces[-1] += metric_name(name) + ("{" if braces else "")
+        end = ("," if comma else "") + _pairs(more) + ("} " if braces else " ")
+        form.pieces += ("", end, "", "\n")
+    return form.pieces
 
 
 def _pairs(labels: Labels) -> str:

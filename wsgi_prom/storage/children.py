@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterable
 
     from wsgi_prom.storage.format import Columns, Metric
@@ -18,21 +19,23 @@ if TYPE_CHECKING:
 
 Labels = tuple[tuple[str, str], ...]
 Sample = tuple[str, Labels]
+Forms = dict[tuple[tuple[float, ...], bool], "Form"]  # by bounds, and whether there are labels
 
 
 class Form:
     """
     The samples that children of a family have: each one's name, and labels beyond the child's own.
 
-    The first *counts* of them are counts. *pattern* belongs to the renderer.
+    The first *counts* of them are counts; *labelled* says whether the children have labels. *pieces* belongs to the renderer.
     """
 
-    __slots__ = ("counts", "pattern", "samples")
+    __slots__ = ("counts", "labelled", "pieces", "samples")
 
-    def __init__(self, samples: Iterable[Sample] = (), counts: int = 0) -> None:
+    def __init__(self, samples: Iterable[Sample] = (), counts: int = 0, *, labelled: bool = False) -> None:
         self.samples = tuple(samples)
         self.counts = counts
-        self.pattern: str | None = None
+        self.labelled = labelled
+        self.pieces: list[str] | None = None
 
 
 NO_FORM: Final = Form()
@@ -42,19 +45,19 @@ class Child:
     """
     One label set of a family: the names and labels of its samples (*shape*), and their *values*.
 
-    *text* and *template* belong to the renderer; they are dropped here when they are no longer true. *forms* are what
-    the children of the family share, by bounds.
+    *text* and *pairs* belong to the renderer: its lines, dropped here when they are no longer true, and its labels. *forms*
+    are what the children of the family share.
     """
 
-    __slots__ = ("_forms", "_name", "_sums", "form", "labels", "template", "text")
+    __slots__ = ("_forms", "_name", "_sums", "form", "labels", "pairs", "text")
 
-    def __init__(self, name: str, labels: Labels, forms: dict[tuple[float, ...], Form], sums: Sums) -> None:
+    def __init__(self, name: str, labels: Labels, forms: Forms, sums: Sums) -> None:
         self._name = name
         self._forms = forms
         self._sums = sums
         self.labels = labels
         self.form = NO_FORM
-        self.template: str | None = None
+        self.pairs: str | None = None
         self.text: str | None = None
 
     @property
@@ -73,24 +76,25 @@ class Child:
         """Some sum of its blocks changed."""
         self.text = None
 
-    def _reform(self, suffixes: tuple[str, ...], bounds: tuple[float, ...] = ()) -> None:
-        form = self._forms.get(bounds)
+    def _reform(self, suffixes: tuple[str, ...], bounds: tuple[float, ...] = (), counts: int = 1) -> None:
+        key = bounds, bool(self.labels)
+        form = self._forms.get(key)
         if form is None:
             buckets = [(f"{self._name}_bucket", (("le", _bound(bound)),)) for bound in bounds]
-            form = Form([*buckets, *((self._name + suffix, ()) for suffix in suffixes)], len(bounds) + 1)
-            self._forms[bounds] = form
+            samples = [*buckets, *((self._name + suffix, ()) for suffix in suffixes)]
+            form = self._forms[key] = Form(samples, counts + len(bounds), labelled=bool(self.labels))
         if form is not self.form:
-            self.form, self.template, self.text = form, None, None
+            self.form, self.text = form, None
 
     def _columns(self, number: int, columns: Columns | None) -> list[slice]:
-        if columns is None:
-            return []
         start = self._sums.index.starts[number]
-        return [slice(start + columns[0], start + columns[1])]
+        return [slice(start + columns[0], start + columns[1])] if columns else []
 
-    def _sum(self, columns: list[slice]) -> float:
+    def _sum(self, parts: list[slice]) -> float:
         totals = self._sums.totals
-        return sum([sum(totals[part]) for part in columns], 0.0)
+        if len(parts) == 1:
+            return sum(totals[parts[0]], 0.0)
+        return sum([sum(totals[part]) for part in parts], 0.0)
 
 
 class CounterChild(Child):
@@ -126,7 +130,8 @@ class SummaryChild(Child):
 
     @property
     def values(self) -> list[float]:
-        return [self._sum(self._count) - self._sum(self._less), self._sum(self._total)]
+        count = self._sum(self._count) - self._sum(self._less) if self._less else self._sum(self._count)
+        return [count, self._sum(self._total)]
 
 
 class HistogramChild(Child):
@@ -182,54 +187,56 @@ class GaugeChild(Child):
     Its values are computed when something changed, and its text is kept if they are what they were.
     """
 
-    __slots__ = ("_mode", "_numbers", "_shape", "_values")
+    __slots__ = ("_kind", "_live", "_numbers", "_pids", "_values")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._mode = ""
+        self._kind = ""
+        self._live = False
         self._numbers: list[int] = []
-        self._shape: tuple[Sample, ...] = ()
+        self._pids: tuple[str, ...] = ()
         self._values: list[float] = []
-
-    @property
-    def shape(self) -> tuple[Sample, ...]:
-        return self._shape
 
     @property
     def values(self) -> list[float]:
         return self._values
 
     def add(self, number: int, metric: Metric) -> None:
-        self._mode = self._mode or metric.mode
+        if not self._numbers:
+            self._live = metric.mode.startswith("live")
+            self._kind = metric.mode.removeprefix("live")
+            if self._kind == "all":
+                # As in the client library: an application's own label of that name gives way.
+                self.labels = tuple(pair for pair in self.labels if pair[0] != "pid")
         self._numbers.append(number)
 
     def stale(self) -> None:
-        shape, values = self._compute()
-        if shape != self._shape:
-            self._shape, self.template, self.text = shape, None, None
+        found = chain.from_iterable(map(self._sums.readings, self._numbers))
+        readings = [(pid, columns) for pid, live, columns in found if live or not self._live]
+        if self._kind == "all":
+            by_pid = {pid: columns[0] for pid, columns in readings if columns[1]}
+            values = list(by_pid.values())
+            if self._pids != tuple(by_pid):
+                self._pids, self.text = tuple(by_pid), None
+                samples = [(self._name, (("pid", pid),)) for pid in by_pid]
+                self.form = Form(samples, labelled=bool(self.labels))
+        else:
+            values = self._merged([columns for _, columns in readings])
+            if values:
+                self._reform(("",), counts=0)
+            else:
+                self.form = NO_FORM
         if values != self._values:
             self._values, self.text = values, None
 
-    def _compute(self) -> tuple[tuple[Sample, ...], list[float]]:
-        mode = self._mode
-        found = chain.from_iterable(map(self._sums.readings, self._numbers))
-        readings = [(pid, columns) for pid, live, columns in found if live or not mode.startswith("live")]
-        kind = mode.removeprefix("live")
-        if kind == "mostrecent":
+    def _merged(self, readings: list[array[float]]) -> list[float]:
+        if self._kind == "mostrecent":
             # As in the client library: what was never set has the time 0 and is not shown.
-            timed = [(columns[1], columns[0]) for _, columns in readings if columns[1] > 0]
-            values = [max(timed, key=itemgetter(0))[1]] if timed else []
-        elif kind in _MERGES:
-            if kind != "sum":
-                readings = [(pid, columns) for pid, columns in readings if columns[1]]
-            values = [_MERGES[kind](columns[0] for _, columns in readings)] if readings else []
-        else:
-            by_pid = {pid: columns for pid, columns in readings if columns[1]}
-            # As in the client library: an application's own label of that name gives way.
-            labels = tuple(pair for pair in self.labels if pair[0] != "pid")
-            shape = tuple((self._name, (*labels, ("pid", pid))) for pid in by_pid)
-            return shape, [columns[0] for columns in by_pid.values()]
-        return ((self._name, self.labels),) * len(values), values
+            readings = [columns for columns in readings if columns[1] > 0]
+            return [max(readings, key=itemgetter(1))[0]] if readings else []
+        if self._kind != "sum":
+            readings = [columns for columns in readings if columns[1]]
+        return [_MERGES[self._kind]([columns[0] for columns in readings])] if readings else []
 
 
 CHILDREN: Final[dict[str, type[Child]]] = {

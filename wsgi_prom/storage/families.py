@@ -17,7 +17,7 @@ from wsgi_prom.storage.children import CHILDREN, GaugeChild
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from wsgi_prom.storage.children import Child, Form, Labels
+    from wsgi_prom.storage.children import Child, Forms, Labels
     from wsgi_prom.storage.format import Metric, Schema
     from wsgi_prom.storage.sums import Sums
 
@@ -40,7 +40,7 @@ class Family:
         self.type = metric.type
         self.help = metric.help
         self._sums = sums
-        self._forms: dict[tuple[float, ...], Form] = {}
+        self._forms: Forms = {}
         self._children: dict[Labels, Child] = {}
 
     def child(self, labels: Labels) -> Child:
@@ -67,7 +67,7 @@ class Families:
         self._plans: dict[int, list[Plan]] = {}
         self._met = 0
         self._children: dict[int, list[Child]] = {}  # by block
-        self._gauges: set[Child] = set()
+        self._gauges: dict[Child, None] = {}
 
     def __iter__(self) -> Iterator[Family]:
         return iter([self._families[name] for name in sorted(self._families)])
@@ -87,12 +87,13 @@ class Families:
         for number in sums.met[self._met :]:
             self._add(number)
         self._met = len(sums.met)
-        # A gauge changes with the life of its process too, not only with its value.
-        stale = set(self._gauges) if sums.peopled else set()
         for number in sums.changed:
-            stale.update(self._children.get(number, ()))
-        for child in stale:
-            child.stale()
+            for child in self._children[number]:
+                child.stale()
+        if sums.peopled:
+            # A gauge changes with the life of its process too, not only with its value.
+            for child in self._gauges:
+                child.stale()
 
     def _add(self, number: int) -> None:
         schema, labelvalues = self._sums.index.blocks[number]
@@ -105,7 +106,7 @@ class Families:
             child.add(number, metric)
             children.append(child)
             if isinstance(child, GaugeChild):
-                self._gauges.add(child)
+                self._gauges[child] = None
 
     def _plan(self, schema: Schema) -> Iterator[Plan]:
         for metric in schema.metrics:
