@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from contextlib import closing, contextmanager
 
-import live
-import pytest
-
-# Last: a module there never takes the place of one that tests mean.
-sys.path.append(str(live.ROOT / "bench"))
-
 import daemon
 import harness
+import live
 import load
 import pacer
+import pytest
 import scrape
 import throughput
 from filler import Writers
