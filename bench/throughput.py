@@ -1,8 +1,8 @@
 """
 Requests per second that real servers answer of an application that does nothing, with all default metrics and bare.
 
-Both servers are up at the same time and loaded in turns, so that a noisy neighbour falls on both. gthread keeps its
-connections, which makes its requests the cheapest that gunicorn has; the others close each, as they always do.
+Both servers are up at the same time and loaded in turns, so that a noisy neighbour falls on both. Each request has a
+connection of its own.
 """
 
 from __future__ import annotations
