@@ -91,8 +91,9 @@ class Pages:
 
     def _add(self, content: bytes, compressed: bool) -> Page:
         if compressed:
-            # Level 9, the default, takes twice the time of 6 for 2% less.
-            content = gzip.compress(content, compresslevel=6, mtime=0)
+            # A page of 870 kB (1,000 label sets of a counter and a histogram) in levels 1, 3 and 6: 105, 95 and 83 kB
+            # in 4, 6 and 14 ms, which is more than the rest of a scrape. Level 9, the default, takes twice that of 6.
+            content = gzip.compress(content, compresslevel=3, mtime=0)
         self.made += len(content)
         return Page(content, self.made)
 

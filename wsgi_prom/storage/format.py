@@ -92,6 +92,9 @@ class Schema:
         return _line({"labels": self.labelnames, "width": self.width, "metrics": metrics})
 
 
+Block = tuple[Schema, tuple[str, ...]]  # and its label values
+
+
 def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
     return _single(labelnames, 1, Metric("counter", name, help_text, _all(labelnames), count=(0, 1)))
 
@@ -122,21 +125,41 @@ def block_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
     return _line([schema, *labelvalues])
 
 
-def parse_lines(data: bytes, schemas: list[Schema]) -> list[tuple[Schema, tuple[str, ...]]]:
+class Memo:
+    """
+    What lines meant that a reader of many key files has parsed: the next slot has nearly the same ones.
+
+    A new collector of 32 slots that met their label sets in 32 orders takes half the time by it.
+    """
+
+    def __init__(self) -> None:
+        self.schemas: dict[str, Schema] = {}
+        # By the schema's identity, for which it is kept, and by the labels as they are spelled.
+        self._blocks: dict[int, tuple[Schema, dict[str, Block]]] = {}
+
+    def blocks(self, schema: Schema) -> dict[str, Block]:
+        return self._blocks.setdefault(id(schema), (schema, {}))[1]
+
+
+def parse_lines(data: bytes, schemas: list[Schema], memo: Memo | None = None) -> list[Block]:
     """
     Read whole lines; append the schemas among them to *schemas*, which those of earlier calls must already be in.
 
     Returns the blocks in the order of their columns. Raises FormatError for anything that was not written by this
     module, whatever it is.
     """
-    blocks: list[tuple[Schema, tuple[str, ...]]] = []
+    memo = memo or Memo()
+    blocks: list[Block] = []
     try:
         lines = data.decode("ascii").removesuffix("\n").split("\n") if data else []
         for start, group in groupby(lines, key=itemgetter(slice(1))):
             if start == "{":
-                schemas += [_parse_schema(json.loads(line)) for line in group]
+                for line in group:
+                    if line not in memo.schemas:
+                        memo.schemas[line] = _parse_schema(json.loads(line))
+                    schemas.append(memo.schemas[line])
             else:
-                blocks += _parse_blocks(list(group), schemas)
+                blocks += _parse_blocks(list(group), schemas, memo)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise FormatError(f"not a line of a wsgi_prom key file: {error}") from error
     return blocks
@@ -178,7 +201,20 @@ def check_keys(data: bytes, nonce: int, committed: int) -> None:
         raise FormatError("the committed keys end within a line")
 
 
-def _parse_blocks(lines: list[str], schemas: list[Schema]) -> Iterator[tuple[Schema, tuple[str, ...]]]:
+def _parse_blocks(lines: list[str], schemas: list[Schema], memo: Memo) -> list[Block]:
+    known = {f"[{number}": memo.blocks(schema) for number, schema in enumerate(schemas)}
+    spelled = [line.partition(",") for line in lines]
+    found = [known[start].get(labels) if start in known else None for start, _, labels in spelled]
+    blocks = [block for block in found if block is not None]
+    if len(blocks) < len(lines):
+        blocks = list(_read_blocks(lines, schemas))
+        for (_, comma, labels), block in zip(spelled, blocks, strict=True):
+            if comma:
+                memo.blocks(block[0])[labels] = block
+    return blocks
+
+
+def _read_blocks(lines: list[str], schemas: list[Schema]) -> Iterator[Block]:
     # Parsed at once, which takes a third of the time of one by one. As strict: a newline cannot be within a text, nor an
     # end of line between the labels of a block, since what comes before and after it would be a list within the list.
     if not all(line[:1] == "[" and line[-1] == "]" for line in lines):

@@ -18,9 +18,7 @@ from wsgi_prom.storage import format  # noqa: A004 - the module of that name is 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wsgi_prom.storage.format import Schema
-
-    Block = tuple[Schema, tuple[str, ...]]
+    from wsgi_prom.storage.format import Block, Schema
 
 # Columns are compared with those of the last scrape in pieces of whole blocks, at least so many columns each. To compare
 # one costs as much as to add up five columns of one process.
@@ -35,6 +33,7 @@ class Index:
         self.starts = [0]
         self.sizes: list[int] = []  # in bytes
         self.gauges: list[bool] = []
+        self.memo = format.Memo()
         self._numbers: dict[Schema, tuple[Schema, dict[tuple[str, ...], int]]] = {}
 
     def numbers(self, blocks: Iterable[Block]) -> array[int]:
@@ -111,7 +110,7 @@ class Layout:
         layout = self._successors.get(key)
         if layout is None:
             schemas = list(self._schemas)
-            blocks = format.parse_lines(lines, schemas)
+            blocks = format.parse_lines(lines, schemas, self._index.memo)
             # Before they get a place among the sums: a damaged schema may claim any width.
             _check(self.width + sum([schema.width for schema, _ in blocks]), room)
             numbers = self.numbers + self._index.numbers(blocks)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from pathlib import Path
 
-    from wsgi_prom.storage.layouts import Block, Layout
+    from wsgi_prom.storage.format import Block
+    from wsgi_prom.storage.layouts import Layout
     from wsgi_prom.storage.locks import Locks
     from wsgi_prom.storage.slots import MemorySlot
 
