@@ -1,0 +1,392 @@
+"""Scrape after scrape: a collector with a past shows what a new one does, and does again only what changed."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
+from test_collector import BUSY, HITS, INF, READS, SIZE, WAIT, WAIT_LATER, samples, shown, write_slot
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.schemas import request_schema
+from wsgi_prom.settings import Settings
+from wsgi_prom.storage import directory
+from wsgi_prom.storage import format as layout
+from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.layouts import Index, Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from test_collector import Block
+
+    from wsgi_prom.storage.children import Child
+
+ORDERS = layout.counter("orders", "Orders.", ("shop", "kind"))
+LATENCY = layout.histogram("latency", "Latency.", ("shop",), (0.1, 1.0, 10.0, INF))
+WEIGHT = layout.summary("weight", "Weight.", ("shop",))
+LOAD = layout.gauge("load", "Load.", ("shop",), "max")
+REQUEST = request_schema(Settings()).schema
+
+Slot = dict[tuple[layout.Schema, tuple[str, ...]], list[float]]
+
+
+def write(path: Path, slots: list[Slot]) -> None:
+    for number, slot in enumerate(slots):
+        write_slot(path, number, [(schema, labels, tuple(found)) for (schema, labels), found in slot.items()])
+
+
+def record(slot: Slot, choice: random.Random) -> None:
+    """One increment, observation or setting, perhaps of a new label set: whole numbers, whose sums have one order."""
+    shop = f'shop "{choice.randrange(12)}" 100%\\'
+    schema = choice.choice([ORDERS, LATENCY, WEIGHT, LOAD, REQUEST])
+    labels = (shop,)
+    if schema is ORDERS:
+        labels = (shop, choice.choice(["a", "b"]))
+    elif schema is REQUEST:
+        labels = ("GET", shop, choice.choice(["200", "404"]))
+    columns = slot.setdefault((schema, labels), [0.0] * schema.width)
+    if schema is LOAD:
+        columns[:] = [float(choice.randrange(100)), 1.0]
+    else:
+        columns[choice.randrange(schema.width)] += choice.choice([1, 1, 1, 2_500_000])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_page_after_many_changes_is_that_of_a_new_collector(shared: Path, seed: int) -> None:
+    """After each of 30 rounds of records, in slots that met their label sets in other orders, to the byte."""
+    choice = random.Random(seed)
+    directory.prepare(shared)
+    slots: list[Slot] = [{} for _ in range(5)]
+    collector = Collector(shared)
+    for _ in range(30):
+        for _ in range(choice.choice([0, 1, 40])):
+            record(choice.choice(slots), choice)
+        write(shared, slots)
+        families, fresh = collector.collect(), Collector(shared).collect()
+        for openmetrics in (False, True):
+            assert lines(render(fresh, openmetrics=openmetrics)) == lines(
+                render(families, openmetrics=openmetrics)
+            )
+        assert samples(Collector(shared)) == shown(families.to_metrics())
+
+
+def lines(page: str) -> list[str]:
+    """Return the page's lines, of which those of a family are in the order in which its label sets were met."""
+    return sorted(page.split("\n"))
+
+
+def test_a_page_is_that_of_the_client_librarys_renderer(shared: Path) -> None:
+    """The lines of each series are, to the byte, what the client library makes of the same figures."""
+    choice = random.Random(1)
+    slots: list[Slot] = [{} for _ in range(4)]
+    collector = Collector(shared)
+    for _ in range(10):
+        for _ in range(60):
+            record(choice.choice(slots), choice)
+        write(shared, slots)
+        families = collector.collect()
+        expected = generate_latest(Given(families.to_metrics())).decode()
+        assert list(map(ordered, expected.split("\n"))) == list(map(ordered, render(families).split("\n")))
+
+
+def ordered(line: str) -> str:
+    """Return the line with its labels in the order of their names, which the library takes without `le`."""
+    start, _, end = line.partition("{")
+    labels = re.findall(r'\w+="(?:[^"\\]|\\.)*"', end)
+    return (
+        line if line.startswith("#") or not labels else f"{start}{sorted(labels)} {end.rpartition('} ')[2]}"
+    )
+
+
+class Given:
+    def __init__(self, metrics: Iterator[Any]) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterator[Any]:
+        return self.metrics
+
+
+def test_a_page_is_that_of_the_client_librarys_multiprocess_mode(shared: Path, tmp_path: Path) -> None:
+    """The same increments in files of both formats are the same lines, scrape after scrape."""
+    choice = random.Random(2)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    bounds = LATENCY.metrics[0].bounds
+    slots: list[Slot] = [{} for _ in range(3)]
+    collector = Collector(shared)
+    for _ in range(6):
+        for _ in range(50):
+            slot = choice.choice(slots)
+            shop = str(choice.randrange(9))
+            slot.setdefault((ORDERS, (shop, "a")), [0.0])[0] += 1
+            observed = slot.setdefault((LATENCY, (shop,)), [0.0] * LATENCY.width)
+            observed[0] += 2
+            observed[choice.randrange(1, LATENCY.width)] += 1
+        write(shared, slots)
+        for number, slot in enumerate(slots):
+            for path in theirs.glob(f"*_{number}.db"):
+                path.unlink()
+            counters, histograms = (
+                MmapedDict(str(theirs / f"{kind}_{number}.db")) for kind in ("counter", "histogram")
+            )
+            for (schema, labels), columns in slot.items():
+                name, text = schema.metrics[0].name, schema.metrics[0].help
+                if schema is ORDERS:
+                    key = mmap_key(name, "orders_total", schema.labelnames, labels, text)
+                    counters.write_value(key, columns[0], 0.0)
+                    continue
+                key = mmap_key(name, "latency_sum", schema.labelnames, labels, text)
+                histograms.write_value(key, columns[0], 0.0)
+                for bound, count in zip(bounds, columns[1:], strict=True):
+                    le = "+Inf" if math.isinf(bound) else str(bound)
+                    key = mmap_key(name, "latency_bucket", (*schema.labelnames, "le"), (*labels, le), text)
+                    histograms.write_value(key, count, 0.0)
+            counters.close()
+            histograms.close()
+        registry = CollectorRegistry()
+        # Installed by another test, our own collector may stand in for the library's: it reads these files as well.
+        MultiProcessCollector(registry, path=str(theirs))
+        expected = re.sub(r"# HELP .*\n", "", generate_latest(registry).decode())
+        found = re.sub(r"# HELP .*\n", "", render(collector.collect()))
+        assert sorted(map(ordered, expected.split("\n"))) == sorted(map(ordered, found.split("\n")))
+
+
+def texts(collector: Collector) -> dict[tuple[str, Any], str | None]:
+    """Render, and return the text that each child keeps."""
+    families = collector.collect()
+    render(families)
+    return {(family.name, child.labels): child.text for family in families for child in family.children()}
+
+
+def rendered(collector: Collector) -> list[tuple[str, Any]]:
+    """Return the children whose text a scrape has to make."""
+    families = collector.collect()
+    found: list[Child] = [child for family in families for child in family.children() if child.text is None]
+    names = {child: family.name for family in families for child in family.children()}
+    render(families)
+    return sorted((names[child], tuple(value for _, value in child.labels)) for child in found)
+
+
+def test_only_what_changed_is_rendered(shared: Path) -> None:
+    """One counter of one slot among many: its line alone is made again, and all others are the very same text."""
+    slots: list[Slot] = [
+        {
+            (schema, (str(shop),)): [1.0] * schema.width
+            for shop in range(40)
+            for schema in (HITS, LATENCY, LOAD)
+        }
+        for _ in range(3)
+    ]
+    write(shared, slots)
+    collector = Collector(shared)
+    before = texts(collector)
+    assert [] == rendered(collector)
+    slots[1][HITS, ("7",)][0] += 1
+    slots[2][LATENCY, ("9",)][2] += 1
+    write(shared, slots)
+    assert [("hits", ("7",)), ("latency", ("9",))] == rendered(collector)
+    after = texts(collector)
+    assert 2 == sum(after[key] is not before[key] for key in before)
+    assert "".join(str(text) for text in after.values()) == "".join(
+        str(text) for text in texts(Collector(shared)).values()
+    )
+
+
+def test_a_new_label_set_renders_no_other(shared: Path) -> None:
+    """What one slot meets is added; a slot that never has it, and all that was there, keep their text."""
+    slots: list[Slot] = [{(HITS, (str(page),)): [1.0] for page in range(20)} for _ in range(3)]
+    write(shared, slots)
+    collector = Collector(shared)
+    texts(collector)
+    for turn in range(3):
+        slots[turn][HITS, (f"new {turn}",)] = [2.0]
+        write(shared, slots)
+        assert [("hits", (f"new {turn}",))] == rendered(collector)
+    assert samples(Collector(shared)) == samples(collector)
+
+
+def test_a_gauge_whose_figures_swap_between_processes_is_rendered(shared: Path) -> None:
+    """The sum over the processes is the same, and what each of them shows is not."""
+    gauge = layout.gauge("load", "Load.", (), "all")
+    write(shared, [{(gauge, ()): [1.0, 1.0]}, {(gauge, ()): [2.0, 1.0]}])
+    collector = Collector(shared)
+    assert {"load pid=0": 1.0, "load pid=1": 2.0} == samples(collector)
+    write(shared, [{(gauge, ()): [2.0, 1.0]}, {(gauge, ()): [1.0, 1.0]}])
+    assert 'load{pid="0"} 2.0\nload{pid="1"} 1.0\n' in render(collector.collect())
+
+
+def test_sums_do_not_drift(shared: Path) -> None:
+    """Figures that no binary fraction is, changed a hundred times, add up to what they add up to at once."""
+    choice = random.Random(3)
+    slots: list[Slot] = [{(SIZE, (str(page),)): [0.0, 0.0] for page in range(30)} for _ in range(7)]
+    collector = Collector(shared)
+    for _ in range(100):
+        for slot in slots:
+            columns = slot[SIZE, (str(choice.randrange(30)),)]
+            columns[0] += 1
+            columns[1] += choice.random() * 10 ** choice.randrange(12)
+        write(shared, slots)
+        render(collector.collect())
+    assert render(Collector(shared).collect()) == render(collector.collect())
+
+
+def test_columns_are_kept_as_bytes(shared: Path) -> None:
+    """For each slot a collector keeps 8 bytes a column, and no object for any of them."""
+    write(shared, [{(HITS, (str(page),)): [1.0] for page in range(500)} for _ in range(3)])
+    collector = Collector(shared)
+    collector.collect()
+    rows = collector._sums.rows.values()
+    assert [(bytes, 8 * 500)] * 3 == [(type(row.data), len(row.data)) for row in rows]
+    assert (8, 500) == (collector._sums.totals.itemsize, len(collector._sums.totals))
+    assert 1 == len({id(row.layout) for row in rows})
+
+
+def test_a_file_that_has_a_block_twice_is_added_up(shared: Path) -> None:
+    """As no slot of ours has it: both count, in whatever order the other slots have theirs."""
+    twice: list[Block] = [(HITS, ("/a",), (1.0,)), (SIZE, ("/a",), (1.0, 5.0)), (HITS, ("/a",), (2.0,)), (HITS, ("/b",), (4.0,))]  # fmt: skip
+    write_slot(shared, 0, twice)
+    write_slot(shared, 1, [(HITS, ("/b",), (8.0,)), (HITS, ("/a",), (16.0,))])
+    expected = {"hits_total page=/a": 19.0, "hits_total page=/b": 12.0, "size_count page=/a": 1.0, "size_sum page=/a": 5.0}  # fmt: skip
+    collector = Collector(shared)
+    assert expected == samples(collector)
+    assert expected == samples(collector)
+
+
+def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None:
+    """No more memory is asked for than the value file has, and what it named is not shown."""
+    write_slot(shared, 0, [(READS, (), (1.0,))])
+    huge = layout.Schema((), 10**12, (layout.Metric("counter", "huge", "Help.", count=(0, 1)),))
+    keys = layout.keys_header(2) + huge.line() + layout.block_line(0, ())
+    (shared / "wsgi_prom.1.keys").write_bytes(keys)
+    (shared / "wsgi_prom.1.values").write_bytes(layout.pack_header(2, len(keys)).ljust(4096, b"\0"))
+    collector = Collector(shared)
+    for _ in range(2):
+        assert {"reads_total": 1.0} == samples(collector)
+        assert ("slot 1",) == collector.report.unreadable
+
+
+def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
+    """A file of the client library goes, slots of other orders stay, and so does what a slot that is gone has counted."""
+    write(shared, [{(HITS, ("/a",)): [1.0], (WAIT, ()): [1.5, 1, 2, 3]}, {(WAIT, ()): [0.5, 1, 0, 0], (HITS, ("/b",)): [2.0]}])  # fmt: skip
+    collector = Collector(shared)
+    samples(collector)
+    for file in shared.glob("wsgi_prom.1.*"):
+        file.unlink()
+    expected = samples(collector)
+    for turn in range(3):
+        file = shared / f"counter_{turn}.db"
+        found = MmapedDict(str(file))
+        found.write_value(mmap_key("other", "other_total", ["turn"], [str(turn)], "Help."), 1.0, 0.0)
+        found.close()
+        assert {**expected, f"other_total turn={turn}": 1.0} == samples(collector)
+        file.unlink()
+        assert expected == samples(collector)
+        assert all(schema.metrics[0].name != "other" for schema, _ in collector._sums.index.blocks)
+        write_slot(shared, 3, [(WAIT_LATER, (), (0.0,) * 5), (BUSY, (), (1.0,)), (HITS, ("/b",), (0.0,))])
+        expected = samples(collector)
+
+
+# Lines of keys ---------------------------------------------------------------------------------------------------------
+
+
+SPLIT = {
+    "within a text": b'[0,"a]\n["]\n',
+    "within a text, with a block more": b'[0,"x"],[0,"a]\n["]\n',
+    "within a list": b'[0,"x"],[0,["a"]\n,["b"]]\n',
+    "between labels": b'[0\n"x"]\n',
+    "two blocks on a line": b'[0,"x"],[0,"y"]\n',
+    "none on a line": b'[0,"x"]\n\n[0,"y"]\n',
+    "blanks": b' [0,"x"]\n',
+    "an end of the list": b'[0,"x"]]\n[[0,"y"]\n',
+    "a label that is no text": b"[0,5]\n",
+    "a label that is a list": b'[0,["x"]]\n',
+    "no ordinal": b'["0","x"]\n',
+    "known labels with more": b'[0,"a"]]\n',
+    "known labels of no schema": b'[7,"a"]\n',
+    "known labels counted from the end": b'[-1,"a"]\n',
+    "an ordinal spelled otherwise": b'[00,"a"]\n',
+    "a schema and a block on a line": HITS.line().rstrip() + b',[0,"a"]\n',
+}
+
+
+@pytest.mark.parametrize("data", SPLIT.values(), ids=SPLIT.keys())
+def test_lines_are_taken_one_by_one(data: bytes) -> None:
+    """Lines that only together are JSON, or that hold more than one thing, are refused, whatever was read before."""
+    for before in (b"", b'[0,"a"]\n'):
+        memo = layout.Memo()
+        schemas: list[layout.Schema] = []
+        assert len(before.splitlines()) == len(layout.parse_lines(HITS.line() + before, schemas, memo))
+        with pytest.raises(FormatError):
+            layout.parse_lines(data, schemas, memo)
+
+
+TEXTS = st.lists(st.text(st.characters(), max_size=4), min_size=1, max_size=2)
+
+
+@given(files=st.lists(st.lists(TEXTS, max_size=12), min_size=2, max_size=3))
+def test_lines_mean_the_same_when_they_are_known(files: list[list[list[str]]]) -> None:
+    """Files that share lines, with their schemas in other orders, are read alike with what was kept and without."""
+    memo = layout.Memo()
+    for turn, blocks in enumerate((*files, *files)):
+        known = [layout.counter("one", "One.", ("a",)), layout.counter("two", "Two.", ("a", "b"))][
+            :: (-1) ** turn
+        ]
+        data = b"".join(schema.line() for schema in known)
+        wanted = []
+        for values in blocks:
+            (number,) = [n for n, schema in enumerate(known) if len(schema.labelnames) == len(values)]
+            data += layout.block_line(number, tuple(values))
+            wanted.append((known[number], tuple(values)))
+        assert wanted == layout.parse_lines(data, [], memo)
+
+
+# Layouts ---------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.permutations(range(6)).flatmap(lambda order: st.integers(0, 6).map(lambda n: list(order)[:n])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_piece_of_a_layout_is_its_blocks_in_the_order_of_all(orders: list[list[int]]) -> None:
+    """Any blocks in any order: the columns come in the order of the index, and 0 for those that are not there."""
+    index = Index()
+    root = Layout(index, index.numbers([]), [])
+    blocks = [
+        (layout.histogram("h", "Help.", ("a",), (1.0,) * (n % 3) + (INF,)), (str(n),)) for n in range(6)
+    ]
+    for order in orders:
+        found = root.of([blocks[n] for n in order])
+        figures = [[float(100 * n + column) for column in range(blocks[n][0].width)] for n in order]
+        data = struct.pack(f"{found.width}d", *(figure for block in figures for figure in block))
+        columns = {blocks[n]: figure for n, figure in zip(order, figures, strict=True)}
+        whole = [figure for block in index.blocks for figure in columns.get(block, [0.0] * block[0].width)]
+        for first in range(len(index.blocks)):
+            for last in range(first + 1, len(index.blocks) + 1):
+                piece = found.piece(data, first, last)
+                expected = whole[index.starts[first] : index.starts[last]]
+                held = any(found.holds(number) for number in range(first, last))
+                assert expected == list(struct.unpack(f"{len(piece) // 8}d", piece)) or (
+                    not piece and not held
+                )
+        flags = bytearray(len(index.blocks))
+        found.compare(data, data, flags)
+        assert not any(flags)
+        found.compare(bytes(len(data)), data, flags)
+        assert {number for number, flag in enumerate(flags) if flag} >= {
+            index.blocks.index(block) for block, figure in columns.items() if any(figure)
+        }
