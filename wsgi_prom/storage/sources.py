@@ -81,16 +81,15 @@ class SlotSource:
         """Read the slot. Without a *lock_file*, as when somebody has removed it, nobody is known to live."""
         fd, found = _open(self._values)
         try:
-            # Header and values at once: if the keys are those that are known, so are all of these values.
-            data = os.pread(fd, format.HEADER.size + 8 * self._layout.width, 0)
-            nonce, committed = format.unpack_header(data)
-            data = data[format.HEADER.size :]
+            nonce, committed = format.unpack_header(os.pread(fd, format.HEADER.size, 0))
             if nonce != self._nonce or committed != self._committed:
-                self._read_keys(nonce, committed, (found.st_size - format.HEADER.size) // 8)
-                data = os.pread(fd, 8 * self._layout.width, format.HEADER.size)
+                # The size as it is after the header was read: what is committed there fits in.
+                room = (os.fstat(fd).st_size - format.HEADER.size) // 8
+                self._read_keys(nonce, committed, room)
+            size = 8 * self._layout.width
+            data = os.pread(fd, size, format.HEADER.size)
         finally:
             os.close(fd)
-        size = 8 * self._layout.width
         if len(data) != size:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
         live = lock_file is not None and lock_file.holder(locks.FIRST_SLOT + self._number) is not None
