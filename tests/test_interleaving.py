@@ -93,10 +93,13 @@ def test_a_slot_that_is_claimed_while_a_thread_meets_new_labels(
     """The thread has asked the former slot for a block, and records into the one that is in force."""
 
     def run() -> float:
-        from wsgi_prom.recorder import Recorder
-        from wsgi_prom.settings import Settings
+        from wsgi_prom import PrometheusMiddleware
         from wsgi_prom.storage.lease import lease
         from wsgi_prom.storage.slots import MemorySlot
+
+        def app(_environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [])
+            return [b"x"]
 
         class Overtaken(MemorySlot):
             def block(self, *key: Any) -> Any:
@@ -110,10 +113,10 @@ def test_a_slot_that_is_claimed_while_a_thread_meets_new_labels(
         lease.defer()
         lease.part_from_parent()
         lease.slot = Overtaken()
-        recorder = Recorder(Settings())
+        measured = PrometheusMiddleware(app)
 
         def request() -> None:
-            recorder.leave(recorder.enter(0.0), ("GET", "/", "200 OK"), 0.1, 1, 0, None)
+            measured({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
 
         overtaken = threading.Thread(target=request, name="overtaken")
         overtaken.start()

@@ -9,7 +9,10 @@ The response of a measured request, where it is not over when the application re
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Protocol
+
+from wsgi_prom.headers import content_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -136,6 +139,31 @@ class ClosableFile(File):
             self._filelike.close()
         finally:
             self._request.closed()
+
+
+def look_into(result: Any, request: FileRequest) -> bool:
+    """Put a file that tells what is done with it in the place of the one in *result*; return whether that can be done."""
+    attributes = getattr(result, "__dict__", {})
+    # As gunicorn and wsgiref have it, which take the file's close() for their own, and as waitress has it.
+    name = next((name for name in ("filelike", "file") if name in attributes), None)
+    if name is None or not hasattr(attributes[name], "close"):
+        return False
+    told = ClosableFile(attributes[name], request)
+    setattr(result, name, told)
+    if "close" in attributes:
+        result.close = told.close
+    return True
+
+
+def file_size(file: Any, headers: Iterable[tuple[str, str]]) -> int:
+    """Return how much a server sends of *file* without a read (by sendfile): what *headers* say, or all from where it is."""
+    length = content_length(headers)
+    if length is not None:
+        return length
+    position = file.tell()
+    end = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return int(max(end - position, 0))
 
 
 class Input:

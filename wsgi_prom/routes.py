@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 KEY: Final = "wsgi_prom.route"
 
-# Where a request's measurement lies in its environ. Its `entered` is PATH_INFO as the middleware found it: what a
-# dispatcher has taken off it since is a mount.
+# Where Werkzeug (for Flask) and Bottle leave theirs.
+WERKZEUG: Final = "werkzeug.request"
+BOTTLE: Final = "bottle.route"
+
+# Where a request's measurement lies in its environ, and None when it is over. Its `entered` is PATH_INFO as the
+# middleware found it: what a dispatcher has taken off it since is a mount.
 REQUEST: Final = "wsgi_prom.request"
 
 # A request that no route took, or whose framework does not say which one did.
@@ -48,13 +52,13 @@ def find_route(environ: WSGIEnvironment) -> str:
     if KEY in environ:
         template = environ[KEY]
         return template if isinstance(template, str) and template else UNMATCHED
-    if "werkzeug.request" in environ:
-        request = environ["werkzeug.request"]
+    if WERKZEUG in environ:
+        request = environ[WERKZEUG]
         # Flask's; a plain Werkzeug application may set url_rule too.
         rule = getattr(_raising_request() if request is None else request, "url_rule", None)
         if rule is not None:
             return f"{mount(environ)}{rule.rule}"
-    if "bottle.route" in environ and _is_its_own(environ["bottle.app"], route := environ["bottle.route"]):
+    if BOTTLE in environ and _is_its_own(environ["bottle.app"], route := environ[BOTTLE]):
         # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
         own = _head(environ.get("PATH_INFO", ""), environ["bottle.raw_path"])
         return f"{mount(environ)}{own}{route.rule}"

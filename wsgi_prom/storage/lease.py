@@ -69,7 +69,8 @@ class Lease:
         # Both are 0 in a forked child.
         self.alive = fork_mark() if mark is None else mark
         self.alive[1] = 1
-        self.lock = threading.RLock()
+        # Any: its type in the stubs has no _is_owned.
+        self.lock: Any = threading.RLock()
         self.slot: Slot = MemorySlot()
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None

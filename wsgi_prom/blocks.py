@@ -1,0 +1,82 @@
+"""
+The blocks that a recorder has met, each where it is in the slot that is in force.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from wsgi_prom.storage.lease import lease
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wsgi_prom.storage.format import Schema
+    from wsgi_prom.storage.slots import Columns
+
+    Block = tuple[Columns, int]
+    Key = tuple[Schema, tuple[str, ...]]
+
+
+class Blocks:
+    """
+    Blocks by schema and labels, of *schemas* alone.
+
+    Thread safe; whoever stores to a block holds the lease's lock, and has looked it up since he has.
+    """
+
+    def __init__(self, schemas: Iterable[Schema | None]) -> None:
+        self._blocks: dict[Schema, dict[tuple[str, ...], Block]] = {
+            schema: {} for schema in schemas if schema is not None
+        }
+
+    def __contains__(self, key: Key) -> bool:
+        return key[1] in self._blocks[key[0]]
+
+    def get(self, schema: Schema, labels: tuple[str, ...]) -> Block | None:
+        return self._blocks[schema].get(labels)
+
+    def find(self, schema: Schema, labels: tuple[str, ...]) -> Block:
+        """Return a block, made at the first call. Not for a caller who holds the lease's lock."""
+        while True:
+            block = self._blocks[schema].get(labels)
+            if block is not None:
+                return block
+            slot = lease.slot
+            block = slot.block(schema, labels)
+            with lease.lock:
+                # Another thread may have claimed one meanwhile, and moved what it knew of.
+                if slot is lease.slot:
+                    self._blocks[schema][labels] = block
+
+    def known(self) -> list[Key]:
+        return [(schema, labels) for schema, blocks in self._blocks.items() for labels in blocks]
+
+    def unplaced(self) -> list[Key]:
+        """Return those that are kept in memory, since their slot had no space for them."""
+        return [(schema, labels) for schema, labels in self.known() if self._in_memory(schema, labels)]
+
+    def clear(self) -> None:
+        for blocks in self._blocks.values():
+            blocks.clear()
+
+    def move(self, fresh: dict[Key, Block]) -> None:
+        """Put *fresh* blocks in the place of the present ones, with what those hold. For who holds the lock."""
+        for (schema, labels), block in fresh.items():
+            old = self._blocks[schema].get(labels)
+            if old is not None and old[0] is not block[0]:
+                _move(old, block, schema.width)
+            self._blocks[schema][labels] = block
+
+    def _in_memory(self, schema: Schema, labels: tuple[str, ...]) -> bool:
+        return isinstance(self._blocks[schema][labels][0], array)
+
+
+def _move(old: Block, new: Block, width: int) -> None:
+    (source, start), (columns, index) = old, new
+    for offset in range(width):
+        value = source[start + offset]
+        # Another recorder may have the same block: it has nothing left to bring. First: both may be the same memory.
+        source[start + offset] = 0.0
+        columns[index + offset] += value
