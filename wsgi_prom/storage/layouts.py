@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from wsgi_prom.storage.format import Block, Schema
 
-# Columns are compared with those of the last scrape in pieces of whole blocks, at least so many columns each. To compare
-# one costs as much as to add up five columns of one process.
+# Columns are compared with those of the last scrape in pieces of whole blocks, at least so many columns each. To compare a
+# piece takes 0.1 us for each slot, to add up a column 0.025: so the search for what changed costs little where all has
+# changed (and ends with the first slot that says so), and where a tenth has, it saves two thirds of a scrape of 32 slots.
 _PIECE: Final = 64
 
 
@@ -38,7 +39,7 @@ class Index:
 
     def numbers(self, blocks: Iterable[Block]) -> array[int]:
         """Return the numbers of *blocks*; those that are new get the next ones."""
-        # By identity within a call: to hash a schema takes longer than all the rest, 4 us of 4.5.
+        # By identity within a call: to hash a schema takes 1 to 2 us, all the rest of a block 0.25.
         known: dict[int, tuple[Schema, dict[tuple[str, ...], int]]] = {}
         found = array("I")
         for schema, labelvalues in blocks:
@@ -106,7 +107,7 @@ class Layout:
 
         Raises FormatError if that is too few.
         """
-        key = blake2b(lines).digest()  # the lines themselves are a third of what a slot costs a collector
+        key = blake2b(lines).digest()  # the lines would be half as many bytes as the columns, for each slot
         layout = self._successors.get(key)
         if layout is None:
             schemas = list(self._schemas)
