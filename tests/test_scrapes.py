@@ -277,6 +277,23 @@ def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None
         assert ("slot 1",) == collector.report.unreadable
 
 
+@pytest.mark.parametrize(
+    "bounds", [(math.nan,), (math.nan, INF), (INF, math.nan), (INF, INF), (INF, 1.0), (1.0,), ()]
+)
+@pytest.mark.parametrize("first", [0, 1])
+def test_bounds_that_are_none_leave_the_page(shared: Path, bounds: tuple[float, ...], first: int) -> None:
+    """A histogram whose bounds are damaged in one slot is shown or left out, and the rest is served."""
+    columns = {"total": (0, 1), "buckets": (1, 1 + len(bounds)) if bounds else None}
+    metric = layout.Metric("histogram", "wait", "Wait.", bounds=bounds, **columns)
+    odd = layout.Schema((), 1 + len(bounds), (metric,))
+    write_slot(shared, first, [(WAIT, (), (1.5, 1.0, 2.0, 3.0)), (READS, (), (1.0,))])
+    write_slot(shared, 1 - first, [(odd, (), (1.0,) * odd.width), (READS, (), (1.0,))])
+    collector = Collector(shared)
+    for _ in range(2):
+        assert "reads_total 2.0\n" in render(collector.collect())
+        assert 2.0 == samples(collector)["reads_total"]
+
+
 def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
     """A file of the client library goes, slots of other orders stay, and so does what a slot that is gone has counted."""
     write(shared, [{(HITS, ("/a",)): [1.0], (WAIT, ()): [1.5, 1, 2, 3]}, {(WAIT, ()): [0.5, 1, 0, 0], (HITS, ("/b",)): [2.0]}])  # fmt: skip

@@ -153,8 +153,10 @@ class HistogramChild(Child):
             self._bounds = tuple(sorted({*self._bounds, *metric.bounds}))
             self._alike = all(bounds == self._bounds for _, bounds in self._buckets)
         if self._bounds and self._bounds[-1] == float("inf"):
-            # If not: a file of the client library's, which makes the sum first and then bucket by bucket.
             self._reform(("_count", "_sum"), self._bounds)
+        else:
+            # A file of the client library's, which makes the sum first and then bucket by bucket; or a damaged one.
+            self.form, self.text = NO_FORM, None
 
     @property
     def values(self) -> list[float]:
