@@ -12,13 +12,14 @@ from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from wsgi_prom.storage.format import Columns, Metric
     from wsgi_prom.storage.sums import Sums
 
 Labels = tuple[tuple[str, str], ...]
 Sample = tuple[str, Labels]
+Figures = tuple["list[float]", "Sequence[float]"]
 Forms = dict[tuple[tuple[float, ...], bool], "Form"]  # by bounds, and whether there are labels
 
 
@@ -26,14 +27,13 @@ class Form:
     """
     The samples that children of a family have: each one's name, and labels beyond the child's own.
 
-    The first *counts* of them are counts; *labelled* says whether the children have labels. *pieces* belongs to the renderer.
+    *labelled* says whether the children have labels. *pieces* belongs to the renderer.
     """
 
-    __slots__ = ("counts", "labelled", "pieces", "samples")
+    __slots__ = ("labelled", "pieces", "samples")
 
-    def __init__(self, samples: Iterable[Sample] = (), counts: int = 0, *, labelled: bool = False) -> None:
+    def __init__(self, samples: Iterable[Sample] = (), *, labelled: bool = False) -> None:
         self.samples = tuple(samples)
-        self.counts = counts
         self.labelled = labelled
         self.pieces: list[str] | None = None
 
@@ -66,6 +66,11 @@ class Child:
 
     @property
     def values(self) -> list[float]:
+        counts, others = self.figures()
+        return [*counts, *others]
+
+    def figures(self) -> Figures:
+        """Compute the values, in two parts: those that are counts, and what comes after them."""
         raise NotImplementedError
 
     def add(self, number: int, metric: Metric) -> None:
@@ -76,13 +81,13 @@ class Child:
         """Some sum of its blocks changed."""
         self.text = None
 
-    def _reform(self, suffixes: tuple[str, ...], bounds: tuple[float, ...] = (), counts: int = 1) -> None:
+    def _reform(self, suffixes: tuple[str, ...], bounds: tuple[float, ...] = ()) -> None:
         key = bounds, bool(self.labels)
         form = self._forms.get(key)
         if form is None:
             buckets = [(f"{self._name}_bucket", (("le", _bound(bound)),)) for bound in bounds]
             samples = [*buckets, *((self._name + suffix, ()) for suffix in suffixes)]
-            form = self._forms[key] = Form(samples, counts + len(bounds), labelled=bool(self.labels))
+            form = self._forms[key] = Form(samples, labelled=bool(self.labels))
         if form is not self.form:
             self.form, self.text = form, None
 
@@ -108,9 +113,8 @@ class CounterChild(Child):
         self._count += self._columns(number, metric.count)
         self._reform(("_total",))
 
-    @property
-    def values(self) -> list[float]:
-        return [self._sum(self._count)]
+    def figures(self) -> Figures:
+        return [self._sum(self._count)], ()
 
 
 class SummaryChild(Child):
@@ -128,10 +132,9 @@ class SummaryChild(Child):
         self._total += self._columns(number, metric.total)
         self._reform(("_count", "_sum"))
 
-    @property
-    def values(self) -> list[float]:
+    def figures(self) -> Figures:
         count = self._sum(self._count) - self._sum(self._less) if self._less else self._sum(self._count)
-        return [count, self._sum(self._total)]
+        return [count], (self._sum(self._total),)
 
 
 class HistogramChild(Child):
@@ -158,10 +161,9 @@ class HistogramChild(Child):
             # A file of the client library's, which makes the sum first and then bucket by bucket; or a damaged one.
             self.form, self.text = NO_FORM, None
 
-    @property
-    def values(self) -> list[float]:
+    def figures(self) -> Figures:
         if self.form is NO_FORM:
-            return []
+            return [], ()
         totals = self._sums.totals
         if not self._alike:
             counts: Iterable[float] = self._by_bound()
@@ -171,8 +173,8 @@ class HistogramChild(Child):
             counts = map(sum, zip(*[totals[part] for part, _ in self._buckets], strict=True))
         values = list(accumulate(counts))
         # The count is the last bucket, by definition: they cannot disagree.
-        values += (values[-1], self._sum(self._total))
-        return values
+        values.append(values[-1])
+        return values, (self._sum(self._total),)
 
     def _by_bound(self) -> Iterable[float]:
         counts = dict.fromkeys(self._bounds, 0.0)
@@ -199,9 +201,8 @@ class GaugeChild(Child):
         self._pids: tuple[str, ...] = ()
         self._values: list[float] = []
 
-    @property
-    def values(self) -> list[float]:
-        return self._values
+    def figures(self) -> Figures:
+        return [], self._values
 
     def add(self, number: int, metric: Metric) -> None:
         if not self._numbers:
@@ -225,7 +226,7 @@ class GaugeChild(Child):
         else:
             values = self._merged([columns for _, columns in readings])
             if values:
-                self._reform(("",), counts=0)
+                self._reform(("",))
             else:
                 self.form = NO_FORM
         if values != self._values:
