@@ -14,8 +14,8 @@ PACKAGE = live.ROOT / "wsgi_prom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import those before it, and itself.
-LAYERS = ["errors", "reference", "catalog", "settings", "routes", "headers", "storage", "schemas", "blocks", "recorder", "body",
-          "request", "exporter", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
+LAYERS = ["errors", "reference", "catalog", "settings", "routes", "headers", "storage", "schemas", "blocks", "files", "recorder",
+          "request", "body", "exporter", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
     "faults",
     "forks",
@@ -27,6 +27,7 @@ STORAGE = [
     "mark",
     "pair",
     "slots",
+    "turns",
     "lease",
     "cells",
     "values",

@@ -573,6 +573,56 @@ def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., A
     assert 0 == stale
 
 
+def test_labels_takes_what_the_library_takes(recording: Callable[..., Any]) -> None:
+    """By position and by keyword, texts and what is made one; and it refuses what the library refuses, with its words."""
+
+    def refusal(call: Callable[[], object]) -> str:
+        try:
+            call()
+        except (ValueError, TypeError) as error:
+            return f"{type(error).__name__}: {error}"
+        return "taken"
+
+    def run() -> Any:
+        counter = Counter("t", "Help.", ["code", "path"], registry=None)
+        plain = Counter("t_plain", "Help.", registry=None)
+        children = [
+            counter.labels("404", "/"), counter.labels(404, "/"), counter.labels(path="/", code=404),
+            counter.labels(code="404", path="/"), counter.labels("404", "/"),
+        ]  # fmt: skip
+        unhashable = [counter.labels(["a"], "/"), counter.labels(["a"], "/")]
+        counter.remove("404", "/")
+        fresh = counter.labels("404", "/")
+        calls: list[Callable[[], object]] = [
+            lambda: counter.labels("404"),
+            lambda: counter.labels("404", "/", "more"),
+            lambda: counter.labels("404", path="/"),
+            lambda: counter.labels(code="404"),
+            lambda: fresh.labels("404", "/"),
+            lambda: plain.labels("404"),
+        ]
+        return (
+            all(child is children[0] for child in children),
+            unhashable[0] is unhashable[1],
+            fresh is children[0],
+            [refusal(call) for call in calls],
+        )
+
+    same, same_text, kept, refusals = recording(run)
+    library = Counter("t", "Help.", ["code", "path"], registry=None)
+    expected = [
+        refusal(lambda: library.labels("404")),
+        refusal(lambda: library.labels("404", "/", "more")),
+        refusal(lambda: library.labels("404", path="/")),
+        refusal(lambda: library.labels(code="404")),
+        refusal(lambda: library.labels("404", "/").labels("404", "/")),
+        refusal(lambda: Counter("t_plain", "Help.", registry=None).labels("404")),
+    ]
+    assert (True, True, False) == (same, same_text, kept)
+    assert expected == refusals
+    assert "taken" not in refusals
+
+
 @pytest.mark.parametrize("by", ["signal handler", "finalizer"])
 @pytest.mark.parametrize("kind", [Counter, Gauge, Summary, Histogram])
 def test_labels_in_the_middle_of_labels(

@@ -24,8 +24,10 @@ _MICROSECONDS_FROM: Final = 1e14
 
 def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     """Return the Content-Length of a response, None where there is none, or no number."""
-    found = (value for name, value in headers if name.lower() == "content-length" and value.isdigit())
-    return next(map(int, found), None)
+    for name, value in headers:
+        if name.lower() == "content-length" and value.isdigit():
+            return int(value)
+    return None
 
 
 def request_size(environ: WSGIEnvironment) -> int | None:

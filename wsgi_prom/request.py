@@ -11,8 +11,8 @@ import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.body import ClosableFile, File, Input, file_size, look_into, wrap
 from wsgi_prom.catalog import OTHER
+from wsgi_prom.files import ClosableFile, File, Input, file_size, look_into
 from wsgi_prom.headers import content_length, queue_seconds, request_size
 from wsgi_prom.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, find_route
 
@@ -37,30 +37,45 @@ class MeasuredRequest:
 
     # What every request has. What few have is an attribute of the class until it is set, which costs the others nothing.
     __slots__ = (
-        "__dict__", "_environ", "_file_wrapper", "_headers", "_method", "_recorder", "_route", "_start_response",
-        "_started", "_status", "_token", "_write", "entered", "usual",
+        "__dict__",
+        "_environ",
+        "_file_wrapper",
+        "_headers",
+        "_length",
+        "_recorder",
+        "_result",
+        "_route",
+        "_start_response",
+        "_started",
+        "_status",
+        "_write",
+        "entered",
+        "method",
+        "received",
+        "sent",
+        "token",
     )  # fmt: skip
 
     _environ: WSGIEnvironment
     _file_wrapper: Any
     _headers: Any
-    _method: str
+    _length: int | None
+    method: str
+    received: int | Input | None
     _recorder: Recorder
+    _result: Any
     _route: str
+    sent: int
     _start_response: Any
     _started: float
     _status: Any
-    _token: Any
+    token: Any
     _write: Any
     entered: str
-    # Whether a response that is complete may be counted by the middleware itself.
-    usual: bool
 
-    _received: int | None = 0
-    _sent = 0
-    _length: int | None = None
-    _first_byte: float | None = None
-    _input: Input | None = None
+    first_byte: float | None = None
+    # What `place` has returned, where the middleware has asked it in vain.
+    placed: tuple[str, ...] = ()
     _file: Any = None
     _direct = False
 
@@ -74,11 +89,13 @@ class MeasuredRequest:
         self._status = status
         self._headers = headers
         environ = self._environ
+        self._route = UNMATCHED
         # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
         if KEY in environ or WERKZEUG in environ or BOTTLE in environ:
-            self._route = self._find_route()
-        else:
-            self._route = UNMATCHED
+            try:
+                self._route = find_route(environ, self.entered)
+            except Exception:  # a framework's object, or the application's
+                self._recorder.fail("route")
         return self
 
     def _start_oddly(
@@ -94,19 +111,16 @@ class MeasuredRequest:
 
     def __call__(self, data: bytes) -> object:
         """Count *data* and hand it to the server, for an application that writes."""
-        self.usual = False
         self.passed(data)
         return self._write(data)
 
-    def measure_input(self) -> int:
-        """Return the size of the request's body, if it is told; if not, see to it that it is measured."""
+    def measure_input(self) -> bool:
+        """Find out the size of the request's body, or see to it that it is counted; return whether it is known now."""
         environ = self._environ
-        self._received = request_size(environ)
+        self.received = received = request_size(environ)
         if not environ.get("CONTENT_LENGTH"):
-            environ["wsgi.input"] = self._input = Input(environ["wsgi.input"])
-        if self._received is None:
-            self.usual = False
-        return self._received or 0
+            environ["wsgi.input"] = self.received = Input(environ["wsgi.input"])
+        return received is not None
 
     def replace_wrapper(self, wrapper: Any) -> None:
         """Put one that tells of its files in the place of the server's file_wrapper, a function."""
@@ -122,41 +136,45 @@ class MeasuredRequest:
         except Exception:
             self._recorder.fail("enter")
 
-    def respond(self, result: Any, wrapper: Any) -> Any:
-        """
-        Return what goes to the server as the application's *result*, and measure the request to its end.
-
-        *wrapper* is the server's file_wrapper, None if it has none.
-        """
-        self._settle()
-        kind: type = type(result)
-        if kind is list or kind is tuple:
-            self._complete(result)
-        elif kind is bytes:
-            self._complete((result,))
-        elif result is None or kind is str:
+    def complete(self, result: Any) -> None:
+        """Count a *result* that is all of the response, before the server gets it."""
+        if result is None or isinstance(result, str):
             # What no server takes, and that is for the server to say.
-            self._leave("500")
-        elif not self._is_file(result, wrapper):
-            return wrap(result, self)
-        return result
+            self.leave(failed=True)
+            return
+        try:
+            sent = len(result) if isinstance(result, bytes) else sum(map(len, result))
+            if self._recorder.times_first_byte and sent and not self.sent:
+                self.first_byte = perf_counter() - self._started
+            self.sent += sent
+        except Exception:  # items that are not bytes: the server says so
+            self._recorder.fail("body")
+        self.leave()
 
-    def passed(self, chunk: bytes) -> None:
+    def passed(self, chunk: Any) -> None:
         """Count a chunk of the body, before the server gets it."""
         try:
             # The server sends the headers with the first chunk that is not empty (PEP 3333). And uWSGI takes a
             # file_wrapper's object for a chunk, which has no length.
             if not chunk or not isinstance(chunk, bytes):
                 return
-            if not self._sent:
-                self._length = content_length(self._headers)
-                if self._recorder.times_first_byte:
-                    self._first_byte = perf_counter() - self._started
-            self._sent += len(chunk)
-            if self._length is not None and self._sent >= self._length:
-                self.finish()
+            if not self.sent:
+                self._begin()
+            self.sent += len(chunk)
+            if self._length is not None and self.sent >= self._length:
+                self.leave()
         except Exception:
             self._recorder.fail("body")
+
+    def _begin(self) -> None:
+        if self._recorder.times_first_byte:
+            self.first_byte = perf_counter() - self._started
+        try:
+            self._length = content_length(self._headers)
+        except (
+            AttributeError
+        ):  # the application has not called start_response, or has given it no pairs of texts
+            self._length = None
 
     def read(self, chunk: bytes) -> None:
         """Count what the server has read of a file, unless the file is not what it was given."""
@@ -165,9 +183,9 @@ class MeasuredRequest:
 
     def closing(self) -> None:
         """Take the size of a file that the server sent without reading it: by sendfile."""
-        if self._direct and not self._sent and self._method != "HEAD":
+        if self._direct and not self.sent and self.method != "HEAD":
             try:
-                self._sent = file_size(self._file, self._headers)
+                self.sent = file_size(self._file, self._headers)
             except Exception:
                 self._recorder.fail("body")
 
@@ -179,28 +197,10 @@ class MeasuredRequest:
     def closed(self) -> None:
         """Count the request as answered, if it was with the file that was closed."""
         if self._direct:
-            self.finish()
+            self.leave()
 
-    def _settle(self) -> None:
-        """Say of an application that has not called start_response what is known of it."""
-        if not hasattr(self, "_status"):
-            self._status, self._headers, self._route = None, (), ""
-
-    def _complete(self, result: Any) -> None:
-        """Count a result that is all of the body, before the server gets it."""
-        try:
-            sent = sum(map(len, result))
-            if self._recorder.times_first_byte and sent and not self._sent:
-                self._first_byte = perf_counter() - self._started
-            self._sent += sent
-        except Exception:  # items that are not bytes: the server says so
-            self._recorder.fail("body")
-        self._leave(self._status)
-
-    def _is_file(self, result: Any, wrapper: Any) -> bool:
-        """Tell a result of the server's own file_wrapper, which is counted when its file is closed, or else now."""
-        if wrapper is None or result is None:
-            return False
+    def takes_file(self, result: Any, wrapper: Any) -> bool:
+        """Tell a result of *wrapper*, the server's file_wrapper. It is counted when its file is closed, or else now."""
         if isinstance(wrapper, type):
             if not isinstance(result, wrapper):
                 return False
@@ -213,78 +213,79 @@ class MeasuredRequest:
         self._direct = True
         if not told:
             self.closing()
-            self.finish()
+            self.leave()
         return True
-
-    def finish(self) -> None:
-        """Count the request as answered in full."""
-        self._leave(self._status)
 
     def abort(self) -> None:
         """Count the request as closed before its end."""
+        where = self.leave()
         # A server need not look at the body where there is none to send.
-        bodiless = self._method == "HEAD" or str(self._status)[:3] in {"204", "304"}
-        self._leave(self._status, aborted=not bodiless)
+        bodiless = self.method == "HEAD" or str(getattr(self, "_status", ""))[:3] in {"204", "304"}
+        if where and not bodiless:
+            self._recorder.count_aborted(self.method, where)
 
     def fail(self, error: BaseException) -> None:
         """Count the request as one that raised *error*."""
-        self._settle()
         # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
-        self._leave(self._status if self._sent else "500", exception=type(error))
+        where = self.leave(failed=not self.sent)
+        if where:
+            self._recorder.count_exception(self.method, where, type(error))
 
     def dismiss(self) -> None:
         """Do not count the request."""
-        token, self._token = self._token, None
-        self.usual = False
-        self._part_from_environ()
+        token, self.token = self.token, None
+        self._environ[REQUEST] = None
         self._recorder.dismiss(token)
 
-    def _leave(
-        self, status: Any, *, exception: type[BaseException] | None = None, aborted: bool = False
-    ) -> None:
-        token = self._token
+    def leave(self, *, failed: bool = False) -> str | tuple[str, ...]:
+        """Count the request and return its route, with the labels that were asked for. Nothing if it was counted."""
+        token = self.token
+        where: str | tuple[str, ...] = ""
         if token is None:
-            return
-        self._token = None
+            return where
+        self.token = None
         recorder = self._recorder
         try:
             seconds = perf_counter() - self._started
-            route = self._route or self._find_route()
-            self._part_from_environ()
-            where: str | tuple[str, ...] = route
-            if recorder.asks_for_labels:
-                where = (route, *[self._label(value) for _, value in recorder.settings.labels])
-            received = self._received if self._input is None else self._input.size
-            status = status if isinstance(status, str) else "500"
-            recorder.leave(
-                token, self._method, where, status, seconds, self._sent, received, self._first_byte
-            )
-            if exception is not None:
-                recorder.count_exception(self._method, where, exception)
-            elif aborted:
-                recorder.count_aborted(self._method, where)
+            try:
+                status, route = self._status, self._route
+            except AttributeError:
+                status = None
+            if status is None:  # the application has not called start_response
+                route = self._find_route()
+            environ = self._environ
+            environ[REQUEST] = None
+            if self._file_wrapper is not None:
+                self._put_wrapper_back()
+            where = (self.placed or self.place(route)) if recorder.asked else route
+            if failed or not isinstance(status, str):
+                status = "500"
+            recorder.count(self, token, where, status, seconds)
         except Exception:
             recorder.fail("record")
+        return where
 
-    def _part_from_environ(self) -> None:
-        # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
-        # garbage collector comes round.
-        environ = self._environ
-        if environ.get(REQUEST) is self:
-            environ[REQUEST] = None
-            if hasattr(self, "_file_wrapper") and "wsgi.file_wrapper" in environ:
-                environ["wsgi.file_wrapper"] = self._file_wrapper
+    def _put_wrapper_back(self) -> None:
+        if "wsgi.file_wrapper" in self._environ:
+            self._environ["wsgi.file_wrapper"] = self._file_wrapper
 
-    def _label(self, value: Any) -> str:
-        try:
-            return value if isinstance(value, str) else str(value(self._environ))[:_LONGEST_LABEL]
-        except Exception:  # the user's callable
-            self._recorder.fail("label")
-            return OTHER
+    def place(self, route: str) -> tuple[str, ...]:
+        """Return *route* with the labels that a callable is asked for."""
+        found = [route]
+        for value in self._recorder.asked:
+            try:
+                label = value(self._environ)
+                if type(label) is not str:
+                    label = str(label)
+            except Exception:  # the user's callable
+                self._recorder.fail("label")
+                label = OTHER
+            found.append(label if len(label) <= _LONGEST_LABEL else label[:_LONGEST_LABEL])
+        return tuple(found)
 
     def _find_route(self) -> str:
         try:
-            return find_route(self._environ)
+            return find_route(self._environ, self.entered)
         except Exception:  # a framework's object, or the application's
             self._recorder.fail("route")
             return UNMATCHED

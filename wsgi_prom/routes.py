@@ -19,8 +19,9 @@ KEY: Final = "wsgi_prom.route"
 WERKZEUG: Final = "werkzeug.request"
 BOTTLE: Final = "bottle.route"
 
-# Where a request's measurement lies in its environ, and None when it is over. Its `entered` is PATH_INFO as the
-# middleware found it: what a dispatcher has taken off it since is a mount.
+# Where a request's measurement lies in its environ: while the application is called, an object whose `entered` is
+# PATH_INFO as the middleware found it (what a dispatcher has taken off it since is a mount); while it is iterated over,
+# that path alone; and None when the request is over.
 REQUEST: Final = "wsgi_prom.request"
 
 # A request that no route took, or whose framework does not say which one did.
@@ -43,11 +44,12 @@ def publish(environ: WSGIEnvironment, template: str) -> None:
         environ[KEY] = mount(environ) + template
 
 
-def find_route(environ: WSGIEnvironment) -> str:
+def find_route(environ: WSGIEnvironment, entered: str) -> str:
     """
     Return the route of a request that has got as far as `start_response`, or has raised the current exception.
 
-    Later is too late: Flask has cleared its request by the time that the application returns.
+    *entered* was its PATH_INFO. Later is too late: Flask has cleared its request by the time that the application
+    returns.
     """
     if KEY in environ:
         template = environ[KEY]
@@ -57,7 +59,8 @@ def find_route(environ: WSGIEnvironment) -> str:
         # Flask's; a plain Werkzeug application may set url_rule too.
         rule = getattr(_raising_request() if request is None else request, "url_rule", None)
         if rule is not None:
-            return f"{mount(environ)}{rule.rule}"
+            template = rule.rule
+            return template if environ.get("PATH_INFO") == entered else f"{mount(environ)}{template}"
     if BOTTLE in environ and _is_its_own(environ["bottle.app"], route := environ[BOTTLE]):
         # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
         own = _head(environ.get("PATH_INFO", ""), environ["bottle.raw_path"])
@@ -74,8 +77,8 @@ def mount(environ: WSGIEnvironment) -> str:
     X-Forwarded-Prefix. And a dashboard need not change where the deployment's prefix does.
     """
     path: str = environ.get("PATH_INFO", "")
-    request = environ.get(REQUEST)
-    entered: str = path if request is None else request.entered
+    request: Any = environ.get(REQUEST)
+    entered: str = path if request is None else getattr(request, "entered", request)
     if entered == path:
         return ""
     head = _head(entered, path)

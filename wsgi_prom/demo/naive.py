@@ -49,7 +49,9 @@ class Naive:
             print(announcement(environ[_ANNOUNCE_KEY], os.getpid()), file=sys.stderr, flush=True)  # noqa: T201
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-            self._counts[environ["REQUEST_METHOD"], find_route(environ), status[:3]] += 1
+            self._counts[
+                environ["REQUEST_METHOD"], find_route(environ, environ.get("PATH_INFO", "")), status[:3]
+            ] += 1
             return start_response(status, headers, *exc_info)
 
         return self._app(environ, start)

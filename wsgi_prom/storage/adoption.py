@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.values import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
@@ -46,8 +47,30 @@ def install() -> None:
         forks.replace((metrics, registry, client_values), existing)
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
+        metrics.MetricWrapperBase.labels = _quick(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
+
+
+def _quick(labels: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Return the library's *labels* with a way past its lock, and past making texts of texts, to a child that is there.
+
+    It is two thirds of what `Counter.labels(...).inc()` costs. Looking into a dict is one operation, in any thread.
+    """
+
+    @wraps(labels)
+    def quick(self: Any, *labelvalues: Any, **labelkwargs: Any) -> Any:
+        try:
+            child = None if labelkwargs else self._metrics.get(labelvalues)
+        except (
+            AttributeError,
+            TypeError,
+        ):  # a child, or a value without a hash: the library says so, or takes it
+            child = None
+        return labels(self, *labelvalues, **labelkwargs) if child is None else child
+
+    return quick
 
 
 def _adopt(existing: list[Any]) -> None:
