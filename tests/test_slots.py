@@ -518,3 +518,47 @@ def test_values_without_keys_are_refused(shared: Path) -> None:
     """
     with pytest.raises(FormatError):
         layout.unpack_header(bytes(4096))
+
+
+def test_a_series_that_is_made_while_somebody_looks_is_no_damage(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """A signal's handler makes one between the reading of a header and its comparison."""
+
+    def run() -> tuple[bool, int]:
+        slot = SlotFile.claim(shared)
+        slot.block(HITS, ("/",))
+        header, made = slot._files._header, []
+
+        def interrupted() -> bytes:
+            found = header()
+            if not made:
+                made.append(slot.block(HITS, ("/more",)))
+            return found
+
+        slot._files._header = interrupted
+        return slot.sound(), len(made)
+
+    assert (True, 1) == in_child(run)
+
+
+def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., Any], shared: Path) -> None:
+    """A signal's handler looks after the slot when the keys are written and not yet committed."""
+
+    def run() -> list[bool]:
+        slot = SlotFile.claim(shared)
+        found: list[bool] = []
+
+        class Interrupted:
+            def __init__(self, words: memoryview) -> None:
+                self._words = words
+
+            def __setitem__(self, index: int, value: int) -> None:
+                found.append(slot.sound())
+                self._words[index] = value
+
+        slot._files.mapping.words = Interrupted(slot._files.mapping.words)
+        slot.block(HITS, ("/",))
+        return [*found, slot.sound()]
+
+    assert [True, True] == in_child(run)

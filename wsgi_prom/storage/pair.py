@@ -98,10 +98,15 @@ class Pair:
 
     def values_intact(self) -> bool:
         """Return whether the value file is as long as it was made, and its header as it was written."""
-        if os.fstat(self._values_fd).st_size < self.mapping.size:
+        size, keys = self.mapping.size, 0
+        if os.fstat(self._values_fd).st_size < size:
             return False
-        header = self._header()
-        return bytes(self.mapping.memory[: len(header)]) == header and not self.mapping.lost
+        found, header = b"", b""
+        while keys != len(self._keys):  # a signal's handler has added some in the middle of it
+            keys = len(self._keys)
+            header = self._header()
+            found = bytes(self.mapping.memory[: len(header)])
+        return found == header and not self.mapping.lost
 
     def keys_intact(self) -> bool:
         """Return whether the key file is in its place, and as it was written."""
@@ -110,7 +115,8 @@ class Pair:
         # Only this process writes to it: no need to read what has the time of its last writing.
         written = os.fstat(self._keys_fd).st_mtime_ns
         if written != self._keys_time:
-            if os.pread(self._keys_fd, len(self._keys), 0) != self._keys:
+            keys = bytes(self._keys)
+            if os.pread(self._keys_fd, len(keys), 0) != keys:
                 return False
             self._keys_time = written
         return True

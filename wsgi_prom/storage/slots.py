@@ -177,6 +177,8 @@ class SlotFile:
         with self._lock:
             if self.lost:
                 return False
+            if self._appending:  # a signal's handler, in the middle of it: what it sees is half done
+                return True
             try:
                 if not self._files.values_intact():
                     self._files.mapping.give_up()
