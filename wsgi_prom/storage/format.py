@@ -23,6 +23,7 @@ import json
 import struct
 from dataclasses import dataclass
 from itertools import groupby
+from json.encoder import encode_basestring_ascii as _quoted
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -122,7 +123,12 @@ def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tu
 
 
 def block_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
-    return _line([schema, *labelvalues])
+    return f"[{','.join((str(schema), *map(_quoted, labelvalues)))}]\n".encode("ascii")
+
+
+def texts(items: tuple[str, ...]) -> bytes:
+    """Return *items* as a line of JSON. json.dumps takes 8 times as long for so few."""
+    return f"[{','.join(map(_quoted, items))}]\n".encode("ascii")
 
 
 class Memo:

@@ -12,13 +12,17 @@ import json
 import os
 import stat
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.storage.format import texts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NAME: Final = "wsgi_prom.labels"
+
+# Read at a time: more than a line, as a rule than all that is new.
+_MOST_BYTES: Final = 65536
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -36,6 +40,8 @@ class LabelSets:
         self._limit = limit
         self._owner = owner
         self._allowed: dict[str, set[tuple[str, ...]]] = {}
+        self._file = "" if path is None else str(path / NAME)
+        self._identity = (0, 0)
         self._offset = 0
         self._fd = -1
         # Two threads that read on from one offset both move it, past a line of another's: that label set was OTHER for
@@ -55,14 +61,17 @@ class LabelSets:
 
     def _ask(self, metric: str, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> bool:
         try:
-            fd = self._open()
-            # First what others have met: a worker that is recycled would else add a line for each label set that there is.
-            self._read_on(fd)
+            if self._missing():
+                # First what others have met: a worker that is recycled would else add a line for each label set there is.
+                self._open()
+                self._read(self._news())
             if labels not in allowed and len(allowed) < self._limit:
-                line = json.dumps([metric, *labels]).encode("ascii") + b"\n"
-                whole = os.write(fd, line) == len(line)
-                self._read_on(fd)
-                if not whole:
+                line = texts((metric, *labels))
+                whole = os.write(self._fd, line) == len(line)
+                lines = self._news()
+                if lines != line:
+                    self._read(lines)
+                if not whole or lines == line:
                     self._decide(labels, allowed)
         except OSError:
             self._decide(labels, allowed)
@@ -81,34 +90,43 @@ class LabelSets:
         if fd >= 0:
             os.close(fd)
 
-    def _open(self) -> int:
-        """Return the file, made again if somebody has removed it. Raises OSError."""
-        if self._path is None:
-            raise FileNotFoundError
-        path = self._path / NAME
-        if self._fd >= 0:
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.lstat(), os.fstat(self._fd)):
-                    return self._fd
-            self._let_go()
-        fd = os.open(path, _FLAGS, 0o600)
+    def _missing(self) -> bool:
+        """Return whether the file is still to be opened, or was removed by somebody."""
+        try:
+            found = os.lstat(self._file)
+        except FileNotFoundError:
+            return True
+        return self._fd < 0 or (found.st_dev, found.st_ino) != self._identity
+
+    def _open(self) -> None:
+        """Open the file; make it if there is none. Raises OSError."""
+        self._let_go()
+        fd = os.open(self._file, _FLAGS, 0o600)
         self._fd, self._offset = fd, 0
         found = os.fstat(fd)
+        self._identity = found.st_dev, found.st_ino
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             self._let_go()
-            raise OSError(errno.EINVAL, "not a plain file of its own", str(path))
+            raise OSError(errno.EINVAL, "not a plain file of its own", self._file)
         if self._owner is not None:
             os.fchown(fd, *self._owner)
-        return fd
 
     def _decide(self, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> None:
         if len(allowed) < self._limit:
             allowed.add(labels)
 
-    def _read_on(self, fd: int) -> None:
-        data = os.pread(fd, max(os.fstat(fd).st_size - self._offset, 0), self._offset)
+    def _news(self) -> bytes:
+        """Return the whole lines that nobody has read here."""
+        data = b""
+        while more := os.pread(self._fd, _MOST_BYTES, self._offset + len(data)):
+            data += more
+            if len(more) < _MOST_BYTES:
+                break
         lines = data[: data.rfind(b"\n") + 1]
         self._offset += len(lines)
+        return lines
+
+    def _read(self, lines: bytes) -> None:
         for line in lines.splitlines():
             try:
                 metric, *labels = json.loads(line)

@@ -79,7 +79,7 @@ class Pair:
         """
         if self._size < 8 * end:
             raise FormatError(f"{self._size} bytes of values, the keys ask for {8 * end}")
-        self.mapping = Mapping(self._values_fd, -(-self._size // mmap.PAGESIZE) * mmap.PAGESIZE, on_loss)
+        self.mapping = Mapping(self._values_fd, _pages(self._size), on_loss)
         # One store of the whole header: a value file is empty, all zero (and then refused), or right.
         self.mapping.memory[: format.HEADER.size] = self._header()
 
@@ -91,8 +91,10 @@ class Pair:
                 # Made longer it would be whole again, with zeros in the place of values.
                 self.mapping.lose()
                 raise OSError(errno.EIO, "the value file was cut short")
-            self.mapping.grow(max(2 * self.mapping.size, 8 * end))
-        self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
+            # By half: a file of 1,000 label sets had as many bytes that were not used as it had of values when it was
+            # doubled.
+            self.mapping.grow(_pages(max(self.mapping.size * 3 // 2, 8 * end)))
+        self._keys_time = -1  # to be asked for when somebody looks, once for many lines
         self._keys += lines
         self.mapping.words[format.COMMITTED] = len(self._keys)
 
@@ -232,6 +234,10 @@ class Pair:
                 with suppress(OSError):  # a child that became a daemon has closed it
                     os.close(fd)
         self._keys_fd, self._values_fd = -1, -1
+
+
+def _pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
