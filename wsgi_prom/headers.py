@@ -24,10 +24,11 @@ _MICROSECONDS_FROM: Final = 1e14
 
 def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     """Return the Content-Length of a response, None where there is none, or no number."""
-    for name, value in headers:
-        if name.lower() == "content-length" and value.isdigit():
-            return int(value)
-    return None
+    pairs = dict(headers)
+    value = pairs.get("Content-Length")
+    if value is None:  # as nearly nobody spells it
+        value = next((value for name, value in pairs.items() if name.lower() == "content-length"), "")
+    return int(value) if value.isdigit() else None
 
 
 def request_size(environ: WSGIEnvironment) -> int | None:

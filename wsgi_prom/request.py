@@ -7,7 +7,9 @@ One request, from the call of the application to the end of its response.
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,41 +39,26 @@ class MeasuredRequest:
 
     # What every request has. What few have is an attribute of the class until it is set, which costs the others nothing.
     __slots__ = (
-        "__dict__",
-        "_environ",
-        "_file_wrapper",
-        "_headers",
-        "_length",
-        "_recorder",
-        "_result",
-        "_route",
-        "_start_response",
-        "_started",
-        "_status",
-        "_write",
-        "entered",
-        "method",
-        "received",
-        "sent",
-        "token",
+        "__dict__", "_environ", "_file_wrapper", "_headers", "_recorder", "_result", "_route", "_start_response",
+        "_started", "_status", "_write", "entered", "length", "method", "received", "sent", "token",
     )  # fmt: skip
 
     _environ: WSGIEnvironment
     _file_wrapper: Any
     _headers: Any
-    _length: int | None
-    method: str
-    received: int | Input | None
     _recorder: Recorder
     _result: Any
     _route: str
-    sent: int
     _start_response: Any
     _started: float
     _status: Any
-    token: Any
     _write: Any
     entered: str
+    length: int
+    method: str
+    received: int | Input | None
+    sent: int
+    token: Any
 
     first_byte: float | None = None
     # What `place` has returned, where the middleware has asked it in vain.
@@ -140,7 +127,7 @@ class MeasuredRequest:
         """Count a *result* that is all of the response, before the server gets it."""
         if result is None or isinstance(result, str):
             # What no server takes, and that is for the server to say.
-            self.leave(failed=True)
+            self.leave(True)
             return
         try:
             sent = len(result) if isinstance(result, bytes) else sum(map(len, result))
@@ -159,22 +146,23 @@ class MeasuredRequest:
             if not chunk or not isinstance(chunk, bytes):
                 return
             if not self.sent:
-                self._begin()
+                self.begin()
             self.sent += len(chunk)
-            if self._length is not None and self.sent >= self._length:
+            if self.sent >= self.length:
                 self.leave()
         except Exception:
             self._recorder.fail("body")
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Note that the first byte of the body goes out, and of how many the application has told."""
         if self._recorder.times_first_byte:
             self.first_byte = perf_counter() - self._started
-        try:
-            self._length = content_length(self._headers)
-        except (
-            AttributeError
-        ):  # the application has not called start_response, or has given it no pairs of texts
-            self._length = None
+        self.length = sys.maxsize
+        # Where it is not told, or in a form that is for the server to refuse.
+        with suppress(AttributeError, TypeError, ValueError):
+            length = content_length(self._headers)
+            if length is not None:
+                self.length = length
 
     def read(self, chunk: bytes) -> None:
         """Count what the server has read of a file, unless the file is not what it was given."""
@@ -227,7 +215,7 @@ class MeasuredRequest:
     def fail(self, error: BaseException) -> None:
         """Count the request as one that raised *error*."""
         # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
-        where = self.leave(failed=not self.sent)
+        where = self.leave(not self.sent)
         if where:
             self._recorder.count_exception(self.method, where, type(error))
 
@@ -237,7 +225,7 @@ class MeasuredRequest:
         self._environ[REQUEST] = None
         self._recorder.dismiss(token)
 
-    def leave(self, *, failed: bool = False) -> str | tuple[str, ...]:
+    def leave(self, failed: bool = False) -> str | tuple[str, ...]:
         """Count the request and return its route, with the labels that were asked for. Nothing if it was counted."""
         token = self.token
         where: str | tuple[str, ...] = ""

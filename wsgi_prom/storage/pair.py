@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import secrets
 import stat
 import time
 from contextlib import suppress
@@ -56,7 +55,7 @@ class Pair:
                 self._read_keys()
             else:
                 self._size = format.INITIAL_SIZE
-                self._nonce = secrets.randbits(64)
+                self._nonce = int.from_bytes(os.urandom(8), "big")
                 self._keys = bytearray(format.keys_header(self._nonce))
                 os.ftruncate(self._keys_fd, 0)
                 _write(self._keys_fd, self._keys, 0)
