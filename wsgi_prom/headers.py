@@ -24,11 +24,11 @@ _MICROSECONDS_FROM: Final = 1e14
 
 def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     """Return the Content-Length of a response, None where there is none, or no number."""
-    pairs = dict(headers)
-    value = pairs.get("Content-Length")
-    if value is None:  # as nearly nobody spells it
-        value = next((value for name, value in pairs.items() if name.lower() == "content-length"), "")
-    return int(value) if value.isdigit() else None
+    for name, value in headers:
+        # As nearly everybody spells it, and otherwise.
+        if name == "Content-Length" or name.lower() == "content-length":
+            return int(value) if value.isdigit() else None
+    return None
 
 
 def request_size(environ: WSGIEnvironment) -> int | None:
