@@ -47,7 +47,9 @@ class Cell:
             lease.renew()
         lock = lease.lock
         try:
-            if not lock.acquire(False):
+            if not lease.threads:
+                lock.acquire()
+            elif not lock.acquire(False):
                 turns.take(lock)
             self._columns[self._index] += amount
         except BaseException:

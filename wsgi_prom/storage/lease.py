@@ -140,10 +140,12 @@ class Lease:
             gate.open = True
             try:
                 self.part_from_parent()
-                self.threads = turns.others()
+                # Until all is where it belongs: what is moved must not be stored to meanwhile.
+                self.threads = True
                 # Before and not after: what is noticed from here on is not to be overlooked.
                 self.alive[0] = 1
                 self._recover()
+                self.threads = turns.others()
             finally:
                 gate.open = False
                 news, self._news = self._news, []
