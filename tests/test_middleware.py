@@ -289,6 +289,25 @@ def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) 
     }
 
 
+def test_a_chunk_of_any_type_goes_to_the_server_as_it_is(in_child: Any) -> None:
+    """One that has no truth, as an array has none, is the server's to refuse; the request is counted all the same."""
+
+    class Odd:
+        def __bool__(self) -> bool:
+            raise ValueError("ambiguous")
+
+    def work() -> Any:
+        chunk = Odd()
+        result = PrometheusMiddleware(partial(plain, body=Closable([chunk, b"a"])))(
+            environ_of(), lambda *_: None
+        )
+        got = list(result)
+        result.close()
+        return got[0] is chunk, got[1], recorded()["http_requests_total{GET,/plain,200}"]
+
+    assert in_child(work) == (True, b"a", 1)
+
+
 def test_labels_are_bounded_whatever_a_client_sends(in_child: Any) -> None:
     """A method that nobody registered is OTHER, a path that no route took is unmatched."""
 

@@ -37,8 +37,11 @@ class Body(MeasuredRequest):
     def _chunks(self, iterator: Iterator[bytes]) -> Iterator[bytes]:
         try:
             for chunk in iterator:
-                # As `passed` does, without the call.
-                if chunk and isinstance(chunk, bytes):
+                if (
+                    type(chunk) is not bytes
+                ):  # anything at all: what it does is not to be taken for the application's
+                    self.passed(chunk)
+                elif chunk:  # as `passed` does, without the call
                     if not self.sent:
                         self.begin()
                     self.sent = sent = self.sent + len(chunk)

@@ -3,7 +3,7 @@ One request, from the call of the application to the end of its response.
 """
 
 # Rule 1: nothing of this raises into the application or the server.
-# Rule 2: a request is counted once, by the first of `finish`, `abort` and `fail`.
+# Rule 2: a request is counted once, by the first call of `leave`.
 
 from __future__ import annotations
 
@@ -164,6 +164,8 @@ class MeasuredRequest:
         except (AttributeError, TypeError, ValueError):
             # (Not by `suppress`, which takes 4,000 instructions.)
             pass  # not told, or in a form that is for the server to refuse
+        except Exception:  # of a container of the application's own
+            self._recorder.fail("body")
 
     def read(self, chunk: bytes) -> None:
         """Count what the server has read of a file, unless the file is not what it was given."""
