@@ -37,9 +37,8 @@ class Body(MeasuredRequest):
     def _chunks(self, iterator: Iterator[bytes]) -> Iterator[bytes]:
         try:
             for chunk in iterator:
-                if (
-                    type(chunk) is not bytes
-                ):  # anything at all: what it does is not to be taken for the application's
+                # Anything at all: what it does is not to be taken for what the application does.
+                if type(chunk) is not bytes:
                     self.passed(chunk)
                 elif chunk:  # as `passed` does, without the call
                     if not self.sent:
@@ -92,6 +91,8 @@ def respond(request: MeasuredRequest, result: Any, wrapper: Any) -> Any:
 
     *wrapper* is the server's file_wrapper, None if it has none.
     """
+    if request.token is None:  # counted by a write(), dismissed, or never begun
+        return result
     kind: type = type(result)
     if kind in _COMPLETE:
         request.complete(result)

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Request(Protocol):
     """What is told how a file was read."""
 
-    def read(self, chunk: bytes) -> None: ...
+    def file_read(self, chunk: bytes) -> None: ...
 
-    def broken(self, error: BaseException) -> None: ...
+    def file_broken(self, error: BaseException) -> None: ...
 
-    def closing(self) -> None: ...
+    def file_closing(self) -> None: ...
 
-    def closed(self) -> None: ...
+    def file_closed(self) -> None: ...
 
 
 class File:
@@ -41,16 +41,16 @@ class File:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._filelike:
-            self._request.read(chunk)
+            self._request.file_read(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
         try:
             chunk: bytes = self._filelike.read(*size)
         except BaseException as error:
-            self._request.broken(error)
+            self._request.file_broken(error)
             raise
-        self._request.read(chunk)
+        self._request.file_read(chunk)
         return chunk
 
 
@@ -58,11 +58,11 @@ class ClosableFile(File):
     """A file that has close(): the end of its response."""
 
     def close(self) -> None:
-        self._request.closing()
+        self._request.file_closing()
         try:
             self._filelike.close()
         finally:
-            self._request.closed()
+            self._request.file_closed()
 
 
 def look_into(result: Any, request: Request) -> bool:

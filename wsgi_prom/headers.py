@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # More than any body that a server takes, and little enough for a sum of doubles to stay exact.
 _LARGEST_BODY: Final = 1 << 40
+_MOST_DIGITS: Final = 16
 
 # A request that waited longer was not waiting: its clock is wrong, or its header is made up.
 _LONGEST_QUEUE_SECONDS: Final = 3600.0
@@ -27,7 +28,7 @@ def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     for name, value in headers:
         # As nearly everybody spells it, and otherwise.
         if name == "Content-Length" or name.lower() == "content-length":
-            return int(value) if value.isdigit() else None
+            return int(value) if value.isdigit() and len(value) < _MOST_DIGITS else None
     return None
 
 
@@ -35,7 +36,11 @@ def request_size(environ: WSGIEnvironment) -> int | None:
     """Return the length of a request's body: None where it is not told, or not to be believed."""
     length = environ.get("CONTENT_LENGTH")
     if length:
-        size = int(length) if length.isascii() and length.isdigit() and len(length) < 16 else _LARGEST_BODY
+        size = (
+            int(length)
+            if length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS
+            else _LARGEST_BODY
+        )
         return size if size < _LARGEST_BODY else None
     return None if "HTTP_TRANSFER_ENCODING" in environ else 0
 

@@ -121,26 +121,29 @@ class Recorder:
 
     def count(  # noqa: C901, PLR0912 - a request has so many figures
         self, request: MeasuredRequest, lock: Any, where: Where, status: str, seconds: float
-    ) -> None:
+    ) -> bool:
         """
         Count *request*, which is over after *seconds*; *lock* was the lease's when it began.
 
-        Does nothing in a process that was forked since: the request is the parent's.
+        Returns False, and does nothing, in a process that was forked since: the request is the parent's.
         """
         if lock is not lease.lock or not lease.alive[1]:
-            return
-        method, sent, received, first_byte = request.method, request.sent, request.received, None
+            return False
+        bounds, method, sent, received = self.bounds, request.method, request.sent, request.received
         if isinstance(received, Input):
             received = received.size
-        if self.times_first_byte:
-            first_byte = request.first_byte
-        bucket = 1 + bisect_left(self.bounds, seconds)
+        first_byte = request.first_byte if self.times_first_byte else None
+        first_bucket = 0 if first_byte is None else bisect_left(bounds, first_byte)
+        bucket = 1 + bisect_left(bounds, seconds)
         while True:
             guarded = lease.threads
             try:
                 if guarded:
                     turns.take(lock)
                 columns, index = self.requests[method][where][status]
+                if self.counts_in_progress:
+                    busy, place = self.busy
+                    busy[place] = self.entered[0] = self.entered[0] - 1.0
                 columns[index] += seconds
                 columns[index + bucket] += 1.0
                 if sent:
@@ -152,17 +155,17 @@ class Recorder:
                 if first_byte is not None:
                     index += self._first_byte
                     columns[index] += first_byte
-                    columns[index + 1 + bisect_left(self.bounds, first_byte)] += 1.0
-                if self.counts_in_progress:
-                    columns, index = self.busy
-                    columns[index] = self.entered[0] = self.entered[0] - 1.0
+                    columns[index + 1 + first_bucket] += 1.0
             except KeyError:
                 pass
             else:
-                return
+                return True
             finally:
-                if guarded and lock._is_owned():
-                    lock.release()
+                if guarded:
+                    try:  # noqa: SIM105 - nothing may come between `finally` and the release
+                        lock.release()
+                    except RuntimeError:
+                        pass
             method, where, status = self._meet(lock, method, where, status)
 
     def dismiss(self, lock: Any) -> None:
@@ -206,6 +209,8 @@ class Recorder:
             log.debug("a failure of wsgi_prom could not be counted", exc_info=True)
 
     def _count(self, schema: Schema, labels: tuple[str, ...]) -> None:
+        if not lease.alive[0]:
+            lease.renew()
         labels = self._bounded(schema, labels)
         block = self._blocks.find(schema, labels)
         with lease.lock:

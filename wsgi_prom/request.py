@@ -1,6 +1,4 @@
-"""
-One request, from the call of the application to the end of its response.
-"""
+"""One request, from the call of the application to the end of its response."""
 
 # Rule 1: nothing of this raises into the application or the server.
 # Rule 2: a request is counted once, by the first call of `leave`.
@@ -33,7 +31,8 @@ class MeasuredRequest:
     """
     What is known of a request. For one thread at a time, like the request itself.
 
-    The middleware makes it and fills it in, and hands it what is not usual: a response that is not complete, new labels.
+    The middleware makes it, fills it in, and hands it what is not usual: a response that is not complete, new labels.
+    It may turn into the response (body.py), whose attributes servers and frameworks look at: nothing here is a file's.
     """
 
     # What every request has. What few have is an attribute of the class until it is set, which costs the others nothing.
@@ -167,12 +166,12 @@ class MeasuredRequest:
         except Exception:  # of a container of the application's own
             self._recorder.fail("body")
 
-    def read(self, chunk: bytes) -> None:
+    def file_read(self, chunk: bytes) -> None:
         """Count what the server has read of a file, unless the file is not what it was given."""
         if self._direct:
             self.passed(chunk)
 
-    def closing(self) -> None:
+    def file_closing(self) -> None:
         """Take the size of a file that the server sent without reading it: by sendfile."""
         if self._direct and not self.sent and self.method != "HEAD":
             try:
@@ -180,12 +179,12 @@ class MeasuredRequest:
             except Exception:
                 self._recorder.fail("body")
 
-    def broken(self, error: BaseException) -> None:
+    def file_broken(self, error: BaseException) -> None:
         """Count the request as one whose file could not be read."""
         if self._direct:
             self.fail(error)
 
-    def closed(self) -> None:
+    def file_closed(self) -> None:
         """Count the request as answered, if it was with the file that was closed."""
         if self._direct:
             self.leave()
@@ -203,37 +202,34 @@ class MeasuredRequest:
             return False
         self._direct = True
         if not told:
-            self.closing()
+            self.file_closing()
             self.leave()
         return True
 
     def abort(self) -> None:
         """Count the request as closed before its end."""
-        where = self.leave()
         # A server need not look at the body where there is none to send.
         bodiless = self.method == "HEAD" or str(getattr(self, "_status", ""))[:3] in {"204", "304"}
-        if where and not bodiless:
-            self._recorder.count_aborted(self.method, where)
+        self.leave(False, None, not bodiless)
 
     def fail(self, error: BaseException) -> None:
         """Count the request as one that raised *error*."""
         # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
-        where = self.leave(not self.sent)
-        if where:
-            self._recorder.count_exception(self.method, where, type(error))
+        self.leave(not self.sent, type(error))
 
     def dismiss(self) -> None:
         """Do not count the request."""
-        token, self.token = self.token, None
-        self._environ[REQUEST] = None
-        self._recorder.dismiss(token)
+        self._part_from_environ()
+        self._recorder.dismiss(self.token)
+        self.token = None
 
-    def leave(self, failed: bool = False) -> str | tuple[str, ...]:
-        """Count the request and return its route, with the labels that were asked for. Nothing if it was counted."""
+    def leave(
+        self, failed: bool = False, exception: type[BaseException] | None = None, aborted: bool = False
+    ) -> None:
+        """Count the request, unless that was done: as answered in full, or how else it ended."""
         token = self.token
-        where: str | tuple[str, ...] = ""
         if token is None:
-            return where
+            return
         self.token = None
         recorder = self._recorder
         try:
@@ -244,21 +240,34 @@ class MeasuredRequest:
                 status = None
             if status is None:  # the application has not called start_response
                 route = self._find_route()
-            environ = self._environ
-            environ[REQUEST] = None
-            if self._file_wrapper is not None:
-                self._put_wrapper_back()
-            where = (self.placed or self.place(route)) if recorder.asked else route
+            self._part_from_environ()
+            where: str | tuple[str, ...] = route
+            if recorder.asked:
+                where = self.placed or self._place_or_dismiss(route, token)
             if failed or not isinstance(status, str):
                 status = "500"
-            recorder.count(self, token, where, status, seconds)
+            counted = recorder.count(self, token, where, status, seconds)
+            if counted and exception is not None:
+                recorder.count_exception(self.method, where, exception)
+            elif counted and aborted:
+                recorder.count_aborted(self.method, where)
         except Exception:
             recorder.fail("record")
-        return where
 
-    def _put_wrapper_back(self) -> None:
-        if "wsgi.file_wrapper" in self._environ:
-            self._environ["wsgi.file_wrapper"] = self._file_wrapper
+    def _part_from_environ(self) -> None:
+        # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
+        # garbage collector comes round.
+        environ = self._environ
+        environ[REQUEST] = None
+        if self._file_wrapper is not None and "wsgi.file_wrapper" in environ:
+            environ["wsgi.file_wrapper"] = self._file_wrapper
+
+    def _place_or_dismiss(self, route: str, token: Any) -> tuple[str, ...]:
+        try:
+            return self.place(route)
+        except BaseException:  # a callable's time is over, or the process's
+            self._recorder.dismiss(token)
+            raise
 
     def place(self, route: str) -> tuple[str, ...]:
         """Return *route* with the labels that a callable is asked for."""

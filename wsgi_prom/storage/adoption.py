@@ -60,13 +60,11 @@ def _quick(labels: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(labels)
     def quick(self: Any, *labelvalues: Any, **labelkwargs: Any) -> Any:
-        try:
-            child = None if labelkwargs else self._metrics.get(labelvalues)
-        except (
-            AttributeError,
-            TypeError,
-        ):  # a child, or a value without a hash: the library says so, or takes it
-            child = None
+        for value in labelvalues:
+            if type(value) is not str:  # an Enum of texts is not the text that the library makes of it
+                return labels(self, *labelvalues, **labelkwargs)
+        # A metric that is a child itself has none.
+        child = None if labelkwargs else getattr(self, "_metrics", {}).get(labelvalues)
         return labels(self, *labelvalues, **labelkwargs) if child is None else child
 
     return quick

@@ -38,7 +38,7 @@ HEADER: Final = struct.Struct("=8sQQQ32x")
 FIRST_COLUMN: Final = HEADER.size // 8
 COMMITTED: Final = 3  # the header's field, counted in 8-byte words
 
-# A value file starts with one page and doubles: room for 28 label sets of a request, or 504 counters.
+# A value file starts with one page and doubles: room for 26 label sets of a request, or 504 counters.
 INITIAL_SIZE: Final = 4096
 
 LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent"})

@@ -1,8 +1,8 @@
 """
 Which label sets a metric may have: one decision for all processes of a directory, without a lock.
 
-A process that meets a new label set appends a line to a shared file and reads on to its end. The first so many lines
-of a metric are allowed, the rest are not: O_APPEND puts the lines into one order, which all processes read alike.
+A process that meets a new label set appends a line to a shared file and reads on to its end. The first so many
+different lines of a metric are allowed, the rest are not: O_APPEND puts them into one order, which all processes read alike.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class LabelSets:
     def _ask(self, metric: str, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> bool:
         try:
             if self._missing():
-                # First what others have met: a worker that is recycled would else add a line for each label set there is.
+                # First what others have met: each worker that is recycled would else add a line for each label set. (One
+                # that lives does, for what others have met since. To look first costs two system calls a label set.)
                 self._open()
                 self._read(self._news())
             if labels not in allowed and len(allowed) < self._limit:

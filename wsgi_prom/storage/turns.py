@@ -25,8 +25,9 @@ def others() -> bool:
 
 def take(lock: Any) -> None:
     """
-    Take *lock*, for a caller who releases it if he holds it, whatever is raised.
+    Take *lock*, for a caller whose `finally` begins with its release, which raises RuntimeError if it was not taken.
 
+    (Not with a look at who holds it, nor in a function: a signal's handler may raise in between, and it is kept for ever.)
     Not by waiting for it: whoever waits is given it while another thread has the interpreter's lock, so that each record
     of each thread ends in a wait for both (four busy threads took 3 times as long). Raises what a signal's handler does.
     """
