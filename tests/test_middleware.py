@@ -289,6 +289,53 @@ def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) 
     }
 
 
+def test_a_body_looks_like_no_file(in_child: Any) -> None:
+    """Frameworks that mount an application look for that: Bottle reads what can be read."""
+
+    def work() -> Any:
+        from bottle import Bottle
+        from flask import Flask
+
+        shop = Flask("shop")
+        shop.get("/")(lambda: "hello")
+        root = Bottle()
+        root.mount("/api/", PrometheusMiddleware(shop.wsgi_app))
+        body = PrometheusMiddleware(partial(plain, body=Closable([b"a"])))(environ_of(), lambda *_: None)
+        looks = {"read", "readline", "fileno", "seek", "tell", "closed", "name", "headers", "status"} & set(
+            dir(body)
+        )
+        return b"".join(root(environ_of(PATH_INFO="/api/"), lambda *_: None)), looks
+
+    assert in_child(work) == (b"hello", set())
+
+
+def test_an_exception_without_a_name_passes_unchanged(in_child: Any) -> None:
+    """What cannot be said of it is a failure of ours, which is counted, and the server gets the application's."""
+
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:
+            raise RuntimeError("no name")
+
+    class OddError(Exception, metaclass=Nameless):
+        pass
+
+    def work() -> Any:
+        def app(_environ: Any, _start_response: Any) -> Any:
+            raise OddError
+
+        try:
+            PrometheusMiddleware(app)(environ_of(), lambda *_: None)
+        except OddError:
+            return recorded()
+        return None
+
+    found = in_child(work)
+    assert found["wsgi_prom_errors_total{record}"] == 1
+    assert found["http_requests_total{GET,unmatched,500}"] == 1
+    assert found["http_requests_in_progress{}"] == 0
+
+
 def test_a_chunk_of_any_type_goes_to_the_server_as_it_is(in_child: Any) -> None:
     """One that has no truth, as an array has none, is the server's to refuse; the request is counted all the same."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -74,6 +75,39 @@ def test_threads_lose_nothing(known: bool, in_child: Callable[..., Any], shared:
         "http_response_size_bytes_sum": total,
         "http_requests_in_progress": 0,
     } == in_child(run)
+
+
+def test_what_a_signal_handler_raises_keeps_no_lock(in_child: Callable[..., Any], shared: Path) -> None:
+    """Wherever it comes in a request: others have the lock after it, and nothing stays in progress, nor below 0."""
+
+    def run() -> tuple[bool, float]:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+        measured = PrometheusMiddleware(app)
+        end = threading.Event()
+        threading.Thread(target=end.wait, args=(60,), daemon=True).start()
+
+        def out_of_time(*_: object) -> None:
+            raise TimeoutError
+
+        signal.signal(signal.SIGALRM, out_of_time)
+        raised = 0
+        while raised < 2000:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.00001 + 0.00000001 * raised)
+                for _ in range(100):
+                    request(measured)
+            except TimeoutError:
+                pass
+            raised += 1
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        free: list[bool] = []
+        other = threading.Thread(target=lambda: free.append(lease.lock.acquire(timeout=10)))
+        other.start()
+        other.join()
+        end.set()
+        return free[0], counted(shared)["http_requests_in_progress"]
+
+    assert (True, 0.0) == in_child(run)
 
 
 def test_other_threads_are_noticed(in_child: Callable[..., Any]) -> None:

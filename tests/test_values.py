@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import live
@@ -590,6 +591,9 @@ def test_labels_takes_what_the_library_takes(recording: Callable[..., Any]) -> N
             counter.labels("404", "/"), counter.labels(404, "/"), counter.labels(path="/", code=404),
             counter.labels(code="404", path="/"), counter.labels("404", "/"),
         ]  # fmt: skip
+        texts = Enum("Texts", {"OK": "ok"}, type=str)
+        named = [counter.labels("ok", "/"), counter.labels(texts.OK, "/")]
+        assert [("ok", "/"), (str(texts.OK), "/")] == [child._labelvalues for child in named]
         unhashable = [counter.labels(["a"], "/"), counter.labels(["a"], "/")]
         with pytest.warns(UserWarning, match="Removal of labels"):
             counter.remove("404", "/")

@@ -100,6 +100,11 @@ class Guard:
                     "the exporter's guard, pid %d, has died; pid %d is in its place", guard, os.getpid()
                 )
                 return
+            if (
+                os.getppid() != guard
+            ):  # killed after it had told this process to end: what it leaves is cleared here
+                self._ending = True
+                return
             status = 0
         except BaseException:
             if self._failures < _SAID:
