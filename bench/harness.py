@@ -28,7 +28,7 @@ FOLDER: Final = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: rounds, slices in each of them, and whether only what fits into two minutes."""
+    """How much is measured: rounds, slices in each of them, and whether only what fits into some three minutes."""
 
     rounds: int = 7
     slices: int = 15
