@@ -256,9 +256,8 @@ class Recorder:
         """Return what stands for the route and the extra labels of *labels*."""
         if not self.asked:
             return labels[1]
-        given = zip(
-            self.settings.labels, labels[3:], strict=False
-        )  # the class of the status may be behind them
+        # The class of the status may be behind them.
+        given = zip(self.settings.labels, labels[3:], strict=False)
         return (labels[1], *[label for (_, value), label in given if callable(value)])
 
     def _bounded(self, schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:

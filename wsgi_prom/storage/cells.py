@@ -5,8 +5,8 @@ Cells: what the client library's metrics record into, each a column of the proce
 # Rule 1: look at `alive` before taking the lock: in a forked child the lock may be held for ever by a thread that is gone.
 # Rule 2: a cell counts what its own process recorded; the column may hold more, from earlier holders of the slot, and a
 #         `set` must not erase that where the client library would still count it.
-# Rule 3: where a record is nothing but this, the lock is not taken by `with`, which costs twice as much; it is acquired
-#         within the `try`, and released if it is held, whatever a signal's handler raises in between.
+# Rule 3: where a record is nothing but this, the lock is not taken by `with`, which costs twice as much; it is taken
+#         within a `try` whose `finally` begins with its release, whatever a signal's handler raises in between.
 # Rule 4: a signal handler or a finalizer may record in the middle of a record or a move. Between the reading of a
 #         figure and its storing there is nothing at which CPython looks for one, or what was stored is looked at again.
 
@@ -52,11 +52,11 @@ class Cell:
             elif not lock.acquire(False):
                 turns.take(lock)
             self._columns[self._index] += amount
-        except BaseException:
-            if lock._is_owned():
+        finally:
+            try:  # noqa: SIM105 - nothing may come between `finally` and the release
                 lock.release()
-            raise
-        lock.release()
+            except RuntimeError:
+                pass
 
     def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002 - the library's signature
         if not _alive[0]:

@@ -69,8 +69,7 @@ class Lease:
         # Both are 0 in a forked child.
         self.alive = fork_mark() if mark is None else mark
         self.alive[1] = 1
-        # Any: its type in the stubs has no _is_owned.
-        self.lock: Any = threading.RLock()
+        self.lock = threading.RLock()
         # Whether there were other threads a second ago. A request of the only one takes no lock, which is a tenth of what
         # it costs. A younger thread is safe too: between look-up and store there is nothing at which CPython, with its
         # own lock, lets another thread run.
