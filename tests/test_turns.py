@@ -1,24 +1,29 @@
-"""Threads that record at the same time, and the only thread of a process, which takes no lock."""
+"""Threads that record at the same time: without a lock on CPython with its own, and with one elsewhere."""
 
 from __future__ import annotations
 
+import dis
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
+from wsgi_prom.recorder import Recorder
 from wsgi_prom.storage import turns
+from wsgi_prom.storage.cells import Cell
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
+    from types import CodeType
 
 THREADS, REQUESTS = 4, 20_000
 
@@ -28,8 +33,18 @@ def app(_environ: Any, start_response: Any) -> list[bytes]:
     return [b"x"]
 
 
+def stream(_environ: Any, start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    yield b"x"
+
+
 def request(measured: Any) -> None:
-    measured({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+    result = measured({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
+    try:
+        for _ in result:
+            pass
+    finally:
+        getattr(result, "close", int)()
 
 
 def together(work: Callable[[], object]) -> None:
@@ -50,17 +65,16 @@ def counted(path: Path) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["known", "younger than a second"])
-def test_threads_lose_nothing(known: bool, in_child: Callable[..., Any], shared: Path) -> None:
-    """Also those that have begun since somebody looked last whether there are any, as they have no lock."""
+@pytest.mark.parametrize("locked", [True, False], ids=["with a lock", "without"])
+def test_threads_lose_nothing(locked: bool, in_child: Callable[..., Any], shared: Path) -> None:
+    """Neither with the lock, as without the interpreter's own, nor without one."""
 
     def run() -> dict[str, float]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
         sys.setswitchinterval(1e-6)
+        turns.interrupt = lambda: locked
         measured = PrometheusMiddleware(app)
         request(measured)
-        if not known:
-            turns.others = lambda: False
 
         def work() -> None:
             for _ in range(REQUESTS):
@@ -77,7 +91,10 @@ def test_threads_lose_nothing(known: bool, in_child: Callable[..., Any], shared:
     } == in_child(run)
 
 
-def test_what_a_signal_handler_raises_keeps_no_lock(in_child: Callable[..., Any], shared: Path) -> None:
+@pytest.mark.parametrize("app", [app, stream], ids=["complete", "streamed"])
+def test_what_a_signal_handler_raises_keeps_no_lock(
+    app: Any, in_child: Callable[..., Any], shared: Path
+) -> None:
     """Wherever it comes in a request: others have the lock after it, and nothing stays in progress, nor below 0."""
 
     def run() -> tuple[bool, float]:
@@ -110,47 +127,52 @@ def test_what_a_signal_handler_raises_keeps_no_lock(in_child: Callable[..., Any]
     assert (True, 0.0) == in_child(run)
 
 
-def test_other_threads_are_noticed(in_child: Callable[..., Any]) -> None:
-    """There are none in a process of one thread, and some while another runs, whether or not threading knows it."""
+def stretches(code: CodeType) -> list[set[str]]:
+    """Return the instructions between each look at `guarded` and the last store, but for the lock's own."""
+    source = Path(code.co_filename).read_text().splitlines()
+    of_line: dict[int, set[str]] = {}
+    starts = dict(dis.findlinestarts(code))
+    line = 0
+    for found in dis.get_instructions(code):
+        line = starts.get(found.offset) or line
+        of_line.setdefault(line, set()).add(found.opname)
+    found_stretches = []
+    for first in sorted(line for line in of_line if "lease.guarded" in source[line - 1]):
+        last = next(
+            line for line in range(first, len(source)) if source[line - 1].strip() in {"finally:", "return"}
+        )
+        lines = [line for line in range(first, last) if "turns.take(" not in source[line - 1]]
+        found_stretches.append(set().union(*(of_line.get(line, set()) for line in lines)))
+    return found_stretches
 
-    def run() -> list[bool]:
-        import _thread  # as a server in C starts its own
 
-        found = [turns.others()]
-        begun, end = threading.Event(), threading.Event()
-        _thread.start_new_thread(lambda: (begun.set(), end.wait(30)), ())
-        begun.wait(30)
-        found.append(turns.others())
-        end.set()
-        return found
+@pytest.mark.skipif(turns.interrupt(), reason="needs CPython with its own lock")
+def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[..., Any]) -> None:
+    """Where no lock is taken, neither another thread nor a signal's handler nor the garbage collector comes in between."""
 
-    assert [False, True] == in_child(run)
+    def run() -> dict[str, list[set[str]]]:
+        measured: Any = PrometheusMiddleware(app)
+        inner = dict(zip(measured.__code__.co_freevars, measured.__closure__, strict=True))
+        finish: Any = inner["finish"].cell_contents
+        return {
+            function.__qualname__.rpartition(".")[2]: stretches(function.__code__)
+            for function in (measured, finish, Recorder.count, Cell.inc)
+        }
 
-
-def test_a_child_of_a_process_with_threads_looks_for_itself(
-    in_child: Callable[..., Any], shared: Path
-) -> None:
-    """The threads of its parent are not there, and its requests take no lock."""
-
-    def run() -> list[bool]:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
-        measured = PrometheusMiddleware(app)
-        end = threading.Event()
-        threading.Thread(target=end.wait, args=(60,), daemon=True).start()
-        request(measured)
-        found = [lease.threads]
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            request(measured)
-            os.write(write, bytes([lease.threads]))
-            os._exit(0)
-        os.waitpid(pid, 0)
-        found.append(bool(os.read(read, 1)[0]))
-        end.set()
-        return found
-
-    assert [True, False] == in_child(run)
+    found = in_child(run)
+    assert {"middleware": 2, "finish": 1, "count": 1, "inc": 1} == {
+        name: len(each) for name, each in found.items()
+    }
+    names = set().union(*(stretch for each in found.values() for stretch in each))
+    assert "STORE_SUBSCR" in names
+    # A method is loaded to be called, and a container is what a collection may begin with.
+    assert [] == sorted(
+        name
+        for name in names
+        if re.search(
+            "CALL|LOAD_METHOD|JUMP_BACK|JUMP_ABSOLUTE|FOR_ITER|BUILD|LIST|YIELD|SEND|RESUME|IMPORT|MAKE", name
+        )
+    )
 
 
 def test_a_lock_is_waited_for_however_long_it_is_held(in_child: Callable[..., Any]) -> None:

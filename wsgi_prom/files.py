@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from wsgi_prom.headers import content_length
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class Request(Protocol):
@@ -29,11 +29,17 @@ class File:
     """
     A file on its way through the server's file_wrapper: the server's own object, around this.
 
-    Whatever else the server looks for (fileno for sendfile, seek, tell) is the file's.
+    Whatever else the server looks for (fileno for sendfile, seek, tell) is the file's. No request is told of it until
+    `answer`: an application may read what it has wrapped itself.
     """
 
-    def __init__(self, filelike: Any, request: Request) -> None:
+    _request: Request | None = None
+
+    def __init__(self, filelike: Any) -> None:
         self._filelike = filelike
+
+    def answer(self, request: Request) -> None:
+        """Tell *request*, whose response the file is, from now on."""
         self._request = request
 
     def __getattr__(self, name: str) -> Any:
@@ -41,16 +47,19 @@ class File:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._filelike:
-            self._request.file_read(chunk)
+            if self._request is not None:
+                self._request.file_read(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
         try:
             chunk: bytes = self._filelike.read(*size)
         except BaseException as error:
-            self._request.file_broken(error)
+            if self._request is not None:
+                self._request.file_broken(error)
             raise
-        self._request.file_read(chunk)
+        if self._request is not None:
+            self._request.file_read(chunk)
         return chunk
 
 
@@ -58,21 +67,46 @@ class ClosableFile(File):
     """A file that has close(): the end of its response."""
 
     def close(self) -> None:
-        self._request.file_closing()
+        request = self._request
+        if request is None:
+            self._filelike.close()
+            return
+        request.file_closing()
         try:
             self._filelike.close()
         finally:
-            self._request.file_closed()
+            request.file_closed()
+
+
+class Wrapper:
+    """
+    Acts as *function*, a server's file_wrapper that hands back the very file that it was given (uWSGI's).
+
+    The file that it is given tells what is done with it. Thread and fork safe.
+    """
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> object:
+        if arguments:
+            kind = ClosableFile if hasattr(arguments[0], "close") else File
+            arguments = (kind(arguments[0]), *arguments[1:])
+        return self.function(*arguments, **keywords)
 
 
 def look_into(result: Any, request: Request) -> bool:
-    """Put a file that tells what is done with it in the place of the one in *result*; return whether that can be done."""
+    """See to it that the file in *result*, the server's own object, tells *request*; return whether that can be done."""
+    if isinstance(result, File):
+        result.answer(request)
+        return hasattr(result, "close")
     attributes = getattr(result, "__dict__", {})
     # As gunicorn and wsgiref have it, which take the file's close() for their own, and as waitress has it.
     name = next((name for name in ("filelike", "file") if name in attributes), None)
     if name is None or not hasattr(attributes[name], "close"):
         return False
-    told = ClosableFile(attributes[name], request)
+    told = ClosableFile(attributes[name])
+    told.answer(request)
     setattr(result, name, told)
     if "close" in attributes:
         result.close = told.close

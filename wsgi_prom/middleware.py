@@ -20,7 +20,8 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.body import respond
+from wsgi_prom.body import Body, read, respond
+from wsgi_prom.files import Wrapper
 from wsgi_prom.recorder import Recorder
 from wsgi_prom.request import MeasuredRequest
 from wsgi_prom.routes import REQUEST
@@ -70,30 +71,78 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     sent_column, received_column = recorder.sent_column, recorder.received_column
     bounds, first_bound = recorder.bounds, recorder.bounds[0]
     direct, asks = not recorder.times_first_byte, bool(recorder.asked)
+    # The server's file_wrapper, and ours in its place where it is a function, as uWSGI's is.
     known_wrapper: Any = None
+    told_wrapper: Wrapper | None = None
+    # What wraps a result, by its type, but for what the file_wrapper makes.
+    bodies: dict[type, type[Body]] = {}
+
+    class Request(MeasuredRequest):
+        __slots__ = ()
+        _recorder = recorder
+
+    def finish(request: MeasuredRequest) -> None:  # noqa: C901 - rule 4
+        """Count a usual *request*, whose response is complete and none of the usual ones."""
+        token: Any = request.token
+        if token is not lease.lock or not alive[1]:
+            request.leave()
+            return
+        where: Any = None
+        try:
+            seconds = perf_counter() - request._started
+            bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
+            where = request._route
+            if asks:
+                where = request.place(where)
+            guarded = lease.guarded
+            try:
+                if guarded:
+                    turns.take(token)
+                columns, index = requests[request.method][where][request._status]
+                columns[index] += seconds
+                columns[index + bucket] += 1.0
+                if counts_sent:
+                    columns[index + sent_column] += request.sent
+                if request.received:
+                    columns[index + received_column] += request.received  # type: ignore[operator]
+                if counts_in_progress:
+                    columns, index = recorder.busy
+                    columns[index] = entered[0] = entered[0] - 1.0
+                request.token = None
+            finally:
+                if guarded:
+                    try:  # noqa: SIM105 - rule 5
+                        token.release()
+                    except RuntimeError:
+                        pass
+        except _UNUSUAL:
+            if isinstance(where, tuple):
+                request.placed = where
+            request.leave()
+        else:
+            request._environ[REQUEST] = None
 
     # A function: an object with __call__ takes 700 instructions more.
     def middleware(  # noqa: C901, PLR0912, PLR0915 - rule 4
         environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        nonlocal known_wrapper
+        nonlocal known_wrapper, told_wrapper
         if exceptions is not None:
             other = exceptions(environ)
             if other is not None:
                 return other(environ, start_response)
-        request = MeasuredRequest()
+        request = Request()
         # An application that was wrapped by hand and by a hook is measured by the outer one. None is what an earlier
         # pass of the same environ has left.
         if environ.setdefault(REQUEST, request) is not request:
             if environ[REQUEST] is not None:
                 return app(environ, start_response)
             environ[REQUEST] = request
-        request._recorder = recorder
         request._environ = environ
         request._start_response = start_response
         request.received = request.sent = 0
-        request._file_wrapper = request.token = wrapper = None
         token: Any = None
+        request.token = token
         request._started = started = perf_counter()
         usual = direct
         try:
@@ -104,13 +153,14 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             except KeyError:  # uWSGI calls it for a request of two empty lines too
                 request.method = method = environ.get("REQUEST_METHOD", "")
                 request.entered = environ.get("PATH_INFO", "")
-            wrapper = environ.get("wsgi.file_wrapper")
-            if wrapper is not known_wrapper:
-                if wrapper is None or isinstance(wrapper, type):
+            if environ.get("wsgi.file_wrapper") is not known_wrapper:
+                wrapper: Any = environ.get("wsgi.file_wrapper")
+                if not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
                     known_wrapper = wrapper
-                else:
-                    # uWSGI's is a function that hands back the very file that it was given.
-                    request.replace_wrapper(wrapper)
+                    bodies.clear()
+                    told_wrapper = None if wrapper is None or isinstance(wrapper, type) else Wrapper(wrapper)
+            if told_wrapper is not None:
+                environ["wsgi.file_wrapper"] = told_wrapper
             if counts_received and (environ.get("CONTENT_LENGTH") or "HTTP_TRANSFER_ENCODING" in environ):
                 usual = request.measure_input() and direct
             if started > recorder.look_at:
@@ -119,7 +169,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 lease.renew()
             token = lease.lock
             if counts_in_progress:
-                guarded = lease.threads
+                guarded = lease.guarded
                 try:
                     if guarded:
                         turns.take(token)
@@ -145,56 +195,62 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             raise
         try:
             result = app(environ, request.start)
-        except BaseException as error:
+            kind: type = type(result)
+            if (kind is list or kind is tuple) and usual and request.token is lease.lock and alive[1]:
+                where: Any = None
+                try:
+                    seconds = perf_counter() - started
+                    # Most requests are of the first bucket.
+                    bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
+                    sent = request.sent  # by a write(): none as a rule
+                    if counts_sent:
+                        sent += len(result[0]) if len(result) == 1 else sum(map(len, result))  # type: ignore[index,arg-type]
+                    where = request._route
+                    if asks:
+                        where = request.place(where)
+                    guarded = lease.guarded
+                    try:
+                        if guarded:
+                            turns.take(token)
+                        columns, index = requests[method][where][request._status]
+                        columns[index] += seconds
+                        columns[index + bucket] += 1.0
+                        if sent:
+                            columns[index + sent_column] += sent
+                        if request.received:
+                            columns[index + received_column] += request.received
+                        if counts_in_progress:
+                            columns, index = recorder.busy
+                            columns[index] = entered[0] = entered[0] - 1.0
+                        request.token = None
+                    finally:
+                        if guarded:
+                            try:  # noqa: SIM105 - rule 5
+                                token.release()
+                            except RuntimeError:
+                                pass
+                except _UNUSUAL:
+                    if isinstance(where, tuple):
+                        request.placed = where
+                else:
+                    environ[REQUEST] = None
+                    return result
+            body_type = bodies.get(kind)
+            if body_type is None or request.token is None:
+                response: Iterable[bytes] = respond(
+                    request, result, known_wrapper, finish if usual else MeasuredRequest.leave, bodies
+                )
+                return response
+            # As `respond` does.
+            body = body_type()
+            body._request = request
+            body._result = result
+            body._chunks = chunks = read(request, result, finish if usual else MeasuredRequest.leave)
+            next(chunks)
+        except BaseException as error:  # of a signal's handler too
             request.fail(error)
             raise
-        kind: type = type(result)
-        where: Any = None
-        if (kind is list or kind is tuple) and usual and request.token is lease.lock and alive[1]:
-            try:
-                seconds = perf_counter() - started
-                # Most requests are of the first bucket.
-                bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
-                sent = request.sent  # by a write(): none as a rule
-                if counts_sent:
-                    sent += len(result[0]) if len(result) == 1 else sum(map(len, result))  # type: ignore[index,arg-type]
-                where = request._route
-                if asks:
-                    where = request.place(where)
-                guarded = lease.threads
-                try:
-                    if guarded:
-                        turns.take(token)
-                    columns, index = requests[method][where][request._status]
-                    columns[index] += seconds
-                    columns[index + bucket] += 1.0
-                    if sent:
-                        columns[index + sent_column] += sent
-                    if request.received:
-                        columns[index + received_column] += request.received
-                    if counts_in_progress:
-                        columns, index = recorder.busy
-                        columns[index] = entered[0] = entered[0] - 1.0
-                    request.token = None
-                finally:
-                    if guarded:
-                        try:  # noqa: SIM105 - rule 5
-                            token.release()
-                        except RuntimeError:
-                            pass
-            except _UNUSUAL:
-                if isinstance(where, tuple):
-                    request.placed = where
-            except BaseException as error:  # of a signal's handler
-                request.fail(error)
-                raise
-            else:
-                environ[REQUEST] = None
-                if request._file_wrapper is not None:
-                    environ["wsgi.file_wrapper"] = wrapper
-                return result
-        response: Iterable[bytes] = respond(request, result, wrapper)
-        return response
+        return body
 
     return middleware
 

@@ -132,11 +132,14 @@ class Recorder:
         bounds, method, sent, received = self.bounds, request.method, request.sent, request.received
         if isinstance(received, Input):
             received = received.size
-        first_byte = request.first_byte if self.times_first_byte else None
+        first_byte = None
+        if self.times_first_byte and sent:
+            # Where it is not known, all went out in one chunk, now.
+            first_byte = getattr(request, "first_byte", seconds)
         first_bucket = 0 if first_byte is None else bisect_left(bounds, first_byte)
         bucket = 1 + bisect_left(bounds, seconds)
         while True:
-            guarded = lease.threads
+            guarded = lease.guarded
             try:
                 if guarded:
                     turns.take(lock)

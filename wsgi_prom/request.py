@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 import time
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgi_prom.catalog import OTHER
-from wsgi_prom.files import ClosableFile, File, Input, file_size, look_into
+from wsgi_prom.files import File, Input, file_size, look_into
 from wsgi_prom.headers import content_length, queue_seconds, request_size
-from wsgi_prom.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, find_route
+from wsgi_prom.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, find_route, matched_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,37 +32,34 @@ class MeasuredRequest:
     What is known of a request. For one thread at a time, like the request itself.
 
     The middleware makes it, fills it in, and hands it what is not usual: a response that is not complete, new labels.
-    It may turn into the response (body.py), whose attributes servers and frameworks look at: nothing here is a file's.
     """
 
-    # What every request has. What few have is an attribute of the class until it is set, which costs the others nothing.
+    # Those that few requests have are not set in others.
     __slots__ = (
-        "__dict__", "_environ", "_file_wrapper", "_headers", "_recorder", "_result", "_route", "_start_response",
-        "_started", "_status", "_write", "entered", "length", "method", "received", "sent", "token",
+        "_environ", "_file", "_headers", "_route", "_start_response", "_started", "_status", "_write", "entered",
+        "first_byte", "length", "method", "placed", "received", "sent", "token",
     )  # fmt: skip
 
+    # Of a class of each middleware's own.
+    _recorder: ClassVar[Recorder]
+
     _environ: WSGIEnvironment
-    _file_wrapper: Any
+    _file: Any
     _headers: Any
-    _recorder: Recorder
-    _result: Any
     _route: str
     _start_response: Any
     _started: float
     _status: Any
     _write: Any
     entered: str
+    first_byte: float
     length: int
     method: str
+    # What `place` has returned, where the middleware has asked it in vain.
+    placed: tuple[str, ...]
     received: int | Input | None
     sent: int
     token: Any
-
-    first_byte: float | None = None
-    # What `place` has returned, where the middleware has asked it in vain.
-    placed: tuple[str, ...] = ()
-    _file: Any = None
-    _direct = False
 
     def start(
         self, status: Any = _ABSENT, headers: Any = _ABSENT, /, *exc_info: Any, **keywords: Any
@@ -74,13 +71,18 @@ class MeasuredRequest:
         self._status = status
         self._headers = headers
         environ = self._environ
-        self._route = UNMATCHED
         # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
-        if KEY in environ or WERKZEUG in environ or BOTTLE in environ:
+        if KEY in environ:
+            self._route = self._find_route()
+        elif WERKZEUG in environ or BOTTLE in environ:
+            # As `_find_route` does.
             try:
-                self._route = find_route(environ, self.entered)
-            except Exception:  # a framework's object, or the application's
+                self._route = matched_route(environ, self.entered)
+            except Exception:
                 self._recorder.fail("route")
+                self._route = UNMATCHED
+        else:
+            self._route = UNMATCHED
         return self
 
     def _start_oddly(
@@ -106,11 +108,6 @@ class MeasuredRequest:
         if not environ.get("CONTENT_LENGTH"):
             environ["wsgi.input"] = self.received = Input(environ["wsgi.input"])
         return received is not None
-
-    def replace_wrapper(self, wrapper: Any) -> None:
-        """Put one that tells of its files in the place of the server's file_wrapper, a function."""
-        self._file_wrapper = wrapper
-        self._environ["wsgi.file_wrapper"] = self._wrap_file
 
     def measure_queue(self) -> None:
         try:
@@ -144,36 +141,46 @@ class MeasuredRequest:
             if not chunk or not isinstance(chunk, bytes):
                 return
             if not self.sent:
-                self.begin()
+                if self._recorder.times_first_byte:
+                    self.note_first_byte()
+                self.length = self.told_length()
             self.sent += len(chunk)
             if self.sent >= self.length:
                 self.leave()
         except Exception:
             self._recorder.fail("body")
 
-    def begin(self) -> None:
-        """Note that the first byte of the body goes out, and of how many the application has told."""
-        if self._recorder.times_first_byte:
-            self.first_byte = perf_counter() - self._started
-        self.length = sys.maxsize
+    def note_first_byte(self) -> None:
+        self.first_byte = perf_counter() - self._started
+
+    def told_length(self) -> int:
+        """Return of how many bytes the application has told, or more than any body has. Never raises."""
         try:
             length = content_length(self._headers)
             if length is not None:
-                self.length = length
+                return length
         except (AttributeError, TypeError, ValueError):
             # (Not by `suppress`, which takes 4,000 instructions.)
             pass  # not told, or in a form that is for the server to refuse
         except Exception:  # of a container of the application's own
             self._recorder.fail("body")
+        return sys.maxsize
+
+    def takes_file(self, result: Any) -> None:
+        """Answer with *result*, which is of the server's file_wrapper. It is counted when its file is closed, or else now."""
+        own = isinstance(result, File)
+        self._file = result if own else getattr(result, "filelike", getattr(result, "file", None))
+        if not look_into(result, self):
+            self.file_closing()
+            self.leave()
 
     def file_read(self, chunk: bytes) -> None:
-        """Count what the server has read of a file, unless the file is not what it was given."""
-        if self._direct:
-            self.passed(chunk)
+        """Count what the server has read of the file that is the response."""
+        self.passed(chunk)
 
     def file_closing(self) -> None:
         """Take the size of a file that the server sent without reading it: by sendfile."""
-        if self._direct and not self.sent and self.method != "HEAD":
+        if not self.sent and self.method != "HEAD":
             try:
                 self.sent = file_size(self._file, self._headers)
             except Exception:
@@ -181,30 +188,11 @@ class MeasuredRequest:
 
     def file_broken(self, error: BaseException) -> None:
         """Count the request as one whose file could not be read."""
-        if self._direct:
-            self.fail(error)
+        self.fail(error)
 
     def file_closed(self) -> None:
-        """Count the request as answered, if it was with the file that was closed."""
-        if self._direct:
-            self.leave()
-
-    def takes_file(self, result: Any, wrapper: Any) -> bool:
-        """Tell a result of *wrapper*, the server's file_wrapper. It is counted when its file is closed, or else now."""
-        if isinstance(wrapper, type):
-            if not isinstance(result, wrapper):
-                return False
-            self._file = getattr(result, "filelike", getattr(result, "file", None))
-            told = look_into(result, self)
-        elif result is self._file:
-            told = hasattr(result, "close")
-        else:
-            return False
-        self._direct = True
-        if not told:
-            self.file_closing()
-            self.leave()
-        return True
+        """Count the request as answered with the file that was closed."""
+        self.leave()
 
     def abort(self) -> None:
         """Count the request as closed before its end."""
@@ -243,7 +231,7 @@ class MeasuredRequest:
             self._part_from_environ()
             where: str | tuple[str, ...] = route
             if recorder.asked:
-                where = self.placed or self._place_or_dismiss(route, token)
+                where = getattr(self, "placed", ()) or self._place_or_dismiss(route, token)
             if failed or not isinstance(status, str):
                 status = "500"
             counted = recorder.count(self, token, where, status, seconds)
@@ -257,10 +245,7 @@ class MeasuredRequest:
     def _part_from_environ(self) -> None:
         # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
         # garbage collector comes round.
-        environ = self._environ
-        environ[REQUEST] = None
-        if self._file_wrapper is not None and "wsgi.file_wrapper" in environ:
-            environ["wsgi.file_wrapper"] = self._file_wrapper
+        self._environ[REQUEST] = None
 
     def _place_or_dismiss(self, route: str, token: Any) -> tuple[str, ...]:
         try:
@@ -289,11 +274,3 @@ class MeasuredRequest:
         except Exception:  # a framework's object, or the application's
             self._recorder.fail("route")
             return UNMATCHED
-
-    def _wrap_file(self, *arguments: Any, **keywords: Any) -> object:
-        """Act as the server's file_wrapper: make its own object, around a file that tells what is done with it."""
-        if arguments:
-            kind = ClosableFile if hasattr(arguments[0], "close") else File
-            arguments = (kind(arguments[0], self), *arguments[1:])
-        self._file = self._file_wrapper(*arguments, **keywords)
-        return self._file

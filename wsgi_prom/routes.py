@@ -19,10 +19,11 @@ KEY: Final = "wsgi_prom.route"
 WERKZEUG: Final = "werkzeug.request"
 BOTTLE: Final = "bottle.route"
 
-# Where a request's measurement lies in its environ: while the application is called, an object whose `entered` is
-# PATH_INFO as the middleware found it (what a dispatcher has taken off it since is a mount); while it is iterated over,
-# that path alone; and None when the request is over.
+# Where a request's measurement lies in its environ: an object whose `entered` is PATH_INFO as the middleware found it
+# (what a dispatcher has taken off it since is a mount), and None when the request is over.
 REQUEST: Final = "wsgi_prom.request"
+
+_ABSENT: Final = object()
 
 # A request that no route took, or whose framework does not say which one did.
 UNMATCHED: Final = "unmatched"
@@ -41,7 +42,9 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
 def publish(environ: WSGIEnvironment, template: str) -> None:
     """Say it for a framework: under the prefix that the application is mounted at, unless it was said before."""
     if KEY not in environ:
-        environ[KEY] = mount(environ) + template
+        request = environ.get(REQUEST)
+        mounted = request is not None and request.entered != environ.get("PATH_INFO")
+        environ[KEY] = mount(environ) + template if mounted else template
 
 
 def find_route(environ: WSGIEnvironment, entered: str) -> str:
@@ -54,12 +57,21 @@ def find_route(environ: WSGIEnvironment, entered: str) -> str:
     if KEY in environ:
         template = environ[KEY]
         return template if isinstance(template, str) and template else UNMATCHED
-    if WERKZEUG in environ:
-        request = environ[WERKZEUG]
-        # Flask's; a plain Werkzeug application may set url_rule too.
-        rule = getattr(_raising_request() if request is None else request, "url_rule", None)
+    return matched_route(environ, entered)
+
+
+def matched_route(environ: WSGIEnvironment, entered: str) -> str:
+    """Do so for a request of which nobody has said it by `set_route` or `publish`."""
+    request = environ.get(WERKZEUG, _ABSENT)
+    if request is not _ABSENT:
+        if request is None:
+            request = _raising_request()
+        try:
+            rule = request.url_rule  # Flask's; a plain Werkzeug application may set it too
+        except AttributeError:
+            rule = None
         if rule is not None:
-            template = rule.rule
+            template: str = rule.rule
             return template if environ.get("PATH_INFO") == entered else f"{mount(environ)}{template}"
     if BOTTLE in environ and _is_its_own(environ["bottle.app"], route := environ[BOTTLE]):
         # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
@@ -78,7 +90,7 @@ def mount(environ: WSGIEnvironment) -> str:
     """
     path: str = environ.get("PATH_INFO", "")
     request: Any = environ.get(REQUEST)
-    entered: str = path if request is None else getattr(request, "entered", request)
+    entered: str = path if request is None else request.entered
     if entered == path:
         return ""
     head = _head(entered, path)

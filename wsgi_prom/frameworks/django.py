@@ -9,6 +9,7 @@ The label is the route of the URLconf, as `request.resolver_match.route` has it.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction  # Django's own dependency
@@ -17,6 +18,9 @@ from wsgi_prom.routes import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Of a URLconf that nobody makes anew for each request.
+_MOST_ROUTES: Final = 1024
 
 # The end of a regular expression, where it is not a literal "$" or "\Z".
 _END: Final = re.compile(r"(?<!\\)((?:\\\\)*)(?:\$|\\[Zz])$")
@@ -48,14 +52,16 @@ RouteMiddleware.sync_capable = RouteMiddleware.async_capable = True  # type: ign
 
 
 def _publish(request: Any) -> None:
-    # None where no URL pattern matched: 404, APPEND_SLASH's redirect, an answer of another middleware's.
-    match = getattr(request, "resolver_match", None)
-    route = getattr(match, "route", None)
-    environ = getattr(request, "environ", None)
+    try:
+        route, environ = request.resolver_match.route, request.environ
+    except AttributeError:
+        # No URL pattern matched: 404, APPEND_SLASH's redirect, an answer of another middleware's. Or it is under ASGI.
+        return
     if isinstance(route, str) and isinstance(environ, dict):
         publish(environ, template(route))
 
 
+@lru_cache(_MOST_ROUTES)
 def template(route: str) -> str:
     r"""
     Return *route* as the path that it stands for: with its leading slash, and without the anchors of a `re_path`.

@@ -45,12 +45,14 @@ class Cell:
     def inc(self, amount: float) -> None:
         if not _alive[0]:
             lease.renew()
+        kind = type(amount)
+        if not lease.guarded and (kind is float or kind is int):
+            self._columns[self._index] += amount
+            return
+        # Of another type, which adds itself: in Python perhaps.
         lock = lease.lock
         try:
-            if not lease.threads:
-                lock.acquire()
-            elif not lock.acquire(False):
-                turns.take(lock)
+            turns.take(lock)
             self._columns[self._index] += amount
         finally:
             try:  # noqa: SIM105 - nothing may come between `finally` and the release

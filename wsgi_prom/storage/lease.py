@@ -8,7 +8,7 @@ when it is 0: that is the case in each process before its first record, and for 
 # Rule 1: nothing is claimed before a process records, or its server's hook says that it is a worker.
 # Rule 2: a forked child never writes where its parent writes, whoever called fork and however it was called.
 # Rule 3: `lock` is never held across a system call, unless files have to be made again. It is the only lock that
-#         recording takes: always, but for the requests of a process of one thread (see `threads`).
+#         recording takes, and that only where it has to (see `guarded`).
 # Rule 4: what cannot be recorded where it belongs is kept in this process's memory, and moved when the cause is gone.
 
 from __future__ import annotations
@@ -70,10 +70,9 @@ class Lease:
         self.alive = fork_mark() if mark is None else mark
         self.alive[1] = 1
         self.lock = threading.RLock()
-        # Whether there were other threads a second ago. A request of the only one takes no lock, which is a tenth of what
-        # it costs. A younger thread is safe too: between look-up and store there is nothing at which CPython, with its
-        # own lock, lets another thread run.
-        self.threads = True
+        # Whether a record has to take the lock: not where no other thread can come in between (it is a tenth of what a
+        # request of one thread costs, and a third with four), unless what it stores to is being moved.
+        self.guarded = True
         self.slot: Slot = MemorySlot()
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
@@ -140,11 +139,11 @@ class Lease:
             try:
                 self.part_from_parent()
                 # Until all is where it belongs: what is moved must not be stored to meanwhile.
-                self.threads = True
+                self.guarded = True
                 # Before and not after: what is noticed from here on is not to be overlooked.
                 self.alive[0] = 1
                 self._recover()
-                self.threads = turns.others()
+                self.guarded = turns.interrupt()
             finally:
                 gate.open = False
                 news, self._news = self._news, []
@@ -158,7 +157,6 @@ class Lease:
 
         For about once a second: a handful of system calls. Never raises.
         """
-        self.threads = turns.others()
         slot = self.slot
         if self.alive[1] and isinstance(slot, SlotFile) and not slot.sound():
             self._notice()

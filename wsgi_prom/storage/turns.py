@@ -1,5 +1,5 @@
 """
-Threads that record at the same time: whether there are any, and how they take turns.
+Threads that record at the same time: whether they need a lock for it, and how they take turns where they do.
 """
 
 from __future__ import annotations
@@ -12,15 +12,21 @@ from typing import Any, Final
 _TRIES: Final = 100
 
 
-def others() -> bool:
+def interrupt() -> bool:
     """
-    Return whether there may be other threads than this one.
+    Return whether another thread may run between a look-up and the stores after it, where nothing is called in between.
 
-    Those of a server in C (uWSGI's) too, which `threading` does not know. Without the interpreter's lock, always.
+    Not on CPython with its global lock, from 3.11 on: it hands that on, runs signal handlers and (from 3.12 on) collects
+    garbage after calls and on jumps back alone (bpo-29988, python/cpython#18334; in 3.10 still on some jumps forward).
+    tests/test_turns.py reads the bytecode of all that relies on it. On 3.11 a new container may set off a collection, so
+    that none is made there either.
     """
-    frames = getattr(sys, "_current_frames", None)
-    locked = getattr(sys, "_is_gil_enabled", None)  # from 3.13 on
-    return frames is None or (locked is not None and not locked()) or len(frames()) > 1
+    has_global_lock = getattr(sys, "_is_gil_enabled", None)  # from 3.13 on
+    return (
+        sys.implementation.name != "cpython"
+        or sys.version_info < (3, 11)
+        or (has_global_lock is not None and not has_global_lock())
+    )
 
 
 def take(lock: Any) -> None:
