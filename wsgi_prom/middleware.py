@@ -20,7 +20,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.body import Body, read, respond
+from wsgi_prom.body import respond
 from wsgi_prom.files import Wrapper
 from wsgi_prom.recorder import Recorder
 from wsgi_prom.request import MeasuredRequest
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from wsgi_prom.body import Look
 
 # Labels that are new, an application that has not called start_response, a body or a status of a type that it should
 # not have: request.py sees to them.
@@ -74,8 +76,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     # The server's file_wrapper, and ours in its place where it is a function, as uWSGI's is.
     known_wrapper: Any = None
     told_wrapper: Wrapper | None = None
-    # What wraps a result, by its type, but for what the file_wrapper makes.
-    bodies: dict[type, type[Body]] = {}
+    # How to tell whether a result is complete, by its type, but for what the file_wrapper makes.
+    looks: dict[type, Look] = {}
 
     class Request(MeasuredRequest):
         __slots__ = ()
@@ -157,7 +159,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 wrapper: Any = environ.get("wsgi.file_wrapper")
                 if not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
                     known_wrapper = wrapper
-                    bodies.clear()
+                    looks.clear()
                     told_wrapper = None if wrapper is None or isinstance(wrapper, type) else Wrapper(wrapper)
             if told_wrapper is not None:
                 environ["wsgi.file_wrapper"] = told_wrapper
@@ -194,17 +196,24 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             request.dismiss()
             raise
         try:
-            result = app(environ, request.start)
+            result: Any = app(environ, request.start)
             kind: type = type(result)
-            if (kind is list or kind is tuple) and usual and request.token is lease.lock and alive[1]:
+            sent: int | None = None
+            if kind is list or kind is tuple:
+                try:
+                    sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
+                except Exception:
+                    sent = None  # items that are not bytes: `respond` sees to them
+            elif usual and kind in looks:
+                result, sent = looks[kind](request, result, finish)
+                if sent is None:
+                    return result  # type: ignore[no-any-return]
+            if sent is not None and usual and request.token is lease.lock and alive[1]:
                 where: Any = None
                 try:
                     seconds = perf_counter() - started
                     # Most requests are of the first bucket.
                     bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
-                    sent = request.sent  # by a write(): none as a rule
-                    if counts_sent:
-                        sent += len(result[0]) if len(result) == 1 else sum(map(len, result))  # type: ignore[index,arg-type]
                     where = request._route
                     if asks:
                         where = request.place(where)
@@ -215,8 +224,10 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                         columns, index = requests[method][where][request._status]
                         columns[index] += seconds
                         columns[index + bucket] += 1.0
-                        if sent:
-                            columns[index + sent_column] += sent
+                        if counts_sent:
+                            columns[index + sent_column] += (
+                                sent + request.sent
+                            )  # by a write(): none as a rule
                         if request.received:
                             columns[index + received_column] += request.received
                         if counts_in_progress:
@@ -234,23 +245,13 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                         request.placed = where
                 else:
                     environ[REQUEST] = None
-                    return result
-            body_type = bodies.get(kind)
-            if body_type is None or request.token is None:
-                response: Iterable[bytes] = respond(
-                    request, result, known_wrapper, finish if usual else MeasuredRequest.leave, bodies
-                )
-                return response
-            # As `respond` does.
-            body = body_type()
-            body._request = request
-            body._result = result
-            body._chunks = chunks = read(request, result, finish if usual else MeasuredRequest.leave)
-            next(chunks)
+                    return result  # type: ignore[no-any-return]
+            return respond(  # type: ignore[no-any-return]
+                request, result, sent, known_wrapper, finish if usual else MeasuredRequest.leave, looks
+            )
         except BaseException as error:  # of a signal's handler too
             request.fail(error)
             raise
-        return body
 
     return middleware
 

@@ -1,0 +1,205 @@
+"""Responses that are no list: what is known of them before the server gets them, and what the server gets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+
+from wsgi_prom import PrometheusMiddleware
+from wsgi_prom.storage.collector import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TYPE = ("Content-Type", "text/plain")
+
+
+class FailureError(Exception):
+    """What the test applications raise."""
+
+
+class Chunks:
+    """
+    An iterator that notes what is asked of it, and raises what is an exception.
+    """
+
+    def __init__(self, *chunks: Any) -> None:
+        self.asked: list[str] = []
+        self._chunks = iter(chunks)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self.asked.append("next")
+        chunk: Any = next(self._chunks)
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+def ask(result: Any, *headers: tuple[str, str], method: str = "GET", status: str = "200 OK") -> Any:
+    """Return what a server gets of an application that answers with *result*."""
+
+    def app(_environ: Any, start_response: Any) -> Any:
+        start_response(status, [TYPE, *headers])
+        return result
+
+    environ: dict[str, Any] = {"REQUEST_METHOD": method}
+    setup_testing_defaults(environ)
+    return PrometheusMiddleware(app)(environ, lambda *_: None)
+
+
+SHOWN = {
+    "http_requests_in_progress": "in progress",
+    "http_requests_aborted_total": "aborted",
+    "http_response_size_bytes_sum": "bytes",
+}
+
+
+def figures() -> dict[str, float]:
+    """Return the requests that this process has counted, by status, and what else is SHOWN of them."""
+    found = {"200": 0.0, "aborted": 0.0}
+    for family in Collector(None).collect():
+        for child in family.children():
+            for (name, labels), value in zip(child.shape, child.values, strict=True):
+                if name == "http_requests_total":
+                    found[dict(labels)["status"]] = value
+                elif name in SHOWN:
+                    found[SHOWN[name]] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("headers", "method", "asked"),
+    [
+        ([("Content-Length", "4")], "GET", ["next"]),
+        ([("Content-Length", "4")], "HEAD", []),
+        ([("Content-Length", "no number")], "GET", ["next"]),
+        ([], "GET", []),
+    ],
+)
+def test_the_first_chunk_is_asked_for_early_where_a_length_is_told(
+    headers: list[tuple[str, str]], method: str, asked: list[str], in_child: Callable[..., Any]
+) -> None:
+    """And not of HEAD, whose body a server need not look at, nor of a stream. All of it comes once, and in order."""
+
+    def run() -> tuple[Any, ...]:
+        early, chunks = [], []
+        for _ in range(2):  # a type is looked at in another way when it is known
+            result = Chunks(b"abcd", b"", b"e")
+            body = ask(result, *headers, method=method)
+            early.append([*result.asked])
+            chunks.append(list(body))
+            body.close()
+        return early, chunks, result.asked, figures()["in progress"]
+
+    assert ([asked] * 2, [[b"abcd", b"", b"e"]] * 2, ["next"] * 4 + ["close"], 0) == in_child(run)
+
+
+def test_a_response_of_one_chunk_is_counted_before_the_server_gets_it(in_child: Callable[..., Any]) -> None:
+    """Where its headers tell that this is all; and what closes it is the application's own close()."""
+
+    def run() -> tuple[Any, ...]:
+        ask(Chunks(b"abcd"), ("Content-Length", "4"))  # a type is looked at in another way when it is known
+        result = Chunks(b"abcd")
+        body = ask(result, ("Content-Length", "4"))
+        without = ask(iter([b"abcd"]), ("Content-Length", "4"))
+        found = figures()
+        return body.close == result.close, hasattr(without, "close"), list(body), list(without), found
+
+    assert (
+        True,
+        False,
+        [b"abcd"],
+        [b"abcd"],
+        {"200": 3, "in progress": 0, "bytes": 12, "aborted": 0},
+    ) == in_child(run)
+
+
+def test_a_response_that_is_longer_than_its_first_chunk_is_in_progress_until_its_end(
+    in_child: Callable[..., Any],
+) -> None:
+    """A client that leaves before it has all of the length that was told is counted as aborted."""
+
+    def run() -> tuple[Any, ...]:
+        body = ask(Chunks(b"ab", b"cd"), ("Content-Length", "4"))
+        during = figures()
+        next(iter(body))
+        body.close()
+        return during, figures()
+
+    assert (
+        {"200": 0, "in progress": 1, "aborted": 0},
+        {"200": 1, "in progress": 0, "aborted": 1, "bytes": 2},
+    ) == in_child(run)
+
+
+@pytest.mark.parametrize("error", [FailureError, SystemExit, KeyboardInterrupt])
+def test_what_the_first_chunk_raises_is_raised_when_the_server_asks_for_it(
+    error: type[BaseException], in_child: Callable[..., Any]
+) -> None:
+    """So that the server closes the application's iterable, as it would."""
+
+    def run() -> tuple[Any, ...]:
+        result = Chunks(error("told"))
+        body = ask(result, ("Content-Length", "4"))
+        with pytest.raises(error, match="told"):
+            next(iter(body))
+        before = [*result.asked]
+        body.close()
+        return before, result.asked, figures()
+
+    assert (
+        ["next"],
+        ["next", "close"],
+        {"200": 0, "500": 1, "in progress": 0, "aborted": 0, "bytes": 0},
+    ) == in_child(run)
+
+
+def test_a_response_of_djangos_that_holds_all_its_content_goes_to_the_server_as_it_is(
+    in_child: Callable[..., Any],
+) -> None:
+    """And is counted before; one that streams, or that iterates in a way of its own, at its end."""
+
+    def run() -> list[tuple[bool, float, bytes]]:
+        from django.conf import settings
+        from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
+
+        settings.configure()
+
+        class Own(HttpResponse):
+            def __iter__(self) -> Iterator[bytes]:
+                yield b"another"
+
+        found = []
+        for make in (
+            lambda: HttpResponse("content"),
+            lambda: JsonResponse({"a": 1}),
+            lambda: Own("content"),
+            lambda: StreamingHttpResponse([b"ab", b"c"]),
+        ):
+            for _ in range(2):  # a type is looked at in another way when it is known
+                before = figures()["200"]
+                response: Any = make()
+                body = ask(response)
+                counted = figures()["200"] - before
+                found.append((body is response, counted, b"".join(body)))
+                body.close()
+        return found
+
+    assert [
+        (True, 1, b"content"),
+        (True, 1, b"content"),
+        (True, 1, b'{"a": 1}'),
+        (True, 1, b'{"a": 1}'),
+        (False, 0, b"another"),
+        (False, 0, b"another"),
+        (False, 0, b"abc"),
+        (False, 0, b"abc"),
+    ] == in_child(run)
