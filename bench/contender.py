@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness import Child, interleave
+from harness import Child, Figure, interleave
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from harness import Figure, Scale
+    from harness import Scale
 
 
 class Contender(Child):
-    """The module *name* of contenders/. With *shared*, as a worker of several, whose directory is on tmpfs."""
+    """
+    The module *name* of contenders/, or what it adds to the module *bare*.
 
-    def __init__(self, name: str, *, shared: bool = True) -> None:
+    With *shared*, as a worker of several, whose directory is on tmpfs.
+    """
+
+    def __init__(self, name: str, bare: str | None = None, *, shared: bool = True) -> None:
         self._folder = directory()
-        super().__init__(["-m", "contenders", name], environ(self._folder.name if shared else None))
+        words = ["-m", "contenders", name, *(() if bare is None else ("--bare", bare))]
+        super().__init__(words, environ(self._folder.name if shared else None))
 
     def __exit__(self, *raised: object) -> None:
         try:
@@ -44,8 +50,42 @@ def environ(folder: str | None) -> dict[str, str | None]:
 def measure_slices(contenders: Mapping[str, str], work: str, unit: str, scale: Scale) -> dict[str, Figure]:
     """Measure *contenders*, modules by the name of their figure, in turns at the same *work*."""
     with ExitStack() as stack:
-        asked: dict[str, Any] = {
-            figure: partial(stack.enter_context(Contender(name)).ask, work)
-            for figure, name in contenders.items()
-        }
-        return interleave(asked, unit, scale)
+        children = {figure: stack.enter_context(Contender(name)) for figure, name in contenders.items()}
+        return _in_turns(children, work, unit, scale)
+
+
+def measure_added(
+    bare: str, contenders: Mapping[str, str], work: str, unit: str, scale: Scale
+) -> dict[str, Figure]:
+    """
+    Measure what *contenders* add to the one whose figure is called *bare*, and that itself.
+
+    Each round has processes of its own, but in a quick run: where the memory of one lies makes a difference.
+    """
+    lives = 1 if scale.quick else scale.rounds
+    rounds = []
+    for seed in range(lives):
+        with ExitStack() as stack:
+            children = {
+                figure: stack.enter_context(Contender(name, None if figure == bare else contenders[bare]))
+                for figure, name in contenders.items()
+            }
+            part = replace(scale, rounds=scale.rounds // lives)
+            rounds.append(_in_turns(children, work, unit, part, seed))
+    return {
+        figure: Figure(
+            figure,
+            unit if figure == bare else f"{unit} added",
+            tuple(value for found in rounds for value in found[figure].values),
+        )
+        for figure in contenders
+    }
+
+
+def _in_turns(
+    children: Mapping[str, Contender], work: str, unit: str, scale: Scale, seed: int = 1
+) -> dict[str, Figure]:
+    asked: dict[str, Any] = {figure: partial(child.ask, work) for figure, child in children.items()}
+    for ask in asked.values():
+        ask()  # what it prepares for the first one takes longer than all that follow
+    return interleave(asked, unit, scale, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from contender import measure_slices
+from contender import measure_added
 from harness import Part, Ratio, added, paired
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Group:
     work: str = "requests"
 
     def added(self, found: Mapping[str, Figure]) -> dict[str, Figure]:
-        """Return the figures *found*, each less that of the bare application but for that itself."""
+        """Return the figures *found*, of a process each, less that of the bare application but for that itself."""
         bare = found[self.bare]
         return {name: figure if figure is bare else added(figure, bare) for name, figure in found.items()}
 
@@ -84,7 +84,7 @@ def measure(scale: Scale) -> Part:
     for group in GROUPS:
         # A slice of threads is a hundred milliseconds, so that they meet.
         turns = replace(scale, slices=scale.slices // 3) if group.work == "threads" else scale
-        figures |= group.added(measure_slices(group.contenders, group.work, "ns", turns))
+        figures |= measure_added(group.bare, group.contenders, group.work, "ns", turns)
     return Part("What is added to a request", tuple(figures.values()), ratios(figures, "time"))
 
 

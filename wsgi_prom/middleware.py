@@ -21,9 +21,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.body import respond
+from wsgi_prom.exemptions import exemptions
 from wsgi_prom.files import Wrapper
 from wsgi_prom.recorder import Recorder
-from wsgi_prom.request import MeasuredRequest
+from wsgi_prom.request import LONGEST_LABEL, MeasuredRequest
 from wsgi_prom.routes import REQUEST
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage import turns
@@ -58,13 +59,13 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplicati
         from wsgi_prom.storage import adoption  # noqa: PLC0415 - 56 ms that a single process need not pay
 
         adoption.install()
-    return _measured(app, recorder, _exceptions(app, recorder, found))
+    return _measured(app, recorder, exemptions(app, recorder, found))
 
 
 def _measured(  # noqa: C901, PLR0915 - rule 4
     app: WSGIApplication,
     recorder: Recorder,
-    exceptions: Callable[[WSGIEnvironment], WSGIApplication | None] | None,
+    exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None,
 ) -> WSGIApplication:
     # What a closure holds is had in half the instructions of an attribute.
     alive, requests, entered = lease.alive, recorder.requests, recorder.entered
@@ -72,7 +73,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     counts_in_progress, counts_queue = recorder.counts_in_progress, recorder.counts_queue
     sent_column, received_column = recorder.sent_column, recorder.received_column
     bounds, first_bound = recorder.bounds, recorder.bounds[0]
-    direct, asks = not recorder.times_first_byte, bool(recorder.asked)
+    direct, asked, alone = not recorder.times_first_byte, recorder.asked, len(recorder.asked) == 1
     # The server's file_wrapper, and ours in its place where it is a function, as uWSGI's is.
     known_wrapper: Any = None
     told_wrapper: Wrapper | None = None
@@ -94,8 +95,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             seconds = perf_counter() - request._started
             bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
             where = request._route
-            if asks:
-                where = request.place(where)
+            if asked:
+                where = request.place(where, asked)
             guarded = lease.guarded
             try:
                 if guarded:
@@ -129,8 +130,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
         nonlocal known_wrapper, told_wrapper
-        if exceptions is not None:
-            other = exceptions(environ)
+        if exempt is not None:
+            other = exempt(environ)
             if other is not None:
                 return other(environ, start_response)
         request = Request()
@@ -198,16 +199,19 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         try:
             result: Any = app(environ, request.start)
             kind: type = type(result)
-            sent: int | None = None
+            sent: int | None = 0
             if kind is list or kind is tuple:
-                try:
-                    sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
-                except Exception:
-                    sent = None  # items that are not bytes: `respond` sees to them
+                if counts_sent:
+                    try:
+                        sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
+                    except Exception:
+                        sent = None  # items that are not bytes: `respond` sees to them
             elif usual and kind in looks:
                 result, sent = looks[kind](request, result, finish)
                 if sent is None:
                     return result  # type: ignore[no-any-return]
+            else:
+                sent = None
             if sent is not None and usual and request.token is lease.lock and alive[1]:
                 where: Any = None
                 try:
@@ -215,8 +219,16 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                     # Most requests are of the first bucket.
                     bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
                     where = request._route
-                    if asks:
-                        where = request.place(where)
+                    if asked:
+                        # As `place` does, but for what is unusual.
+                        try:
+                            label: Any = asked[0](environ) if alone else None
+                        except Exception:  # the user's callable
+                            label = None
+                        if type(label) is str and len(label) <= LONGEST_LABEL:
+                            where = (where, label)
+                        else:
+                            where = request.place(where, asked)
                     guarded = lease.guarded
                     try:
                         if guarded:
@@ -254,34 +266,6 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             raise
 
     return middleware
-
-
-def _exceptions(
-    app: WSGIApplication, recorder: Recorder, settings: Settings
-) -> Callable[[WSGIEnvironment], WSGIApplication | None] | None:
-    """Return what tells who answers a request that is not measured, None for all others. None if all are measured."""
-    excluded, metrics_path = settings.exclude, settings.metrics_path
-    if excluded is None and metrics_path is None:
-        return None
-    metrics: WSGIApplication | None = None
-    if metrics_path is not None:
-        from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415 - brings WebOb
-
-        metrics = MetricsApp(settings=settings)
-
-    def unmeasured(environ: WSGIEnvironment) -> WSGIApplication | None:
-        if metrics is not None and environ.get("PATH_INFO") == metrics_path:
-            request = environ.get(REQUEST)
-            if isinstance(request, MeasuredRequest):
-                request.dismiss()  # a scrape does not count itself, whoever measures around us
-            return metrics
-        try:
-            return app if excluded is not None and excluded(environ) else None
-        except Exception:  # the user's callable
-            recorder.fail("exclude")
-            return None
-
-    return unmeasured
 
 
 @lru_cache

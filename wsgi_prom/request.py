@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wsgi_prom.recorder import Recorder
 
 # A callable may hand on what a client sent: as few as the label sets are, each is kept for good.
-_LONGEST_LABEL: Final = 128
+LONGEST_LABEL: Final = 128
 _ABSENT: Final = object()
 
 
@@ -249,24 +249,24 @@ class MeasuredRequest:
 
     def _place_or_dismiss(self, route: str, token: Any) -> tuple[str, ...]:
         try:
-            return self.place(route)
+            return self.place(route, self._recorder.asked)
         except BaseException:  # a callable's time is over, or the process's
             self._recorder.dismiss(token)
             raise
 
-    def place(self, route: str) -> tuple[str, ...]:
-        """Return *route* with the labels that a callable is asked for."""
-        found = [route]
-        for value in self._recorder.asked:
+    def place(self, route: str, asked: tuple[Callable[[WSGIEnvironment], object], ...]) -> tuple[str, ...]:
+        """Return *route* with the labels that the callables *asked* return."""
+        found: tuple[str, ...] = (route,)
+        for value in asked:
             try:
-                label = value(self._environ)
+                label: Any = value(self._environ)
                 if type(label) is not str:
                     label = str(label)
             except Exception:  # the user's callable
                 self._recorder.fail("label")
                 label = OTHER
-            found.append(label if len(label) <= _LONGEST_LABEL else label[:_LONGEST_LABEL])
-        return tuple(found)
+            found = (*found, label if len(label) <= LONGEST_LABEL else label[:LONGEST_LABEL])
+        return found
 
     def _find_route(self) -> str:
         try:

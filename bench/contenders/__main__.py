@@ -1,8 +1,8 @@
 """
 Be one contender: `python -m contenders NAME`, in a process of its own.
 
-It answers with a slice of the work that it is asked for; with --fixed it warms up and does so much of one work, between
-two calls of sched_yield, by which callgrind knows what to count.
+It answers with a slice of the work that it is asked for, or with --bare what it adds to that contender's; with --fixed it
+warms up and does so much of one work, between two calls of sched_yield, by which callgrind knows what to count.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 parser = argparse.ArgumentParser(prog="contenders", description=__doc__)
 parser.add_argument("name")
+parser.add_argument("--bare", metavar="NAME")
 parser.add_argument("--fixed", nargs=2, metavar=("WORK", "COUNT"))
 arguments = parser.parse_args()
 application = import_module(f"contenders.{arguments.name}").application()
@@ -38,7 +39,8 @@ from harness import answer  # noqa: E402
 
 @cache
 def slices(work: str) -> Callable[[], float]:
-    return SLICES[work](application)
+    bare = arguments.bare and import_module(f"contenders.{arguments.bare}").application()
+    return SLICES[work](application, bare)
 
 
 answer(lambda work: slices(work)())

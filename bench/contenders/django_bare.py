@@ -12,14 +12,16 @@ from django.urls import path
 
 
 def application(*middleware: str, apps: tuple[str, ...] = ()) -> Any:
-    settings.configure(
-        ALLOWED_HOSTS=["*"],
-        INSTALLED_APPS=apps,
-        MIDDLEWARE=middleware,
-        ROOT_URLCONF=__name__,
-        SECRET_KEY="of no use to anybody",
-    )
-    django.setup()
+    if not settings.configured:
+        settings.configure(
+            ALLOWED_HOSTS=["*"],
+            INSTALLED_APPS=apps,
+            ROOT_URLCONF=__name__,
+            SECRET_KEY="of no use to anybody",
+        )
+        django.setup()
+    # A handler reads it when it is made: another one may have others in the same process.
+    settings.MIDDLEWARE = middleware
     return get_wsgi_application()
 
 
