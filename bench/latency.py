@@ -71,7 +71,7 @@ class Served(NamedTuple):
 def measure(scale: Scale) -> Part:
     with _served("ours") as served:
         figures = _compare("ours", served, 2 if scale.quick else scale.rounds, 2 if scale.quick else 6)
-        figures |= _saturation(served, 2 if scale.quick else scale.rounds)
+        figures |= _saturation(served, 1 if scale.quick else scale.rounds)
     ratios = [
         _unchanged(figures, 50, 1.1),
         _unchanged(figures, 99, 1.25),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from contender import measure_added
@@ -82,9 +82,7 @@ PROMISED: Final = (
 def measure(scale: Scale) -> Part:
     figures: dict[str, Figure] = {}
     for group in GROUPS:
-        # A slice of threads is a hundred milliseconds, so that they meet.
-        turns = replace(scale, slices=scale.slices // 3) if group.work == "threads" else scale
-        figures |= measure_added(group.bare, group.contenders, group.work, "ns", turns)
+        figures |= measure_added(group.bare, group.contenders, group.work, "ns", scale)
     return Part("What is added to a request", tuple(figures.values()), ratios(figures, "time"))
 
 

@@ -127,7 +127,7 @@ def _many(scale: Scale) -> dict[str, Figure]:
         rounds, slices = (2, 1) if scale.quick else (scale.rounds, 3)
         figures = interleave(_warm(both, MANY, stack, scale), "ms", Scale(rounds, slices))
         cold = {f"{name} {MANY} cold": each.cold for name, each in both.items()}
-        return figures | interleave(cold, "ms", Scale(rounds, 1)) | _memory(both, MANY)
+        return figures | interleave(cold, "ms", Scale(1 if scale.quick else rounds, 1)) | _memory(both, MANY)
 
 
 def _dead(dead: int, scale: Scale) -> dict[str, Figure]:

@@ -34,7 +34,7 @@ _WARM_UP: Final = 1000
 _CALLS: Final = 1000
 
 _THREADS: Final = 4
-_REQUESTS_A_THREAD: Final = 2000
+_REQUESTS_A_THREAD: Final = 500
 
 # With what is met in warming up, below the limit of 1,000 label sets.
 _NEW: Final = 600
@@ -42,45 +42,43 @@ _NEW: Final = 600
 
 def requests(app: Any, bare: Any = None) -> Callable[[], float]:
     """Serve requests of one kind: nanoseconds each, or with *bare* what *app* adds to that."""
-    turns = [app] if bare is None else [bare, app]
-    for each in turns:
-        serve(each, environs(_WARM_UP))
-
-    def measure() -> float:
-        rounds, seconds = 0, {id(each): 0.0 for each in turns}
-        end = perf_counter() + _SLICE_SECONDS
-        while perf_counter() < end:
-            turns.reverse()
-            for each in turns:
-                # As a server does: made just before it is served.
-                made = environs(1)
-                started = perf_counter()
-                serve(each, made)
-                seconds[id(each)] += perf_counter() - started
-            rounds += 1
-        return (seconds[id(app)] - seconds.get(id(bare), 0.0)) / rounds * 1e9
-
-    return measure
+    return _turns(app, bare, _one)
 
 
 def threads(app: Any, bare: Any = None) -> Callable[[], float]:
     """Serve them in threads at once: nanoseconds of the process for each, or what *app* adds to those of *bare*."""
-    turns = [app] if bare is None else [bare, app]
-    for each in turns:
-        serve(each, environs(_WARM_UP))
     # A real server's threads change places at each read and write of a socket, which there are none of here.
     sys.setswitchinterval(0.0005)
+    return _turns(app, bare, _together)
+
+
+def _turns(app: Any, bare: Any, serving: Callable[[Any], float]) -> Callable[[], float]:
+    apps = [app] if bare is None else [bare, app]
+    for each in apps:
+        serve(each, environs(_WARM_UP))
 
     def measure() -> float:
-        turns.reverse()
-        took = {id(each): _together(each) for each in turns}
-        return (took[id(app)] - took.get(id(bare), 0.0)) / (_THREADS * _REQUESTS_A_THREAD) * 1e9
+        turns, seconds = 0, [0.0] * len(apps)
+        end = perf_counter() + _SLICE_SECONDS
+        while perf_counter() < end:
+            for place in range(len(apps))[:: 1 if turns % 2 else -1]:
+                seconds[place] += serving(apps[place])
+            turns += 1
+        return (seconds[-1] - sum(seconds[:-1])) / turns * 1e9
 
     return measure
 
 
+def _one(app: Any) -> float:
+    """Serve a request, whose environ is made just before as a server does it, and return the seconds that it took."""
+    made = environs(1)
+    started = perf_counter()
+    serve(app, made)
+    return perf_counter() - started
+
+
 def _together(app: Any) -> float:
-    """Serve requests in all threads, and return the seconds that it took."""
+    """Serve many in all threads, and return the seconds that each took of the process."""
     barrier = threading.Barrier(_THREADS + 1)
 
     def work(batch: list[dict[str, Any]]) -> None:
@@ -94,7 +92,7 @@ def _together(app: Any) -> float:
     started = perf_counter()
     for worker in workers:
         worker.join()
-    return perf_counter() - started
+    return (perf_counter() - started) / (_THREADS * _REQUESTS_A_THREAD)
 
 
 def newlabels(app: Any, _bare: Any = None) -> Callable[[], float]:

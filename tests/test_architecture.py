@@ -40,9 +40,6 @@ STORAGE = [
     "adoption",
 ]
 
-# Upwards, in a function, for a setting that is off unless asked for.
-ALLOWED = {("middleware", "exporter")}
-
 
 def imported(path) -> set[str]:
     """Return the modules of the package that *path* imports, at any depth but for types alone."""
@@ -69,11 +66,7 @@ def test_a_module_is_small_and_imports_only_what_is_below_it(path) -> None:
     if own == ("__init__",):
         return  # lazily, whatever is public
     names = {name for name in imported(path) if room(name) in LAYERS}
-    assert set() == {
-        name
-        for name in names
-        if LAYERS.index(room(name)) > LAYERS.index(own[0]) and (own[0], room(name)) not in ALLOWED
-    }
+    assert set() == {name for name in names if LAYERS.index(room(name)) > LAYERS.index(own[0])}
     if own[0] == "storage" and own[1] in STORAGE:
         siblings = {name.split(".")[2] for name in names if room(name) == "storage" and name.count(".") > 1}
         assert set() == {name for name in siblings if STORAGE.index(name) > STORAGE.index(own[1])}

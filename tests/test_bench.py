@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any
 
 import instructions
 import plot
@@ -15,7 +17,10 @@ import report
 import request
 import serving
 import usermetrics
+from contender import measure_added
+from contenders.bare import app as trivial
 from harness import FOLDER, Child, Figure, Part, Ratio, Scale, added, interleave, merged, paired
+from work import SLICES
 
 NEEDS_PEERS = {"opentelemetry_wsgi"}  # of the benchmarks' own environment
 CONTENDERS = sorted(
@@ -259,6 +264,36 @@ class Body:
 
     def close(self) -> None:
         self.events.append("closed")
+
+
+@pytest.mark.parametrize("kind", ["requests", "threads"])
+def test_the_bare_application_and_the_other_take_turns(kind: str) -> None:
+    """Both are served as often, in one process, and the bare one is what the other is compared with."""
+    served = {"bare": 0, "other": 0}
+
+    def app(name: str, environ: dict[str, object], start_response: Any) -> list[bytes]:
+        served[name] += 1
+        return trivial(environ, start_response)
+
+    before = sys.getswitchinterval()
+    try:
+        measure = SLICES[kind](partial(app, "other"), partial(app, "bare"))
+        warm = dict(served)
+        measure()
+    finally:
+        sys.setswitchinterval(before)
+    assert warm["bare"] == warm["other"]
+    assert served["bare"] == served["other"] > warm["bare"]
+
+
+def test_what_a_contender_adds_is_measured_beside_the_bare_one() -> None:
+    """A figure a round, named by its unit for what it is: what is added, but for the bare application's own."""
+    found = measure_added(
+        "bare", {"bare": "bare", "floor": "floor"}, "requests", "ns", Scale(rounds=2, slices=1)
+    )
+    assert {"bare": ("ns", 2), "floor": ("ns added", 2)} == {
+        name: (figure.unit, len(figure.values)) for name, figure in found.items()
+    }
 
 
 def test_a_result_is_used_as_a_server_does() -> None:

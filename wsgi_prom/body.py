@@ -145,8 +145,10 @@ def look_at_first(request: MeasuredRequest, result: Any, finish: Finish) -> tupl
         else:
             if type(chunk) is bytes and chunk and f"{len(chunk)}" == told:
                 body = Whole((chunk,), chunks)
-                if hasattr(result, "close"):
+                try:  # noqa: SIM105 - which takes 4,000 instructions
                     body.close = result.close
+                except AttributeError:
+                    pass
                 return body, len(chunk)
             if chunk is not _ABSENT:
                 chunks = chain((chunk,), chunks)

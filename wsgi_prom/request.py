@@ -73,7 +73,9 @@ class MeasuredRequest:
         environ = self._environ
         # Not later: Flask has cleared its request when it returns (werkzeug.request is None then).
         if KEY in environ:
-            self._route = self._find_route()
+            # As `find_route` does.
+            template = environ[KEY]
+            self._route = template if isinstance(template, str) and template else UNMATCHED
         elif WERKZEUG in environ or BOTTLE in environ:
             # As `_find_route` does.
             try:

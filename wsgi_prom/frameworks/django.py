@@ -52,13 +52,12 @@ RouteMiddleware.sync_capable = RouteMiddleware.async_capable = True  # type: ign
 
 
 def _publish(request: Any) -> None:
-    try:
-        route, environ = request.resolver_match.route, request.environ
-    except AttributeError:
-        # No URL pattern matched: 404, APPEND_SLASH's redirect, an answer of another middleware's. Or it is under ASGI.
-        return
-    if isinstance(route, str) and isinstance(environ, dict):
-        publish(environ, template(route))
+    # Of AttributeErrors: no URL pattern matched (404, APPEND_SLASH's redirect, an answer of another middleware's), or
+    # this is under ASGI; of TypeErrors: a match that somebody has made by hand.
+    try:  # noqa: SIM105 - which takes 4,000 instructions
+        publish(request.environ, template(request.resolver_match.route))
+    except (AttributeError, TypeError):
+        pass
 
 
 @lru_cache(_MOST_ROUTES)
