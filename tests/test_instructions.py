@@ -7,12 +7,16 @@ import pytest
 from harness import paired
 
 # What is added to a request, in parts of what a peer adds, and some 4 % for another build of the client library or of
-# Python. Measured with CPython 3.11.7: 0.31, 3.03 and 0.24.
+# Python. Measured with CPython 3.11.7: 0.31, 3.00 and 0.23.
 BOUNDS = {
     ("ours", "stock"): 0.325,
     ("ours", "floor"): 3.15,
-    ("ours count+duration", "stock"): 0.245,
+    ("ours count+duration", "stock"): 0.24,
 }
+
+# Under a framework, whose own exporter is no part of the tests: of the same two metrics by hand, without a framework. Some
+# 10 % more, for what a framework itself takes varies by half a per cent of ten times as much. Measured: 0.53 and 0.40.
+FRAMEWORKS = {"ours flask": 0.59, "ours django": 0.44}
 
 
 @pytest.mark.timeout(900)
@@ -21,3 +25,11 @@ def test_a_request_costs_no_more_instructions_than_it_did() -> None:
     figures = instructions.of_requests(instructions.GUARDED)
     found = {(top, bottom): paired(figures[top], figures[bottom]) for top, bottom in BOUNDS}
     assert {} == {pair: value for pair, value in found.items() if value > BOUNDS[pair]}, found
+
+
+@pytest.mark.timeout(900)
+def test_a_request_of_a_framework_costs_no_more_instructions_than_it_did() -> None:
+    """Neither where the body is an iterator, as Flask's, nor where it is Django's own response."""
+    figures = instructions.of_requests({"stock", *FRAMEWORKS})
+    found = {name: paired(figures[name], figures["stock"]) for name in FRAMEWORKS}
+    assert {} == {name: value for name, value in found.items() if value > FRAMEWORKS[name]}, found
