@@ -71,7 +71,7 @@ class Lease:
         self.alive[1] = 1
         self.lock = threading.RLock()
         # Whether a record has to take the lock: not where no other thread can come in between (it is a tenth of what a
-        # request of one thread costs, and a third with four), unless what it stores to is being moved.
+        # request costs, and four threads wait for each other too), unless what it stores to is being moved.
         self.guarded = True
         self.slot: Slot = MemorySlot()
         self._directory: Path | None = None
