@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client import values as client_values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from wsgi_prom.storage import values as value_class
 from wsgi_prom.storage.adoption import install
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.directory import VARIABLE
@@ -27,6 +28,7 @@ from wsgi_prom.storage.lease import lease
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import FrameType
 
 KINDS = ["all", "min", "max", "sum", "mostrecent"]
 MODES = [live + kind for live in ("", "live") for kind in KINDS]
@@ -626,6 +628,51 @@ def test_labels_takes_what_the_library_takes(recording: Callable[..., Any]) -> N
     assert (True, True, False) == (same, same_text, kept)
     assert expected == refusals
     assert "taken" not in refusals
+
+
+@pytest.mark.parametrize("kind", [Counter, Summary, Histogram])
+def test_the_same_child_made_at_any_step_of_its_making(
+    recording: Callable[..., Any], shared: Path, kind: Any
+) -> None:
+    """A handler that makes the very child that the main thread is in the middle of making takes no part of it away."""
+
+    def run() -> list[str]:
+        steps = 0
+        interrupted_at = -1
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal steps
+            if frame.f_code.co_filename != value_class.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                if steps == interrupted_at:
+                    record()
+                steps += 1
+            return trace
+
+        def record() -> None:
+            child = metric.labels("same")
+            child.observe(1) if hasattr(child, "observe") else child.inc()
+
+        names = []
+        while interrupted_at < steps:
+            interrupted_at, steps = interrupted_at + 1, 0
+            names.append(f"t_{interrupted_at}")
+            metric = kind(names[-1], "Help.", ["n"], registry=None)
+            sys.settrace(trace)
+            record()
+            sys.settrace(None)
+            record()
+        return names
+
+    names = recording(run)
+    expected = [3.0] * (len(names) - 1) + [2.0]  # the last was not interrupted
+    shown = samples(shared, "t_")
+    suffixes = ["_total"] if kind is Counter else ["_sum", "_count"]
+    assert len(names) > 20
+    for suffix in suffixes:
+        assert expected == [shown[f"{name}{suffix} n=same"] for name in names]
 
 
 @pytest.mark.parametrize("by", ["signal handler", "finalizer"])

@@ -79,12 +79,15 @@ class _Unfinished(threading.local):
 
     def add(self, name: str, labelvalues: tuple[str, ...], part: str | None) -> tuple[Cell, _Child]:
         """Return a new cell for *part* of a child, by default its next bucket, and the child that it is of."""
-        key = name, labelvalues
+        key, cell = (name, labelvalues), Cell()
         found = next((c for c in reversed(self._children) if c.key == key and part not in c.cells), None)
-        if found is None:
-            found = _Child(key)
-            self._children = [*self._children[-_UNFINISHED:], found]
-        cell = found.cells[part or f"bucket {len(found.cells)}"] = Cell()
+        if found is not None:
+            found.cells[part or f"bucket {len(found.cells)}"] = cell
+            return cell, found
+        found = _Child(key)
+        # Before anybody sees it: who makes the same in the middle of this would take the first place in it.
+        found.cells[part or "bucket 0"] = cell
+        self._children = [*self._children[-_UNFINISHED:], found]
         return cell, found
 
     def finish(self, child: _Child) -> None:
