@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from contender import measure_added
-from harness import Part, Ratio, added, paired
+from harness import Part, Ratio, paired
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,11 +21,6 @@ class Group:
     bare: str
     contenders: Mapping[str, str]
     work: str = "requests"
-
-    def added(self, found: Mapping[str, Figure]) -> dict[str, Figure]:
-        """Return the figures *found*, of a process each, less that of the bare application but for that itself."""
-        bare = found[self.bare]
-        return {name: figure if figure is bare else added(figure, bare) for name, figure in found.items()}
 
 
 GROUPS: Final = (

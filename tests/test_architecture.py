@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import those before it, and itself.
 LAYERS = ["errors", "reference", "catalog", "settings", "routes", "headers", "storage", "schemas", "blocks", "files", "recorder",
-          "request", "body", "exporter", "exemptions", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
+          "request", "contents", "body", "exporter", "exemptions", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
     "faults",
     "forks",

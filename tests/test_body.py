@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
 
@@ -50,9 +51,19 @@ def ask(result: Any, *headers: tuple[str, str], method: str = "GET", status: str
         start_response(status, [TYPE, *headers])
         return result
 
-    environ: dict[str, Any] = {"REQUEST_METHOD": method}
+    return answer(app, method)
+
+
+def answer(app: Any, method: str = "GET") -> Any:
+    """Return what a server gets of *app*, under the one middleware that this process has: it learns the types it meets."""
+    environ: dict[str, Any] = {"REQUEST_METHOD": method, "test.app": app}
     setup_testing_defaults(environ)
-    return PrometheusMiddleware(app)(environ, lambda *_: None)
+    return middleware()(environ, lambda *_: None)
+
+
+@cache
+def middleware() -> Any:
+    return PrometheusMiddleware(lambda environ, start_response: environ["test.app"](environ, start_response))
 
 
 SHOWN = {
@@ -194,3 +205,100 @@ def test_a_response_of_djangos_that_holds_all_its_content_goes_to_the_server_as_
         (False, 0, b"abc"),
         (False, 0, b"abc"),
     ] == in_child(run)
+
+
+def test_a_response_of_werkzeugs_that_holds_all_its_content_goes_to_the_server_as_it_is(
+    in_child: Callable[..., Any],
+) -> None:
+    """And is counted before, with its size; one that streams, or that is sent in a way of its own, at its end."""
+
+    def run() -> dict[str, list[tuple[bool, float, float, bytes]]]:
+        from werkzeug.wrappers import Response
+        from werkzeug.wsgi import ClosingIterator
+
+        class Own(Response):
+            def iter_encoded(self) -> Iterator[bytes]:
+                yield b"another"
+
+        class Wrapped(Response):
+            def get_app_iter(self, environ: Any) -> Any:
+                return ClosingIterator((chunk.upper() * 2 for chunk in self.iter_encoded()), self.close)
+
+        def parts() -> Iterator[bytes]:
+            yield from (b"ab", b"c")
+
+        made: dict[str, Callable[[], Any]] = {
+            "text": lambda: Response("content"),
+            "bytes": lambda: Response(b"content"),
+            "empty": lambda: Response(""),
+            "several parts": lambda: Response([b"ab", b"c"]),
+            "a part that is text": lambda: Response([chr(228)]),
+            "streamed": lambda: Response(parts()),
+            "encoded in its own way": lambda: Own("content"),
+            "sent in its own way": lambda: Wrapped("content"),
+            "without a body": lambda: Response("content", status=304),
+        }
+        found: dict[str, list[tuple[bool, float, float, bytes]]] = {}
+        for name, make in made.items():
+            for _ in range(2):  # a type is looked at in another way when it is known
+                before, given = figures(), []
+
+                def app(environ: Any, start_response: Any, make: Any = make, given: Any = given) -> Any:
+                    start_response("200 OK", [TYPE])
+                    given.append(make()(environ, lambda *_: None))
+                    return given[0]
+
+                body = answer(app)
+                counted = figures()["200"] - before["200"]
+                received = b"".join(body)
+                body.close()
+                after = figures()
+                assert before["200"] + 1 == after["200"]
+                size = after["bytes"] - before.get("bytes", 0.0)
+                found.setdefault(name, []).append((body is given[0], counted, size, received))
+        return found
+
+    assert {
+        "text": [(True, 1, 7, b"content")] * 2,
+        "bytes": [(True, 1, 7, b"content")] * 2,
+        "empty": [(True, 1, 0, b"")] * 2,
+        "several parts": [(False, 0, 3, b"abc")] * 2,
+        "a part that is text": [(False, 0, 2, b"\xc3\xa4")] * 2,
+        "streamed": [(False, 0, 3, b"abc")] * 2,
+        "encoded in its own way": [(False, 0, 7, b"another")] * 2,
+        "sent in its own way": [(False, 0, 14, b"CONTENTCONTENT")] * 2,
+        "without a body": [(False, 0, 0, b"")] * 2,
+    } == in_child(run)
+
+
+def test_a_werkzeug_that_keeps_its_responses_in_another_way_is_read(
+    in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known of them are attributes that a later version need not have."""
+    from werkzeug import wsgi
+    from werkzeug.wrappers import Response, response
+
+    class Later(wsgi.ClosingIterator):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self._closes = self.__dict__.pop("_callbacks")
+
+        def close(self) -> None:
+            for close in self._closes:
+                close()
+
+    def run() -> list[tuple[float, bytes]]:
+        found = []
+        for _ in range(2):
+            body = answer(Response("content"))
+            found.append((figures()["200"], b"".join(body)))
+            body.close()
+        return [*found, (figures()["bytes"], b"")]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wsgi, "ClosingIterator", Later)
+        patched.setattr(response, "ClosingIterator", Later)
+        assert [(0, b"content"), (1, b"content"), (14, b"")] == in_child(run)
+    with monkeypatch.context() as patched:
+        patched.delattr(wsgi, "ClosingIterator")
+        assert [(0, b"content"), (1, b"content"), (14, b"")] == in_child(run)

@@ -11,25 +11,22 @@ The response of an application that is no list: what goes to the server in its p
 #         item from it, and waitress answers 500 when it fails.
 # Rule 4: nothing is asked of the application's iterable before the server asks. (To look at the first chunk early, and
 #         then to be done with it where that is all, takes 4 % off what a Flask request costs, and was not kept.)
-# Rule 5: Django's responses that do not stream hold all that they are, and go to the server as they are. That takes a fifth
-#         off what a Django request costs.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.contents import size_of
 from wsgi_prom.files import File
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from wsgi_prom.contents import Size
     from wsgi_prom.request import MeasuredRequest
 
     # What counts a request whose response is complete.
     Finish = Callable[[MeasuredRequest], None]
-    # Returns what goes to the server, and its size if it is complete. If it is not, it tells its end itself.
-    Look = Callable[[MeasuredRequest, Any, Finish], tuple[Any, int | None]]
 
 _LENGTH: Final = "Content-Length"
 
@@ -79,13 +76,13 @@ def respond(
     sent: int | None,
     wrapper: Any,
     finish: Finish,
-    looks: dict[type, Look],
+    sizes: dict[type, Size | None],
 ) -> Any:
     """
     Return what goes to the server as the application's *result*, and measure *request* to its end.
 
-    *sent* is its size where that is known. *wrapper* is the server's file_wrapper, None if it has none. *looks* learns how
-    to look at results of this type.
+    *sent* is its size where that is known. *wrapper* is the server's file_wrapper, None if it has none. *sizes* learns what
+    tells the size of results of this type, where they are no files.
     """
     if request.token is None:  # counted by a write(), dismissed, or never begun
         return result
@@ -100,47 +97,28 @@ def respond(
     if issubclass(kind, wrapper if isinstance(wrapper, type) else File):
         request.takes_file(result)
         return result
-    if hasattr(kind, "__len__"):
-        return wrap(request, result, finish, SizedBody)[0]
-    look = take_content if _is_of_django(kind) else wrap
-    if len(looks) < _MOST_TYPES:
-        looks[kind] = look
-    body, sent = look(request, result, finish)
-    if sent is not None:
-        request.sent += sent
-        finish(request)
-    return body
+    body: type[Body] = SizedBody
+    size = None
+    if not hasattr(kind, "__len__"):
+        body, size = Body, size_of(kind)
+        if len(sizes) < _MOST_TYPES:
+            sizes[kind] = size
+    sent = None if size is None else size(result)
+    if sent is None:
+        return wrap(request, result, finish, body)
+    request.sent += sent
+    finish(request)
+    return result
 
 
-def wrap(request: MeasuredRequest, result: Any, finish: Finish, kind: type[Body] = Body) -> tuple[Any, None]:
+def wrap(request: MeasuredRequest, result: Any, finish: Finish, kind: type[Body] = Body) -> Body:
     """Put a body around *result* that tells its end."""
     body = kind()
     body._request = request
     body._result = result
     body._chunks = chunks = _read(request, result, finish)
     next(chunks)
-    return body, None
-
-
-def take_content(request: MeasuredRequest, result: Any, finish: Finish) -> tuple[Any, int | None]:
-    """Take the size of Django's own response that does not stream: it holds all of its content."""
-    try:
-        return result, len(result.content)
-    except Exception:  # the framework's, or the application's
-        request._recorder.fail("body")
-        return wrap(request, result, finish)
-
-
-def _is_of_django(kind: Any) -> bool:
-    """Tell a class of Django's responses that do not stream, or one that changes nothing of how they are sent."""
-    response = getattr(sys.modules.get("django.http"), "HttpResponse", None)
-    if response is None or not issubclass(kind, response):
-        return False
-    makers = {
-        next(base for base in kind.__mro__ if name in vars(base)).__module__.partition(".")[0]
-        for name in ("__iter__", "content", "streaming")
-    }
-    return makers == {"django"}
+    return body
 
 
 def _read(request: MeasuredRequest, result: Any, finish: Finish) -> Iterator[bytes]:

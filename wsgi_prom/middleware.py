@@ -21,7 +21,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.body import respond
+from wsgi_prom.body import respond, wrap
 from wsgi_prom.exemptions import exemptions
 from wsgi_prom.files import Wrapper
 from wsgi_prom.recorder import Recorder
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from wsgi_prom.body import Look
+    from wsgi_prom.contents import Size
 
 # Labels that are new, an application that has not called start_response, a body or a status of a type that it should
 # not have: request.py sees to them.
@@ -79,8 +79,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     known_wrapper: Any = None
     told_wrapper: Wrapper | None = None
     leave = MeasuredRequest.leave
-    # How to tell whether a result is complete, by its type, but for what the file_wrapper makes.
-    looks: dict[type, Look] = {}
+    # What tells the size of a result, by its type, but for what the file_wrapper makes; None if nothing does.
+    sizes: dict[type, Size | None] = {}
 
     class Request(MeasuredRequest):
         __slots__ = ()
@@ -162,7 +162,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 wrapper: Any = environ.get("wsgi.file_wrapper")
                 if not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
                     known_wrapper = wrapper
-                    looks.clear()
+                    sizes.clear()
                     told_wrapper = None if wrapper is None or isinstance(wrapper, type) else Wrapper(wrapper)
             if told_wrapper is not None:
                 environ["wsgi.file_wrapper"] = told_wrapper
@@ -209,14 +209,15 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                     else:
                         sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
                 except Exception:  # items that are not bytes
-                    return respond(request, result, None, known_wrapper, leave, looks)  # type: ignore[no-any-return]
-            elif usual and kind in looks:
-                result, sent = looks[kind](request, result, finish)
+                    return respond(request, result, None, known_wrapper, leave, sizes)  # type: ignore[no-any-return]
+            elif usual and kind in sizes:
+                size = sizes[kind]
+                sent = None if size is None else size(result)
                 if sent is None:
-                    return result  # type: ignore[no-any-return]
+                    return wrap(request, result, finish)
             else:
                 ending = finish if usual else leave
-                return respond(request, result, None, known_wrapper, ending, looks)  # type: ignore[no-any-return]
+                return respond(request, result, None, known_wrapper, ending, sizes)  # type: ignore[no-any-return]
             if usual and request.token is lease.lock and alive[1]:
                 where: Any = None
                 try:
@@ -262,7 +263,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 else:
                     environ[REQUEST] = None
                     return result  # type: ignore[no-any-return]
-            return respond(request, result, sent, known_wrapper, leave, looks)  # type: ignore[no-any-return]
+            return respond(request, result, sent, known_wrapper, leave, sizes)  # type: ignore[no-any-return]
         except BaseException as error:  # of a signal's handler too
             request.fail(error)
             raise
