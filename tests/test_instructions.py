@@ -15,8 +15,8 @@ BOUNDS = {
 }
 
 # Under a framework, whose own exporter is no part of the tests: of the same two metrics by hand, without a framework. Some
-# 8 % more. Measured: 0.40 and 0.43.
-FRAMEWORKS = {"ours flask": 0.43, "ours django": 0.465}
+# 8 % more. Measured: 0.38 and 0.42.
+FRAMEWORKS = {"ours flask": 0.41, "ours django": 0.46}
 
 
 @pytest.mark.timeout(900)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from wsgi_prom.catalog import OTHER
 from wsgi_prom.files import File, Input, file_size, look_into
 from wsgi_prom.headers import content_length, queue_seconds, request_size
-from wsgi_prom.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, find_route, matched_route
+from wsgi_prom.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,13 +76,16 @@ class MeasuredRequest:
             # As `find_route` does.
             template = environ[KEY]
             self._route = template if isinstance(template, str) and template else UNMATCHED
-        elif WERKZEUG in environ or BOTTLE in environ:
-            # As `_find_route` does.
+        elif WERKZEUG in environ:
             try:
-                self._route = matched_route(environ, self.entered)
-            except Exception:
-                self._recorder.fail("route")
-                self._route = UNMATCHED
+                # As `matched_route` does where nothing is mounted: a call less.
+                template = environ[WERKZEUG].url_rule.rule
+                mounted = environ["PATH_INFO"] != self.entered
+            except Exception:  # no rule, or not the framework's object
+                mounted = True
+            self._route = self._find_route() if mounted else template
+        elif BOTTLE in environ:
+            self._route = self._find_route()
         else:
             self._route = UNMATCHED
         return self
