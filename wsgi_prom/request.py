@@ -78,12 +78,12 @@ class MeasuredRequest:
             self._route = template if isinstance(template, str) and template else UNMATCHED
         elif WERKZEUG in environ:
             try:
-                # As `matched_route` does where nothing is mounted: a call less.
+                # As `find_route` does where nothing is mounted: a call less.
                 template = environ[WERKZEUG].url_rule.rule
-                mounted = environ["PATH_INFO"] != self.entered
+                usual = environ["PATH_INFO"] == self.entered
             except Exception:  # no rule, or not the framework's object
-                mounted = True
-            self._route = self._find_route() if mounted else template
+                usual = False
+            self._route = template if usual else self._find_route()
         elif BOTTLE in environ:
             self._route = self._find_route()
         else:

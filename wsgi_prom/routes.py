@@ -42,8 +42,10 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
 def publish(environ: WSGIEnvironment, template: str) -> None:
     """Say it for a framework: under the prefix that the application is mounted at, unless it was said before."""
     if KEY not in environ:
-        request = environ.get(REQUEST)
-        mounted = request is not None and request.entered != environ.get("PATH_INFO")
+        try:
+            mounted = environ[REQUEST].entered != environ["PATH_INFO"]
+        except (KeyError, AttributeError):  # not measured
+            mounted = False
         environ[KEY] = mount(environ) + template if mounted else template
 
 
@@ -55,13 +57,8 @@ def find_route(environ: WSGIEnvironment, entered: str) -> str:
     returns.
     """
     if KEY in environ:
-        template = environ[KEY]
+        template: Any = environ[KEY]
         return template if isinstance(template, str) and template else UNMATCHED
-    return matched_route(environ, entered)
-
-
-def matched_route(environ: WSGIEnvironment, entered: str) -> str:
-    """Do so for a request of which nobody has said it by `set_route` or `publish`."""
     request = environ.get(WERKZEUG, _ABSENT)
     if request is not _ABSENT:
         if request is None:
@@ -71,7 +68,7 @@ def matched_route(environ: WSGIEnvironment, entered: str) -> str:
         except AttributeError:
             rule = None
         if rule is not None:
-            template: str = rule.rule
+            template = rule.rule
             return template if environ.get("PATH_INFO") == entered else f"{mount(environ)}{template}"
     if BOTTLE in environ and _is_its_own(environ["bottle.app"], route := environ[BOTTLE]):
         # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.

@@ -9,6 +9,7 @@ The label is the route of the URLconf, as `request.resolver_match.route` has it.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # Of a URLconf that nobody makes anew for each request.
 _MOST_ROUTES: Final = 1024
+
+# Of AttributeErrors: no URL pattern matched (404, APPEND_SLASH's redirect, an answer of another middleware's), or this is
+# under ASGI; of TypeErrors: a match that somebody has made by hand.
+_NO_ROUTE: Final = (AttributeError, TypeError)
 
 # The end of a regular expression, where it is not a literal "$" or "\Z".
 _END: Final = re.compile(r"(?<!\\)((?:\\\\)*)(?:\$|\\[Zz])$")
@@ -37,27 +42,22 @@ def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
         try:
             return await get_response(request)
         finally:
-            _publish(request)
+            with suppress(*_NO_ROUTE):
+                publish(request.environ, template(request.resolver_match.route))
 
     def synchronous(request: Any) -> Any:
         try:
             return get_response(request)
         finally:  # also where DEBUG_PROPAGATE_EXCEPTIONS lets the view's exception through
-            _publish(request)
+            try:  # noqa: SIM105 - which takes 4,000 instructions
+                publish(request.environ, template(request.resolver_match.route))
+            except _NO_ROUTE:
+                pass
 
     return asynchronous if iscoroutinefunction(get_response) else synchronous
 
 
 RouteMiddleware.sync_capable = RouteMiddleware.async_capable = True  # type: ignore[attr-defined]
-
-
-def _publish(request: Any) -> None:
-    # Of AttributeErrors: no URL pattern matched (404, APPEND_SLASH's redirect, an answer of another middleware's), or
-    # this is under ASGI; of TypeErrors: a match that somebody has made by hand.
-    try:  # noqa: SIM105 - which takes 4,000 instructions
-        publish(request.environ, template(request.resolver_match.route))
-    except (AttributeError, TypeError):
-        pass
 
 
 @lru_cache(_MOST_ROUTES)
