@@ -37,7 +37,7 @@ PARTS: Final = (request, newlabels, usermetrics, startup, instructions, scrape, 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="fewer rounds and contenders: some three minutes in all"
+        "--quick", action="store_true", help="fewer rounds and contenders: two minutes in all"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all values there")
     parser.add_argument("--plot", type=Path, metavar="FOLDER", help="draw scrape.svg and request.svg there")

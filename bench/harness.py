@@ -28,7 +28,7 @@ FOLDER: Final = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: rounds, slices in each of them, and whether only what fits into some three minutes."""
+    """How much is measured: rounds, slices in each of them, and whether only what fits into two minutes."""
 
     rounds: int = 7
     slices: int = 15
@@ -36,7 +36,7 @@ class Scale:
 
 
 FULL: Final = Scale()
-QUICK: Final = Scale(rounds=3, slices=8, quick=True)
+QUICK: Final = Scale(rounds=3, slices=5, quick=True)
 
 
 @dataclass(frozen=True)

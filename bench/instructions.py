@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _AMOUNT: Final = 2000
 
 # What the tests guard, and what there is time for where there is little.
-GUARDED: Final = frozenset({"bare", "floor", "stock", "ours", "ours count+duration"})
+GUARDED: Final = frozenset({"floor", "stock", "ours", "ours count+duration"})
 
 
 class Counted(NamedTuple):

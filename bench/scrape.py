@@ -117,7 +117,7 @@ def _eights(scale: Scale) -> dict[str, Figure]:
             names = ("ours",) if scale.quick and size == EIGHT else CONTENDERS
             both = {name: stack.enter_context(scraped(name, size)) for name in names}
             contenders |= _warm(both, size, stack, scale)
-        return interleave(contenders, "ms", Scale(scale.rounds, 4))
+        return interleave(contenders, "ms", Scale(scale.rounds, 2 if scale.quick else 4))
 
 
 def _many(scale: Scale) -> dict[str, Figure]:

@@ -34,13 +34,15 @@ SERVERS: Final[dict[str, Callable[[bool], Daemon]]] = {
     ),
 }
 
+_QUICK: Final = ("gunicorn sync", "uWSGI")
+
 _REQUESTS: Final = re.compile(r"^http_requests_total\{.*\} (\S+)$", re.MULTILINE)
 
 
 def measure(scale: Scale) -> Part:
     figures: dict[str, Figure] = {}
     ratios = []
-    for name in SERVERS:
+    for name in _QUICK if scale.quick else SERVERS:
         found = _compare(name, scale)
         figures |= found
         value = paired(found[f"ours {name}"], found[f"bare {name}"])
