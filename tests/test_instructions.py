@@ -15,8 +15,8 @@ BOUNDS = {
 }
 
 # Under a framework, whose own exporter is no part of the tests: of the same two metrics by hand, without a framework. Some
-# 8 % more. Measured: 0.38 and 0.42.
-FRAMEWORKS = {"ours flask": 0.41, "ours django": 0.46}
+# 15 % more: a framework's own work varies by half a per cent of twenty times as much. Measured: 0.38 and 0.42.
+FRAMEWORKS = {"ours flask": 0.44, "ours django": 0.48}
 
 
 @pytest.mark.timeout(900)

@@ -660,6 +660,7 @@ def test_the_same_child_made_at_any_step_of_its_making(
             interrupted_at, steps = interrupted_at + 1, 0
             names.append(f"t_{interrupted_at}")
             metric = kind(names[-1], "Help.", ["n"], registry=None)
+            sys._getframe().f_trace_opcodes = True  # 3.12 traces no opcodes unless a frame asks for it before
             sys.settrace(trace)
             record()
             sys.settrace(None)
