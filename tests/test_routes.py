@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import live
@@ -10,6 +11,7 @@ from labels import application, by_status, environ_of, label
 
 from wsgi_prom import set_route
 from wsgi_prom.frameworks import django as django_adapter
+from wsgi_prom.routes import KEY, REQUEST, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,3 +207,20 @@ def test_a_webob_application_says_its_route(in_child: Callable[..., Any]) -> Non
         return [label(app, environ_of("GET", target)) for target in ("/users/1", "/users/2", "/none")]
 
     assert [("/users/{number}", 200)] * 2 + [("unmatched", 404)] == in_child(work)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({REQUEST: SimpleNamespace(entered="/shop")}, "/shop/"),
+        ({REQUEST: SimpleNamespace(entered="/shop"), "PATH_INFO": ""}, "/shop/"),
+        ({REQUEST: SimpleNamespace(entered="/"), "PATH_INFO": "/"}, "/"),
+        ({REQUEST: None}, "/"),
+        ({}, "/"),
+    ],
+)
+def test_a_path_that_was_moved_as_a_whole_may_be_missing(environ: dict[str, Any], expected: str) -> None:
+    """PEP 3333 leaves out what is empty; and what is not measured, or no longer, has no mount."""
+    environ = {"SCRIPT_NAME": "/shop", **environ}
+    publish(environ, "/")
+    assert expected == environ[KEY]

@@ -1,7 +1,7 @@
 """
 What frameworks' own responses hold: the size of those that do not stream, which go to the server as they are.
 
-That takes a fifth off what a Django request costs, and a third off a Flask request.
+That takes a fifth off what a Django request costs, and a quarter off a Flask request.
 """
 
 # Rule 1: what is not exactly as the framework makes it is not known here, and measured as the server reads it.

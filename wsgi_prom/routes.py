@@ -44,8 +44,8 @@ def publish(environ: WSGIEnvironment, template: str) -> None:
     if KEY not in environ:
         try:
             mounted = environ[REQUEST].entered != environ["PATH_INFO"]
-        except (KeyError, AttributeError):  # not measured
-            mounted = False
+        except (KeyError, AttributeError):  # not measured, or all of the path was moved: `mount` tells
+            mounted = True
         environ[KEY] = mount(environ) + template if mounted else template
 
 
