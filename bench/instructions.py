@@ -34,7 +34,7 @@ GUARDED: Final = frozenset({"floor", "stock", "ours", "ours count+duration"})
 
 
 class Counted(NamedTuple):
-    """A contender, whether it shares a directory, and what it does; *bare* is whose count is not its own."""
+    """A contender, whether it shares a directory, and what it does; with *bare*, what it adds to that contender's."""
 
     contender: str
     shared: bool = True
@@ -80,12 +80,13 @@ def count_all(wanted: Mapping[str, Counted]) -> dict[str, Figure]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = pool.map(count, wanted.values())
         return {
-            name: Figure(name, "instructions", (value,)) for name, value in zip(wanted, counts, strict=True)
+            name: Figure(name, "instructions added" if counted.bare else "instructions", (value,))
+            for (name, counted), value in zip(wanted.items(), counts, strict=True)
         }
 
 
 def count(counted: Counted) -> float:
-    """Return how many instructions one piece of the work takes."""
+    """Return how many instructions one piece of the work takes, or adds."""
     with directory() as folder, directory() as out:
         command = ["valgrind", "--tool=callgrind", "--dump-before=sched_yield"]
         command += [
