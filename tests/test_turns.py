@@ -91,14 +91,17 @@ def test_threads_lose_nothing(locked: bool, in_child: Callable[..., Any], shared
     } == in_child(run)
 
 
+@pytest.mark.parametrize("locked", [True, False], ids=["with a lock", "without"])
 @pytest.mark.parametrize("app", [app, stream], ids=["complete", "streamed"])
 def test_what_a_signal_handler_raises_keeps_no_lock(
-    app: Any, in_child: Callable[..., Any], shared: Path
+    app: Any, locked: bool, in_child: Callable[..., Any], shared: Path
 ) -> None:
     """Wherever it comes in a request: others have the lock after it, and nothing stays in progress, nor below 0."""
 
     def run() -> tuple[bool, float]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+        if locked:
+            turns.interrupt = lambda: True
         measured = PrometheusMiddleware(app)
         end = threading.Event()
         threading.Thread(target=end.wait, args=(60,), daemon=True).start()
@@ -127,6 +130,11 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
     assert (True, 0.0) == in_child(run)
 
 
+# Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
+ENDS = {"finally:", "return", "request.token = lease.lock", "request.token = None"}
+LOCKED = re.compile(r"turns\.take\(|recorder\.enter\(")
+
+
 def stretches(code: CodeType) -> list[set[str]]:
     """Return the instructions between each look at `guarded` and the last store, but for the lock's own."""
     source = Path(code.co_filename).read_text().splitlines()
@@ -138,10 +146,8 @@ def stretches(code: CodeType) -> list[set[str]]:
         of_line.setdefault(line, set()).add(found.opname)
     found_stretches = []
     for first in sorted(line for line in of_line if "lease.guarded" in source[line - 1]):
-        last = next(
-            line for line in range(first, len(source)) if source[line - 1].strip() in {"finally:", "return"}
-        )
-        lines = [line for line in range(first, last) if "turns.take(" not in source[line - 1]]
+        last = next(line for line in range(first, len(source)) if source[line - 1].strip() in ENDS)
+        lines = [line for line in range(first, last + 1) if not LOCKED.search(source[line - 1])]
         found_stretches.append(set().union(*(of_line.get(line, set()) for line in lines)))
     return found_stretches
 

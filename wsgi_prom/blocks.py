@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     Key = tuple[Schema, tuple[str, ...]]
 
 
+def alone(block: Block, width: int) -> Columns:
+    """Return the *width* columns of *block* alone, into which a record is two of 27 steps shorter."""
+    columns, first = block
+    # An array is one of its own.
+    return columns[first : first + width] if isinstance(columns, memoryview) else columns
+
+
 class Blocks:
     """
     Blocks by schema and labels, of *schemas* alone.

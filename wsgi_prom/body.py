@@ -74,14 +74,14 @@ def respond(
     request: MeasuredRequest,
     result: Any,
     sent: int | None,
-    wrapper: Any,
+    wrapper: type | None,
     finish: Finish,
-    sizes: dict[type, Size | None],
+    sizes: dict[type, Size],
 ) -> Any:
     """
     Return what goes to the server as the application's *result*, and measure *request* to its end.
 
-    *sent* is its size where that is known. *wrapper* is the server's file_wrapper, None if it has none. *sizes* learns what
+    *sent* is its size where that is known. *wrapper* is the server's file_wrapper if that is a class. *sizes* learns what
     tells the size of results of this type, where they are no files.
     """
     if request.token is None:  # counted by a write(), dismissed, or never begun
@@ -94,16 +94,17 @@ def respond(
     if kind in _COMPLETE:
         request.complete(result)
         return result
-    if issubclass(kind, wrapper if isinstance(wrapper, type) else File):
+    # The environ's too: a process may have another server, as a test's.
+    wrappers = (File, wrapper, request._environ.get("wsgi.file_wrapper"))
+    if issubclass(kind, tuple(known for known in wrappers if isinstance(known, type))):
         request.takes_file(result)
         return result
     body: type[Body] = SizedBody
-    size = None
     if not hasattr(kind, "__len__"):
         body, size = Body, size_of(kind)
         if len(sizes) < _MOST_TYPES:
             sizes[kind] = size
-    sent = None if size is None else size(result)
+        sent = size(result)
     if sent is None:
         return wrap(request, result, finish, body)
     request.sent += sent

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     Size = Callable[[Any], int | None]
 
 
-def size_of(kind: Any) -> Size | None:
-    """Return what tells the size of results of the type *kind*, None if nothing does."""
+def size_of(kind: Any) -> Size:
+    """Return what tells the size of results of the type *kind*, as far as anything does."""
     if _is_of_django(kind):
         return _django_size
-    return _werkzeug_size(kind)
+    return _werkzeug_size(kind) or _unknown
+
+
+def _unknown(_result: Any) -> None:
+    return None
 
 
 def _is_of_django(kind: Any) -> bool:

@@ -9,10 +9,11 @@ The middleware: any WSGI application (PEP 3333), measured, and otherwise as it w
 #         has answered, and counted. (Of 60 that were killed right after a Flask answer had arrived, 29 had counted it
 #         while that was done in close().)
 # Rule 4: the way of a request whose response is complete lies in one function. What it costs is calls (430 instructions
-#         each, of 16,000 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
+#         each, of 15,500 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
 #         processor's caches, twice their time). Whatever is not usual leaves it.
-# Rule 5: the lock is taken within a `try` whose `finally` begins with its release, and the token says last whether a request
-#         is in progress: what a signal's handler raises in between neither keeps the lock nor counts anything twice.
+# Rule 5: nothing is called between a look at `guarded` and the last of the stores behind it, so that no other thread and no
+#         signal's handler comes in between (see storage/turns.py); where one may, the recorder does it, with the lock. The
+#         token says last whether a request is in progress.
 
 from __future__ import annotations
 
@@ -28,7 +29,6 @@ from wsgi_prom.recorder import Recorder
 from wsgi_prom.request import LONGEST_LABEL, MeasuredRequest
 from wsgi_prom.routes import REQUEST
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage import turns
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -75,63 +75,49 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     sent_column, received_column = recorder.sent_column, recorder.received_column
     bounds, first_bound = recorder.bounds, recorder.bounds[0]
     direct, asked, alone = not recorder.times_first_byte, recorder.asked, len(recorder.asked) == 1
-    # The server's file_wrapper, and ours in its place where it is a function, as uWSGI's is.
-    known_wrapper: Any = None
+    # The server's file_wrapper: a class, which is seen in what it makes, or a function, as uWSGI's, which ours stands in for.
+    wrapper_class: type | None = None
+    wrapper_function: Any = None
     told_wrapper: Wrapper | None = None
     leave = MeasuredRequest.leave
-    # What tells the size of a result, by its type, but for what the file_wrapper makes; None if nothing does.
-    sizes: dict[type, Size | None] = {}
+    # What tells the size of a result, by its type, but for what the file_wrapper makes.
+    sizes: dict[type, Size] = {}
 
     class Request(MeasuredRequest):
         __slots__ = ()
         _recorder = recorder
 
-    def finish(request: MeasuredRequest) -> None:  # noqa: C901 - rule 4
+    def finish(request: MeasuredRequest) -> None:
         """Count a usual *request*, whose response is complete and none of the usual ones."""
-        token: Any = request.token
-        if token is not lease.lock or not alive[1]:
-            request.leave()
-            return
-        where: Any = None
-        try:
-            seconds = perf_counter() - request._started
-            bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
-            where = request._route
-            if asked:
-                where = request.place(where, asked)
-            guarded = lease.guarded
+        if request.token is lease.lock and alive[1]:
             try:
-                if guarded:
-                    turns.take(token)
-                columns, index = requests[request.method][where][request._status]
-                columns[index] += seconds
-                columns[index + bucket] += 1.0
-                if counts_sent:
-                    columns[index + sent_column] += request.sent
-                if request.received:
-                    columns[index + received_column] += request.received  # type: ignore[operator]
-                if counts_in_progress:
-                    columns, index = recorder.busy
-                    columns[index] = entered[0] = entered[0] - 1.0
-                request.token = None
-            finally:
-                if guarded:
-                    try:  # noqa: SIM105 - rule 5
-                        token.release()
-                    except RuntimeError:
-                        pass
-        except _UNUSUAL:
-            if isinstance(where, tuple):
-                request.placed = where
-            request.leave()
-        else:
-            request._environ[REQUEST] = None
+                seconds = perf_counter() - request._started
+                bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
+                where: Any = request._route
+                if asked:
+                    request.placed = where = request.place(where, asked)
+                if not lease.guarded:
+                    block = requests[request.method][where][request._status]
+                    block[0] += seconds
+                    block[bucket] += 1.0
+                    if counts_sent:
+                        block[sent_column] += request.sent
+                    if request.received:
+                        block[received_column] += request.received  # type: ignore[operator]
+                    if counts_in_progress:
+                        recorder.busy[0] = entered[0] = entered[0] - 1.0
+                    request.token = None
+                    request._environ[REQUEST] = None
+                    return
+            except _UNUSUAL:
+                pass
+        request.leave()
 
     # A function: an object with __call__ takes 700 instructions more.
     def middleware(  # noqa: C901, PLR0911, PLR0912, PLR0915 - rule 4
         environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        nonlocal known_wrapper, told_wrapper
+        nonlocal wrapper_class, wrapper_function, told_wrapper
         if exempt is not None:
             other = exempt(environ)
             if other is not None:
@@ -146,8 +132,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         request._environ = environ
         request._start_response = start_response
         request.received = request.sent = 0
-        token: Any = None
-        request.token = token
+        request.token = None
         request._started = started = perf_counter()
         usual = direct
         try:
@@ -158,14 +143,16 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             except KeyError:  # uWSGI calls it for a request of two empty lines too
                 request.method = method = environ.get("REQUEST_METHOD", "")
                 request.entered = environ.get("PATH_INFO", "")
-            if environ.get("wsgi.file_wrapper") is not known_wrapper:
+            if wrapper_class is None:
                 wrapper: Any = environ.get("wsgi.file_wrapper")
-                if not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
-                    known_wrapper = wrapper
-                    sizes.clear()
-                    told_wrapper = None if wrapper is None or isinstance(wrapper, type) else Wrapper(wrapper)
-            if told_wrapper is not None:
-                environ["wsgi.file_wrapper"] = told_wrapper
+                if wrapper is not wrapper_function:
+                    if isinstance(wrapper, type):
+                        wrapper_class = wrapper
+                    elif not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
+                        wrapper_function = wrapper
+                        told_wrapper = None if wrapper is None else Wrapper(wrapper)
+                if told_wrapper is not None:
+                    environ["wsgi.file_wrapper"] = told_wrapper
             if counts_received and (
                 ("CONTENT_LENGTH" in environ and environ["CONTENT_LENGTH"])  # noqa: RUF019 - 100 instructions less
                 or "HTTP_TRANSFER_ENCODING" in environ
@@ -175,23 +162,14 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 recorder.look_after(started)
             if not alive[0]:
                 lease.renew()
-            token = lease.lock
             if counts_in_progress:
-                guarded = lease.guarded
-                try:
-                    if guarded:
-                        turns.take(token)
-                    columns, index = recorder.busy
-                    columns[index] = entered[0] = entered[0] + 1.0
-                    request.token = token
-                finally:
-                    if guarded:
-                        try:  # noqa: SIM105 - rule 5
-                            token.release()
-                        except RuntimeError:
-                            pass
+                if lease.guarded:
+                    recorder.enter(request)
+                else:
+                    recorder.busy[0] = entered[0] = entered[0] + 1.0
+                    request.token = lease.lock
             else:
-                request.token = token
+                request.token = lease.lock
             if counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ):
                 request.measure_queue()
         except Exception:
@@ -203,31 +181,30 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             raise
         try:
             result: Any = app(environ, request.start)
+            if not usual:
+                return respond(request, result, None, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
             kind: type = type(result)
             sent: int | None
-            if kind is list or kind is tuple:
+            if kind is list:
                 try:
                     if not counts_sent:
                         sent = 0
                     else:
                         sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
                 except Exception:  # items that are not bytes
-                    return respond(request, result, None, known_wrapper, leave, sizes)  # type: ignore[no-any-return]
-            elif usual and kind in sizes:
-                size = sizes[kind]
-                sent = None if size is None else size(result)
+                    return respond(request, result, None, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
+            elif kind in sizes:
+                sent = sizes[kind](result)
                 if sent is None:
                     return wrap(request, result, finish)
             else:
-                ending = finish if usual else leave
-                return respond(request, result, None, known_wrapper, ending, sizes)  # type: ignore[no-any-return]
-            if usual and request.token is lease.lock and alive[1]:
-                where: Any = None
+                return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
+            if request.token is lease.lock and alive[1]:
                 try:
                     seconds = perf_counter() - started
                     # Most requests are of the first bucket.
                     bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
-                    where = request._route
+                    where: Any = request._route
                     if asked:
                         # As `place` does, but for what is unusual.
                         try:
@@ -235,38 +212,26 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                         except Exception:  # the user's callable
                             label = None
                         if type(label) is str and len(label) <= LONGEST_LABEL:
-                            where = (where, label)
+                            request.placed = where = (where, label)
                         else:
-                            where = request.place(where, asked)
-                    guarded = lease.guarded
-                    try:
-                        if guarded:
-                            turns.take(token)
-                        columns, index = requests[method][where][request._status]
-                        columns[index] += seconds
-                        columns[index + bucket] += 1.0
+                            request.placed = where = request.place(where, asked)
+                    if not lease.guarded:
+                        block = requests[method][where][request._status]
+                        block[0] += seconds
+                        block[bucket] += 1.0
                         if counts_sent:
                             # With what went out by a write(): nothing as a rule.
-                            columns[index + sent_column] += sent + request.sent
+                            block[sent_column] += sent + request.sent
                         if request.received:
-                            columns[index + received_column] += request.received
+                            block[received_column] += request.received
                         if counts_in_progress:
-                            columns, index = recorder.busy
-                            columns[index] = entered[0] = entered[0] - 1.0
+                            recorder.busy[0] = entered[0] = entered[0] - 1.0
                         request.token = None
-                    finally:
-                        if guarded:
-                            try:  # noqa: SIM105 - rule 5
-                                token.release()
-                            except RuntimeError:
-                                pass
+                        environ[REQUEST] = None
+                        return result  # type: ignore[no-any-return]
                 except _UNUSUAL:
-                    if isinstance(where, tuple):
-                        request.placed = where
-                else:
-                    environ[REQUEST] = None
-                    return result  # type: ignore[no-any-return]
-            return respond(request, result, sent, known_wrapper, leave, sizes)  # type: ignore[no-any-return]
+                    pass
+            return respond(request, result, sent, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
         except BaseException as error:  # of a signal's handler too
             request.fail(error)
             raise

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import catalog, schemas
-from wsgi_prom.blocks import Blocks
+from wsgi_prom.blocks import Blocks, alone
 from wsgi_prom.files import Input
 from wsgi_prom.storage import (
     format,  # noqa: A004 - the module of that name is the room
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wsgi_prom.request import MeasuredRequest
     from wsgi_prom.settings import Settings
     from wsgi_prom.storage.format import Schema
-    from wsgi_prom.storage.slots import Slot
+    from wsgi_prom.storage.slots import Columns, Slot
 
     # A route, with the values of the labels that are asked for behind it if there are such.
     Where = str | tuple[str, ...]
@@ -73,17 +73,16 @@ class Recorder:
         self._queue = schemas.queue_schema(settings)
         self._dropped = format.counter(*catalog.DROPPED, ("metric",))
         self._errors = format.counter(*catalog.ERRORS, ("stage",))
-        # Whose labels are names of ours.
-        self._own = {self._dropped, self._errors}
+        self._own = {self._dropped, self._errors}  # whose labels are names of ours
         self._blocks = Blocks(
             (self._in_progress, self._request, self._exception, self._aborted, self._queue,
              self._dropped, self._errors)
         )  # fmt: skip
         # The block of a request by what it says of itself: method, route (with the labels that are asked for) and
         # status. Three look-ups take a third less than one by a tuple, which has to be made and hashed.
-        self.requests: dict[str, dict[Any, dict[str, Block]]] = {}
+        self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
         self._known_requests = 0
-        self.busy: Block = ([0.0], 0)
+        self.busy: Columns = [0.0]
         # Not read back from the slot: what is lost there while requests are under way would make it negative.
         self.entered = _entered.setdefault(self._in_progress, [0.0])
         self.look_at = 0.0
@@ -119,14 +118,28 @@ class Recorder:
         with lease.lock:
             self._swap(fresh, keep=True)
 
+    def enter(self, request: MeasuredRequest) -> None:
+        """Take *request* into those in progress, where that needs the lease's lock."""
+        lock = lease.lock
+        try:
+            turns.take(lock)
+            self.busy[0] = self.entered[0] = self.entered[0] + 1.0
+            request.token = lock
+        finally:
+            try:  # noqa: SIM105 - nothing may come between `finally` and the release
+                lock.release()
+            except RuntimeError:
+                pass
+
     def count(  # noqa: C901, PLR0912 - a request has so many figures
-        self, request: MeasuredRequest, lock: Any, where: Where, status: str, seconds: float
+        self, request: MeasuredRequest, where: Where, status: str, seconds: float
     ) -> bool:
         """
-        Count *request*, which is over after *seconds*; *lock* was the lease's when it began.
+        Count *request*, which is over after *seconds*.
 
         Returns False, and does nothing, in a process that was forked since: the request is the parent's.
         """
+        lock = request.token
         if lock is not lease.lock or not lease.alive[1]:
             return False
         bounds, method, sent, received = self.bounds, request.method, request.sent, request.received
@@ -143,22 +156,21 @@ class Recorder:
             try:
                 if guarded:
                     turns.take(lock)
-                columns, index = self.requests[method][where][status]
-                if self.counts_in_progress:
-                    busy, place = self.busy
-                    busy[place] = self.entered[0] = self.entered[0] - 1.0
-                columns[index] += seconds
-                columns[index + bucket] += 1.0
+                block = self.requests[method][where][status]
+                block[0] += seconds
+                block[bucket] += 1.0
                 if sent:
-                    columns[index + self.sent_column] += sent
+                    block[self.sent_column] += sent
                 if received:
-                    columns[index + self.received_column] += received
+                    block[self.received_column] += received
                 elif received is None:
-                    columns[index + self.received_column + 1] += 1.0
+                    block[self.received_column + 1] += 1.0
                 if first_byte is not None:
-                    index += self._first_byte
-                    columns[index] += first_byte
-                    columns[index + 1 + first_bucket] += 1.0
+                    block[self._first_byte] += first_byte
+                    block[self._first_byte + 1 + first_bucket] += 1.0
+                if self.counts_in_progress:
+                    self.busy[0] = self.entered[0] = self.entered[0] - 1.0
+                request.token = None
             except KeyError:
                 pass
             else:
@@ -169,14 +181,16 @@ class Recorder:
                         lock.release()
                     except RuntimeError:
                         pass
-            method, where, status = self._meet(lock, method, where, status)
+            method, where, status = self._meet(method, where, status)
 
-    def dismiss(self, lock: Any) -> None:
-        """Take a request out of those in progress, and do not count it. *lock* was the lease's when it began."""
+    def dismiss(self, request: MeasuredRequest) -> None:
+        """Take *request* out of those in progress, and do not count it."""
+        lock = request.token
         if lock is lease.lock and lease.alive[1] and self.counts_in_progress:
             with lock:
-                columns, index = self.busy
-                columns[index] = self.entered[0] = self.entered[0] - 1.0
+                self.busy[0] = self.entered[0] = self.entered[0] - 1.0
+                request.token = None
+        request.token = None
 
     def count_exception(self, method: str, where: Where, exception: type[BaseException]) -> None:
         """Count an exception of a request."""
@@ -220,18 +234,14 @@ class Recorder:
             columns, index = self._blocks.get(schema, labels) or block
             columns[index] += 1.0
 
-    def _meet(self, lock: Any, method: str, where: Where, status: str) -> tuple[str, Where, str]:
+    def _meet(self, method: str, where: Where, status: str) -> tuple[str, Where, str]:
         """Return what a request is looked up by in `requests` that was not found there: it is there from now on."""
-        try:
-            route, *extra = self._place(where)
-            labels = (schemas.registered(method), route, status[:3], *extra)
-            if self.settings.status_class:
-                labels = (*labels, status[:1] + "xx")
-            bounded = self._bounded(self._request, labels)
-            self._blocks.find(self._request, bounded)
-        except Exception:
-            self.dismiss(lock)
-            raise
+        route, *extra = self._place(where)
+        labels = (schemas.registered(method), route, status[:3], *extra)
+        if self.settings.status_class:
+            labels = (*labels, status[:1] + "xx")
+        bounded = self._bounded(self._request, labels)
+        self._blocks.find(self._request, bounded)
         counted = bounded[0], self._where(bounded), bounded[2]
         with lease.lock:
             block = self._blocks.get(self._request, bounded)
@@ -247,7 +257,7 @@ class Recorder:
         method, where, status = request
         blocks = self.requests.setdefault(method, {}).setdefault(where, {})
         self._known_requests += status not in blocks
-        blocks[status] = block
+        blocks[status] = alone(block, self._request.width)
 
     def _place(self, where: Where) -> tuple[str, ...]:
         """Return the route and the extra labels that *where* stands for."""
@@ -285,6 +295,5 @@ class Recorder:
         self._known_requests = 0
         self._blocks.move(fresh)
         if self._in_progress is not None:
-            self.busy = self._blocks.get(self._in_progress, ()) or self.busy
-            columns, index = self.busy
-            columns[index] = self.entered[0]
+            self.busy = alone(self._blocks.get(self._in_progress, ()) or (self.busy, 0), 1)
+            self.busy[0] = self.entered[0]

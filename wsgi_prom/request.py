@@ -79,11 +79,11 @@ class MeasuredRequest:
         elif WERKZEUG in environ:
             try:
                 # As `find_route` does where nothing is mounted: a call less.
-                template = environ[WERKZEUG].url_rule.rule
-                usual = environ["PATH_INFO"] == self.entered
+                self._route = environ[WERKZEUG].url_rule.rule
+                if environ["PATH_INFO"] != self.entered:
+                    self._route = self._find_route()
             except Exception:  # no rule, or not the framework's object
-                usual = False
-            self._route = template if usual else self._find_route()
+                self._route = self._find_route()
         elif BOTTLE in environ:
             self._route = self._find_route()
         else:
@@ -213,17 +213,14 @@ class MeasuredRequest:
     def dismiss(self) -> None:
         """Do not count the request."""
         self._part_from_environ()
-        self._recorder.dismiss(self.token)
-        self.token = None
+        self._recorder.dismiss(self)
 
     def leave(
         self, failed: bool = False, exception: type[BaseException] | None = None, aborted: bool = False
     ) -> None:
         """Count the request, unless that was done: as answered in full, or how else it ended."""
-        token = self.token
-        if token is None:
+        if self.token is None:
             return
-        self.token = None
         recorder = self._recorder
         try:
             seconds = perf_counter() - self._started
@@ -236,28 +233,27 @@ class MeasuredRequest:
             self._part_from_environ()
             where: str | tuple[str, ...] = route
             if recorder.asked:
-                where = getattr(self, "placed", ()) or self._place_or_dismiss(route, token)
+                where = getattr(self, "placed", ()) or self.place(route, recorder.asked)
             if failed or not isinstance(status, str):
                 status = "500"
-            counted = recorder.count(self, token, where, status, seconds)
+            counted = recorder.count(self, where, status, seconds)
             if counted and exception is not None:
                 recorder.count_exception(self.method, where, exception)
             elif counted and aborted:
                 recorder.count_aborted(self.method, where)
         except Exception:
+            recorder.dismiss(self)
             recorder.fail("record")
+        except BaseException:  # a callable's time is over, or the process's
+            recorder.dismiss(self)
+            raise
+        finally:
+            self.token = None
 
     def _part_from_environ(self) -> None:
         # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
         # garbage collector comes round.
         self._environ[REQUEST] = None
-
-    def _place_or_dismiss(self, route: str, token: Any) -> tuple[str, ...]:
-        try:
-            return self.place(route, self._recorder.asked)
-        except BaseException:  # a callable's time is over, or the process's
-            self._recorder.dismiss(token)
-            raise
 
     def place(self, route: str, asked: tuple[Callable[[WSGIEnvironment], object], ...]) -> tuple[str, ...]:
         """Return *route* with the labels that the callables *asked* return."""
