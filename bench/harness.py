@@ -36,7 +36,7 @@ class Scale:
 
 
 FULL: Final = Scale()
-QUICK: Final = Scale(rounds=3, slices=5, quick=True)
+QUICK: Final = Scale(rounds=3, slices=3, quick=True)
 
 
 @dataclass(frozen=True)
