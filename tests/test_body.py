@@ -110,6 +110,30 @@ def test_nothing_is_asked_of_an_iterable_before_the_server_asks(
     ) == in_child(run)
 
 
+class Compared(type):  # noqa: PLW1641 - that it has none
+    """A metaclass that says which of its types are equal, and so takes their hash from them."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other
+
+
+class Unhashable(Chunks, metaclass=Compared):  # type: ignore[misc]
+    """Of a type that no table takes for a key."""
+
+
+def test_a_type_need_not_be_hashable(in_child: Callable[..., Any]) -> None:
+    """What is learnt of types is not learnt of it, and its response goes out all the same."""
+
+    def run() -> tuple[Any, ...]:
+        found = [list(ask(Unhashable(b"abcd", b"e"))) for _ in range(2)]
+        return found, figures()
+
+    assert (
+        [[b"abcd", b"e"]] * 2,
+        {"200": 2, "in progress": 0, "bytes": 10, "aborted": 0},
+    ) == in_child(run)
+
+
 def test_a_response_of_one_chunk_is_counted_before_that_goes_out(in_child: Callable[..., Any]) -> None:
     """Where its headers tell that it is all, in whatever case."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def alone(block: Block, width: int) -> Columns:
-    """Return the *width* columns of *block* alone, into which a record is two of 27 steps shorter."""
+    """Return the *width* columns of *block* alone: a store to them needs no addition, and no pair to be taken apart."""
     columns, first = block
     # An array is one of its own.
     return columns[first : first + width] if isinstance(columns, memoryview) else columns

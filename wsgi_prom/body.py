@@ -33,7 +33,7 @@ _LENGTH: Final = "Content-Length"
 # An application may make a type for each response.
 _MOST_TYPES: Final = 100
 
-_COMPLETE: Final = frozenset({list, tuple, bytes, str, type(None)})
+_COMPLETE: Final = (list, tuple, bytes, str, type(None))
 
 
 class Body:
@@ -91,7 +91,7 @@ def respond(
         request.sent += sent
         request.leave()
         return result
-    if kind in _COMPLETE:
+    if any(kind is complete for complete in _COMPLETE):
         request.complete(result)
         return result
     # The environ's too: a process may have another server, as a test's.
@@ -102,7 +102,8 @@ def respond(
     body: type[Body] = SizedBody
     if not hasattr(kind, "__len__"):
         body, size = Body, size_of(kind)
-        if len(sizes) < _MOST_TYPES:
+        # (A metaclass may take the hash from its types.)
+        if len(sizes) < _MOST_TYPES and type(kind).__hash__ is not None:
             sizes[kind] = size
         sent = size(result)
     if sent is None:

@@ -143,6 +143,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             except KeyError:  # uWSGI calls it for a request of two empty lines too
                 request.method = method = environ.get("REQUEST_METHOD", "")
                 request.entered = environ.get("PATH_INFO", "")
+            # Once it is known to be a class it is not looked at any more: 400 instructions.
             if wrapper_class is None:
                 wrapper: Any = environ.get("wsgi.file_wrapper")
                 if wrapper is not wrapper_function:
@@ -193,12 +194,14 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                         sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
                 except Exception:  # items that are not bytes
                     return respond(request, result, None, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
-            elif kind in sizes:
-                sent = sizes[kind](result)
+            else:
+                try:
+                    size = sizes[kind]
+                except (KeyError, TypeError):  # not met, a file, or a type that cannot be a key
+                    return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
+                sent = size(result)
                 if sent is None:
                     return wrap(request, result, finish)
-            else:
-                return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
             if request.token is lease.lock and alive[1]:
                 try:
                     seconds = perf_counter() - started
