@@ -149,6 +149,38 @@ def test_a_file_wrapper_result_is_handed_back_as_the_same_object(in_child: Any) 
     assert figures["http_requests_in_progress{}"] == 0
 
 
+def test_a_file_is_handed_back_whichever_server_comes_next(in_child: Any) -> None:
+    """A middleware that a test has called without a file_wrapper, then one server, and another."""
+
+    class Other(FileWrapper):
+        pass
+
+    def work() -> Any:
+        made: list[Any] = []
+
+        def app(environ: Any, start_response: Any) -> Any:
+            start_response("200 OK", HEADERS)
+            wrapper = environ.get("wsgi.file_wrapper", lambda filelike: [filelike.read()])
+            made.append(wrapper(io.BytesIO(b"file")))
+            return made[-1]
+
+        measured = PrometheusMiddleware(app)
+        functions = [lambda filelike, _size=8192: filelike for _ in range(2)]
+        found = []
+        for wrapper in (None, *functions, FileWrapper, Other, FileWrapper):
+            given = {} if wrapper is None else {"wsgi.file_wrapper": wrapper}
+            result: Any = measured(environ_of(**given), lambda *_: None)
+            body = result.read() if hasattr(result, "read") else b"".join(result)
+            getattr(result, "close", int)()
+            found.append((result is made[-1], body))
+        return found, all_recorded()
+
+    found, figures = in_child(work)
+    assert [(True, b"file")] * 6 == found
+    assert 24 == figures["http_response_size_bytes_sum{GET,unmatched}"]
+    assert 0 == figures["http_requests_in_progress{}"]
+
+
 def test_a_stream_is_counted_at_its_end(in_child: Any) -> None:
     """A generator is in progress until its last chunk, and its status is that of a late start_response."""
 

@@ -148,10 +148,10 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 wrapper: Any = environ.get("wsgi.file_wrapper")
                 if wrapper is not wrapper_function:
                     if isinstance(wrapper, type):
-                        wrapper_class = wrapper
+                        told_wrapper, wrapper_class = None, wrapper
                     elif not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
-                        wrapper_function = wrapper
                         told_wrapper = None if wrapper is None else Wrapper(wrapper)
+                        wrapper_function = wrapper
                 if told_wrapper is not None:
                     environ["wsgi.file_wrapper"] = told_wrapper
             if counts_received and (
