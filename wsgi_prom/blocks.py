@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Key = tuple[Schema, tuple[str, ...]]
 
 
-def alone(block: Block, width: int) -> Columns:
+def columns_of(block: Block, width: int) -> Columns:
     """Return the *width* columns of *block* alone: a store to them needs no addition, and no pair to be taken apart."""
     columns, first = block
     # An array is one of its own.

@@ -24,7 +24,7 @@ def size_of(kind: Any) -> Size:
     """Return what tells the size of results of the type *kind*, as far as anything does."""
     if _is_of_django(kind):
         return _django_size
-    return _werkzeug_size(kind) or _unknown
+    return _werkzeug_size(kind)
 
 
 def _unknown(_result: Any) -> None:
@@ -50,17 +50,17 @@ def _django_size(result: Any) -> int | None:
         return None
 
 
-def _werkzeug_size(kind: type) -> Size | None:
+def _werkzeug_size(kind: type) -> Size:
     """Return what tells the size of a response of Werkzeug's (Flask's) whose data were set, by its iterator."""
     found = (sys.modules.get("werkzeug.wsgi"), sys.modules.get("werkzeug.wrappers.response"))
     try:
         iterator, response = (vars(module) for module in found)
         if kind is not iterator["ClosingIterator"]:
-            return None
+            return _unknown
         # Over which Response.get_app_iter makes it, to be closed by a method of the response.
         encoded = response["_iter_encoded"].__code__
     except (KeyError, TypeError, AttributeError):  # not in use, or a Werkzeug that has them no more
-        return None
+        return _unknown
 
     def size(result: Any) -> int | None:
         try:

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import catalog, schemas
-from wsgi_prom.blocks import Blocks, alone
+from wsgi_prom.blocks import Blocks, columns_of
 from wsgi_prom.files import Input
 from wsgi_prom.storage import (
     format,  # noqa: A004 - the module of that name is the room
@@ -135,11 +135,11 @@ class Recorder:
         self, request: MeasuredRequest, where: Where, status: str, seconds: float
     ) -> bool:
         """
-        Count *request*, which is over after *seconds*.
+        Count *request*, which is over after *seconds*, and no longer in progress.
 
         Returns False, and does nothing, in a process that was forked since: the request is the parent's.
         """
-        lock = request.token
+        lock = request.token  # the lease's when the request began
         if lock is not lease.lock or not lease.alive[1]:
             return False
         bounds, method, sent, received = self.bounds, request.method, request.sent, request.received
@@ -257,7 +257,7 @@ class Recorder:
         method, where, status = request
         blocks = self.requests.setdefault(method, {}).setdefault(where, {})
         self._known_requests += status not in blocks
-        blocks[status] = alone(block, self._request.width)
+        blocks[status] = columns_of(block, self._request.width)
 
     def _place(self, where: Where) -> tuple[str, ...]:
         """Return the route and the extra labels that *where* stands for."""
@@ -295,5 +295,5 @@ class Recorder:
         self._known_requests = 0
         self._blocks.move(fresh)
         if self._in_progress is not None:
-            self.busy = alone(self._blocks.get(self._in_progress, ()) or (self.busy, 0), 1)
+            self.busy = columns_of(self._blocks.get(self._in_progress, ()) or (self.busy, 0), 1)
             self.busy[0] = self.entered[0]

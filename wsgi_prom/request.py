@@ -242,13 +242,11 @@ class MeasuredRequest:
             elif counted and aborted:
                 recorder.count_aborted(self.method, where)
         except Exception:
-            recorder.dismiss(self)
             recorder.fail("record")
-        except BaseException:  # a callable's time is over, or the process's
-            recorder.dismiss(self)
-            raise
         finally:
-            self.token = None
+            # Not counted: the above, or a callable's time is over, or it is the parent's.
+            if self.token is not None:
+                recorder.dismiss(self)
 
     def _part_from_environ(self) -> None:
         # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the
