@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORKERS = 2
+# ESTABLISHED and CLOSE_WAIT, of include/net/tcp_states.h.
+UNCLOSED = ("01", "08")
 EXHAUST = Kind("/exhaust", "/exhaust", 200, b"exhausted")
 RELEASE = Kind("/release", "/release", 200, b"released")
 SWELL = Kind("/swell", "/swell", 200, b"swollen")
@@ -110,6 +112,8 @@ def held(url: str, pid: int, spare: int) -> Iterator[None]:
     def used() -> list[int]:
         return sorted(map(int, os.listdir(f"/proc/{pid}/fd")))
 
+    # A client whose answer is complete goes on; the process closes its own end later, and would be counted here.
+    assert live.eventually(lambda: connections(pid, parts.port), lambda found: found == []) == []
     # Above all that it has, so that each number below can be told to be free or not.
     limit = max(used()) + 5
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limits[1]))
@@ -120,3 +124,11 @@ def held(url: str, pid: int, spare: int) -> Iterator[None]:
             assert count == live.eventually(lambda: len(used()), lambda found, count=count: found == count)
         yield
         assert Path(f"/proc/{pid}").exists()
+
+
+def connections(pid: int, port: int) -> list[str]:
+    """
+    Return the lines of proc_pid_net(5) for connections to *port* whose end the process *pid* has not closed.
+    """
+    rows = (line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
+    return [" ".join(row) for row in rows if row[1].endswith(f":{port:04X}") and row[3] in UNCLOSED]
