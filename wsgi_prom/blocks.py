@@ -26,6 +26,23 @@ def columns_of(block: Block, width: int) -> Columns:
     return columns[first : first + width] if isinstance(columns, memoryview) else columns
 
 
+class InProgress:
+    """How many requests this process is serving, and the column that shows it. For who holds the lease's lock, or needs none."""
+
+    __slots__ = ("columns", "count")
+
+    def __init__(self) -> None:
+        self.columns: Columns = [0.0]
+        # Not read back from the slot: what is lost there while requests are under way would make it negative.
+        self.count = 0.0
+
+    def move(self, block: Block | None) -> None:
+        """Show it in *block* from now on, if there is one."""
+        if block is not None:
+            self.columns = columns_of(block, 1)
+            self.columns[0] = self.count
+
+
 class Blocks:
     """
     Blocks by schema and labels, of *schemas* alone.

@@ -9,7 +9,7 @@ The middleware: any WSGI application (PEP 3333), measured, and otherwise as it w
 #         has answered, and counted. (Of 60 that were killed right after a Flask answer had arrived, 29 had counted it
 #         while that was done in close().)
 # Rule 4: the way of a request whose response is complete lies in one function. What it costs is calls (430 instructions
-#         each, of 15,500 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
+#         each, of 14,500 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
 #         processor's caches, twice their time). Whatever is not usual leaves it.
 # Rule 5: nothing is called between a look at `guarded` and the last of the stores behind it, so that no other thread and no
 #         signal's handler comes in between (see storage/turns.py); where one may, the recorder does it, with the lock. The
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from wsgi_prom.blocks import InProgress
     from wsgi_prom.contents import Size
+    from wsgi_prom.storage.lease import Lease
+    from wsgi_prom.storage.mark import Mark
+    from wsgi_prom.storage.slots import Columns
 
 # Labels that are new, an application that has not called start_response, a body or a status of a type that it should
 # not have: request.py sees to them.
@@ -68,20 +72,10 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     recorder: Recorder,
     exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None,
 ) -> WSGIApplication:
-    # What a closure holds is had in half the instructions of an attribute.
-    alive, requests, entered = lease.alive, recorder.requests, recorder.entered
-    counts_received, counts_sent = recorder.counts_received, recorder.counts_sent
-    counts_in_progress, counts_queue = recorder.counts_in_progress, recorder.counts_queue
-    sent_column, received_column = recorder.sent_column, recorder.received_column
-    bounds, first_bound = recorder.bounds, recorder.bounds[0]
-    direct, asked, alone = not recorder.times_first_byte, recorder.asked, len(recorder.asked) == 1
     # The server's file_wrapper: a class, which is seen in what it makes, or a function, as uWSGI's, which ours stands in for.
     wrapper_class: type | None = None
     wrapper_function: Any = None
     told_wrapper: Wrapper | None = None
-    leave = MeasuredRequest.leave
-    # What tells the size of a result, by its type, but for what the file_wrapper makes.
-    sizes: dict[type, Size] = {}
 
     class Request(MeasuredRequest):
         __slots__ = ()
@@ -89,23 +83,24 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
 
     def finish(request: MeasuredRequest) -> None:
         """Count a usual *request*, whose response is complete and none of the usual ones."""
-        if request.token is lease.lock and alive[1]:
+        if request.token is lease.lock and lease.alive[1]:
             try:
                 seconds = perf_counter() - request._started
-                bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
+                bucket = 1 + bisect_left(recorder.bounds, seconds)
+                received, gauge = getattr(request, "received", 0), recorder.serving
                 where: Any = request._route
-                if asked:
-                    request.placed = where = request.place(where, asked)
+                if recorder.asked:
+                    request.placed = where = request.place(where, recorder.asked)
                 if not lease.guarded:
-                    block = requests[request.method][where][request._status]
+                    block = recorder.requests[request.method][where][request._status]
                     block[0] += seconds
                     block[bucket] += 1.0
-                    if counts_sent:
-                        block[sent_column] += request.sent
-                    if request.received:
-                        block[received_column] += request.received  # type: ignore[operator]
-                    if counts_in_progress:
-                        recorder.busy[0] = entered[0] = entered[0] - 1.0
+                    if recorder.counts_sent:
+                        block[recorder.sent_column] += request.sent
+                    if received:
+                        block[recorder.received_column] += received
+                    if recorder.counts_in_progress:
+                        gauge.columns[0] = gauge.count = gauge.count - 1.0
                     request.token = None
                     request._environ[REQUEST] = None
                     return
@@ -113,9 +108,31 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 pass
         request.leave()
 
-    # A function: an object with __call__ takes 700 instructions more.
+    # A function: an object with __call__ takes 700 instructions more. Its defaults are what it works with, which nobody
+    # gives: they lie side by side, where a closure has an object for each, which every call counts up and down again, and
+    # which a framework's request has pushed out of the processor's cache (7 to 10 % of what a Flask request gets).
     def middleware(  # noqa: C901, PLR0911, PLR0912, PLR0915 - rule 4
-        environ: WSGIEnvironment, start_response: StartResponse
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        app: WSGIApplication = app,
+        exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None = exempt,
+        recorder: Recorder = recorder,
+        Request: type[MeasuredRequest] = Request,  # noqa: N803 - a class
+        lease: Lease = lease,
+        alive: Mark = lease.alive,
+        requests: dict[str, dict[Any, dict[str, Columns]]] = recorder.requests,
+        gauge: InProgress = recorder.serving,
+        asked: tuple[Callable[[WSGIEnvironment], object], ...] = recorder.asked,
+        # What tells the size of a result, by its type, but for what the file_wrapper makes.
+        sizes: dict[type, Size] = {},  # noqa: B006 - each middleware's own
+        # The size of a request that tells of no body. None is for all that must not take the usual way.
+        bodiless: int | None = None if recorder.times_first_byte else 0,
+        first_bound: float = recorder.bounds[0],
+        sent_column: int = recorder.sent_column,
+        counts_received: bool = recorder.counts_received,
+        counts_sent: bool = recorder.counts_sent,
+        counts_in_progress: bool = recorder.counts_in_progress,
+        counts_queue: bool = recorder.counts_queue,
     ) -> Iterable[bytes]:
         nonlocal wrapper_class, wrapper_function, told_wrapper
         if exempt is not None:
@@ -131,10 +148,9 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             environ[REQUEST] = request
         request._environ = environ
         request._start_response = start_response
-        request.received = request.sent = 0
-        request.token = None
+        request.sent = 0
         request._started = started = perf_counter()
-        usual = direct
+        received = bodiless
         try:
             # What the application can no longer take away, should it clear its environ.
             try:
@@ -158,7 +174,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 ("CONTENT_LENGTH" in environ and environ["CONTENT_LENGTH"])  # noqa: RUF019 - 100 instructions less
                 or "HTTP_TRANSFER_ENCODING" in environ
             ):
-                usual = request.measure_input() and direct
+                known = request.measure_input()
+                received = None if bodiless is None else known
             if started > recorder.look_at:
                 recorder.look_after(started)
             if not alive[0]:
@@ -167,7 +184,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 if lease.guarded:
                     recorder.enter(request)
                 else:
-                    recorder.busy[0] = entered[0] = entered[0] + 1.0
+                    gauge.columns[0] = gauge.count = gauge.count + 1.0
                     request.token = lease.lock
             else:
                 request.token = lease.lock
@@ -175,15 +192,15 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 request.measure_queue()
         except Exception:
             recorder.fail("enter")
-            if request.token is None:
+            if not hasattr(request, "token"):
                 request.dismiss()
         except BaseException:  # of a signal's handler
             request.dismiss()
             raise
         try:
             result: Any = app(environ, request.start)
-            if not usual:
-                return respond(request, result, None, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
+            if received is None:
+                return respond(request, result, None, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
             kind: type = type(result)
             sent: int | None
             if kind is list:
@@ -193,25 +210,25 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                     else:
                         sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
                 except Exception:  # items that are not bytes
-                    return respond(request, result, None, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
+                    return respond(request, result, None, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
             else:
                 try:
-                    size = sizes[kind]
+                    size_of = sizes[kind]
                 except (KeyError, TypeError):  # not met, a file, or a type that cannot be a key
                     return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
-                sent = size(result)
+                sent = size_of(result)
                 if sent is None:
                     return wrap(request, result, finish)
             if request.token is lease.lock and alive[1]:
                 try:
                     seconds = perf_counter() - started
                     # Most requests are of the first bucket.
-                    bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
+                    bucket = 1 if seconds <= first_bound else 1 + bisect_left(recorder.bounds, seconds)
                     where: Any = request._route
                     if asked:
                         # As `place` does, but for what is unusual.
                         try:
-                            label: Any = asked[0](environ) if alone else None
+                            label: Any = asked[0](environ) if len(asked) == 1 else None
                         except Exception:  # the user's callable
                             label = None
                         if type(label) is str and len(label) <= LONGEST_LABEL:
@@ -225,16 +242,16 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                         if counts_sent:
                             # With what went out by a write(): nothing as a rule.
                             block[sent_column] += sent + request.sent
-                        if request.received:
-                            block[received_column] += request.received
+                        if received:
+                            block[recorder.received_column] += received
                         if counts_in_progress:
-                            recorder.busy[0] = entered[0] = entered[0] - 1.0
+                            gauge.columns[0] = gauge.count = gauge.count - 1.0
                         request.token = None
                         environ[REQUEST] = None
                         return result  # type: ignore[no-any-return]
                 except _UNUSUAL:
                     pass
-            return respond(request, result, sent, wrapper_class, leave, sizes)  # type: ignore[no-any-return]
+            return respond(request, result, sent, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
         except BaseException as error:  # of a signal's handler too
             request.fail(error)
             raise

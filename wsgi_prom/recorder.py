@@ -13,7 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import catalog, schemas
-from wsgi_prom.blocks import Blocks, columns_of
+from wsgi_prom.blocks import Blocks, InProgress, columns_of
 from wsgi_prom.files import Input
 from wsgi_prom.storage import (
     format,  # noqa: A004 - the module of that name is the room
@@ -39,8 +39,8 @@ _STORAGE: Final = "storage"
 # How long a file that somebody has removed may be missed, and a full disk be thought full.
 _LOOK_SECONDS: Final = 1.0
 
-# The requests that this process is serving, by the schema of the gauge: several recorders may share it.
-_entered: Final[dict[Schema | None, list[float]]] = {}
+# By the schema of their gauge, which several recorders may share.
+_serving: Final[dict[Schema | None, InProgress]] = {}
 
 
 class Recorder:
@@ -82,9 +82,7 @@ class Recorder:
         # status. Three look-ups take a third less than one by a tuple, which has to be made and hashed.
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
         self._known_requests = 0
-        self.busy: Columns = [0.0]
-        # Not read back from the slot: what is lost there while requests are under way would make it negative.
-        self.entered = _entered.setdefault(self._in_progress, [0.0])
+        self.serving = _serving.setdefault(self._in_progress, InProgress())
         self.look_at = 0.0
         self._label_sets = LabelSets(None, self._limit)
         self._logged: set[str] = set()
@@ -120,10 +118,10 @@ class Recorder:
 
     def enter(self, request: MeasuredRequest) -> None:
         """Take *request* into those in progress, where that needs the lease's lock."""
-        lock = lease.lock
+        lock, gauge = lease.lock, self.serving
         try:
             turns.take(lock)
-            self.busy[0] = self.entered[0] = self.entered[0] + 1.0
+            gauge.columns[0] = gauge.count = gauge.count + 1.0
             request.token = lock
         finally:
             try:  # noqa: SIM105 - nothing may come between `finally` and the release
@@ -142,7 +140,8 @@ class Recorder:
         lock = request.token  # the lease's when the request began
         if lock is not lease.lock or not lease.alive[1]:
             return False
-        bounds, method, sent, received = self.bounds, request.method, request.sent, request.received
+        bounds, method, sent, gauge = self.bounds, request.method, request.sent, self.serving
+        received = getattr(request, "received", 0)
         if isinstance(received, Input):
             received = received.size
         first_byte = None
@@ -169,7 +168,7 @@ class Recorder:
                     block[self._first_byte] += first_byte
                     block[self._first_byte + 1 + first_bucket] += 1.0
                 if self.counts_in_progress:
-                    self.busy[0] = self.entered[0] = self.entered[0] - 1.0
+                    gauge.columns[0] = gauge.count = gauge.count - 1.0
                 request.token = None
             except KeyError:
                 pass
@@ -185,10 +184,11 @@ class Recorder:
 
     def dismiss(self, request: MeasuredRequest) -> None:
         """Take *request* out of those in progress, and do not count it."""
-        lock = request.token
+        lock = getattr(request, "token", None)
         if lock is lease.lock and lease.alive[1] and self.counts_in_progress:
+            gauge = self.serving
             with lock:
-                self.busy[0] = self.entered[0] = self.entered[0] - 1.0
+                gauge.columns[0] = gauge.count = gauge.count - 1.0
                 request.token = None
         request.token = None
 
@@ -289,11 +289,10 @@ class Recorder:
 
     def _swap(self, fresh: dict[Key, Block], *, keep: bool) -> None:
         if not keep:
-            self.entered[0] = 0.0
+            self.serving.count = 0.0
             self._blocks.clear()
         self.requests.clear()
         self._known_requests = 0
         self._blocks.move(fresh)
         if self._in_progress is not None:
-            self.busy = columns_of(self._blocks.get(self._in_progress, ()) or (self.busy, 0), 1)
-            self.busy[0] = self.entered[0]
+            self.serving.move(self._blocks.get(self._in_progress, ()))
