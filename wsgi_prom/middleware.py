@@ -111,7 +111,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     # A function: an object with __call__ takes 700 instructions more. Its defaults are what it works with, which nobody
     # gives: they lie side by side, where a closure has an object for each, which every call counts up and down again, and
     # which a framework's request has pushed out of the processor's cache (6 % of what this adds to a Flask request).
-    # The application stays in the closure, where `wsgi-prom check` and others look for what a function wraps.
+    # The application stays in the closure, where `wsgi-prom check` looks for what a function wraps.
     def middleware(  # noqa: C901, PLR0911, PLR0912, PLR0915 - rule 4
         environ: WSGIEnvironment,
         start_response: StartResponse,

@@ -113,7 +113,7 @@ def held(url: str, pid: int, spare: int) -> Iterator[None]:
         return sorted(map(int, os.listdir(f"/proc/{pid}/fd")))
 
     # A client whose answer is complete goes on; the process closes its own end later, and would be counted here.
-    assert live.eventually(lambda: connections(pid, parts.port), lambda found: found == []) == []
+    assert [] == live.eventually(lambda: connections(pid, parts.port), lambda found: not found)
     # Above all that it has, so that each number below can be told to be free or not.
     limit = max(used()) + 5
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limits[1]))
