@@ -462,6 +462,67 @@ def test_an_application_wrapped_twice_is_measured_once(in_child: Any) -> None:
     assert in_child(work) == 1
 
 
+def _answering(text: bytes) -> Callable[..., Any]:
+    def call(*given: Any) -> Any:
+        given[-1]("200 OK", HEADERS)
+        return [text]
+
+    return call
+
+
+class Answering:
+    """An application as Flask's: an object whose class has a `__call__` in Python."""
+
+    __call__ = _answering(b"the class")
+
+
+class Replaced(Answering):
+    """One whose `__call__` others replace later."""
+
+
+class Standing(Answering):
+    """A stand-in, which answers itself for each name that it is asked for."""
+
+    def __getattribute__(self, name: str) -> Any:
+        return _answering(b"an attribute")
+
+
+def own_attribute() -> Any:
+    app: Any = Answering()
+    app.__call__ = _answering(b"an attribute")
+    return app
+
+
+def bound(name: str) -> Any:
+    kind = type(name, (), {"__call__": staticmethod(_answering(b"no method"))})
+    return kind()
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        Answering,
+        Replaced,
+        Standing,
+        own_attribute,
+        partial(bound, "Static"),
+        partial(_answering, b"a function"),
+    ],
+)
+def test_the_application_is_called_as_a_server_calls_it(application: Any, in_child: Any) -> None:
+    """Whatever kind of callable it is, also when its class gets another `__call__` after it was wrapped."""
+
+    def work() -> Any:
+        app = application()
+        measured = PrometheusMiddleware(app)
+        Replaced.__call__ = _answering(b"another")  # type: ignore[method-assign]
+        start_response: Any = lambda *_: None  # noqa: E731
+        return measured(environ_of(), start_response), app(environ_of(), start_response)
+
+    through_us, bare = in_child(work)
+    assert through_us == bare
+
+
 def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in_child: Any) -> None:
     """A framework's object that raises when it is asked for its route: the application's answer is as it was."""
 

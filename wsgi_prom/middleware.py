@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from time import perf_counter
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.body import respond, wrap
@@ -133,6 +134,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         counts_sent: bool = recorder.counts_sent,
         counts_in_progress: bool = recorder.counts_in_progress,
         counts_queue: bool = recorder.counts_queue,
+        has_method: bool = _has_method(app),
     ) -> Iterable[bytes]:
         nonlocal wrapper_class, wrapper_function, told_wrapper
         if exempt is not None:
@@ -198,7 +200,11 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             request.dismiss()
             raise
         try:
-            result: Any = app(environ, request.start)
+            result: Any = (
+                app.__call__(environ, request.start)  # type: ignore[operator]
+                if has_method
+                else app(environ, request.start)
+            )
             if received is None:
                 return respond(request, result, None, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
             kind: type = type(result)
@@ -257,6 +263,22 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             raise
 
     return middleware
+
+
+def _has_method(app: WSGIApplication) -> bool:
+    """
+    Tell whether *app* is an object of a class with a `__call__` in Python, as Flask's and Django's are.
+
+    `app.__call__(...)` takes 850 instructions less than `app(...)`, which does the same by way of C, and another loop of
+    the interpreter. Both find what the class has at that moment: others replace it when they please.
+    """
+    kind = type(app)
+    return (
+        isinstance(getattr(kind, "__call__", None), FunctionType)  # noqa: B004 - of which kind, not whether
+        # What it makes up, or has as an attribute of its own, is not what a call finds.
+        and kind.__getattribute__ is vars(object)["__getattribute__"]
+        and "__call__" not in getattr(app, "__dict__", ())
+    )
 
 
 @lru_cache
