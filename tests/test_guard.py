@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import live
@@ -25,8 +26,6 @@ from wsgi_prom.storage import directory, locks
 from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typing_extensions import Self
 
 SCRAPE_SECONDS = 0.1
@@ -208,12 +207,27 @@ def test_a_process_that_cannot_start_is_started_again_with_pauses(tmp_path: Path
     assert [] == server.leftovers
 
 
+def stays(folder: Path) -> bool:
+    """
+    Whether *folder*, that of a server which has ended, is there, until another is started a minute later.
+
+    uWSGI's master runs no Python at its end: with no exporter there is nobody to remove it.
+    """
+    found = folder.exists()
+    if found:
+        os.utime(folder, (0, 0))
+        directory.sweep(folder.parent)
+        assert folder.exists() is False
+    return found
+
+
 @pytest.mark.parametrize("which", [0, 1], ids=["guard", "answering"])
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
     """Who is told to end takes the other along, nobody comes back, and the application serves on."""
     with servers.start(name, workers=2) as server:
         url = server.metrics_url
+        folder = servers.shared_directory(server)
         server.signal_child(servers.pair(server)[which], signal.SIGTERM)
         left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
         with pytest.raises(OSError, match="refused"):
@@ -224,6 +238,7 @@ def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
     assert status == 200
     assert "again" not in log
     assert [] == server.leftovers
+    assert stays(folder) is name.startswith("uwsgi")
 
 
 @pytest.mark.parametrize("killed", ["guard", "guard and answering"])
@@ -349,6 +364,9 @@ def test_an_address_in_use_is_one_line_of_the_log(name: str) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with servers.start(name, workers=2, WSGI_PROM_BIND=address) as server:
             server.wait_for_log("no exporter: cannot listen")
+            # It is not to be found by the exporter.
+            opened = [fd.readlink() for fd in Path(f"/proc/{server.pid}/fd").iterdir()]
+            (folder,) = {path.parent for path in opened if path.name == locks.NAME}
             left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
             status = server.get("/").status
             log = server.log()
@@ -357,6 +375,7 @@ def test_an_address_in_use_is_one_line_of_the_log(name: str) -> None:
     assert len([line for line in log.splitlines() if line.startswith("wsgi_prom: ")]) == 1
     assert "Traceback" not in log
     assert [] == server.leftovers
+    assert stays(folder) is name.startswith("uwsgi")
 
 
 def test_by_hand_it_is_one_process(tmp_path: Path) -> None:

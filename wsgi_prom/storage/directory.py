@@ -203,7 +203,8 @@ def discard(path: Path, lock_file: Locks) -> bool:
 
 def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
     """
-    Remove the directories that servers of this user left in *base* when they were killed together with their exporter.
+    Remove the directories that servers of this user left in *base*: they were killed together with their exporter, or,
+    under uWSGI, had none at their end.
 
     Those of *owner* too, the user that root's workers drop to.
     """
