@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from datetime import datetime, timezone
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="only this part, may be repeated: %(choices)s",
     )
     arguments = parser.parse_args(argv)
+    # What a part makes (directories in memory, servers) is gone at the end of its with statements, Ctrl-C's way too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     parts: dict[str, Part] = {}
     for module in PARTS:
         name = module.__name__

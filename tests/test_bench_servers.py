@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
+import sys
 import threading
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import daemon
 import harness
@@ -51,6 +55,26 @@ def answering(replies):
         thread.start()
         yield listening.getsockname()
         thread.join()
+
+
+def test_a_benchmark_that_is_ended_leaves_nothing():
+    """SIGTERM in the middle of it: its children are gone, and their directories in memory with them."""
+    command = [sys.executable, str(harness.FOLDER), "--quick", "--only", "usermetrics"]
+    with live.LiveServer(command) as bench:
+        folders = live.eventually(
+            lambda: [*map(shared_directory, bench.children())], lambda found: all([*found, found])
+        )
+        bench.kill(signal.SIGTERM)
+        status = bench.wait()
+    assert 1 == status
+    assert [] == [folder for folder in folders if Path(folder).exists()]
+    assert [] == bench.leftovers
+
+
+def shared_directory(pid):
+    """Return where the child *pid* of a benchmark shares its values, if it has got as far as that."""
+    found = re.search(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", live.initial_environment(pid))
+    return found and found[1].decode()
 
 
 def test_runs_of_wrk():
