@@ -13,7 +13,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import instructions
 import latency
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 PARTS: Final = (request, newlabels, usermetrics, startup, instructions, scrape, throughput, latency)
 
 
+def _end(number: int, _frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit("ended by SIGTERM")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench", description=__doc__)
     parser.add_argument(
@@ -51,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     # What a part makes (directories in memory, servers) is gone at the end of its with statements, Ctrl-C's way too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    signal.signal(signal.SIGTERM, _end)
     parts: dict[str, Part] = {}
     for module in PARTS:
         name = module.__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import io
 import logging
 import os
@@ -462,65 +463,139 @@ def test_an_application_wrapped_twice_is_measured_once(in_child: Any) -> None:
     assert in_child(work) == 1
 
 
-def _answering(text: bytes) -> Callable[..., Any]:
+def answering(text: bytes) -> Callable[..., Any]:
+    """Return what answers with *text* and the number of arguments that it was given."""
+
     def call(*given: Any) -> Any:
         given[-1]("200 OK", HEADERS)
-        return [text]
+        return [b"%s, %d" % (text, len(given))]
 
     return call
+
+
+def ignore(*_: Any) -> Any:
+    """Be a server's start_response."""
 
 
 class Answering:
     """An application as Flask's: an object whose class has a `__call__` in Python."""
 
-    __call__ = _answering(b"the class")
+    __call__ = answering(b"the class")
 
 
-class Replaced(Answering):
-    """One whose `__call__` others replace later."""
+class Slotted:
+    __slots__ = ()
+    __call__ = answering(b"the class")
+
+    def __getattr__(self, name: str) -> Any:
+        return answering(b"an attribute")
 
 
-class Standing(Answering):
-    """A stand-in, which answers itself for each name that it is asked for."""
+class StandIn(Answering):
+    """One that answers itself for each name that it is asked for."""
 
     def __getattribute__(self, name: str) -> Any:
-        return _answering(b"an attribute")
+        return answering(b"an attribute")
 
 
-def own_attribute() -> Any:
+class Refusing(Answering):
+    """One that is not to be asked anything yet."""
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise FailureError("too early")
+
+
+class Static:
+    __call__ = staticmethod(answering(b"no method"))
+
+
+class Built:
+    """One whose `__call__` is no function."""
+
+    __call__ = partial(answering(b"a partial"), "first")
+
+
+def of_a_hostile_class() -> Any:
+    class Kind(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise FailureError("too early")
+
+    class Hostile(Answering, metaclass=Kind):
+        pass
+
+    return Hostile()
+
+
+def with_attribute() -> Any:
     app: Any = Answering()
-    app.__call__ = _answering(b"an attribute")
+    app.__call__ = answering(b"an attribute")
     return app
 
 
-def bound(name: str) -> Any:
-    kind = type(name, (), {"__call__": staticmethod(_answering(b"no method"))})
-    return kind()
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Answering, b"the class, 3"),
+        (Slotted, b"the class, 3"),
+        (StandIn, b"the class, 3"),
+        (Refusing, b"the class, 3"),
+        (of_a_hostile_class, b"the class, 3"),
+        (with_attribute, b"the class, 3"),
+        (Static, b"no method, 2"),
+        (Built, b"a partial, 3"),
+        (partial(answering, b"a function"), b"a function, 2"),
+    ],
+)
+def test_an_application_is_called_as_a_server_calls_it(make: Any, expected: bytes, in_child: Any) -> None:
+    """Whatever kind of callable it is, and whatever else it says that it has."""
+
+    def work() -> Any:
+        app = make()
+        return PrometheusMiddleware(app)(environ_of(), ignore), app(environ_of(), ignore)
+
+    assert ([expected], [expected]) == in_child(work)
 
 
 @pytest.mark.parametrize(
-    "application",
+    ("replacement", "expected"),
     [
-        Answering,
-        Replaced,
-        Standing,
-        own_attribute,
-        partial(bound, "Static"),
-        partial(_answering, b"a function"),
+        (answering(b"another"), b"another, 3"),
+        (staticmethod(answering(b"no method")), b"no method, 2"),
+        (partial(answering(b"a partial"), "first"), b"a partial, 3"),
     ],
 )
-def test_the_application_is_called_as_a_server_calls_it(application: Any, in_child: Any) -> None:
-    """Whatever kind of callable it is, also when its class gets another `__call__` after it was wrapped."""
+def test_an_application_s_class_may_be_changed_later(
+    replacement: Any, expected: bytes, in_child: Any
+) -> None:
+    """What an agent puts in the place of `__call__` after the application was wrapped is what is called."""
 
     def work() -> Any:
-        app = application()
+        app = Answering()
         measured = PrometheusMiddleware(app)
-        Replaced.__call__ = _answering(b"another")  # type: ignore[method-assign]
-        start_response: Any = lambda *_: None  # noqa: E731
-        return measured(environ_of(), start_response), app(environ_of(), start_response)
+        before = measured(environ_of(), ignore)
+        Answering.__call__ = replacement  # type: ignore[method-assign]
+        return before, measured(environ_of(), ignore), app(environ_of(), ignore)
 
-    through_us, bare = in_child(work)
-    assert through_us == bare
+    assert ([b"the class, 3"], [expected], [expected]) == in_child(work)
+
+
+def test_an_object_is_called_by_its_method(in_child: Any) -> None:
+    """Which takes less; what is anything else is called as it is."""
+
+    def work() -> Any:
+        from flask import Flask
+
+        class Kept(Flask):
+            pass
+
+        found = []
+        for app in (Flask("shop"), Kept("shop"), Answering(), Slotted(), Static(), Built(), plain):
+            measured: Any = PrometheusMiddleware(app)
+            found.append(inspect.signature(measured).parameters["has_method"].default)
+        return found
+
+    assert [True, True, True, True, False, False, False] == in_child(work)
 
 
 def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in_child: Any) -> None:

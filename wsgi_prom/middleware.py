@@ -20,7 +20,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from time import perf_counter
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.body import respond, wrap
@@ -270,15 +269,18 @@ def _has_method(app: WSGIApplication) -> bool:
     Tell whether *app* is an object of a class with a `__call__` in Python, as Flask's and Django's are.
 
     `app.__call__(...)` takes 850 instructions less than `app(...)`, which does the same by way of C, and another loop of
-    the interpreter. Both find what the class has at that moment: others replace it when they please.
+    the interpreter. Both find what the class has at that moment, which others replace when they please (an attribute
+    of that name that the object itself gets later, the former alone: nobody has a reason to set one).
     """
     kind = type(app)
-    return (
-        isinstance(getattr(kind, "__call__", None), FunctionType)  # noqa: B004 - of which kind, not whether
-        # What it makes up, or has as an attribute of its own, is not what a call finds.
-        and kind.__getattribute__ is vars(object)["__getattribute__"]
-        and "__call__" not in getattr(app, "__dict__", ())
-    )
+    try:
+        return (
+            # What it makes up, or has as an attribute of its own, is not what a call finds. Nothing of its own is run.
+            kind.__getattribute__ is vars(object)["__getattribute__"]
+            and getattr(object.__getattribute__(app, "__call__"), "__func__", False) is kind.__call__
+        )
+    except Exception:  # of a metaclass, or there is none
+        return False
 
 
 @lru_cache
