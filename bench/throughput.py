@@ -58,7 +58,7 @@ def _compare(name: str, scale: Scale) -> dict[str, Figure]:
         figures = interleave(
             {key: partial(each.run, 1) for key, each in both.items()},
             "requests/s",
-            # Many short ones: two bare servers differ by 5 % in 7 rounds of 6 seconds, as much as is promised.
+            # Many short ones: in 7 rounds of 6 seconds uWSGI was 0.94 in one run and 1.10 in the next.
             Scale(scale.rounds if scale.quick else scale.rounds * 6, 1),
         )
         both[f"ours {name}"].check()
