@@ -510,10 +510,15 @@ class Static:
     __call__ = staticmethod(answering(b"no method"))
 
 
-class Built:
-    """One whose `__call__` is no function."""
+class Aside:
+    """What is no function: it is not told of which object it was called."""
 
-    __call__ = partial(answering(b"a partial"), "first")
+    def __call__(self, *given: Any) -> Any:
+        return answering(b"an object")(*given)
+
+
+class Built:
+    __call__ = Aside()
 
 
 def of_a_hostile_class() -> Any:
@@ -543,7 +548,7 @@ def with_attribute() -> Any:
         (of_a_hostile_class, b"the class, 3"),
         (with_attribute, b"the class, 3"),
         (Static, b"no method, 2"),
-        (Built, b"a partial, 3"),
+        (Built, b"an object, 2"),
         (partial(answering, b"a function"), b"a function, 2"),
     ],
 )
@@ -562,7 +567,7 @@ def test_an_application_is_called_as_a_server_calls_it(make: Any, expected: byte
     [
         (answering(b"another"), b"another, 3"),
         (staticmethod(answering(b"no method")), b"no method, 2"),
-        (partial(answering(b"a partial"), "first"), b"a partial, 3"),
+        (Aside(), b"an object, 2"),
     ],
 )
 def test_an_application_s_class_may_be_changed_later(
