@@ -585,6 +585,25 @@ def test_an_application_s_class_may_be_changed_later(
     assert ([b"the class, 3"], [expected], [expected]) == in_child(work)
 
 
+def test_making_the_middleware_asks_nothing_of_a_proxy(in_child: Any) -> None:
+    """Werkzeug's makes its application when it is first asked for anything: at the first request, after a fork."""
+
+    def work() -> Any:
+        from werkzeug.local import LocalProxy
+
+        made = []
+
+        def make() -> Any:
+            made.append(True)
+            return Answering()
+
+        measured: Any = PrometheusMiddleware(LocalProxy(make))  # type: ignore[arg-type]
+        before = len(made)
+        return before, measured(environ_of(), ignore)
+
+    assert (0, [b"the class, 3"]) == in_child(work)
+
+
 def test_an_object_is_called_by_its_method(in_child: Any) -> None:
     """Which takes less; what is anything else is called as it is."""
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from time import perf_counter
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.body import respond, wrap
@@ -274,10 +275,13 @@ def _has_method(app: WSGIApplication) -> bool:
     """
     kind = type(app)
     try:
+        function = kind.__call__
         return (
-            # What it makes up, or has as an attribute of its own, is not what a call finds. Nothing of its own is run.
-            kind.__getattribute__ is vars(object)["__getattribute__"]
-            and getattr(object.__getattribute__(app, "__call__"), "__func__", False) is kind.__call__
+            # First: another descriptor's code would run below (werkzeug's LocalProxy would make its application now).
+            type(function) is FunctionType
+            # What it makes up, or has as an attribute of its own, is not what a call finds.
+            and kind.__getattribute__ is vars(object)["__getattribute__"]
+            and getattr(object.__getattribute__(app, "__call__"), "__func__", None) is function
         )
     except Exception:  # of a metaclass, or there is none
         return False
