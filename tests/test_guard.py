@@ -218,14 +218,8 @@ def stays(folder: Path) -> bool:
         os.utime(folder, (0, 0))
         directory.sweep(folder.parent)
         # A server that is started meanwhile may be in the middle of removing it.
-        assert [folder.parent] == live.eventually(
-            lambda: existing(folder, folder.parent), lambda left: len(left) == 1
-        )
+        assert live.eventually(folder.exists, lambda there: not there) is False
     return found
-
-
-def existing(*folders: Path) -> list[Path]:
-    return [folder for folder in folders if folder.exists()]
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["guard", "answering"])
@@ -364,12 +358,14 @@ def test_systemd_tmpfiles_is_kept_out_whichever_is_killed() -> None:
     assert [False] * 3 == found
 
 
-def opened(pid: int) -> list[Path]:
-    found = []
-    for fd in Path(f"/proc/{pid}/fd").iterdir():
+def directory_of(server: live.LiveServer) -> Path:
+    """Return the directory of a *server* that has no exporter to tell it: its master has the lock file open."""
+    found = set()
+    for fd in Path(f"/proc/{server.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
-            found.append(fd.readlink())
-    return found
+            found.add(fd.readlink())
+    (folder,) = {path.parent for path in found if path.name == locks.NAME}
+    return folder
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
@@ -379,8 +375,7 @@ def test_an_address_in_use_is_one_line_of_the_log(name: str) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with servers.start(name, workers=2, WSGI_PROM_BIND=address) as server:
             server.wait_for_log("no exporter: cannot listen")
-            # It is not to be found by the exporter.
-            (folder,) = {path.parent for path in opened(server.pid) if path.name == locks.NAME}
+            folder = directory_of(server)
             left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
             status = server.get("/").status
             log = server.log()
@@ -388,6 +383,21 @@ def test_an_address_in_use_is_one_line_of_the_log(name: str) -> None:
     assert status == 200
     assert len([line for line in log.splitlines() if line.startswith("wsgi_prom: ")]) == 1
     assert "Traceback" not in log
+    assert [] == server.leftovers
+    assert stays(folder) is name.startswith("uwsgi")
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_server_without_an_exporter_serves(name: str) -> None:
+    """None is started where none is wanted, and nothing is said of it."""
+    with servers.start(name, workers=2, WSGI_PROM_BIND="off") as server:
+        status = server.get("/").status
+        folder = directory_of(server)
+        exporters = servers.exporter_processes(server)
+        log = server.log()
+    assert [] == exporters
+    assert status == 200
+    assert "wsgi_prom: " not in log
     assert [] == server.leftovers
     assert stays(folder) is name.startswith("uwsgi")
 
