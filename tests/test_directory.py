@@ -85,7 +85,6 @@ def test_prepare_makes_what_is_missing(shared: Path) -> None:
         os.umask(before)
     assert 0o700 == stat.S_IMODE(path.stat().st_mode)
     assert 0o600 == stat.S_IMODE((path / locks.NAME).stat().st_mode)
-    assert not lock_file.temporary
     assert lock_file is directory.prepare(path)
 
 
@@ -239,7 +238,7 @@ def test_a_temporary_directory_is_never_one_that_exists(shared: Path) -> None:
     Whoever guessed the name and made it first does not get our files.
     """
     shared.mkdir(mode=0o700)
-    refused(shared, temporary=True)
+    refused(shared, new=True)
 
 
 def test_clear_removes_our_files_and_the_librarys_alone(shared: Path) -> None:
@@ -342,20 +341,25 @@ def test_a_child_holds_nothing_of_its_parents(in_child: Callable[..., Any], shar
     lock_file.release(locks.FIRST_SLOT)
 
 
-def test_discard_removes_a_directory_that_we_made(in_child: Callable[..., Any], shared: Path) -> None:
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A directory of one server."""
+    return tmp_path / directory.name_temporary().name
+
+
+def test_discard_removes_a_directory_that_we_made(in_child: Callable[..., Any], made: Path) -> None:
     """
     The directory of one server goes with all that is ours when the server ends.
     """
 
     def run() -> bool:
-        lock_file = directory.prepare(shared, temporary=True)
-        assert lock_file.temporary
+        lock_file = directory.prepare(made)
         for name in OURS:
-            (shared / name).touch()
-        return directory.discard(shared, lock_file)
+            (made / name).touch()
+        return directory.discard(made, lock_file)
 
     assert in_child(run)
-    assert not shared.exists()
+    assert not made.exists()
 
 
 def test_discard_leaves_a_directory_of_the_users(shared: Path) -> None:
@@ -368,34 +372,72 @@ def test_discard_leaves_a_directory_of_the_users(shared: Path) -> None:
 
 
 def test_discard_leaves_a_directory_that_another_server_uses(
-    in_child: Callable[..., Any], shared: Path
+    in_child: Callable[..., Any], made: Path
 ) -> None:
     """
     At a USR2 upgrade the first master ends while the second serves.
     """
 
     def run() -> bool:
-        lock_file = directory.prepare(shared, temporary=True)
-        with processes.Child(lambda: directory.prepare(shared).acquire(locks.SERVERS[0])) as other:
+        lock_file = directory.prepare(made)
+        with processes.Child(lambda: directory.prepare(made).acquire(locks.SERVERS[0])) as other:
             assert other.call()
-            return directory.discard(shared, lock_file)
+            return directory.discard(made, lock_file)
 
     assert not in_child(run)
-    assert shared.exists()
+    assert made.exists()
 
 
-def test_discard_keeps_what_is_not_ours(in_child: Callable[..., Any], shared: Path) -> None:
+def test_discard_keeps_what_is_not_ours(in_child: Callable[..., Any], made: Path) -> None:
     """
     A file that somebody put into a directory of ours is left, with the directory.
     """
 
     def run() -> bool:
-        lock_file = directory.prepare(shared, temporary=True)
-        (shared / "notes.txt").touch()
-        return directory.discard(shared, lock_file)
+        lock_file = directory.prepare(made)
+        (made / "notes.txt").touch()
+        return directory.discard(made, lock_file)
 
     assert not in_child(run)
-    assert ["notes.txt"] == os.listdir(shared)
+    assert ["notes.txt"] == os.listdir(made)
+
+
+def test_discard_goes_on_where_another_was_killed(in_child: Callable[..., Any], made: Path) -> None:
+    """
+    A directory that is marked as removed, with half of its files, goes when the other process of an exporter comes to it.
+    """
+
+    def run() -> bool:
+        lock_file = directory.prepare(made)
+        SlotFile.claim(made)
+        lock_file.mark_discarded()
+        (made / directory.slot_file(0, "keys")).unlink()
+        return directory.discard(made, lock_file)
+
+    assert in_child(run)
+    assert not made.exists()
+
+
+def test_the_lock_file_is_the_last_to_go(in_child: Callable[..., Any], made: Path) -> None:
+    """
+    Whoever is killed in the middle leaves a directory in which it can be told who is alive, or an empty one.
+    """
+    removed: list[str] = []
+
+    def run() -> list[str]:
+        lock_file = directory.prepare(made)
+        SlotFile.claim(made)
+        unlink = os.unlink
+
+        def noted(name: str, **options: Any) -> None:
+            removed.append(name)
+            unlink(name, **options)
+
+        directory.os.unlink = noted  # type: ignore[attr-defined]
+        directory.discard(made, lock_file)
+        return removed
+
+    assert locks.NAME == in_child(run)[-1]
 
 
 def abandoned(base: Path, name: str) -> Path:
@@ -403,7 +445,7 @@ def abandoned(base: Path, name: str) -> Path:
     path = base / name
 
     def make() -> None:
-        directory.prepare(path, temporary=True)
+        directory.prepare(path)
         SlotFile.claim(path)
 
     processes.in_child(make)
@@ -411,38 +453,54 @@ def abandoned(base: Path, name: str) -> Path:
     return path
 
 
+def half_made(base: Path, name: str) -> Path:
+    """Make a temporary directory as a server leaves it that was killed in the middle of that, or at its end."""
+    path = base / name
+    path.mkdir(mode=0o700)
+    os.utime(path, (0, 0))
+    return path
+
+
+def half_removed(base: Path, name: str) -> Path:
+    path = abandoned(base, name)
+    processes.in_child(lambda: directory.prepare(path).mark_discarded())
+    return path
+
+
 def test_sweep_removes_abandoned_directories_of_this_user(
     in_child: Callable[..., Any], tmp_path: Path
 ) -> None:
     """
-    Only old ones, of our name, of this user or the workers', made by us, and with nobody in them.
+    Only old ones, of our name, of this user or the workers', and with nobody and nothing else in them.
     """
     name = "wsgi_prom-0-{:016x}".format
-    gone = abandoned(tmp_path, name(1))
-    dropped = abandoned(tmp_path, name(8))
-    os.chown(dropped, NOBODY + 1, NOBODY + 1)
+    gone = {
+        "left": abandoned(tmp_path, name(1)),
+        "of the workers": abandoned(tmp_path, name(2)),
+        "half made": half_made(tmp_path, name(3)),
+        "half removed": half_removed(tmp_path, name(4)),
+    }
+    os.chown(gone["of the workers"], NOBODY + 1, NOBODY + 1)
     kept = {
         "another name": abandoned(tmp_path, "wsgi_prom-0-x"),
-        "another owner": abandoned(tmp_path, name(2)),
-        "young": abandoned(tmp_path, name(3)),
-        "held": abandoned(tmp_path, name(4)),
-        "not made by us": tmp_path / name(5),
-        "a link": tmp_path / name(6),
-        "not empty": abandoned(tmp_path, name(7)),
+        "another owner": abandoned(tmp_path, name(5)),
+        "young": abandoned(tmp_path, name(6)),
+        "held": abandoned(tmp_path, name(7)),
+        "a link": tmp_path / name(8),
+        "not empty": abandoned(tmp_path, name(9)),
+        "not ours": half_made(tmp_path, name(10)),
     }
     os.chown(kept["another owner"], NOBODY, NOBODY)
     os.utime(kept["young"])
-    directory.prepare(kept["not made by us"])
-    kept["a link"].symlink_to(kept["not made by us"])
-    (kept["not empty"] / "notes.txt").touch()
-    for label in ("not made by us", "not empty"):
+    kept["a link"].symlink_to(kept["another name"])
+    for label in ("not empty", "not ours"):
+        (kept[label] / "notes.txt").touch()
         os.utime(kept[label], (0, 0))
     holder, _ = claimed(kept["held"])
     with holder:
         os.utime(kept["held"], (0, 0))
         in_child(directory.sweep, tmp_path, (NOBODY + 1, NOBODY + 1))
-    assert not gone.exists()
-    assert not dropped.exists()
+    assert {} == {label: path for label, path in gone.items() if path.exists()}
     assert {} == {label: path for label, path in kept.items() if not path.exists()}
     assert (kept["not empty"] / "notes.txt").exists()
 

@@ -265,6 +265,44 @@ def test_a_server_killed_together_with_its_exporter_leaves_nothing_running(name:
     assert [] == server.leftovers
 
 
+def test_who_is_told_to_end_clears_up_whatever_becomes_of_the_guard() -> None:
+    """A guard that is killed after it has told the other one to end has left nothing for anybody to do."""
+    with live.gunicorn(workers=1) as server:
+        folder = servers.shared_directory(server)
+        guard, answering = servers.pair(server)
+        server.signal_child(guard, signal.SIGSTOP)
+        server.kill(signal.SIGKILL)
+        server.wait()
+        # In the place of the guard, which does no more than this in time.
+        server.signal_child(answering, signal.SIGTERM)
+        assert live.eventually(folder.exists, lambda found: not found) is False
+        server.signal_child(guard, signal.SIGKILL)
+        left = live.eventually(server.processes, lambda pids: not pids)
+    assert [] == left
+
+
+def test_a_server_that_cannot_start_leaves_nothing() -> None:
+    """An application that fails at import ends gunicorn before its exporter has begun: again and again, under systemd."""
+    with live.gunicorn("unbootable:app", workers=1) as server:
+        folder = Path(server.wait_for_log(r"shares (\S+)")[1])
+        status = server.wait()
+        left = live.eventually(server.processes, lambda pids: not pids)
+        found = folder.exists()
+    assert status == 3  # gunicorn's own, for workers that cannot boot
+    assert [] == left
+    assert found is False
+
+
+def test_an_exporter_that_comes_after_its_server_makes_nothing(tmp_path: Path) -> None:
+    """Where the directory of one server is gone, it says nothing and ends."""
+    path = tmp_path / directory.name_temporary().name
+    with subprocess.Popen([sys.executable, "-c", ""]) as server:
+        pass
+    done = serve(path, "--parent", str(server.pid))
+    assert (0, "") == (done.returncode, done.stderr)
+    assert [] == list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_stopped_process_is_not_taken_for_dead(name: str) -> None:
     """SIGSTOP of the one that answers: nobody takes its place, scrapes wait for it, and the server can still end."""
@@ -303,9 +341,9 @@ def test_the_place_is_held_in_a_directory_that_was_made_again(name: str) -> None
         folder = servers.shared_directory(server)
         assert remade(server)
         guard, _ = servers.pair(server)
-        again = serve_again(folder)
+        again = serve(folder).stderr
         kill(server, guard)
-        second = serve_again(folder)
+        second = serve(folder).stderr
         found = Locks.of(folder).holder(locks.EXPORTER)
         assert found in servers.pair(server)
         samples = server.samples()
@@ -318,7 +356,7 @@ def test_the_place_is_held_in_a_directory_that_was_made_again(name: str) -> None
     assert not folder.exists()
 
 
-def serve_again(folder: Path) -> str:
+def serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
@@ -329,8 +367,9 @@ def serve_again(folder: Path) -> str:
         "--bind",
         "127.0.0.1:0",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=live.ROOT)
-    return done.stderr
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=60, check=True, cwd=live.ROOT
+    )
 
 
 def tmpfiles_may_clean(folder: Path) -> bool:

@@ -355,7 +355,7 @@ def test_a_directory_that_was_discarded_is_not_made_again(
 
         path = tmp_path / "wsgi_prom-0-0123456789abcdef"
         recorded = Recorded(path)
-        lock_file = directory.prepare(path, temporary=True)
+        lock_file = directory.prepare(path)
         recorded("count", "/", 1)
         directory.discard(path, lock_file)
         assert not path.exists()

@@ -82,6 +82,12 @@ PLANTED = [plant_link, plant_hard_link, plant_fifo, plant_directory, plant_socke
 OWNERS = [None, (NOBODY, NOBODY)]
 
 
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory of the name of one that is removed in the end."""
+    return tmp_path / directory.name_temporary().name
+
+
 def use(path: Path, owner: tuple[int, int] | None) -> None:
     """Do all that a process does with a directory; what is refused is refused with an error of ours."""
     try:
@@ -100,7 +106,6 @@ def use(path: Path, owner: tuple[int, int] | None) -> None:
         list(Collector(path).collect().to_metrics())
         lock_file = directory.prepare(path, owner=owner)
         directory.clear(path, lock_file)
-        lock_file.mark_temporary()
         directory.discard(path, lock_file)
     except (OSError, WsgiPromError):
         pass
@@ -229,7 +234,7 @@ def test_a_temporary_directory_is_made_below_any(tmp_path: Path) -> None:
     """A volume that is mounted at /dev/shm may be open to everybody: nobody knows the name of what is made there."""
     tmp_path.chmod(0o777)
     path = tmp_path / directory.name_temporary().name
-    directory.prepare(path, temporary=True)
+    directory.prepare(path, new=True)
     directory.prepare(path)
     assert 0o700 == stat.S_IMODE(path.stat().st_mode)
 
@@ -269,7 +274,7 @@ def test_a_name_is_chosen_where_nothing_can_be_written_to(
     monkeypatch.setattr(tempfile, "gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError("none")))
     path = directory.name_temporary()
     assert tmp_path / "none" == path.parent
-    assert "No such file" in refusal(path, temporary=True)
+    assert "No such file" in refusal(path, new=True)
 
 
 def test_it_is_the_effective_user_who_writes(in_child: Callable[..., Any], tmp_path: Path) -> None:

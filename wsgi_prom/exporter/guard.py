@@ -89,6 +89,7 @@ class Guard:
                 break
             if status is not None:
                 self._wait_before_next(_told(child, status), time.monotonic() - started)
+        self._place.leave()
 
     def _answer(self, guard: int) -> None:
         """Be the process that answers. Returns when it has become the guard."""
@@ -100,11 +101,8 @@ class Guard:
                     "the exporter's guard, pid %d, has died; pid %d is in its place", guard, os.getpid()
                 )
                 return
-            if (
-                os.getppid() != guard
-            ):  # killed after it had told this process to end: what it leaves is cleared here
-                self._ending = True
-                return
+            # The guard does so too, unless it is killed before.
+            self._place.leave()
             status = 0
         except BaseException:
             if self._failures < _SAID:

@@ -31,7 +31,6 @@ class Place:
         self.path = path
         # A server that was there before the directory was made again holds its byte in the file of its time.
         self._lock_files = [lock_file]
-        self._temporary = lock_file.temporary
         self._presence = Presence()
 
     @property
@@ -56,12 +55,16 @@ class Place:
         """
         with suppress(OSError, DirectoryError):
             directory.check(self.path)  # nothing is written to a directory that is somebody else's by now
-            found = Locks.of(self.path, temporary=self._temporary)
+            found = Locks.of(self.path)
             if found is not self.lock_file:
                 self._lock_files.append(found)
             self._presence.keep(self.path)
         if not self.lock_file.mine(locks.EXPORTER):
             self.share()
+
+    def leave(self) -> None:
+        """Remove the directory if it was made for a server that is gone. Never raises."""
+        directory.discard(self.path, self.lock_file)
 
     def servers(self) -> Iterator[int]:
         """Yield the pids of the servers that use the directory, or used it before it was made again; 0 for one in another pid namespace."""

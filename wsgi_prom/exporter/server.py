@@ -33,10 +33,13 @@ def serve(
     """
     Serve the metrics of *path* on *address*, until SIGTERM or the end of the process *parent*.
 
-    Returns at once if the directory has an exporter already. With *parent* it forks, and a directory that wsgi_prom made
+    Returns at once if the directory has an exporter already, or was that of a server which has ended. With *parent* it forks, and a directory that wsgi_prom made
     is removed when its server is gone. Call it in the main thread, as the only one. Raises SettingError,
     DirectoryError, AddressInUseError.
     """
+    if directory.temporary(path) and not path.exists():
+        # It could not start, say, and was faster in that than a process is in importing this.
+        return
     settings = settings or Settings()
     metrics = MetricsApp(path, settings=settings)
     app, door = ExporterApp(metrics), listener.Door(settings, metrics.access)
@@ -56,4 +59,3 @@ def serve(
         answer(place, server)
         return
     Guard(place, server, parent).run()
-    directory.discard(path, place.lock_file)

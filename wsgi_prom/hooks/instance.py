@@ -31,7 +31,7 @@ class Instance:
         except WsgiPromError as error:
             refuse(error)
         found = directory.configured()
-        self._temporary = found is None
+        self._new = found is None
         self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
         self._lock_file: Locks | None = None
         # In force before the application is imported, which may look at it; nothing is made yet.
@@ -53,20 +53,20 @@ class Instance:
         directory. A directory of the user's choice that cannot be used ends the process with one line that says why.
         """
         try:
-            self._lock_file = directory.prepare(self.path, temporary=self._temporary, owner=owner)
+            self._lock_file = directory.prepare(self.path, new=self._new, owner=owner)
         except DirectoryError as error:
-            if not self._temporary:
+            if not self._new:
                 refuse(error)
             # Not the user's mistake: a machine without any place to write to. The application is served.
             log.error("no metrics: %s", error)
             return
-        if self._temporary:
+        if self._new:
             directory.sweep(self.path.parent, owner)
         if not reload and not directory.holders(self.path, self._lock_file):
             directory.clear(self.path, self._lock_file)
         next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
-        self._temporary = False
+        self._new = False
         lease.attach(self.path, owner)
         try:
             launch(self.path, self._settings.bind, owner=owner, log_file=log_file)

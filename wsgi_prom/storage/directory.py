@@ -6,6 +6,8 @@ The shared directory: choosing it, making it, and clearing it without touching a
 #         no link is followed: names are removed relative to the opened directory.
 # Rule 2: what somebody live holds is not removed.
 # Rule 3: nobody but root and the workers' user may be able to choose what the directory's name leads to.
+# Rule 4: what was made for one server goes with it, and is known by its name: a mark in it could not be told from one
+#         that is not written yet, or is removed already, by a process that was killed.
 
 from __future__ import annotations
 
@@ -62,18 +64,23 @@ def name_temporary() -> Path:
     return base / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
 
 
-def prepare(path: Path, *, temporary: bool = False, owner: tuple[int, int] | None = None) -> Locks:
+def temporary(path: Path) -> bool:
+    """Return whether *path* is a name for a directory of one server, which is removed at its end."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+
+
+def prepare(path: Path, *, new: bool = False, owner: tuple[int, int] | None = None) -> Locks:
     """
-    Make *path* if it is missing and check that it may be used; nothing in it is changed.
+    Make *path* if it is missing (it has to be if it is *new*) and check that it may be used; nothing in it is changed.
 
     *owner*, a uid and a gid, is the user that the workers run as where that is not the caller. Raises DirectoryError,
     which says what is wrong and what would be right.
     """
     uid = os.geteuid() if owner is None else owner[0]
     try:
-        _make(path, owner, temporary=temporary)
+        _make(path, owner, new=new)
         check(path, uid)
-        lock_file = Locks.of(path, create=True, temporary=temporary)
+        lock_file = Locks.of(path, create=True)
         if owner is not None:
             lock_file.give(*owner)
     except OSError as error:
@@ -180,22 +187,24 @@ def clear(path: Path, lock_file: Locks) -> None:
 
 def discard(path: Path, lock_file: Locks) -> bool:
     """
-    Remove a directory that wsgi_prom made, if no other server's master uses it. Returns whether it is gone.
+    Remove a directory that was made for one server, if no other server's master uses it. Returns whether it is gone.
 
-    Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in files that have no name any more.
+    Several processes may do this at the same time, or go on with what one of them was killed over. Workers that outlive a
+    killed master (uWSGI's do, without no-orphans) go on in files that have no name any more.
     """
     try:
-        if not lock_file.temporary or any(role == "server" for role, _ in holders(path, lock_file)):
+        if not temporary(path) or any(role == "server" for role, _ in holders(path, lock_file)):
             return False
         lock_file.mark_discarded()
         # What we made is no link.
         with _opened(path, os.O_NOFOLLOW) as directory_fd:
-            for name in os.listdir(directory_fd):
+            # The lock file last: without one it is as good as empty.
+            for name in sorted(os.listdir(directory_fd), key=locks.NAME.__eq__):
                 if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
                     _remove(name, directory_fd)
         path.rmdir()
     except FileNotFoundError:
-        return True  # a server and its exporter may do this at the same time
+        return True
     except OSError:
         return False  # somebody has put something there, which is not ours to remove
     return True
@@ -213,12 +222,16 @@ def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
         try:
             found = path.lstat()
             if (
-                _TEMPORARY_NAME.fullmatch(path.name)
+                temporary(path)
                 and stat.S_ISDIR(found.st_mode)
                 and found.st_uid in users
                 and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
             ):
-                lock_file = Locks.of(path)
+                try:
+                    lock_file = Locks.of(path)
+                except FileNotFoundError:
+                    path.rmdir()
+                    continue
                 try:
                     if not holders(path, lock_file):
                         discard(path, lock_file)
@@ -228,8 +241,8 @@ def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
             continue  # another server sweeps too, or the directory holds what is not ours
 
 
-def _make(path: Path, owner: tuple[int, int] | None, *, temporary: bool) -> None:
-    if not temporary:
+def _make(path: Path, owner: tuple[int, int] | None, *, new: bool) -> None:
+    if not new:
         for parent in reversed(path.parents):
             with suppress(FileExistsError):
                 # Not by mkdir(parents=True), which leaves the mode to the umask alone: 000 would open them to everybody.
@@ -239,7 +252,7 @@ def _make(path: Path, owner: tuple[int, int] | None, *, temporary: bool) -> None
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
-        if temporary:
+        if new:
             raise
     else:
         if owner is not None:

@@ -32,7 +32,6 @@ FIRST_SLOT: Final = 64
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 
-_TEMPORARY: Final = b"temporary\n"
 _DISCARDED: Final = b"discarded\n"
 
 
@@ -53,12 +52,11 @@ class Locks:
         self._mine: tuple[int, set[int]] = (os.getpid(), set())
 
     @classmethod
-    def of(cls, directory: Path, *, create: bool = False, temporary: bool = False) -> Locks:
+    def of(cls, directory: Path, *, create: bool = False) -> Locks:
         """
-        Open the lock file of *directory*, once in this process.
+        Open the lock file of *directory*, once in this process. With *create* it is made if it is missing.
 
-        With *create* it is made if it is missing; *temporary* marks the directory as one that wsgi_prom made and may
-        remove. Raises FileNotFoundError, DirectoryError for anything but a plain file, OSError.
+        Raises FileNotFoundError, DirectoryError for anything but a plain file, OSError.
         """
         path = directory / NAME
         try:
@@ -84,20 +82,13 @@ class Locks:
         if lock_file._fd != fd and not lock_file._is(found):
             lock_file = cls._opened[found.st_dev, found.st_ino] = cls(fd)
         cls._known[directory] = lock_file
-        if temporary:
-            lock_file.mark_temporary()
         return lock_file
 
     @classmethod
     def discarded(cls, directory: Path) -> bool:
         """Return whether *directory*, as this process or its parent knew it, was removed at the end of its server."""
         known = cls._known.get(directory)
-        return known is not None and known._reads(_DISCARDED)
-
-    @property
-    def temporary(self) -> bool:
-        """Whether wsgi_prom made the directory for one server, and may remove it."""
-        return self._reads(_TEMPORARY)
+        return known is not None and known._tells_discarded()
 
     def close(self) -> None:
         """Close the file, of which this process must not hold a byte (rule 1): that of a directory it only looked at."""
@@ -107,9 +98,6 @@ class Locks:
         for path in [path for path, lock_file in known.items() if lock_file is self]:
             del known[path]
         os.close(self._fd)
-
-    def mark_temporary(self) -> None:
-        os.pwrite(self._fd, _TEMPORARY, 0)
 
     def mark_discarded(self) -> None:
         """Tell all that have the file open that the directory goes, so that none of them makes it again."""
@@ -174,9 +162,9 @@ class Locks:
         except OSError:
             return False
 
-    def _reads(self, content: bytes) -> bool:
+    def _tells_discarded(self) -> bool:
         try:
-            return os.pread(self._fd, len(content), 0) == content
+            return os.pread(self._fd, len(_DISCARDED), 0) == _DISCARDED
         except OSError:
             return False
 

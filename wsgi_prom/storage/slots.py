@@ -203,8 +203,6 @@ class SlotFile:
         """
         with self._lock, lock or nullcontext():
             lock_file = directory.prepare(self.path, owner=self.owner)
-            if self._locks.temporary:
-                lock_file.mark_temporary()
             byte = locks.FIRST_SLOT + self.number
             held = lock_file.acquire(byte)
             if self._files.in_place("values"):
