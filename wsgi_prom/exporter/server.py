@@ -33,12 +33,12 @@ def serve(
     """
     Serve the metrics of *path* on *address*, until SIGTERM or the end of the process *parent*.
 
-    Returns at once if the directory has an exporter already, or was that of a server which has ended. With *parent* it forks, and a directory that wsgi_prom made
-    is removed when its server is gone. Call it in the main thread, as the only one. Raises SettingError,
-    DirectoryError, AddressInUseError.
+    Returns at once if the directory has an exporter already. With *parent* it forks, and a directory that was made for that
+    server is removed when it is gone; returns at once if it is so already. Call it in the main thread, as the only one.
+    Raises SettingError, DirectoryError, AddressInUseError.
     """
-    if directory.temporary(path) and not path.exists():
-        # It could not start, say, and was faster in that than a process is in importing this.
+    if parent is not None and directory.temporary(path) and not path.exists():
+        # A server that cannot start has ended before a process can import this.
         return
     settings = settings or Settings()
     metrics = MetricsApp(path, settings=settings)
