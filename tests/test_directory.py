@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -422,22 +423,63 @@ def test_the_lock_file_is_the_last_to_go(in_child: Callable[..., Any], made: Pat
     """
     Whoever is killed in the middle leaves a directory in which it can be told who is alive, or an empty one.
     """
-    removed: list[str] = []
 
     def run() -> list[str]:
         lock_file = directory.prepare(made)
         SlotFile.claim(made)
-        unlink = os.unlink
-
-        def noted(name: str, **options: Any) -> None:
-            removed.append(name)
-            unlink(name, **options)
-
-        directory.os.unlink = noted  # type: ignore[attr-defined]
+        removed: list[str] = []
+        listdir = os.listdir
+        # The order of a directory is its file system's.
+        directory.os.listdir = lambda folder: sorted(listdir(folder), key=locks.NAME.__ne__)  # type: ignore[attr-defined]
+        directory._remove = lambda name, folder: removed.append(name)  # type: ignore[attr-defined]
         directory.discard(made, lock_file)
         return removed
 
-    assert locks.NAME == in_child(run)[-1]
+    assert [directory.slot_file(0, "keys"), directory.slot_file(0, "values"), locks.NAME] == in_child(run)
+
+
+def remade(path: Path, holder: processes.Child) -> Locks:
+    """Make *path*, remove it, and have another process make it again; return the lock file of the first time."""
+    lock_file = directory.prepare(path)
+    shutil.rmtree(path)
+    assert holder.call()
+    return lock_file
+
+
+@pytest.mark.parametrize("byte", [locks.SERVERS[0], locks.EXPORTER], ids=["server", "about to be one"])
+def test_discard_leaves_what_the_next_server_has_made(
+    in_child: Callable[..., Any], made: Path, byte: int
+) -> None:
+    """
+    The end of one that comes late, after another of the same name has begun, is not the other's, nor in its first moments.
+    """
+
+    def run() -> tuple[bool, bool]:
+        with processes.Child(lambda: directory.prepare(made).acquire(byte)) as other:
+            lock_file = directory.prepare(made)
+            gone = directory.discard(made, lock_file)
+            assert other.call()
+            return gone, directory.discard(made, lock_file)
+
+    assert (True, False) == in_child(run)
+    assert made.exists()
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_discard_asks_who_uses_a_directory_that_was_made_again(
+    in_child: Callable[..., Any], made: Path, *, used: bool
+) -> None:
+    """
+    By the new lock file too, where somebody has removed the directory and a worker or the next server made it again.
+    """
+    byte = locks.SERVERS[0] if used else locks.FIRST_SLOT
+
+    def run() -> bool:
+        with processes.Child(lambda: directory.prepare(made).acquire(byte)) as other:
+            return directory.discard(made, remade(made, other))
+
+    assert used is not in_child(run)
+    assert used is made.exists()
 
 
 def abandoned(base: Path, name: str) -> Path:

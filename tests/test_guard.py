@@ -303,6 +303,35 @@ def test_an_exporter_that_comes_after_its_server_makes_nothing(tmp_path: Path) -
     assert [] == list(tmp_path.iterdir())
 
 
+def test_an_exporter_of_a_living_server_makes_what_was_removed(tmp_path: Path) -> None:
+    """Whoever removes the directory before it has come up, in the first half of a second, does not keep it from serving."""
+    path = tmp_path / directory.name_temporary().name
+    command = [*serving(path), "--parent", str(os.getpid())]
+    with live.LiveServer(command, ready=(live.METRICS_LINE, 1)) as exporter:
+        samples = exporter.samples()
+        exporter.kill(signal.SIGTERM)
+        assert exporter.wait() == 0
+        # It is this process's, which lives on.
+        found = path.exists()
+    assert ("wsgi_prom_build_info" in {name for name, _ in samples}) is True
+    assert found is True
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_an_exporter_that_ends_leaves_a_directory_that_was_made_again(name: str) -> None:
+    """Its server is alive, and has its place in the lock file of before."""
+    with servers.start(name, workers=2) as server:
+        live.drive(server.url, ["/"] * 20)
+        folder = servers.shared_directory(server)
+        assert remade(server)
+        server.signal_child(servers.pair(server)[0], signal.SIGTERM)
+        left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
+        found = folder.exists()
+    assert [] == left
+    assert found is True
+    stays(folder)
+
+
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_stopped_process_is_not_taken_for_dead(name: str) -> None:
     """SIGSTOP of the one that answers: nobody takes its place, scrapes wait for it, and the server can still end."""
@@ -356,20 +385,13 @@ def test_the_place_is_held_in_a_directory_that_was_made_again(name: str) -> None
     assert not folder.exists()
 
 
+def serving(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "wsgi_prom", "serve", "--directory", str(folder), "--bind", "127.0.0.1:0"]
+
+
 def serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "wsgi_prom",
-        "serve",
-        "--directory",
-        str(folder),
-        "--bind",
-        "127.0.0.1:0",
-    ]
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=60, check=True, cwd=live.ROOT
-    )
+    command = [*serving(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=live.ROOT)
 
 
 def tmpfiles_may_clean(folder: Path) -> bool:
@@ -444,17 +466,7 @@ def test_a_server_without_an_exporter_serves(name: str) -> None:
 def test_by_hand_it_is_one_process(tmp_path: Path) -> None:
     """wsgi-prom serve without a parent forks nothing: its own keeper would take the wrong one for it."""
     tmp_path.chmod(0o700)
-    command = [
-        sys.executable,
-        "-m",
-        "wsgi_prom",
-        "serve",
-        "--directory",
-        str(tmp_path),
-        "--bind",
-        "127.0.0.1:0",
-    ]
-    with live.LiveServer(command, ready=(live.METRICS_LINE, 1)) as exporter:
+    with live.LiveServer(serving(tmp_path), ready=(live.METRICS_LINE, 1)) as exporter:
         exporter.samples()
         found = exporter.processes()
         pid = exporter.pid

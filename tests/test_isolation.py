@@ -64,6 +64,29 @@ def traces(folder: Path) -> set[str]:
     return left | {f"/dev/shm/{name}" for name in shared}
 
 
+FULL = """
+from contextlib import suppress
+from wsgi_prom.storage import directory
+from wsgi_prom.storage.slots import SlotFile
+
+path = directory.name_temporary()
+lock_file = directory.prepare(path)
+SlotFile.claim(path)
+with open("/dev/shm/full", "wb", buffering=0) as full, suppress(OSError):
+    while full.write(bytes(4096)):
+        pass
+print(directory.discard(path, lock_file))
+"""
+
+
+def test_a_full_shared_memory_is_left_by_who_ends(tmp_path: Path) -> None:
+    """A directory is removed without space for anything that says so."""
+    small = 'mount -o remount,size=200k /dev/shm && exec "$@"'
+    done = run(tmp_path, "sh", "-c", small, "sh", sys.executable, "-c", FULL)
+    assert ("True\n", "") == (done.stdout, done.stderr)
+    assert {"/dev/shm/full"} == traces(tmp_path)
+
+
 GUNICORN = str(live.BIN / "gunicorn")
 HOOK = ("-c", "python:wsgi_prom.hooks.gunicorn")
 WATCH = """

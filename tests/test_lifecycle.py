@@ -12,9 +12,12 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 import live
+import processes
 import pytest
 import servers
 from servers import value
+
+from wsgi_prom.storage import directory
 
 if TYPE_CHECKING:
     import socket
@@ -251,3 +254,14 @@ def test_a_scrape_is_answered_while_all_workers_hang(name: str) -> None:
             server.signal_child(pid, signal.SIGKILL)
     assert busy == 2
     assert healthy == ready == 200
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_a_server_that_goes_on_in_a_directory_that_was_half_removed_counts(name: str, tmp_path: Path) -> None:
+    """An upgrade's second server takes its place while the first one's end was cut short: its workers do not keep away."""
+    path = tmp_path / directory.name_temporary().name
+    processes.in_child(lambda: directory.prepare(path).mark_discarded())
+    with servers.start(name, workers=2, PROMETHEUS_MULTIPROC_DIR=str(path)) as server:
+        live.drive(server.url, ["/"] * 10)
+        counted = servers.requests_counted(server.samples())
+    assert {("/", "200"): 10} == counted

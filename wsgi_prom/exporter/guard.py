@@ -89,7 +89,7 @@ class Guard:
                 break
             if status is not None:
                 self._wait_before_next(_told(child, status), time.monotonic() - started)
-        self._place.leave()
+        self._leave()
 
     def _answer(self, guard: int) -> None:
         """Be the process that answers. Returns when it has become the guard."""
@@ -102,7 +102,7 @@ class Guard:
                 )
                 return
             # The guard does so too, unless it is killed before.
-            self._place.leave()
+            self._leave()
             status = 0
         except BaseException:
             if self._failures < _SAID:
@@ -132,6 +132,10 @@ class Guard:
             else:
                 self._server = Life(following)
         return self._ending
+
+    def _leave(self) -> None:
+        if self._server.over():
+            self._place.leave()
 
     def _attended(self, child: int) -> int | None:
         """Return the exit status of *child*, below 0 for a signal; None if it was ended since it is time."""

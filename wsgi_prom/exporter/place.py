@@ -63,8 +63,9 @@ class Place:
             self.share()
 
     def leave(self) -> None:
-        """Remove the directory if it was made for a server that is gone. Never raises."""
-        directory.discard(self.path, self.lock_file)
+        """Remove the directory if it was made for a server, and none uses it. Never raises."""
+        if next(self.servers(), None) is None:
+            directory.discard(self.path, self.lock_file)
 
     def servers(self) -> Iterator[int]:
         """Yield the pids of the servers that use the directory, or used it before it was made again; 0 for one in another pid namespace."""

@@ -8,6 +8,7 @@ attach-daemon to start again.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from wsgi_prom.exporter import listener
 from wsgi_prom.exporter.answers import ENDS, answer
 from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.exporter.guard import Guard
+from wsgi_prom.exporter.life import Life
 from wsgi_prom.exporter.place import Place
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage import directory, locks
@@ -37,8 +39,7 @@ def serve(
     server is removed when it is gone; returns at once if it is so already. Call it in the main thread, as the only one.
     Raises SettingError, DirectoryError, AddressInUseError.
     """
-    if parent is not None and directory.temporary(path) and not path.exists():
-        # A server that cannot start has ended before a process can import this.
+    if parent is not None and _left(path, parent):
         return
     settings = settings or Settings()
     metrics = MetricsApp(path, settings=settings)
@@ -59,3 +60,11 @@ def serve(
         answer(place, server)
         return
     Guard(place, server, parent).run()
+
+
+def _left(path: Path, parent: int) -> bool:
+    """Tell whether the server *parent* has left before this came up: one whose application cannot be imported."""
+    server = Life(parent)
+    over = server.over()
+    server.close()
+    return over and directory.temporary(path) and not os.path.lexists(path)

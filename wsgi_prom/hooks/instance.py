@@ -55,9 +55,10 @@ class Instance:
         try:
             self._lock_file = directory.prepare(self.path, new=self._new, owner=owner)
         except DirectoryError as error:
-            if not self._new:
+            if not directory.temporary(self.path):
                 refuse(error)
-            # Not the user's mistake: a machine without any place to write to. The application is served.
+            # Not the user's mistake: a machine without any place to write to, or another server's end that comes
+            # between. The application is served.
             log.error("no metrics: %s", error)
             return
         if self._new:
@@ -65,6 +66,7 @@ class Instance:
         if not reload and not directory.holders(self.path, self._lock_file):
             directory.clear(self.path, self._lock_file)
         next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)
+        self._lock_file.mark_used()
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
         self._new = False
         lease.attach(self.path, owner)

@@ -189,13 +189,20 @@ def discard(path: Path, lock_file: Locks) -> bool:
     """
     Remove a directory that was made for one server, if no other server's master uses it. Returns whether it is gone.
 
-    Several processes may do this at the same time, or go on with what one of them was killed over. Workers that outlive a
-    killed master (uWSGI's do, without no-orphans) go on in files that have no name any more.
+    *lock_file* is that of the directory as the caller knows it. Several processes may do this at the same time, or go on
+    with what one of them was killed over. Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in
+    files that have no name any more.
     """
     try:
-        if not temporary(path) or any(role == "server" for role, _ in holders(path, lock_file)):
-            return False
-        lock_file.mark_discarded()
+        current = Locks.of(path)
+        if not temporary(path) or (current is not lock_file and lock_file.discarded):
+            return False  # in the latter case somebody else has made it again
+        for known in (current, lock_file):
+            if any(known.holder(byte) is not None for byte in locks.SERVERS if not known.mine(byte)):
+                return False
+        for known in (current, lock_file):
+            with suppress(OSError):  # what is removed may be what makes space for it
+                known.mark_discarded()
         # What we made is no link.
         with _opened(path, os.O_NOFOLLOW) as directory_fd:
             # The lock file last: without one it is as good as empty.
@@ -204,8 +211,8 @@ def discard(path: Path, lock_file: Locks) -> bool:
                     _remove(name, directory_fd)
         path.rmdir()
     except FileNotFoundError:
-        return True
-    except OSError:
+        return not os.path.lexists(path)
+    except (OSError, DirectoryError):
         return False  # somebody has put something there, which is not ours to remove
     return True
 

@@ -202,7 +202,7 @@ class Lease:
 
     def _recover(self) -> None:
         path = self.directory
-        if path is None or Locks.discarded(path):
+        if path is None or Locks.known_discarded(path):
             return
         try:
             slot = self.slot

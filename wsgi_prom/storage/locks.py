@@ -32,7 +32,8 @@ FIRST_SLOT: Final = 64
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 
-_DISCARDED: Final = b"discarded\n"
+# The length of a file whose directory goes, of no content: on a full disk there is no space for any.
+_DISCARDED: Final = 7919
 
 
 class Locks:
@@ -85,10 +86,18 @@ class Locks:
         return lock_file
 
     @classmethod
-    def discarded(cls, directory: Path) -> bool:
+    def known_discarded(cls, directory: Path) -> bool:
         """Return whether *directory*, as this process or its parent knew it, was removed at the end of its server."""
         known = cls._known.get(directory)
-        return known is not None and known._tells_discarded()
+        return known is not None and known.discarded
+
+    @property
+    def discarded(self) -> bool:
+        """Whether the directory was removed, or is being removed, at the end of its server."""
+        try:
+            return os.fstat(self._fd).st_size == _DISCARDED
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close the file, of which this process must not hold a byte (rule 1): that of a directory it only looked at."""
@@ -101,7 +110,12 @@ class Locks:
 
     def mark_discarded(self) -> None:
         """Tell all that have the file open that the directory goes, so that none of them makes it again."""
-        os.pwrite(self._fd, _DISCARDED, 0)
+        os.ftruncate(self._fd, _DISCARDED)
+
+    def mark_used(self) -> None:
+        """Take that back, for a server that goes on in what another has half removed."""
+        if self.discarded:
+            os.ftruncate(self._fd, 0)
 
     def current(self, directory: Path) -> bool:
         """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
@@ -159,12 +173,6 @@ class Locks:
         # A child that became a daemon has closed it, and the number is another file's.
         try:
             return os.path.samestat(os.fstat(self._fd), found)
-        except OSError:
-            return False
-
-    def _tells_discarded(self) -> bool:
-        try:
-            return os.pread(self._fd, len(_DISCARDED), 0) == _DISCARDED
         except OSError:
             return False
 
