@@ -438,14 +438,6 @@ def test_the_lock_file_is_the_last_to_go(in_child: Callable[..., Any], made: Pat
     assert [directory.slot_file(0, "keys"), directory.slot_file(0, "values"), locks.NAME] == in_child(run)
 
 
-def remade(path: Path, holder: processes.Child) -> Locks:
-    """Make *path*, remove it, and have another process make it again; return the lock file of the first time."""
-    lock_file = directory.prepare(path)
-    shutil.rmtree(path)
-    assert holder.call()
-    return lock_file
-
-
 @pytest.mark.parametrize("byte", [locks.SERVERS[0], locks.EXPORTER], ids=["server", "about to be one"])
 def test_discard_leaves_what_the_next_server_has_made(
     in_child: Callable[..., Any], made: Path, byte: int
@@ -476,7 +468,10 @@ def test_discard_asks_who_uses_a_directory_that_was_made_again(
 
     def run() -> bool:
         with processes.Child(lambda: directory.prepare(made).acquire(byte)) as other:
-            return directory.discard(made, remade(made, other))
+            lock_file = directory.prepare(made)
+            shutil.rmtree(made)
+            assert other.call()
+            return directory.discard(made, lock_file)
 
     assert used is not in_child(run)
     assert used is made.exists()

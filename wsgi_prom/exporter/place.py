@@ -70,7 +70,4 @@ class Place:
     def servers(self) -> Iterator[int]:
         """Yield the pids of the servers that use the directory, or used it before it was made again; 0 for one in another pid namespace."""
         for lock_file in self._lock_files:
-            for byte in locks.SERVERS:
-                pid = lock_file.holder(byte)
-                if pid is not None:
-                    yield pid
+            yield from lock_file.servers()

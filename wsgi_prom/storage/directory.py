@@ -197,9 +197,8 @@ def discard(path: Path, lock_file: Locks) -> bool:
         current = Locks.of(path)
         if not temporary(path) or (current is not lock_file and lock_file.discarded):
             return False  # in the latter case somebody else has made it again
-        for known in (current, lock_file):
-            if any(known.holder(byte) is not None for byte in locks.SERVERS if not known.mine(byte)):
-                return False
+        if any(True for known in (current, lock_file) for _ in known.servers()):
+            return False
         for known in (current, lock_file):
             with suppress(OSError):  # what is removed may be what makes space for it
                 known.mark_discarded()

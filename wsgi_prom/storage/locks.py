@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import DirectoryError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NAME: Final = "wsgi_prom.lock"
@@ -168,6 +169,13 @@ class Locks:
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
         return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+    def servers(self) -> Iterator[int]:
+        """Yield the pids of other processes that are masters of servers here; 0 for one in another pid namespace."""
+        for byte in SERVERS:
+            pid = None if self.mine(byte) else self.holder(byte)
+            if pid is not None:
+                yield pid
 
     def _is(self, found: os.stat_result) -> bool:
         # A child that became a daemon has closed it, and the number is another file's.
