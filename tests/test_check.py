@@ -132,7 +132,7 @@ def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path:
     ("arguments", "env", "subject", "told"),
     [
         ((), {"WSGI_PROM_BUCKETS": "5,1"}, "settings", "WSGI_PROM_BUCKETS='5,1' is not upper bounds"),
-        ((), {"WSGI_PROM_BUKETS": "1"}, "settings", "WSGI_PROM_BUKETS='1' is no setting of wsgi_prom"),
+        ((), {"WSGI_PROM_BUKETS": "1"}, "settings", "WSGI_PROM_BUKETS is not a setting of wsgi_prom and is ignored. Did you mean"),
         (("myapp",), {}, "settings", "app='myapp' is not MODULE:CALLABLE"),
         (("nowhere:app",), {}, "application", "application='nowhere:app': there is no module 'nowhere'"),
         (("plain:nothing",), {}, "application", "application='plain:nothing': module 'plain' has no 'nothing'"),

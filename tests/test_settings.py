@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from wsgi_prom.errors import SettingError, WsgiPromError
-from wsgi_prom.settings import PREFIX, Address, Settings
+from wsgi_prom.settings import PREFIX, Address, Settings, unknown_variables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FILES = ("token_file", "users_file", "tls_cert", "tls_key", "tls_client_ca")
 
@@ -38,7 +42,6 @@ RIGHT = {
     "label_limit": {"1": 1, "1000": 1000, " 7 ": 7},
     "prefix": {"shop_": "shop_", "a:b": "a:b"},
     "disable": {
-        "": frozenset(),
         "http_request_size_bytes": frozenset({"http_request_size_bytes"}),
         "http_request_size_bytes, http_response_size_bytes": frozenset(
             {"http_request_size_bytes", "http_response_size_bytes"}
@@ -59,22 +62,22 @@ RIGHT = {
     "labels": {"a=1": (("a", "1"),), "a=1,b_2=x=y": (("a", "1"), ("b_2", "x=y")), "a=": (("a", ""),)},
 }
 WRONG = {
-    "bind": ["", "9464", ":9464", "host", "host:", "host:x", "host:65536", "host:123456", "::1:9464", "[::1]", "unix:",
+    "bind": ["9464", ":9464", "host", "host:", "host:x", "host:65536", "host:123456", "::1:9464", "[::1]", "unix:",
              "unix:relative", "http://host:1", "host:1/metrics", "a b:1", "OFF", "host:-1", "host:1 ", "host:٣"],
-    "app": ["", "myapp", "myapp:", ":app", "my-app:app", "myapp:app()", "a..b:c", "a:b:c", "1a:b", "a:b\n"],
-    "metrics_path": ["", "metrics", "/", "/a b", "/a?b", "/a#b", "http://host/metrics", "/metrics\n"],
-    "buckets": ["", ",", "x", "1,x", "2,1", "1,1", "nan", "1,nan", "nan,1", "inf", "1,inf,2", "1;2"],
-    "label_limit": ["", "0", "-1", "1.5", "many", "1e3"],
-    "prefix": ["", "1shop", "shop-", "shop ", "é"],
+    "app": ["myapp", "myapp:", ":app", "my-app:app", "myapp:app()", "a..b:c", "a:b:c", "1a:b", "a:b\n"],
+    "metrics_path": ["metrics", "/", "/a b", "/a?b", "/a#b", "http://host/metrics", "/metrics\n"],
+    "buckets": [",", "x", "1,x", "2,1", "1,1", "nan", "1,nan", "nan,1", "inf", "1,inf,2", "1;2"],
+    "label_limit": ["0", "-1", "1.5", "many", "1e3"],
+    "prefix": ["1shop", "shop-", "shop ", "é"],
     "disable": ["http_requests_total", "http_request_size_bytes nonsense"],
-    "queue_buckets": ["", "2,1", "nan"],
-    "first_byte": ["", "yes please", "2"],
-    "status_class": ["", "maybe"],
+    "queue_buckets": ["2,1", "nan"],
+    "first_byte": ["yes please", "2"],
+    "status_class": ["maybe"],
     "labels": ["a", "=1", "1a=1", "a-b=1", "method=x", "le=1", "pid=1", "__a=1"],
-    "socket_mode": ["", "6", "0o660", "1660", "688", "rw", "660 ", "-660", "400", "066", "٦٦٠"],
-    "allow": ["", ",", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "::1/129", "*", "all"],
-    **{name: ["", "relative.pem", "/a\0b", "/", "~/token"] for name in FILES},
-    "exclude": ["", "(", "/a [", "*"],
+    "socket_mode": ["6", "0o660", "1660", "688", "rw", "660 ", "-660", "400", "066", "٦٦٠"],
+    "allow": [",", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "::1/129", "*", "all"],
+    **{name: ["relative.pem", "/a\0b", "/", "~/token"] for name in FILES},
+    "exclude": ["(", "/a [", "*"],
 }  # fmt: skip
 
 
@@ -129,7 +132,7 @@ def test_a_wrong_value_is_refused(name: str, text: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [
     ("bind", 9464), ("app", object), ("metrics_path", b"/metrics"), ("buckets", 1), ("buckets", ("x",)),
     ("buckets", ()), ("buckets", (None,)), ("label_limit", "x"), ("label_limit", ()), ("label_limit", 0),
-    ("label_limit", float("inf")), ("socket_mode", 660), ("socket_mode", None.__class__), ("allow", 10.5), ("allow", ()),
+    ("prefix", ""), ("app", ""), ("label_limit", float("inf")), ("socket_mode", 660), ("socket_mode", None.__class__), ("allow", 10.5), ("allow", ()),
     ("allow", (b"10",)), ("token_file", 3), ("tls_cert", b"/a"),
 ])  # fmt: skip
 def test_a_wrong_keyword_is_refused(name: str, value: object) -> None:
@@ -160,16 +163,93 @@ def test_buckets_may_be_a_sequence() -> None:
     assert hash(expected) == hash(Settings.read({}, buckets=[0.5, 1]))
 
 
-def test_an_unknown_variable_is_refused() -> None:
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_empty_variable_is_as_if_it_were_not_set(name: str) -> None:
     """
-    A misspelt variable is told with those that there are.
+    Compose files and unit files set variables to nothing where there is no value.
     """
-    with pytest.raises(SettingError) as caught:
-        Settings.read({"WSGI_PROM_BINDD": "x"})
-    message = str(caught.value)
-    assert message.startswith("WSGI_PROM_BINDD='x' is no setting of wsgi_prom.")
+    assert Settings.read({}) == Settings.read({PREFIX + name.upper(): ""})
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("WSGI_PROM_BINDD", "WSGI_PROM_BIND"),
+        ("WSGI_PROM_BUKETS", "WSGI_PROM_BUCKETS"),
+        ("WSGI_PROM_TOKEN", "WSGI_PROM_TOKEN_FILE"),
+        ("WSGI_PROM_Bind", "WSGI_PROM_BIND"),
+        ("WSGI_PROM_METRIC_PATH", "WSGI_PROM_METRICS_PATH"),
+    ],
+)
+def test_an_unknown_variable_is_a_warning(
+    variable: str, meant: str, caplog: pytest.LogCaptureFixture, in_child: Callable[..., Any]
+) -> None:
+    """
+    It suggests the nearest setting, is told once however often the environment is read, and tells no value: it may be a secret.
+    """
+
+    def read() -> list[str]:
+        found = [Settings.read({variable: "s3cret"}) for _ in range(3)]
+        assert [Settings()] * 3 == found
+        return [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+
+    expected = f"WARNING {variable} is not a setting of wsgi_prom and is ignored. Did you mean {meant}?"
+    assert [expected] == in_child(read)
+
+
+@pytest.mark.parametrize("variable", ["WSGI_PROM_PORT", "WSGI_PROM_", "WSGI_PROM_XYZZY"])
+def test_an_unknown_variable_that_is_near_to_none_is_told_with_all(variable: str) -> None:
+    """
+    Where nothing is alike, the message names every setting.
+    """
+    (message,) = unknown_variables({variable: "9464"}).values()
+    assert message.startswith(f"{variable} is not a setting of wsgi_prom and is ignored. The settings are ")
     for name in SETTINGS:
         assert PREFIX + name.upper() in message
+
+
+def service_links(service: str, port: int = 9464, name: str = "metrics-port") -> dict[str, str]:
+    """
+    Return what Kubernetes puts into the containers of a namespace for a Service.
+    """
+    prefix = service.upper().replace("-", "_")
+    links = {
+        f"{prefix}_SERVICE_HOST": "10.0.0.9",
+        f"{prefix}_SERVICE_PORT": str(port),
+        f"{prefix}_SERVICE_PORT_{name.upper().replace('-', '_')}": str(port),
+    }
+    for protocol in ("tcp", "udp"):
+        links |= {
+            f"{prefix}_PORT": f"{protocol}://10.0.0.9:{port}",
+            f"{prefix}_PORT_{port}_{protocol.upper()}": f"{protocol}://10.0.0.9:{port}",
+            f"{prefix}_PORT_{port}_{protocol.upper()}_PROTO": protocol,
+            f"{prefix}_PORT_{port}_{protocol.upper()}_PORT": str(port),
+            f"{prefix}_PORT_{port}_{protocol.upper()}_ADDR": "10.0.0.9",
+        }
+    return links
+
+
+@pytest.mark.parametrize(
+    "service", ["wsgi-prom", "wsgi-prom-bind", "wsgi-prom-app", "wsgi-prom-a-b2", "wsgi-prom-port"]
+)
+def test_variables_of_a_kubernetes_service_are_no_word_worth(service: str) -> None:
+    """
+    A Service whose name begins as our variables do changes no setting, and is not taken for a mistake.
+    """
+    assert {} == unknown_variables(service_links(service))
+    assert Settings() == Settings.read(service_links(service))
+
+
+def test_no_setting_has_a_name_that_kubernetes_gives() -> None:
+    """
+    Else a Service could set it.
+    """
+    endings = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP", "_SCTP", "_PROTO", "_ADDR"]
+    assert [] == [
+        name
+        for name in SETTINGS
+        if f"_{name.upper()}".endswith(tuple(endings)) or "SERVICE_PORT" in name.upper()
+    ]
 
 
 def test_an_unknown_keyword_is_refused() -> None:

@@ -20,7 +20,7 @@ from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.tls import Tls
 from wsgi_prom.frameworks import detection
 from wsgi_prom.reference import load
-from wsgi_prom.settings import PREFIX, Settings
+from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
 from wsgi_prom.storage import adoption, directory
 from wsgi_prom.storage.lease import lease
 
@@ -66,14 +66,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _findings(reference: str | None) -> Iterator[Finding]:
     named = reference is not None
+    unknown = unknown_variables(os.environ)
     try:
-        settings = Settings.read(app=reference)
+        settings = Settings.read(known_variables(os.environ), app=reference)
     except WsgiPromError as error:
         yield Finding("settings", False, str(error))
     else:
         reference = settings.app
         where = "no exporter" if settings.bind is None else f"metrics at {settings.bind}"
-        yield Finding("settings", True, f"valid; {where}")
+        yield Finding("settings", not unknown, " ".join(unknown.values()) or f"valid; {where}")
         yield from _access(settings)
     yield _directory()
     if reference is None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from wsgi_prom.settings import unknown_variables
 from wsgi_prom.storage import locks
 from wsgi_prom.storage.locks import Locks
 
@@ -41,7 +42,10 @@ def launch(
     # The same modules as here, however the server found them, and none from the working directory, where an
     # application's own module may have the name of one of ours.
     search = os.pathsep.join(os.path.abspath(item) for item in sys.path if item)  # noqa: PTH100 - not resolved
-    environ = {**os.environ, "PYTHONPATH": search}
+    # What the settings warn of is said by the server already.
+    unknown = unknown_variables(os.environ)
+    environ = {name: value for name, value in os.environ.items() if name not in unknown}
+    environ["PYTHONPATH"] = search
     _started[:] = [
         subprocess.Popen(
             command,

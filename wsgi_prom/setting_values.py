@@ -1,0 +1,163 @@
+"""
+The values that settings may have: what a text or a keyword means, or a ValueError (or another, of a wrong type).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.catalog import OPTIONAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
+    Network = IPv4Network | IPv6Network
+    LabelValue = str | Callable[[Any], object]
+    Exclusion = Callable[[Any], object]
+
+_RESERVED_LABELS: Final = frozenset(
+    {"method", "route", "status", "status_class", "exception", "le", "quantile", "pid", "worker"}
+)
+_SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the exporter listens: a host and port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def address(value: str) -> Address | None:
+    if value == "off":
+        return None
+    if value.startswith("unix:/"):
+        return Address(path=value.removeprefix("unix:"))
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]+)):(\d{1,5})", value, re.ASCII)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError(value)
+    return Address(host=found[1] or found[2], port=int(found[3]))
+
+
+def reference(value: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
+        raise ValueError(value)
+    return value
+
+
+def path(value: str) -> str:
+    if not re.fullmatch(r"/[^\s?#]+", value):
+        raise ValueError(value)
+    return value
+
+
+def positive(value: str | int) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError(value)
+    return number
+
+
+def switch(value: str | bool) -> bool:
+    return value if isinstance(value, bool) else _SWITCHES[value.lower()]
+
+
+def buckets(value: str | Sequence[float]) -> tuple[float, ...]:
+    bounds = tuple(float(item) for item in _items(value))
+    if bounds and bounds[-1] == float("inf"):
+        bounds = bounds[:-1]
+    if not bounds or not all(low < high for low, high in pairwise((*bounds, float("inf")))):
+        raise ValueError(value)
+    return bounds
+
+
+def prefix(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", value):
+        raise ValueError(value)
+    return value
+
+
+def metrics(value: str | Sequence[str]) -> frozenset[str]:
+    names = frozenset(_items(value))
+    if not names <= OPTIONAL:
+        raise ValueError(value)
+    return names
+
+
+def labels(value: str | Mapping[str, Any]) -> tuple[tuple[str, LabelValue], ...]:
+    given = dict(item.split("=", 1) for item in _items(value)) if isinstance(value, str) else dict(value)
+    for name, content in given.items():
+        allowed = re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) and name not in _RESERVED_LABELS
+        if not allowed or not (isinstance(content, str) or callable(content)):
+            raise ValueError(name, content)
+    return tuple(given.items())
+
+
+@dataclass(frozen=True)
+class PathPattern:
+    """Whether a request's whole path matches one of *patterns*, regular expressions each."""
+
+    patterns: tuple[str, ...]
+
+    def __call__(self, environ: Mapping[str, Any]) -> bool:
+        # re keeps what it compiled: as fast as a compiled pattern kept here, and this object has a value.
+        path = environ.get("PATH_INFO", "")
+        return any(re.fullmatch(pattern, path) for pattern in self.patterns)
+
+
+def exclusion(value: str | Sequence[str] | Callable[[Any], object]) -> Exclusion:
+    if callable(value):
+        return value
+    patterns = value.split() if isinstance(value, str) else list(value)
+    if not patterns:
+        raise ValueError(value)
+    try:
+        return PathPattern(tuple(re.compile(pattern).pattern for pattern in patterns))
+    except re.error as error:
+        raise ValueError(value) from error
+
+
+def file(value: str | os.PathLike[str]) -> str:
+    # Absolute: the exporter runs in another directory than the server.
+    path = os.fspath(value)
+    if not re.fullmatch(r"/[^\0]+", path, re.DOTALL):
+        raise ValueError(value)
+    return path
+
+
+def networks(value: str | Sequence[Any]) -> tuple[Network, ...]:
+    networks = tuple(_network(item) for item in _items(value))
+    if not networks:
+        raise ValueError(value)
+    return networks
+
+
+def _network(value: Any) -> Network:
+    from ipaddress import IPv6Network, ip_network  # noqa: PLC0415 - 3 ms that most processes need not pay
+
+    network = ip_network(value)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
+
+
+def mode(value: str | int) -> int:
+    mode = value if isinstance(value, int) else int(re.fullmatch(r"0?([0-7]{3})", value, re.ASCII)[1], 8)  # type: ignore[index]
+    if not 0o600 <= mode <= 0o777:
+        raise ValueError(value)
+    return mode
+
+
+def _items(value: str | Iterable[Any]) -> list[Any]:
+    return value.replace(",", " ").split() if isinstance(value, str) else list(value)
