@@ -535,13 +535,45 @@ def test_the_mark_is_zero_in_a_child_alone(in_child: Callable[..., Any], mark: A
     assert [1, 1] == in_child(run)
 
 
+class Advised:
+    """Memory whose kernel answers to the advice that it *takes*, and to no other; it is never wiped."""
+
+    def __init__(self, takes: Callable[[int], bool]) -> None:
+        self._takes = takes
+        self._bytes = bytearray(2)
+
+    def madvise(self, option: int) -> None:
+        if not self._takes(option):
+            raise OSError(22, os.strerror(22))
+
+    def __getitem__(self, index: int) -> int:
+        return self._bytes[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._bytes[index] = value
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [lambda _: False, lambda option: option < 18, lambda _: True],
+    ids=["no advice", "Linux before 4.14", "qemu-user"],
+)
+@pytest.mark.parametrize("fork", FORKS)
 def test_a_kernel_without_the_guard_falls_back_to_the_pid(
-    in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    in_child: Callable[..., Any], fork: Any, takes: Callable[[int], bool]
 ) -> None:
     """
-    Where the kernel refuses to wipe a page at a fork, the guard asks for the pid.
+    Where the kernel refuses to wipe a page at a fork, or says yes to anything, the guard asks for the pid.
     """
-    from wsgi_prom.storage import mark
 
-    monkeypatch.setattr(mark, "_MADV_WIPEONFORK", 9999)
-    assert isinstance(mark.fork_mark(), PidMark)
+    def run() -> list[int]:
+        guard = fork_mark(Advised(takes))
+        guard[0] = guard[1] = 1
+
+        def child() -> None:
+            assert (0, 0) == (guard[0], guard[1])
+
+        assert 0 == wait_simply(child_of(fork, child))
+        return [guard[0], guard[1]]
+
+    assert [1, 1] == in_child(run)

@@ -8,6 +8,8 @@ from typing import Final, Protocol
 
 # linux/mman.h; the mmap module of Python has no name for it.
 _MADV_WIPEONFORK: Final = 18
+# No kernel knows it.
+_MADV_IMPOSSIBLE: Final = 9999
 
 
 class Mark(Protocol):
@@ -15,6 +17,12 @@ class Mark(Protocol):
 
     def __getitem__(self, index: int, /) -> int: ...
     def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class Page(Mark, Protocol):
+    """Memory that takes advice, as `mmap.mmap` does."""
+
+    def madvise(self, option: int, /) -> None: ...
 
 
 class PidMark:
@@ -30,13 +38,22 @@ class PidMark:
         self._pids[index] = os.getpid() if value else 0
 
 
-def fork_mark() -> Mark:
-    # The kernel fills this page with zeros in a child. os.register_at_fork would not do: uWSGI forks its workers
-    # without running its callbacks (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each
-    # record costs 130 to 220 ns where a look at this page costs 25.
-    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        page.madvise(_MADV_WIPEONFORK)
-    except OSError:  # Linux before 4.14
+def fork_mark(page: Page | None = None) -> Mark:
+    """Return *page*, by default a new one, if the kernel fills it with zeros in a child, else a `PidMark`."""
+    # os.register_at_fork would not do: uWSGI forks its workers without running its callbacks
+    # (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each record costs 130 to 220 ns where a
+    # look at this page costs 25.
+    if page is None:
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # qemu-user answers 0 to any advice and takes none (QEMU bug 1875702).
+    if _takes(page, _MADV_IMPOSSIBLE) or not _takes(page, _MADV_WIPEONFORK):
         return PidMark()
     return page
+
+
+def _takes(page: Page, advice: int) -> bool:
+    try:
+        page.madvise(advice)
+    except OSError:  # for _MADV_WIPEONFORK: Linux before 4.14
+        return False
+    return True
