@@ -50,8 +50,9 @@ METRICS_LINE: Final = re.compile(r"wsgi_prom: metrics at (http://\S+)")
 GUNICORN_LINE: Final = re.compile(r"Listening at: (http://[^\s,]+).* \(\d+\)")
 UWSGI_LINE: Final = re.compile(r"uwsgi socket 0 (?:bound to TCP|inherited INET) address (\S+:\d+)")
 
-# Initial environments stay readable in /proc and are inherited: this finds also what has left the session.
-MARK: Final = "LIVE_SERVER_MARK"
+# Initial environments stay readable in /proc and are inherited: this finds also what has left the session. The exporter
+# gets few variables of its server's, those of the locale among them.
+MARK: Final = "LC_LIVE_SERVER_MARK"
 
 # Lays an open folder over a closed one ($1) and what is needed of it (up to --) into that, then runs the rest. Seen by
 # nobody outside the mount namespace.

@@ -201,13 +201,15 @@ def test_workers_that_drop_to_another_user_own_their_files() -> None:
     command = live.for_any_user([GUNICORN, *HOOK, "--bind", "127.0.0.1:0", "--user", "www-data", "--group",
                                  "www-data", "--workers", "2", "metered:app"])  # fmt: skip
     ready = (r"Booting worker with pid", 2)
-    with live.LiveServer(command, ready=ready, address=live.GUNICORN_LINE) as server:
+    secret = {"DATABASE_PASSWORD": "in nobody's hands"}
+    with live.LiveServer(command, env=secret, ready=ready, address=live.GUNICORN_LINE) as server:
         live.drive(server.url, ["/record"] * 40)
         samples = server.samples()
         folder = servers.shared_directory(server)
         owners = {path.name: (path.stat().st_uid, oct(path.stat().st_mode)[-3:]) for path in folder.iterdir()}
         exporter = {live.user_id(pid) for pid in servers.pair(server)}
         mode = oct(folder.stat().st_mode)[-3:]
+        readable = [environment_seen_by("www-data", pid) for pid in server.processes()]
         server.kill(15)
         gone = live.eventually(folder.exists, lambda found: not found)
     user = {33}
@@ -216,6 +218,22 @@ def test_workers_that_drop_to_another_user_own_their_files() -> None:
     assert {"600"} == {mode for _, mode in owners.values()}
     assert mode == "700"
     assert gone is False
+    # The exporter's can be read, and does not hold what only root was told.
+    assert any("WSGI_PROM_BIND=" in text for text in readable)
+    assert not any("DATABASE_PASSWORD" in text for text in readable)
+
+
+def environment_seen_by(user: str, pid: int) -> str:
+    """Return the initial environment of a process as *user* can read it: nothing, where that is forbidden."""
+    command = [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--clear-groups",
+        "cat",
+        f"/proc/{pid}/environ",
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
 
 
 def test_a_worker_that_serves_something_else_is_left_alone() -> None:

@@ -1,19 +1,44 @@
-"""Starting the exporter process from a server's master."""
+"""
+Starting the exporter from a server's master, as a process of its own: nobody's child but init's.
+
+What counts the children of a master takes each for a worker (Airflow's webserver, Datadog's gunicorn check), and gunicorn
+reaps them all.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Final
 
+from wsgi_prom.exporter.life import terminate
 from wsgi_prom.settings import unknown_variables
 from wsgi_prom.storage import locks
 from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from wsgi_prom.settings import Address
+
+# All that the exporter gets of the master's environment. It runs as the workers' user, who may read it in /proc, and
+# root's may hold what is not meant for that user. Nor does it get what would start an agent of tracing in it.
+_VARIABLES: Final = re.compile(
+    "PATH|LD_LIBRARY_PATH|LANG|LANGUAGE|LC_[A-Z_]+|TZ|TZDIR|TMPDIR|VIRTUAL_ENV|OPENSSL_(CONF|MODULES)"
+    "|PYTHON(HOME|PLATLIBDIR|DONTWRITEBYTECODE|PYCACHEPREFIX|UTF8|COERCECLOCALE|MALLOC|UNBUFFERED)|WSGI_PROM_[A-Z_]+"
+)
+
+# The child goes on when its parent has ended. Before anything else is imported: a fork of one thread, and of little memory.
+_PROGRAM: Final = (
+    "import os; os.fork() and os._exit(0); from wsgi_prom.cli import main; raise SystemExit(main())"
+)
+# Python's own start takes 20 ms. A master that starts waits no longer than this for one that hangs.
+_START_SECONDS: Final = 5.0
 
 # Kept for the life of the master: a Popen that is collected while its process runs is a ResourceWarning.
 _started: list[subprocess.Popen[bytes]] = []
@@ -23,41 +48,83 @@ def launch(
     path: Path,
     address: Address | None,
     *,
+    reload: bool = False,
+    names: Sequence[str] = (),
     owner: tuple[int, int] | None = None,
     log_file: IO[bytes] | int | None = None,
 ) -> None:
     """
-    Start the exporter of *path*, unless there is none to be or it runs already (a reload).
+    Start the exporter of *path*, unless there is none to be or it runs already.
 
-    It runs as *owner*, a uid and a gid, by default as the caller, and writes its log to *log_file*, by default to
-    stderr. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
+    At a *reload* one that was given something else (another address, say, or no token) is replaced by one that is given
+    this, and one that is not to be any more is ended. *names* are arguments that say whose metrics they are. It
+    runs as *owner*, a uid and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr.
+    It lives as long as this process. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
     """
-    if address is None or Locks.of(path).holder(locks.EXPORTER) is not None:
+    running = Locks.of(path).holder(locks.EXPORTER)
+    if running is not None and not reload:
         return
-    command = [_python(), "-c", "from wsgi_prom.cli import main; raise SystemExit(main())", "serve"]
-    command += ["--directory", str(path), "--bind", str(address), "--parent", str(os.getpid())]
+    if address is None:
+        if running:
+            terminate(running, signal.SIGTERM)
+        return
+    command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve"]
+    command += ["--directory", str(path), "--bind", str(address), *names]
+    environ = _environment()
+    if running and _given(running) == (_arguments(command), environ):
+        return
+    command += ["--parent", str(os.getpid())]
+    if reload:
+        command.append("--replace")
     user: dict[str, Any] = {}
     if owner is not None and os.geteuid() == 0:
         user = {"user": owner[0], "group": owner[1], "extra_groups": []}
-    # The same modules as here, however the server found them, and none from the working directory, where an
-    # application's own module may have the name of one of ours.
-    search = os.pathsep.join(os.path.abspath(item) for item in sys.path if item)  # noqa: PTH100 - not resolved
+    process = subprocess.Popen(
+        command,
+        cwd="/",
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stderr=log_file,
+        # Not the terminal's: a Ctrl-C that the server takes as a graceful stop must not end its last scrape.
+        start_new_session=True,
+        **user,
+    )
+    _started[:] = [process]
+    with suppress(subprocess.TimeoutExpired):
+        status = process.wait(_START_SECONDS)
+        if status:
+            raise OSError(f"{command[0]} ended with status {status}")
+
+
+def _environment() -> dict[str, str]:
     # What the settings warn of is said by the server already.
     unknown = unknown_variables(os.environ)
-    environ = {name: value for name, value in os.environ.items() if name not in unknown}
-    environ["PYTHONPATH"] = search
-    _started[:] = [
-        subprocess.Popen(
-            command,
-            cwd="/",
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stderr=log_file,
-            # Not the terminal's: a Ctrl-C that the server takes as a graceful stop must not end its last scrape.
-            start_new_session=True,
-            **user,
-        )
-    ]
+    given = {
+        name: value
+        for name, value in os.environ.items()
+        if _VARIABLES.fullmatch(name) and name not in unknown
+    }
+    # The same modules as here, however the server found them, and none from the working directory, where an
+    # application's own module may have the name of one of ours. It is all that the exporter needs: without `site` (-S)
+    # no sitecustomize starts an agent there, as those of ddtrace, New Relic and OpenTelemetry do.
+    search = os.pathsep.join(os.path.abspath(item) for item in sys.path if item)  # noqa: PTH100 - not resolved
+    return {**given, "PYTHONPATH": search}
+
+
+def _given(pid: int) -> tuple[list[str], dict[str, str]] | None:
+    """Return the arguments and the environment that the exporter *pid* was started with, None if they cannot be read."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # it has just ended, or /proc is hidden
+        return None
+    pairs = [item.partition("=") for item in os.fsdecode(environ).split("\0") if item]
+    return _arguments(os.fsdecode(command).split("\0")[:-1]), {name: value for name, _, value in pairs}
+
+
+def _arguments(command: list[str]) -> list[str]:
+    """Return what of *command* says what to serve: all before the last two options."""
+    return command[: command.index("--parent")] if "--parent" in command else command
 
 
 def _python() -> str:

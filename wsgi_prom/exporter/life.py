@@ -1,9 +1,10 @@
-"""Whether another process is still there, by a descriptor of it that becomes readable at its end."""
+"""Other processes: whether one is still there, by a descriptor of it that becomes readable at its end; and ending it."""
 
 from __future__ import annotations
 
 import os
 import select
+from contextlib import suppress
 
 
 class Life:
@@ -34,6 +35,12 @@ class Life:
         if self.fd is not None:
             os.close(self.fd)
             self.fd, self._gone = None, True
+
+
+def terminate(pid: int, number: int) -> None:
+    """Send signal *number* to the process *pid*, which may have ended. Raises PermissionError for another user's."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _exists(pid: int) -> bool:
