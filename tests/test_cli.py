@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import tty
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import live
 import pytest
 import servers
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -125,7 +133,10 @@ def test_serve_on_a_unix_socket(tmp_path) -> None:
     [
         (("dump",), "give --directory, or set PROMETHEUS_MULTIPROC_DIR"),
         (("dump", "--directory", "/nowhere"), "/nowhere cannot be read"),
-        (("reset", "--directory", "/nowhere"), "/nowhere is not a directory"),
+        (("reset", "--directory", "/etc/hosts"), "/etc/hosts is not a directory"),
+        (("reset", "--directory", "/etc/hosts/d"), "/etc/hosts/d: Not a directory"),
+        (("serve", "--directory", "/etc/hosts/d"), "/etc/hosts/d: Not a directory"),
+        (("serve", "--directory", "/nowhere", "--bind", "off"), "--bind=off leaves nothing to serve on"),
         (("serve", "--directory", "/tmp", "--bind", "nonsense"), "bind='nonsense' is not HOST:PORT"),
     ],
 )
@@ -135,6 +146,122 @@ def test_a_call_that_cannot_work_is_one_line(arguments: tuple[str, ...], told: s
     assert (done.returncode, done.stdout) == (1, "")
     assert told in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_serve_where_the_environment_turns_the_exporter_off_is_an_error() -> None:
+    """WSGI_PROM_BIND=off is for servers: who runs wsgi-prom serve has to say where."""
+    done = run("serve", "--directory", "/nowhere", WSGI_PROM_BIND="off")
+    assert (1, "") == (done.returncode, done.stdout)
+    assert (
+        "wsgi_prom: WSGI_PROM_BIND=off leaves nothing to serve on. "
+        "Give --bind HOST:PORT or --bind unix:/PATH.\n"
+    ) == done.stderr
+
+
+def test_serve_may_start_before_the_server(tmp_path) -> None:
+    """It makes no directory, waits for that of a server that starts later, and serves it."""
+    folder = tmp_path / "run" / "shared"
+    command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", folder]
+    waiting = re.escape(f"wsgi_prom: {folder} is not there. Nothing is served until a server makes it")
+    with live.LiveServer(command, ready=(waiting, 1)) as exporter:
+        assert [] == list(tmp_path.iterdir())
+        with live.gunicorn(workers=2, WSGI_PROM_BIND="off", PROMETHEUS_MULTIPROC_DIR=str(folder)) as server:
+            live.drive(server.url, ["/"] * 10)
+            counted = servers.requests_counted(exporter.samples())
+    assert {("/", "200"): 10} == counted
+
+
+def test_serve_of_a_misspelt_directory_makes_nothing_and_ends_with_sigterm(tmp_path) -> None:
+    """While it waits it is ended as always: status 0."""
+    command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", tmp_path / "typo"]
+    with live.LiveServer(command, ready=(r"is not there", 1)) as exporter:
+        exporter.kill(15)
+        assert exporter.wait() == 0
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_reset_before_the_first_start_has_nothing_to_do(tmp_path) -> None:
+    """A directory that no server has made yet is clear: status 0, and it is not made."""
+    done = run("reset", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "new"))
+    assert (0, f"{tmp_path}/new is not there yet: nothing to clear\n", "") == (
+        done.returncode,
+        done.stdout,
+        done.stderr,
+    )
+    assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "wsgi_prom"], [live.BIN / "wsgi-prom"]], ids=["module", "script"]
+)
+def test_version(command: list[str]) -> None:
+    """--version prints the name and the installed version."""
+    done = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, timeout=60, check=False, cwd=live.ROOT
+    )
+    assert (0, f"wsgi-prom {version('wsgi-prom')}\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_without_docstrings_all_works_as_with_them() -> None:
+    """PYTHONOPTIMIZE=2: the commands have their help, and a server its exporter."""
+    told = run("--help", PYTHONOPTIMIZE="2")
+    assert (0, run("--help").stdout) == (told.returncode, told.stdout)
+    with live.gunicorn(workers=1, PYTHONOPTIMIZE="2") as server:
+        live.drive(server.url, ["/"] * 10)
+        assert {("/", "200"): 10} == servers.requests_counted(server.samples())
+
+
+HOSTILE = "a\x1b]0;owned\x07\x9b2Jb\x7f\u202eé"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> Path:
+    """Return a directory with a metric whose label a client has chosen."""
+    folder = tmp_path_factory.mktemp("hostile")
+    made = f"from prometheus_client import Counter\nCounter('seen', '', ['by']).labels({HOSTILE!r}).inc()"
+    environ = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(folder)}, mark="none", runtime=live.ROOT)
+    subprocess.run([sys.executable, "-c", made], env=environ, timeout=60, check=True)
+    return folder
+
+
+def test_dump_into_a_file_is_exactly_the_page(hostile: Path) -> None:
+    """Whatever the locale: in UTF-8, with the characters that are in the labels."""
+    command = [sys.executable, "-m", "wsgi_prom", "dump", "--directory", hostile]
+    environ = live.environment({"PYTHONIOENCODING": "latin-1"}, mark="none", runtime=live.ROOT)
+    done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=True)
+    assert f'seen_total{{by="{HOSTILE}"}} 1.0\n' in done.stdout.decode()
+    assert f'seen_total{{by="{HOSTILE}"}} 1.0\n'.encode() in done.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_dump_to_a_terminal_shows_control_characters_and_sends_none(
+    hostile: Path, options: list[str]
+) -> None:
+    """A label that a client has chosen neither writes to the terminal's title nor clears it."""
+    shown = on_a_terminal("dump", "--directory", str(hostile), *options)
+    assert {"\n"} == {character for character in shown if not character.isprintable()}
+    if options:
+        (family,) = [item for item in json.loads(shown) if item["name"] == "seen"]
+        assert HOSTILE == family["samples"][0]["labels"]["by"]
+    else:
+        assert r'seen_total{by="a\x1b]0;owned\x07\x9b2Jb\x7f\u202eé"} 1.0' in shown
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """Return what a command writes to a terminal."""
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)  # the terminal adds no carriage returns of its own
+    environ = live.environment({"PYTHONIOENCODING": "utf-8"}, mark="none", runtime=live.ROOT)
+    command = [sys.executable, "-m", "wsgi_prom", *arguments]
+    with subprocess.Popen(command, env=environ, stdout=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end open any more
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    return shown.decode()
 
 
 def test_a_host_that_is_no_name_is_one_clear_line(tmp_path) -> None:

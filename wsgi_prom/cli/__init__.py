@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.cli.output import tell, write
 from wsgi_prom.errors import WsgiPromError
 
 if TYPE_CHECKING:
@@ -21,24 +22,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="wsgi-prom", description="Prometheus metrics of a WSGI application."
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         module = import_module(f"wsgi_prom.cli.{name}")
-        summary = (module.__doc__ or "").strip().splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=summary)
+        # Not from its docstring: there is none under PYTHONOPTIMIZE=2.
+        command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()
-    except WsgiPromError as error:
-        print(f"wsgi_prom: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # Whoever read has enough. What Python flushes as it ends goes nowhere, and is no second error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except WsgiPromError as error:
+        tell(str(error))
+        return 1
+    except OSError as error:
+        tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return status
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from wsgi_prom import version  # noqa: PLC0415 - importlib.metadata takes 20 ms
+
+        write(f"{parser.prog} {version.installed()}\n")
+        parser.exit()

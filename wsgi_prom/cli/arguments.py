@@ -25,5 +25,14 @@ def directory_of(arguments: argparse.Namespace) -> Path:
     return path.absolute()
 
 
+def exists(path: Path) -> bool:
+    """Tell whether *path* is there. Raises what no server's start will mend: NotADirectoryError, PermissionError."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")

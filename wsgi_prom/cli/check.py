@@ -6,15 +6,15 @@ Nothing is made: no file, no socket, no slot.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.cli.arguments import add_json
+from wsgi_prom.cli.output import write, write_json
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.tls import Tls
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+SUMMARY: Final = "Check settings, directory and application without starting anything."
 _MARKS = {True: "ok", False: "WRONG", None: "?"}
 
 
@@ -52,15 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     findings = list(_findings(arguments.application))
     wrong = any(finding.ok is False for finding in findings)
     if arguments.json:
-        json.dump(
-            {"ok": not wrong, "findings": [asdict(finding) for finding in findings]}, sys.stdout, indent=2
-        )
-        sys.stdout.write("\n")
+        write_json({"ok": not wrong, "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
-            sys.stdout.write(f"{_MARKS[finding.ok]:<5}  {finding.subject}: {finding.message}\n")
+            write(f"{_MARKS[finding.ok]:<5}  {finding.subject}: {finding.message}\n")
             if finding.remedy:
-                sys.stdout.write(f"{'':<5}  -> {finding.remedy}\n")
+                write(f"{'':<5}  -> {finding.remedy}\n")
     return int(wrong)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.demo.server import Server
 
+SUMMARY: Final = "Run a real server under load, break it, and compare what was sent with what was counted."
 _SERVERS: Final = ("uwsgi", "gunicorn")
 _REQUESTS: Final = 4000
 # Fewer are over before anything could happen to them.

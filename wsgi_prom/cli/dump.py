@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
+from wsgi_prom.cli.output import tell, write, write_json
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.introspection import own_metrics
 from wsgi_prom.storage.collector import Collector
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
+
+SUMMARY: Final = "Print what a scrape would show."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     families = collector.collect()
     own = own_metrics(collector.report)
     if arguments.json:
-        json.dump(_to_json([*families.to_metrics(), *own]), sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        write_json(_to_json([*families.to_metrics(), *own]))
     else:
-        sys.stdout.write(render(families, own))
+        write(render(families, own))
     for name in collector.report.unreadable:
-        sys.stderr.write(f"wsgi_prom: {name} could not be read and was left out\n")
+        tell(f"{name} could not be read and was left out")
     return 0
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import getpass
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from wsgi_prom.cli.output import write
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.passwords import Hashed
 
 if TYPE_CHECKING:
     import argparse
+
+SUMMARY: Final = "Make a line for WSGI_PROM_USERS_FILE: a user and a hashed password."
 
 
 class PasswordError(WsgiPromError):
@@ -45,5 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
         raise PasswordError(
             f"NAME {arguments.name!r} cannot be used: no colon or control character, and no blank or # at its start."
         ) from None
-    sys.stdout.write(f"{line}\n")
+    write(f"{line}\n")
     return 0

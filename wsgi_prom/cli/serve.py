@@ -7,15 +7,25 @@ By hand for uWSGI's attach-daemon, systemd, or a sidecar container on a shared v
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.cli.arguments import add_directory, directory_of
+from wsgi_prom.cli.arguments import add_directory, directory_of, exists
+from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.server import serve
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
+
+SUMMARY: Final = "Serve the metrics of a shared directory: what a hook starts by itself."
+
+log = logging.getLogger("wsgi_prom")
+
+_POLL_SECONDS: Final = 0.25
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +41,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="wsgi_prom: %(message)s")
     settings = Settings.read(bind=arguments.bind)
+    if settings.bind is None:
+        raise SettingError(
+            f"{'--bind' if arguments.bind else 'WSGI_PROM_BIND'}=off leaves nothing to serve on. "
+            "Give --bind HOST:PORT or --bind unix:/PATH."
+        )
     path = directory_of(arguments)
-    if settings.bind is not None:
-        serve(path, settings.bind, parent=arguments.parent, settings=settings)
+    if arguments.parent is None:
+        _wait_for(path)
+    serve(path, settings.bind, parent=arguments.parent, settings=settings)
     return 0
+
+
+def _wait_for(path: Path) -> None:
+    """
+    Wait until a server has made *path*: an exporter beside servers may be started first.
+
+    It is not made here. A misspelt one would be served, empty, for good; and it has to be the workers' own.
+    """
+    if exists(path):
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    log.warning(
+        "%s is not there. Nothing is served until a server makes it; if this is not the directory of one, give another "
+        "by --directory or PROMETHEUS_MULTIPROC_DIR",
+        path,
+    )
+    while not exists(path):
+        time.sleep(_POLL_SECONDS)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from wsgi_prom import catalog
+from wsgi_prom import catalog, version
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def own_metrics(report: Report) -> list[Metric]:
     """Return the `wsgi_prom_*` metrics of the scrape that *report* is about."""
     build = GaugeMetricFamily(*catalog.BUILD_INFO, labels=["version"])
-    build.add_metric([_version()], 1)
+    build.add_metric([version.installed()], 1)
     slots = GaugeMetricFamily(*catalog.SLOTS, labels=["state"])
     slots.add_metric(["live"], report.slots_live)
     slots.add_metric(["free"], report.slots_free)
@@ -32,12 +30,3 @@ def own_metrics(report: Report) -> list[Metric]:
         GaugeMetricFamily(*catalog.UNREADABLE, len(report.unreadable)),
         GaugeMetricFamily(*catalog.CONFLICTS, report.conflicts),
     ]
-
-
-@cache
-def _version() -> str:
-    # Read once: there may be no descriptor left at a later scrape.
-    try:
-        return version("wsgi-prom")
-    except (PackageNotFoundError, OSError):  # a checkout on PYTHONPATH, not installed
-        return "unknown"

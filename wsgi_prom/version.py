@@ -1,0 +1,15 @@
+"""The version of wsgi_prom that is installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+
+@cache
+def installed() -> str:
+    # Read once: an exporter may have no descriptor left at a later scrape.
+    try:
+        return version("wsgi-prom")
+    except (PackageNotFoundError, OSError):  # a checkout on PYTHONPATH, not installed
+        return "unknown"
