@@ -68,7 +68,7 @@ def test_a_thousand_who_do_not_read(server: live.LiveServer) -> None:
 
 
 def test_readers_who_stay_behind(server: live.LiveServer) -> None:
-    """Clients who each keep another page of 0.8 MB: those with the oldest go when it is 64 MB, the last is served."""
+    """Clients who each keep another page of 0.8 MB: beyond 64 MB those go that had their time, the last is served."""
     before = calm(server)
     with contextlib.ExitStack() as stack:
         readers = []
@@ -88,6 +88,27 @@ def test_readers_who_stay_behind(server: live.LiveServer) -> None:
 def closing(connection: socket.socket) -> socket.socket:
     connection.shutdown(socket.SHUT_WR)
     return connection
+
+
+def test_a_slow_reader_beside_one_that_scrapes_in_a_loop(server: live.LiveServer) -> None:
+    """A client that stops in the middle of its page gets the rest, however many pages another one has read meanwhile."""
+    with exporters.connect(server, window=4096) as slow:
+        slow.sendall(exporters.GET)
+        begun = slow.recv(1000)
+        for _ in range(130):
+            scrape(server)
+        rest = exporters.until_closed(closing(slow))
+    assert len(begun + rest) > PAGE
+
+
+def test_a_flood_of_filtered_scrapes(server: live.LiveServer) -> None:
+    """Of 600 scrapes with name[] at once each is answered with its page or told to come again, and a good scrape is answered."""
+    query = b"GET /metrics?name[]=filled_total HTTP/1.1\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+    with exporters.crowd(server, 600, query) as clients:
+        scrape(server)
+        answers = {exporters.until_closed(client)[9:12] for client in clients}
+    assert {b"200", b"503"} == answers
+    calm(server)
 
 
 DRIPS = {

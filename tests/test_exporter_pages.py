@@ -7,18 +7,22 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
+from wsgiref.util import FileWrapper
 
 import live
 import servers
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily
+from webob import Request
 
+from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.exposition import Names
-from wsgi_prom.exporter.pages import PageFile, Pages
+from wsgi_prom.exporter.pages import ARRIVAL, PageFile, Pages
 from wsgi_prom.storage.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from wsgi_prom.storage.families import Families
 
@@ -91,9 +95,7 @@ def test_no_scrape_is_older_than_its_request() -> None:
             registry.count += 1
             least = registry.count
             found = counted(
-                pages.page(
-                    time.monotonic(), compressed=False, names=Names(["counted"] if number % 2 else [])
-                ).content
+                pages.page(time.monotonic(), names=Names(["counted"] if number % 2 else [])).content
             )
             if found < least:
                 problems.append((least, found))
@@ -112,12 +114,10 @@ def test_a_page_is_rendered_and_compressed_once() -> None:
     pages._collector = collector = Counting(None)
     arrival = time.monotonic()
     for openmetrics in (False, True):
-        for compressed in (False, True):
-            found = [
-                pages.page(arrival, openmetrics=openmetrics, compressed=compressed).content for _ in range(3)
-            ]
-            assert found[0] is found[1] is found[2]
-    assert gzip.decompress(pages.page(arrival, compressed=True).content) == pages.page(arrival).content
+        found = [pages.page(arrival, openmetrics=openmetrics) for _ in range(3)]
+        assert found[0].content is found[1].content is found[2].content
+        assert found[0].compressed is found[1].compressed is found[2].compressed
+    assert gzip.decompress(pages.page(arrival).compressed) == pages.page(arrival).content
     assert collector.collections == 1
     before = pages.page(arrival)
     assert pages.page(time.monotonic()).content is not before.content
@@ -128,10 +128,33 @@ def test_a_pages_file_shares_the_pages_bytes() -> None:
     """1,000 files of a page are not 1,000 pages."""
     registry = Slow()
     registry.let.release()
-    pages = Pages(None, registry)
-    page = pages.page(time.monotonic())
-    assert PageFile(pages, page).getvalue() is page.content
-    assert not PageFile(pages, page).outdated
+    page = Pages(None, registry).page(time.monotonic())
+    assert PageFile(page.content).getvalue() is page.content
+
+
+def ask(app: MetricsApp, path: str, arrival: float) -> int:
+    environ = {ARRIVAL: arrival, "wsgi.file_wrapper": FileWrapper}
+    return Request.blank(path, environ=environ).get_response(app).status_code
+
+
+def test_filtered_scrapes_that_waited_are_refused() -> None:
+    """A scrape with name[] that came seconds ago is told to come again, without a collection; a whole page is made."""
+    registry = Slow()
+    registry.let.release()
+    app = MetricsApp(registry=registry)
+    earlier = time.monotonic() - 5
+    assert 503 == ask(app, "/metrics?name[]=counted", earlier)
+    assert 0 == registry.collections
+    assert 200 == ask(app, "/metrics", earlier)
+
+
+def test_readiness_collects_nothing(tmp_path: Path) -> None:
+    """A probe of readiness is answered without a collection, from whether the directory can be read."""
+    registry = Slow()
+    assert 200 == MetricsApp(registry=registry).ready().status_code
+    assert 0 == registry.collections
+    assert 200 == MetricsApp(tmp_path).ready().status_code
+    assert 503 == MetricsApp(tmp_path / "gone").ready().status_code
 
 
 def test_concurrent_scrapes_of_a_real_server() -> None:

@@ -39,7 +39,11 @@ _IGNORED_PARAMETERS: Final = frozenset({"charset", "escaping"})
 _LONGEST_HEADER: Final = 2000
 
 
-_UNREADABLE: Final = "The directory cannot be read. Counters are those of the last scrape that could.\n"
+_STALE: Final = "Counters are those of the last scrape that could read it.\n"
+
+# Seconds. Scrapes of the whole page share one, those with name[] cannot: 900 of them kept a good scrape waiting for 16 to
+# 60 s. Those that had to wait longer than this are refused, so that the queue before a good scrape is never longer.
+_LONGEST_WAIT: Final = 1.0
 
 
 class MetricsApp:
@@ -84,30 +88,34 @@ class MetricsApp:
         content_type = _negotiate(request)
         pages = self._current()
         compressed = _wants_gzip(request)
+        if names and time.monotonic() - arrival > _LONGEST_WAIT:
+            return plain(503, "Too many scrapes with name[] at once.\n", ("Retry-After", "1"))
         try:
-            page = pages.page(
-                arrival, openmetrics=content_type == OPENMETRICS, compressed=compressed, names=names
-            )
+            page = pages.page(arrival, openmetrics=content_type == OPENMETRICS, names=names)
         except (DirectoryError, OSError) as error:
             return plain(503, f"{error}\n")
+        content = page.compressed if compressed else page.content
         response = Response()
         response.headers["Content-Type"] = content_type
         response.vary = ("Accept", "Accept-Encoding")
         if compressed:
             response.content_encoding = "gzip"
         if ARRIVAL in request.environ:
-            response.app_iter = request.environ["wsgi.file_wrapper"](PageFile(pages, page))
-            response.content_length = len(page.content)
+            response.app_iter = request.environ["wsgi.file_wrapper"](PageFile(content))
+            response.content_length = len(content)
         else:
-            response.body = page.content
+            response.body = content
         return response
 
     def ready(self) -> Response:
-        """Answer whether there is a page, of figures that are up to date."""
-        answer = self.respond(Request.blank("/metrics"))
-        if answer.status_code != 200:
-            return answer
-        return plain(200, "ready\n") if self._current().readable else plain(503, _UNREADABLE)
+        """Answer whether the directory can be read, without making a page: probes are as frequent as others like."""
+        path = self._directory or lease.directory
+        try:
+            if path is not None:
+                os.listdir(path)
+        except OSError as error:
+            return plain(503, f"{path} cannot be read: {error.strerror}. {_STALE}")
+        return plain(200, "ready\n")
 
     def _current(self) -> Pages:
         key = self._directory or lease.directory, os.getpid()

@@ -107,7 +107,8 @@ class Channel(HTTPChannel):
         self._handshake_writes = False
         # OpenSSL's connections are not for two threads at once: the loop's and the one that answers.
         self._turn = threading.Lock()
-        self._page: PageFile | None = None
+        # The bytes of the page that is being sent, which others may be sent at the same time.
+        self.page: bytes | None = None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         super().__init__(server, sock, addr, adj, map=map)
         self.sendbuf_len = _PIECE
@@ -115,15 +116,19 @@ class Channel(HTTPChannel):
     @property
     def age(self) -> float:
         """How much of the time that it may take for what it is at is over: 1 is all of it."""
-        return (time.monotonic() - self._since) / self._allowed
+        return self.elapsed / self._allowed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it began with what it is at: a request's head, its answer, or waiting for the next request."""
+        return time.monotonic() - self._since
 
     def sweep(self) -> None:
         """Close the connection if its time is over. To be called from the loop, every second or so."""
         if self._allowed == ANSWER and not self.requests and not self.total_outbufs_len:
             self._enter(IDLE)
-            self._page = None
-        page = self._page
-        if self.age > 1 or (page is not None and page.outdated):
+            self.page = None
+        if self.age > 1:
             # Not will_close, as waitress has it: that waits until the client takes bytes.
             self.handle_close()
 
@@ -183,7 +188,7 @@ class Channel(HTTPChannel):
 
     def write_soon(self, data: Any) -> int:
         if isinstance(data, ReadOnlyFileBasedBuffer) and isinstance(data.file, PageFile):
-            self._page = data.file
+            self.page = data.file.content
         written: int = super().write_soon(data)
         return written
 

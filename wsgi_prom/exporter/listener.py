@@ -53,6 +53,15 @@ _ACCEPTED_AT_ONCE: Final = 64
 _CONNECTIONS: Final = 1000
 _OTHER_FILES: Final = 256
 
+# Clients that read slowly keep the page that they began with, and each may have another. Beyond the former number of bytes
+# (or of pages, where a page is that large) those go, oldest first, that had the least time: what Prometheus by default
+# waits for an answer. Beyond the latter the oldest go at once.
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+_KEPT_PAGES: Final = 8
+_MOST_BYTES: Final = 4 * _KEPT_BYTES
+_MOST_PAGES: Final = 4 * _KEPT_PAGES
+_LEAST_SECONDS: Final = 10.0
+
 
 class AddressInUseError(WsgiPromError):
     """The exporter cannot listen where it was told to."""
@@ -128,9 +137,21 @@ class Door:
             connection.close()
 
     def sweep(self, server: Any) -> None:
-        """Close the connections whose time is over."""
+        """Close the connections whose time is over, and those of the slowest readers where the pages take too much memory."""
         for channel in list(server.active_channels.values()):
             channel.sweep()
+        readers = [channel for channel in server.active_channels.values() if channel.page is not None]
+        pages = {id(channel.page): len(channel.page) for channel in readers}
+        held, largest = sum(pages.values()), max(pages.values(), default=0)
+        for channel in sorted(readers, key=attrgetter("elapsed"), reverse=True):
+            least = 0.0 if held > max(_MOST_BYTES, _MOST_PAGES * largest) else _LEAST_SECONDS
+            if held <= max(_KEPT_BYTES, _KEPT_PAGES * largest) or channel.elapsed < least:
+                break
+            page = channel.page
+            channel.handle_close()
+            channel.page = None
+            if not any(other.page is page for other in readers):
+                held -= len(page)
 
 
 def _raise_limit() -> int:

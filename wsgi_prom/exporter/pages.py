@@ -4,6 +4,7 @@ The pages of one directory: many scrapes at once share one collection, and one r
 
 # Rule 1: a scrape is answered from a collection that began after its request had arrived, never from an older one.
 # Rule 2: a page that several clients read is there once.
+# Rule 3: the lock is held to collect and to render, which share state, and not to compress.
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import gzip
 import io
 import threading
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.exporter.exposition import ALL, Names, render
 from wsgi_prom.exporter.introspection import own_metrics
@@ -27,17 +28,24 @@ if TYPE_CHECKING:
 # In environ, by the exporter's own server: time.monotonic() when the whole request was here.
 ARRIVAL: Final = "wsgi_prom.arrival"
 
-# Clients that read slowly keep the page that they began with. Beyond this many newer bytes (or this many pages, if
-# a page is that large) the slowest go: what all of them keep is bounded, whatever their number.
-_KEPT_BYTES: Final = 64 * 1024 * 1024
-_KEPT_PAGES: Final = 8
 
+class Page:
+    """The bytes of a page, and those of its compressed form once somebody asked for it. For any number of threads."""
 
-class Page(NamedTuple):
-    """A page's bytes, and the bytes of all pages that were made up to it."""
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self._lock = threading.Lock()
+        self._compressed: bytes | None = None
 
-    content: bytes
-    made: int
+    @property
+    def compressed(self) -> bytes:
+        with self._lock:
+            if self._compressed is None:
+                # A page of 870 kB (1,000 label sets of a counter and a histogram) in levels 1, 3 and 6: 105, 95 and
+                # 83 kB in 4, 6 and 14 ms, which is more than the rest of a scrape. Level 9, the default, takes twice
+                # that of 6.
+                self._compressed = gzip.compress(self.content, compresslevel=3, mtime=0)
+            return self._compressed
 
 
 class Pages:
@@ -47,20 +55,14 @@ class Pages:
 
     def __init__(self, path: Path | None, registry: CollectorRegistry) -> None:
         self.path = path
-        self.made = 0
         self._registry = registry
         self._collector = Collector(path)
         self._lock = threading.Lock()
         self._began = float("-inf")
-        self._cache: dict[tuple[bool, bool], Page] = {}
+        # By format: whether it is OpenMetrics.
+        self._cache: dict[bool, Page] = {}
 
-    @property
-    def readable(self) -> bool:
-        return self._collector.report.readable
-
-    def page(
-        self, arrival: float, *, openmetrics: bool = False, compressed: bool = False, names: Names = ALL
-    ) -> Page:
+    def page(self, arrival: float, *, openmetrics: bool = False, names: Names = ALL) -> Page:
         """
         Return the page for a request that came at *arrival* (time.monotonic).
 
@@ -68,46 +70,28 @@ class Pages:
         """
         # Those that come during a collection wait here. The first of them collects again, for all of them.
         with self._lock:
+            if self._began <= arrival:
+                began = time.monotonic()
+                self._families = self._collector.collect()
+                self._cache = {}
+                self._began = began
             if names:
-                # Not kept: its filter may be any. It is a collection like any other for those who wait.
-                return self._add(self._rendered(arrival, openmetrics=openmetrics, names=names), compressed)
-            found = self._cache.get((openmetrics, compressed)) if self._began > arrival else None
+                return self._rendered(openmetrics, names)  # not kept: its filter may be any
+            found = self._cache.get(openmetrics)
             if found is None:
-                plain = self._cache.get((openmetrics, False)) if self._began > arrival else None
-                content = plain.content if plain else self._rendered(arrival, openmetrics=openmetrics)
-                found = self._cache[openmetrics, compressed] = self._add(content, compressed)
+                found = self._cache[openmetrics] = self._rendered(openmetrics)
             return found
 
-    def _rendered(self, arrival: float, *, openmetrics: bool, names: Names = ALL) -> bytes:
-        if self._began <= arrival:
-            began = time.monotonic()
-            self._families = self._collector.collect()
-            self._cache = {}
-            self._began = began
+    def _rendered(self, openmetrics: bool, names: Names = ALL) -> Page:
         own: Iterable[Metric] = (
             self._registry.collect() if self.path is None else own_metrics(self._collector.report)
         )
-        return render(self._families, own, openmetrics=openmetrics, names=names).encode()
-
-    def _add(self, content: bytes, compressed: bool) -> Page:
-        if compressed:
-            # A page of 870 kB (1,000 label sets of a counter and a histogram) in levels 1, 3 and 6: 105, 95 and 83 kB
-            # in 4, 6 and 14 ms, which is more than the rest of a scrape. Level 9, the default, takes twice that of 6.
-            content = gzip.compress(content, compresslevel=3, mtime=0)
-        self.made += len(content)
-        return Page(content, self.made)
+        return Page(render(self._families, own, openmetrics=openmetrics, names=names).encode())
 
 
 class PageFile(io.BytesIO):
-    """A page as the file that waitress sends from. It shares the page's bytes (BytesIO copies when written to)."""
+    """The bytes of a page as the file that waitress sends from, which shares them (BytesIO copies when written to)."""
 
-    def __init__(self, pages: Pages, page: Page) -> None:
-        super().__init__(page.content)
-        self._pages = pages
-        self._made = page.made
-        self._kept = max(_KEPT_BYTES, _KEPT_PAGES * len(page.content))
-
-    @property
-    def outdated(self) -> bool:
-        """Whether so much was made since that whoever still reads this should come again."""
-        return self._pages.made - self._made > self._kept
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.content = content
