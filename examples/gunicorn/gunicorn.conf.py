@@ -1,13 +1,12 @@
 """
-gunicorn reads this file by itself when it is started in this folder; only the first import is about metrics.
+gunicorn reads this file by itself when it is started in this folder; only one import is about metrics.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# The hook's functions become this configuration's. It comes first: a function of yours with the name of one of them
-# (post_fork, child_exit) replaces it, and then has to call it.
+# gunicorn calls the hook's functions after those of this configuration, if it has any of the same names.
 from wsgi_prom.hooks.gunicorn import *  # noqa: F403
 
 # The application of the other example, its code unchanged. gunicorn puts the folder it changes to on sys.path.

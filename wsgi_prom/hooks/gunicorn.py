@@ -3,39 +3,51 @@ The hook of gunicorn: `gunicorn -c python:wsgi_prom.hooks.gunicorn myapp:app`, o
 
     from wsgi_prom.hooks.gunicorn import *
 
-A configuration that defines one of these functions itself replaces it, and calls ours in it.
+A configuration may define functions with these names itself, before or after that line: gunicorn calls both.
 """
 
-# gunicorn reads the configuration for --check-config and --print-config too, so that reading it makes nothing: the
-# server starts with on_starting, in the arbiter, which comes after a preloaded application was imported.
+# Rule 1: reading the configuration makes nothing, for --check-config and --print-config read it too. The server starts
+#         with on_starting, in the arbiter, which comes after raw_env is in force, and after a preloaded application was
+#         imported.
+# Rule 2: nothing that a worker needs is imported in the worker for the first time: --user may not be able to read it.
+# Rule 3: nothing but a configuration mistake, told at start, ends a server or a worker.
 
 from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.hooks.instance import Instance
+from gunicorn.config import KNOWN_SETTINGS
+
+from wsgi_prom.hooks.instance import Instance, attempt
+from wsgi_prom.hooks.interface import serves_wsgi
 from wsgi_prom.middleware import PrometheusMiddleware
 from wsgi_prom.storage import directory
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gunicorn.arbiter import Arbiter
 
-__all__ = ("on_exit", "on_starting", "post_worker_init", "pre_exec")
+# Nothing: a name that `import *` brings would take the place of a function that the configuration has defined above.
+__all__: tuple[str, ...] = ()
 
 _instance = Instance()
+# The worker of this process, once it is initialized: a configuration's own post_worker_init may call ours too.
+_worker: Any = None
 
 
 def on_starting(server: Arbiter) -> None:
-    """Make the directory ready and start the exporter."""
-    uid, gid = server.cfg.uid, server.cfg.gid
-    # The arbiter stays root, the workers drop to --user.
-    owner = (uid, gid) if os.geteuid() == 0 and uid != 0 else None
-    reload = "GUNICORN_PID" in os.environ  # started by another arbiter's USR2, which still serves
-    with _error_log(server) as log_file:
-        _instance.start(reload=reload, owner=owner, log_file=log_file)
+    """Make the directory ready and start the exporter. Does nothing the second time."""
+    with attempt("no metrics"):
+        uid, gid = server.cfg.uid, server.cfg.gid
+        # The arbiter stays root, the workers drop to --user.
+        owner = (uid, gid) if os.geteuid() == 0 and uid != 0 else None
+        reload = "GUNICORN_PID" in os.environ  # started by another arbiter's USR2, which still serves
+        with _error_log(server) as log_file:
+            _instance.start(reload=reload, owner=owner, log_file=log_file)
 
 
 def pre_exec(server: Arbiter) -> None:
@@ -44,28 +56,43 @@ def pre_exec(server: Arbiter) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Wrap the application, and claim a slot as the user that the worker has dropped to."""
-    if _is_wsgi(worker):
-        worker.wsgi = PrometheusMiddleware(worker.wsgi)
-    else:
-        worker.log.warning(
-            "wsgi_prom: %s does not serve WSGI; its requests are not counted", type(worker).__name__
-        )
-    lease.renew()
+    """Wrap the application, and claim a slot as the user that the worker has dropped to. Does nothing the second time."""
+    global _worker
+    if worker is _worker:
+        return
+    _worker = worker
+    with attempt("this worker's requests are not counted"):
+        if serves_wsgi(worker):
+            worker.wsgi = PrometheusMiddleware(worker.wsgi)
+        else:
+            worker.log.warning(
+                "wsgi_prom: %s does not serve WSGI; its requests are not counted", type(worker).__name__
+            )
+    with attempt("this worker claims its slot later"):
+        lease.renew()
 
 
 def on_exit(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn counts the parameters
     """Leave nothing behind."""
-    _instance.stop()
+    with attempt("the directory is left to the exporter"):
+        _instance.stop()
 
 
-def _is_wsgi(worker: Any) -> bool:
-    # An ASGI worker keeps its application in the same attribute, and another signature.
-    from gunicorn.workers.base_async import AsyncWorker  # noqa: PLC0415
-    from gunicorn.workers.gthread import ThreadWorker  # noqa: PLC0415
-    from gunicorn.workers.sync import SyncWorker  # noqa: PLC0415
+def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], None]]:
+    """Return a setting's `get`: the configuration's own function, followed by *ours*."""
 
-    return isinstance(worker, (AsyncWorker, ThreadWorker, SyncWorker))
+    def get(setting: Any) -> Callable[[Any], None]:
+        theirs: Callable[[Any], None] = setting.value
+        if theirs is ours:
+            return ours
+
+        def both(argument: Any) -> None:
+            theirs(argument)
+            ours(argument)
+
+        return both
+
+    return get
 
 
 def _error_log(server: Arbiter) -> Any:
@@ -73,3 +100,12 @@ def _error_log(server: Arbiter) -> Any:
     if path and path != "-":
         return open(path, "ab")  # noqa: PTH123 - closed by the caller
     return nullcontext()
+
+
+# Where gunicorn looks its hooks up (by `get`, from 19 to 27), it finds ours behind what the configuration has there: none that
+# it defines, or gets from another module, can take their place. Theirs comes first: it may clear PROMETHEUS_MULTIPROC_DIR
+# as the client library's recipe has it, set a variable, wrap the application, or raise.
+_HOOKS: Final = {hook.__name__: hook for hook in (on_starting, pre_exec, post_worker_init, on_exit)}
+for _setting in KNOWN_SETTINGS:
+    if _setting.name in _HOOKS:
+        _setting.get = _call_after(_HOOKS[_setting.name])  # type: ignore[assignment, method-assign]

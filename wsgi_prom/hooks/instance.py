@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
@@ -15,6 +16,8 @@ from wsgi_prom.storage import adoption, directory, locks
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from wsgi_prom.storage.locks import Locks
 
 log = logging.getLogger("wsgi_prom")
@@ -26,18 +29,18 @@ class Instance:
     """
 
     def __init__(self) -> None:
-        try:
-            self._settings = Settings.read()
-        except WsgiPromError as error:
-            refuse(error)
+        self._started = False
+        self._lock_file: Locks | None = None
+        self._choose()
+        lease.defer()
+        adoption.install()
+
+    def _choose(self) -> None:
         found = directory.configured()
         self._new = found is None
         self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
-        self._lock_file: Locks | None = None
         # In force before the application is imported, which may look at it; nothing is made yet.
         os.environ[directory.VARIABLE] = str(self.path)
-        lease.defer()
-        adoption.install()
 
     def start(
         self,
@@ -50,8 +53,19 @@ class Instance:
         Make the directory ready and start the exporter. Call it in the master, before it forks.
 
         *owner* are the uid and gid that the workers drop to. With *reload*, the server goes on with what is in the
-        directory. A directory of the user's choice that cannot be used ends the process with one line that says why.
+        directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
+        that says why. Does nothing the second time.
         """
+        if self._started:
+            return
+        self._started = True
+        # Read now, and not when the configuration is: it may itself set variables (gunicorn's raw_env).
+        try:
+            settings = Settings.read()
+        except WsgiPromError as error:
+            refuse(error)
+        if os.environ.get(directory.VARIABLE) != str(self.path):
+            self._choose()
         try:
             self._lock_file = directory.prepare(self.path, new=self._new, owner=owner)
         except DirectoryError as error:
@@ -71,7 +85,7 @@ class Instance:
         self._new = False
         lease.attach(self.path, owner)
         try:
-            launch(self.path, self._settings.bind, owner=owner, log_file=log_file)
+            launch(self.path, settings.bind, owner=owner, log_file=log_file)
         except OSError as error:
             log.error("no exporter: %s", error)
 
@@ -81,7 +95,18 @@ class Instance:
             directory.discard(self.path, self._lock_file)
 
 
+@contextmanager
+def attempt(otherwise: str) -> Iterator[None]:
+    """Keep what goes wrong within from the server, and log it in one line that begins with *otherwise*: what follows."""
+    try:
+        yield
+    except Exception as error:
+        with suppress(Exception):  # there is no memory for the line either
+            log.error("%s: %s: %s", otherwise, type(error).__name__, error)
+
+
 def refuse(error: WsgiPromError) -> NoReturn:
     """End the process with one line for the server's log: a configuration mistake is told at start."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # closed before the server started
+        sys.stdout.flush()
     sys.exit(f"wsgi_prom: {error}")

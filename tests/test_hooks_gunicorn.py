@@ -1,0 +1,152 @@
+"""gunicorn's hook beside a configuration's own functions and settings, and beside workers of all kinds."""
+
+from __future__ import annotations
+
+import functools
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import live
+import pytest
+import servers
+
+from wsgi_prom.hooks.interface import serves_wsgi
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+IMPORT = "from wsgi_prom.hooks.gunicorn import *\n"
+OWN = """
+def on_starting(server): print("own: on_starting", flush=True)
+def post_worker_init(worker): print("own: post_worker_init", flush=True)
+def on_exit(server): print("own: on_exit", flush=True)
+"""
+CALLING_OURS = """
+from wsgi_prom.hooks import gunicorn as metrics
+def on_starting(server): metrics.on_starting(server); print("own: on_starting", flush=True)
+def post_worker_init(worker): metrics.post_worker_init(worker); print("own: post_worker_init", flush=True)
+def on_exit(server): metrics.on_exit(server); print("own: on_exit", flush=True)
+"""
+CONFIGURATIONS = {
+    "below the import": IMPORT + OWN,
+    "above the import": OWN + IMPORT,
+    "calling ours": IMPORT + CALLING_OURS,
+}
+
+
+def configured(folder: Path, text: str) -> str:
+    path = folder / "gunicorn.conf.py"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_a_configuration_may_have_the_same_hooks_itself(case: str, tmp_path: Path) -> None:
+    """Both run, wherever the import stands, and a request is counted once."""
+    with live.gunicorn(config=configured(tmp_path, CONFIGURATIONS[case]), workers=1) as server:
+        live.drive(server.url, ["/"] * 5)
+        counted = servers.requests_counted(server.samples())
+        folder = servers.shared_directory(server)
+        server.kill(15)
+        server.wait()
+        log = server.log()
+    assert {("/", "200"): 5} == counted
+    assert [1, 1, 1] == [log.count(f"own: {name}") for name in ("on_starting", "post_worker_init", "on_exit")]
+    assert not folder.exists()
+
+
+def test_the_examples_own_hook_runs_beside_ours(tmp_path: Path) -> None:
+    """The configuration in examples/gunicorn/README.md, as it stands."""
+    text = (live.ROOT / "examples" / "gunicorn" / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    with live.gunicorn(config=configured(tmp_path, textwrap.dedent(block)), workers=1) as server:
+        live.drive(server.url, ["/"] * 5)
+        counted = servers.requests_counted(server.samples())
+        assert server.wait_for_log(r"\] ready\n")
+    assert {("/", "200"): 5} == counted
+
+
+@pytest.mark.parametrize("way", ["raw_env", "--env"])
+def test_settings_by_raw_env_are_in_force(way: str, tmp_path: Path) -> None:
+    """Variables that gunicorn sets: the exporter's, the middleware's and the directory."""
+    folder = tmp_path / "metrics"
+    variables = ["WSGI_PROM_BIND=127.0.0.1:0", "WSGI_PROM_PREFIX=shop_", f"PROMETHEUS_MULTIPROC_DIR={folder}"]
+    text = IMPORT + (f"raw_env = {variables}\n" if way == "raw_env" else "")
+    args = [word for item in variables for word in ("--env", item)] if way == "--env" else []
+    with live.gunicorn(
+        "plain:app", *args, config=configured(tmp_path, text), workers=1, WSGI_PROM_BIND="off"
+    ) as server:
+        live.drive(server.url, ["/"] * 5)
+        counted = live.labelled(server.samples(), "shop_http_requests_total")
+        used = servers.shared_directory(server)
+    assert [5] == list(counted.values())
+    assert folder == used
+
+
+def test_a_worker_class_of_ones_own_that_serves_wsgi_is_counted() -> None:
+    """A subclass of gunicorn's Worker, which is no subclass of any that comes with gunicorn."""
+    with live.gunicorn("plain:app", "--worker-class", "workers.PlainWorker", workers=1) as server:
+        live.drive(server.url, ["/"] * 5, clients=1)
+        counted = servers.requests_counted(server.samples())
+        log = server.log()
+    assert {("/", "200"): 5} == counted
+    assert "does not serve WSGI" not in log
+
+
+class Plain:
+    def __init__(self, app: object) -> None:
+        self.wsgi = app
+
+    def run(self) -> None: ...
+
+
+class Asynchronous(Plain):
+    async def serve(self) -> None: ...
+
+
+class Wsgi:
+    def __init__(self, environ: Any, start_response: Any) -> None: ...
+
+    def __call__(self, environ: Any, start_response: Any) -> None: ...
+
+    def method(self, environ: Any, start_response: Any) -> None: ...
+
+
+class Asgi:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def one(self, scope: Any) -> None: ...
+
+    def three(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+async def coroutine(environ: Any, start_response: Any) -> None: ...
+
+
+@functools.wraps(Wsgi.__call__)
+def anything(*args: Any) -> None: ...
+
+
+class Proxy:
+    """Makes its application when anything but its class is looked at, as Werkzeug's LocalProxy does."""
+
+    __call__ = property(lambda _: pytest.fail("the application was made"))
+
+    def __getattr__(self, name: str) -> Any:
+        pytest.fail(f"the application was made for its {name}")
+
+
+@pytest.mark.parametrize(
+    ("worker", "expected"),
+    [
+        *((Plain(app), True) for app in (Wsgi(None, None), Wsgi(None, None).method, Wsgi, anything, Proxy())),
+        *((Plain(app), False) for app in (Asgi(), Asgi().one, Asgi().three, coroutine, None)),
+        *((Asynchronous(app), True) for app in (Wsgi(None, None), Wsgi(None, None).method)),
+        *((Asynchronous(app), False) for app in (Wsgi, anything, Asgi(), Asgi().three, Proxy(), None)),
+        (object(), False),
+    ],
+)
+def test_a_worker_serves_wsgi_if_its_application_or_it_is_made_so(worker: object, expected: bool) -> None:
+    """By the arguments of the application, and where they do not tell, by whether the worker runs coroutines."""
+    assert serves_wsgi(worker) is expected
