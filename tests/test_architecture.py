@@ -27,6 +27,7 @@ STORAGE = [
     "mark",
     "pair",
     "slots",
+    "bindings",
     "turns",
     "lease",
     "cells",

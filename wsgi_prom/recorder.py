@@ -89,7 +89,7 @@ class Recorder:
         lease.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
-        """Record into *slot* from now on; see `wsgi_prom.storage.lease.Binding`."""
+        """Record into *slot* from now on; see `wsgi_prom.storage.bindings.Binding`."""
         label_sets = LabelSets(slot.path, self._limit, slot.owner)
         fresh: dict[Key, Block] = {}
         wanted: list[Key] = [] if self._in_progress is None else [(self._in_progress, ())]
@@ -108,7 +108,7 @@ class Recorder:
         self._label_sets = label_sets
 
     def forget(self) -> None:
-        """See `wsgi_prom.storage.lease.Binding`. Nothing is kept here that the columns do not hold."""
+        """See `wsgi_prom.storage.bindings.Binding`. Nothing is kept here that the columns do not hold."""
 
     def settle(self, slot: Slot) -> None:
         """Bind what *slot* had no space for, as far as it has now."""

@@ -38,8 +38,11 @@ HEADER: Final = struct.Struct("=8sQQQ32x")
 FIRST_COLUMN: Final = HEADER.size // 8
 COMMITTED: Final = 3  # the header's field, counted in 8-byte words
 
-# A value file starts with one page and doubles: room for 26 label sets of a request, or 504 counters.
+# A value file starts with one page and grows by half: room for 26 label sets of a request, or 504 counters.
 INITIAL_SIZE: Final = 4096
+# No slot's files grow beyond, so that none that is read takes more memory. Bytes; 160,000 label sets as a rule.
+LARGEST_KEYS: Final = 16 * 1024 * 1024
+LARGEST_VALUES: Final = 128 * 1024 * 1024
 
 LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent"})
 # Whoever takes a slot over starts these anew: a live gauge speaks of a living process, and `all` of one process.

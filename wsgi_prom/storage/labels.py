@@ -23,6 +23,8 @@ NAME: Final = "wsgi_prom.labels"
 
 # Read at a time: more than a line, as a rule than all that is new.
 _MOST_BYTES: Final = 65536
+# A longer file is not used: a hundred workers that meet a thousand label sets of ten metrics at the same time make as much.
+_LARGEST: Final = 64 * 1024 * 1024
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -74,7 +76,7 @@ class LabelSets:
                     self._read(lines)
                 if not whole or lines == line:
                     self._decide(labels, allowed)
-        except OSError:
+        except (OSError, MemoryError):
             self._decide(labels, allowed)
         return labels in allowed
 
@@ -92,11 +94,13 @@ class LabelSets:
             os.close(fd)
 
     def _missing(self) -> bool:
-        """Return whether the file is still to be opened, or was removed by somebody."""
+        """Return whether the file is still to be opened, or was removed by somebody. Raises OSError for one too long."""
         try:
             found = os.lstat(self._file)
         except FileNotFoundError:
             return True
+        if found.st_size > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self._file)
         return self._fd < 0 or (found.st_dev, found.st_ino) != self._identity
 
     def _open(self) -> None:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import weakref
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.storage import directory, turns
+from wsgi_prom.storage.bindings import Bindings
 from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.mark import fork_mark
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from wsgi_prom.storage.bindings import Binding
     from wsgi_prom.storage.mark import Mark
     from wsgi_prom.storage.slots import Slot
 
@@ -37,23 +38,6 @@ log = logging.getLogger("wsgi_prom")
 
 # What went wrong may stay so, and recording goes on meanwhile: looking at it costs some microseconds.
 _RETRY_SECONDS: Final = 1.0
-
-
-class Binding(Protocol):
-    """Something that records: it keeps views of a slot's columns, and is told when they are no longer the right ones."""
-
-    def bind(self, slot: Slot, *, keep: bool) -> None:
-        """
-        Record into *slot* from now on.
-
-        With *keep*, what was recorded since the last call goes along; without, it belongs to the parent process.
-        """
-
-    def forget(self) -> None:
-        """The values of the slot are gone: what its columns hold now was recorded since."""
-
-    def settle(self, slot: Slot) -> None:
-        """Bind what *slot* had no space for, as far as it has now."""
 
 
 class Lease:
@@ -77,8 +61,7 @@ class Lease:
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
         self._deferred = False
-        # A dict for its order: slots of one order of keys share a layout.
-        self._bindings: dict[weakref.ref[Binding], None] = {}
+        self._bindings = Bindings(lambda: self.slot)
         self._gates: dict[int, _Gate] = {}
         self._clock = clock
         self._again = 0.0
@@ -118,8 +101,7 @@ class Lease:
         # Behind the gate: another thread that claims a slot now would bind to that, and this one to the former.
         with self._gate().lock:
             self.part_from_parent()
-            self._bindings[weakref.ref(binding, lambda gone: self._bindings.pop(gone, None))] = None
-            self._bind(binding, keep=True)
+            self._bindings.add(binding)
 
     def renew(self) -> None:
         """
@@ -143,8 +125,10 @@ class Lease:
                 # Before and not after: what is noticed from here on is not to be overlooked.
                 self.alive[0] = 1
                 self._recover()
-                self.guarded = turns.interrupt()
+            except Exception as error:  # any: a server's hook calls this, and would end the worker
+                self._fail(error)
             finally:
+                self.guarded = turns.interrupt()
                 gate.open = False
                 news, self._news = self._news, []
         # Outside: a handler that counts what it logs holds its own lock, and waits for the gate.
@@ -184,8 +168,7 @@ class Lease:
                 # A signal handler that records in the middle of this does all of it, and claims a slot, which is ours.
                 if self.slot is inherited:
                     self.slot = memory
-                    for binding in self._bound():
-                        self._bind(binding, keep=False)
+                    self._bindings.bind_all(keep=False)
                     if isinstance(inherited, SlotFile):
                         inherited.leave()
             self.alive[1] = 1
@@ -204,28 +187,29 @@ class Lease:
         path = self.directory
         if path is None or Locks.known_discarded(path):
             return
-        try:
-            slot = self.slot
-            if isinstance(slot, SlotFile) and not slot.lost:
-                self._mend(slot)
-            else:
-                self._claim(path)
-        except (OSError, WsgiPromError) as error:
-            self._again = self._clock() + _RETRY_SECONDS
-            self.alive[0] = 0
-            self._failures += 1
-            if str(error) != self._problem:
-                self._problem = str(error)
-                self._tell(
-                    logging.ERROR,
-                    "process %d is counted in its own memory alone, and tries again: %s",
-                    os.getpid(),
-                    self._problem,
-                )
+        slot = self.slot
+        if isinstance(slot, SlotFile) and not slot.lost:
+            self._mend(slot)
         else:
-            if self._problem:
-                self._problem = ""
-                self._tell(logging.WARNING, "process %d is counted again, with all that it kept", os.getpid())
+            self._claim(path)
+        if self._problem:
+            self._problem = ""
+            self._tell(logging.WARNING, "process %d is counted again, with all that it kept", os.getpid())
+
+    def _fail(self, error: Exception) -> None:
+        self._again = self._clock() + _RETRY_SECONDS
+        self.alive[0] = 0
+        self._failures += 1
+        expected = isinstance(error, (OSError, WsgiPromError))
+        problem = str(error) if expected else f"{type(error).__name__}: {error}"
+        if problem != self._problem:
+            self._problem = problem
+            self._tell(
+                logging.ERROR,
+                "process %d is counted in its own memory alone, and tries again: %s",
+                os.getpid(),
+                problem,
+            )
 
     def _tell(self, *message: Any) -> None:
         self._news.append(message)
@@ -233,11 +217,12 @@ class Lease:
     def _claim(self, path: Path) -> None:
         lost = self.slot
         if isinstance(lost, SlotFile):
-            for binding in self._bound():
+            for binding in self._bindings:
                 binding.forget()
             lost.leave()
         owner = self._owner if os.geteuid() == 0 else None
-        self._bind_all(SlotFile.claim(path, owner, self._notice), keep=True)
+        self.slot = SlotFile.claim(path, owner, self._notice)
+        self._bindings.bind_all(keep=True)
         if isinstance(lost, SlotFile):
             self._tell(
                 logging.ERROR,
@@ -252,27 +237,12 @@ class Lease:
             if slot.lost:
                 self._claim(slot.path)
                 return
+        self._bindings.catch_up(keep=True)
         slot.unplaced = None
-        for binding in self._bound():
+        for binding in self._bindings:
             binding.settle(slot)
         if slot.unplaced is not None:
             raise slot.unplaced
-
-    def _bind_all(self, slot: Slot, *, keep: bool) -> None:
-        self.slot = slot
-        for binding in self._bound():
-            self._bind(binding, keep=keep)
-
-    def _bound(self) -> list[Binding]:
-        bindings = [reference() for reference in list(self._bindings)]
-        return [binding for binding in bindings if binding is not None]
-
-    def _bind(self, binding: Binding, *, keep: bool) -> None:
-        slot = None
-        while slot is not self.slot:  # a signal handler may have claimed one in the middle of it
-            slot = self.slot
-            binding.bind(slot, keep=keep)
-            keep = True
 
 
 class _Gate:

@@ -41,14 +41,18 @@ class Mapping:
         # Kept, so that no other memory can come to be at an address that is taken for ours.
         self._maps: list[tuple[mmap.mmap, int]] = []
         self.lost = False
+        self.size = _reserved(fd, size)
         self.grow(size)
         _all.append(self)
         if faults is not None:
             faults.catch(_handle)
 
     def grow(self, size: int) -> None:
-        """Reserve *size* bytes and map them, also where the file is mapped already. Raises OSError."""
-        os.posix_fallocate(self._fd, 0, size)
+        """Map *size* bytes, also where the file is mapped already, and reserve what is new of them. Raises OSError."""
+        # What is there already may be stored to: where the file system cannot reserve, glibc reads a byte of each block and
+        # writes it back (sysdeps/posix/posix_fallocate.c).
+        if size > self.size:
+            os.posix_fallocate(self._fd, self.size, size - self.size)
         memory = mmap.mmap(self._fd, size)
         self._maps.append((memory, 0 if faults is None else faults.address_of(memory)))
         self.size = size
@@ -91,6 +95,12 @@ class Mapping:
     def lose(self) -> None:
         self.give_up()
         self._on_loss()
+
+
+def _reserved(fd: int, size: int) -> int:
+    """Return how many of the first *size* bytes of the file *fd* have space: none if it may have holes."""
+    found = os.fstat(fd)
+    return min(found.st_size, size) if found.st_blocks * 512 >= min(found.st_size, size) else 0
 
 
 _all: Final[list[Mapping]] = []

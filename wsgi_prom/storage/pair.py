@@ -76,14 +76,18 @@ class Pair:
         *on_loss* is called, perhaps in a signal's handler, when they turn out to be cut short. Raises FormatError if
         they are already, OSError.
         """
-        if self._size < 8 * end:
+        if not 8 * end <= min(self._size, format.LARGEST_VALUES):
             raise FormatError(f"{self._size} bytes of values, the keys ask for {8 * end}")
-        self.mapping = Mapping(self._values_fd, _pages(self._size), on_loss)
+        # As it grows, and not all of a file that somebody has made as long as a disk.
+        size = min(self._size, max(format.INITIAL_SIZE, 12 * end))
+        self.mapping = Mapping(self._values_fd, _pages(size), on_loss)
         # One store of the whole header: a value file is empty, all zero (and then refused), or right.
         self.mapping.memory[: format.HEADER.size] = self._header()
 
     def append(self, lines: bytes, end: int) -> None:
         """Add *lines* and commit them, with room for values up to the column *end*. Raises OSError."""
+        if len(self._keys) + len(lines) > format.LARGEST_KEYS or 8 * end > format.LARGEST_VALUES:
+            raise OSError(errno.EFBIG, "a slot has no space for so many label sets")
         _write(self._keys_fd, lines, len(self._keys))
         if 8 * end > self.mapping.size:
             if os.fstat(self._values_fd).st_size < self.mapping.size:
@@ -220,9 +224,10 @@ class Pair:
     def _read_keys(self) -> None:
         header = os.pread(self._values_fd, format.HEADER.size, 0)
         self._nonce, committed = format.unpack_header(header)
-        keys = os.pread(self._keys_fd, os.fstat(self._keys_fd).st_size, 0)
+        # Only what is committed, and not as much memory as a damaged header asks for.
+        keys = os.pread(self._keys_fd, min(committed, format.LARGEST_KEYS), 0)
         format.check_keys(keys, self._nonce, committed)
-        self._keys = bytearray(keys[:committed])
+        self._keys = bytearray(keys)
 
     def _header(self) -> bytes:
         return format.pack_header(self._nonce, len(self._keys))

@@ -12,7 +12,7 @@ import os
 import threading
 from array import array
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.storage import directory, format, locks  # noqa: A004 - the module of that name is the room
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 # Far above any pool of workers; the lock file is as long as its highest locked byte only in the kernel's books.
 MAX_SLOTS: Final = 65536
+
+# How many slots that cannot be opened are passed by. What is wrong with more is wrong with all.
+_MOST_LEFT: Final = 16
 
 
 class Slot(Protocol):
@@ -117,24 +120,35 @@ class SlotFile:
         Take the lowest slot of *path* that no living process holds, and go on in its files.
 
         *owner* are the uid and gid of the directory's user, where that is not the caller but whom root will be. Files
-        that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew. Raises OSError,
-        DirectoryError.
+        that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew; a slot whose files
+        this process may not read, or has no memory for, is left as it is. Raises OSError, DirectoryError, and the error
+        of such a slot where there are too many.
         """
         lock_file = directory.prepare(path, owner=owner)
+        left = 0
         for number in range(MAX_SLOTS):
-            if not lock_file.acquire(locks.FIRST_SLOT + number):
+            byte = locks.FIRST_SLOT + number
+            if not lock_file.acquire(byte):
                 continue
             try:
-                try:
-                    return cls(path, lock_file, number, owner, notice)
-                except FormatError:
-                    if directory.keep_aside(path, number):
-                        return cls(path, lock_file, number, owner, notice)
-            except BaseException:
-                lock_file.release(locks.FIRST_SLOT + number)
-                raise
-            lock_file.release(locks.FIRST_SLOT + number)
+                slot = cls._open(path, lock_file, number, owner, notice)
+            except BaseException as error:
+                lock_file.release(byte)
+                left += 1
+                if left > _MOST_LEFT or not _of_one_slot(error):
+                    raise
+                continue
+            if slot is not None:
+                return slot
+            lock_file.release(byte)
         raise OSError(errno.ENOSPC, f"all slots of {path} are taken")
+
+    @classmethod
+    def _open(cls, path: Path, lock_file: Locks, number: int, *options: Any) -> SlotFile | None:
+        try:
+            return cls(path, lock_file, number, *options)
+        except FormatError:
+            return cls(path, lock_file, number, *options) if directory.keep_aside(path, number) else None
 
     @property
     def lost(self) -> bool:
@@ -190,7 +204,7 @@ class SlotFile:
                     and self._files.in_place("values")
                     and self._files.keys_intact()
                 )
-            except OSError:
+            except Exception:  # no memory to read them, perhaps
                 return False
 
     def repair(self, lock: AbstractContextManager[object] | None = None) -> None:
@@ -257,12 +271,19 @@ class SlotFile:
             for schema in schemas
             if any(metric.mode in format.PER_PROCESS_MODES for metric in schema.metrics)
         }
-        cleared: list[int] = []
+        cleared: list[slice] = []
         for schema, labelvalues in blocks:
             self._blocks.setdefault((numbers[id(schema)], labelvalues), self._end)
             if id(schema) in anew:
-                cleared += range(self._end, self._end + schema.width)
+                cleared.append(slice(8 * self._end, 8 * (self._end + schema.width)))
             self._end += schema.width
         self._files.map(self._end, self._notice)
-        for index in cleared:
-            self._files.mapping.columns[index] = 0.0
+        for gauge in cleared:
+            self._files.mapping.memory[gauge] = bytes(gauge.stop - gauge.start)
+
+
+def _of_one_slot(error: BaseException) -> bool:
+    """Return whether *error* may be of the files of one slot: no full disk, no lack of descriptors."""
+    if isinstance(error, OSError):
+        return error.errno in {errno.EACCES, errno.EPERM, errno.EIO}
+    return isinstance(error, Exception)

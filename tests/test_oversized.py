@@ -1,0 +1,298 @@
+"""Files whose size or content somebody else has chosen: no process that reads them ends, hangs, or goes uncounted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import signal
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from wsgi_prom.storage import directory
+from wsgi_prom.storage import format as layout
+from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.labels import NAME as LABELS
+from wsgi_prom.storage.labels import LabelSets
+from wsgi_prom.storage.lease import Lease
+from wsgi_prom.storage.slots import SlotFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsgi_prom.storage.slots import Slot
+
+HITS = layout.counter("hits", "Hits.", ("page",))
+HUGE = 2**35
+NONCE = 99
+HEADER = layout.keys_header(NONCE)
+
+
+def plant(path: Path, keys: bytes, committed: int, *, keys_size: int = 0, values_size: int = 4096) -> None:
+    """Make the files of slot 0, with holes up to their sizes."""
+    for kind, data, size in (
+        ("keys", keys, keys_size),
+        ("values", layout.pack_header(NONCE, committed), values_size),
+    ):
+        with (path / directory.slot_file(0, kind)).open("wb") as file:
+            file.write(data)
+            file.truncate(max(size, len(data)))
+
+
+def plant_sparse_keys(path: Path) -> None:
+    plant(path, HEADER, len(HEADER), keys_size=HUGE)
+
+
+def plant_sparse_keys_that_are_committed(path: Path) -> None:
+    plant(path, HEADER, HUGE, keys_size=HUGE)
+
+
+def plant_sparse_values(path: Path) -> None:
+    plant(path, HEADER, len(HEADER), values_size=HUGE)
+
+
+def plant_wide_block(path: Path, **metric: Any) -> None:
+    line = {
+        "labels": ["a"],
+        "width": 2**31,
+        "metrics": [{"name": "evil", "help": "", "labels": [0], **metric}],
+    }
+    keys = HEADER + json.dumps(line).encode() + b'\n[0,"x"]\n'
+    plant(path, keys, len(keys), values_size=HUGE)
+
+
+def plant_wide_counter(path: Path) -> None:
+    plant_wide_block(path, type="counter", total=[0, 1])
+
+
+def plant_wide_gauge(path: Path) -> None:
+    plant_wide_block(path, type="gauge", count=[0, 1], mode="all")
+
+
+def plant_foreign_mode(path: Path) -> None:
+    plant(path, HEADER, len(HEADER))
+    for kind in directory.KINDS:
+        (path / directory.slot_file(0, kind)).chmod(0)
+
+
+def limit_memory() -> None:
+    """Stands for the memory of a machine."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))
+
+
+class Tally:
+    """A counter of what the process records."""
+
+    def __init__(self, lease: Lease, page: str = "/") -> None:
+        self._lease = lease
+        self._page = page
+        self._columns: Any = [0.0]
+        self._index = 0
+        lease.add(self)
+
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        columns, index = slot.block(HITS, (self._page,))
+        if keep:
+            columns[index] += self._columns[self._index]
+        self._columns, self._index = columns, index
+
+    def settle(self, slot: Slot) -> None:
+        """Nothing of it is ever without space."""
+
+    def inc(self) -> None:
+        if not self._lease.alive[0]:
+            self._lease.renew()
+        self._columns[self._index] += 1.0
+
+
+def hits(path: Path) -> list[float]:
+    return [
+        sample.value
+        for metric in Collector(path).collect().to_metrics()
+        if metric.name == "hits"
+        for sample in metric.samples
+    ]
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        plant_sparse_keys,
+        plant_sparse_keys_that_are_committed,
+        plant_sparse_values,
+        plant_wide_counter,
+        plant_wide_gauge,
+        plant_foreign_mode,
+    ],
+)
+def test_a_worker_that_meets_it_is_counted(
+    in_child: Callable[..., Any], planted: Callable[[Path], None]
+) -> None:
+    """Its hook returns, its records are on the page, and it takes no more memory or disk than it needs."""
+
+    def run() -> tuple[list[float], bool, bool]:
+        os.setresuid(65534, 65534, 65534)  # to whom a file without permissions is closed
+        directory.prepare(shared)
+        planted(shared)
+        limit_memory()
+        lease = Lease()
+        tally = Tally(lease)
+        lease.attach(shared)
+        lease.renew()
+        tally.inc()
+        used = sum(path.stat().st_blocks * 512 for path in shared.iterdir())
+        return hits(shared), isinstance(lease.slot, SlotFile), used < 2**20
+
+    with tempfile.TemporaryDirectory() as folder:  # that user cannot get at pytest's
+        Path(folder).chmod(0o777)
+        shared = Path(folder) / "shared"
+        assert ([1.0], True, True) == in_child(run)
+
+
+def test_a_slot_is_left_that_there_is_no_memory_for(in_child: Callable[..., Any], shared: Path) -> None:
+    """Within what a slot may hold, but not within what the process has left: the next one, and it stays as it is."""
+
+    def run() -> tuple[int, list[float]]:
+        directory.prepare(shared)
+        line = b"[0]\n"
+        schema = layout.counter("many", "Many.", ()).line()
+        keys = HEADER + schema + line * ((layout.LARGEST_KEYS - len(HEADER) - len(schema)) // len(line))
+        plant(shared, keys, len(keys), values_size=layout.LARGEST_VALUES)
+        size = (shared / "wsgi_prom.0.keys").stat().st_size
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**27, resource.RLIM_INFINITY))
+        lease = Lease()
+        tally = Tally(lease)
+        lease.attach(shared)
+        tally.inc()
+        assert isinstance(lease.slot, SlotFile)
+        columns, index = lease.slot.block(HITS, ("/",))
+        assert size == (shared / "wsgi_prom.0.keys").stat().st_size
+        return lease.slot.number, [columns[index]]
+
+    assert (1, [1.0]) == in_child(run)
+
+
+def test_a_slot_does_not_grow_beyond_what_others_read(
+    in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no space within the bounds is kept in memory, and whoever takes the slot over finds the rest."""
+    monkeypatch.setattr(layout, "LARGEST_KEYS", 4096)
+
+    def run(page: str) -> tuple[int, bool]:
+        slot = SlotFile.claim(shared)
+        for number in range(1000):
+            columns, index = slot.block(HITS, (f"{page} {number}",))
+            columns[index] += 1.0
+        return slot.number, slot.unplaced is not None
+
+    assert [(0, True), (0, True)] == [in_child(run, page) for page in ("first", "second")]
+    assert not list(shared.glob("*.bad"))
+    found = hits(shared)
+    assert 100 < len(found) < 1000
+    assert {1.0} == set(found)
+
+
+def test_a_label_file_of_any_size_ends_nobody(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """The limit holds for the process alone then, and the file is not made longer."""
+
+    def run() -> tuple[list[bool], int]:
+        with (tmp_path / LABELS).open("wb") as file:
+            file.truncate(HUGE)
+        limit_memory()
+        sets = LabelSets(tmp_path, 2)
+        allowed = [sets.allow("hits", (page,)) for page in ("a", "b", "c", "a")]
+        return allowed, (tmp_path / LABELS).stat().st_size
+
+    assert ([True, True, False, True], HUGE) == in_child(run)
+
+
+def test_whatever_a_binding_raises_stays_in_the_lease(
+    in_child: Callable[..., Any], shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No error leaves a hook; it is said once and tried again, and what others record is on the page meanwhile."""
+
+    class Failing(Tally):
+        fails = False
+
+        def bind(self, slot: Slot, *, keep: bool) -> None:
+            if self.fails:
+                raise MemoryError
+            super().bind(slot, keep=keep)
+
+    def run() -> tuple[list[float], list[int], list[float], list[str]]:
+        now = 0.0
+        lease = Lease(clock=lambda: now)
+        failing, tally = Failing(lease, "/failing"), Tally(lease)
+        failing.inc()
+        failing.fails = True
+        with caplog.at_level(logging.INFO):
+            lease.attach(shared)
+            lease.renew()
+            tally.inc()
+            without = hits(shared)
+            failures = [lease.look_after(), lease.look_after()]
+            failing.fails = False
+            failures.append(lease.look_after())
+        return without, failures, hits(shared), [record.getMessage() for record in caplog.records]
+
+    without, failures, found, said = in_child(run)
+    assert ([1.0], [1.0, 1.0]) == (without, found)
+    assert 0 < failures[0]
+    assert 0 == failures[-1]
+    assert 2 == len(said), said
+    assert "MemoryError" in said[0]
+
+
+def test_a_file_that_grows_is_not_written_to_where_values_are(
+    in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system cannot reserve, the C library reads what is there and writes it back: no record is lost."""
+
+    def run() -> tuple[float, float]:
+        slot = SlotFile.claim(shared)
+        columns, index = slot.block(HITS, ("/",))
+        recorded = 0.0
+
+        def emulated(fd: int, offset: int, length: int) -> None:
+            nonlocal recorded
+            before = os.pread(fd, length, offset)
+            columns[index] += 1.0  # another thread
+            recorded += 1.0
+            os.pwrite(fd, before + bytes(length - len(before)), offset)
+
+        monkeypatch.setattr(os, "posix_fallocate", emulated)
+        for number in range(3000):
+            slot.block(HITS, (str(number),))
+        return recorded, columns[index]
+
+    recorded, found = in_child(run)
+    assert recorded > 2
+    assert recorded == found
+
+
+def test_holes_in_a_slot_are_filled_when_it_is_claimed(in_child: Callable[..., Any], shared: Path) -> None:
+    """A copy that was put back has holes in place of zeros, and a store to one on a full disk is SIGBUS."""
+
+    def use(amount: float) -> float:
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+        slot = SlotFile.claim(shared)
+        columns, index = slot.block(HITS, ("/",))
+        columns[index] += amount
+        for number in range(2000):
+            slot.block(HITS, (str(number),))
+        return columns[index]
+
+    assert 3.0 == in_child(use, 3.0)
+    values = shared / "wsgi_prom.0.values"
+    data = values.read_bytes()
+    with values.open("r+b") as file:
+        file.truncate(4096)
+        file.truncate(len(data))
+    assert values.stat().st_blocks * 512 < len(data)
+    assert 4.0 == in_child(use, 1.0)
+    assert values.stat().st_blocks * 512 >= len(data)
