@@ -131,7 +131,6 @@ def test_serve_on_a_unix_socket(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("dump",), "give --directory, or set PROMETHEUS_MULTIPROC_DIR"),
         (("dump", "--directory", "/nowhere"), "/nowhere cannot be read"),
         (("reset", "--directory", "/etc/hosts"), "/etc/hosts is not a directory"),
         (("reset", "--directory", "/etc/hosts/d"), "/etc/hosts/d: Not a directory"),

@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except WsgiPromError as error:
-        tell(str(error))
+        for line in error.args:
+            tell(line)
         return 1
     except OSError as error:
         tell(f"{error.filename}: {error.strerror}" if error.filename else str(error))

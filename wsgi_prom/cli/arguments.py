@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import directory
 
@@ -14,15 +15,27 @@ if TYPE_CHECKING:
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--directory", type=Path, metavar="PATH", help=f"the shared directory (default: {directory.VARIABLE})"
+        "--directory",
+        type=Path,
+        metavar="PATH",
+        help=f"the shared directory (default: {directory.VARIABLE}, or that of the only server that runs)",
     )
 
 
 def directory_of(arguments: argparse.Namespace) -> Path:
     path: Path | None = arguments.directory or directory.configured()
-    if path is None:
-        raise DirectoryError(f"no directory: give --directory, or set {directory.VARIABLE}.")
-    return path.absolute()
+    return (path or _only_server()).absolute()
+
+
+def _only_server() -> Path:
+    found = running_servers()
+    if len(found) == 1:
+        return found[0].directory
+    if not found:
+        raise DirectoryError(
+            f"no server of this user runs here with a directory that wsgi_prom made. Give --directory, or set {directory.VARIABLE}."
+        )
+    raise DirectoryError(f"{len(found)} servers run. Choose one by --directory:", *map(str, found))
 
 
 def exists(path: Path) -> bool:

@@ -1,0 +1,111 @@
+"""Commands that are told no directory: they find the servers that run, use the only one, and list several."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import live
+import pytest
+import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A /dev/shm of its own, since servers of other tests run at the same time.
+ALONE = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o mode=1777 alone /dev/shm; exec "$@"', "sh"]
+
+
+NOBODY = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
+
+NONE = (
+    "wsgi_prom: no server of this user runs here with a directory that wsgi_prom made. "
+    "Give --directory, or set PROMETHEUS_MULTIPROC_DIR.\n"
+)
+
+
+def beside(server: live.LiveServer) -> list[str]:
+    """Return what runs a command where *server* runs."""
+    return ["nsenter", "--mount", f"--target={server.pid}"]
+
+
+def run(place: list[str], *arguments: str, user: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    environ = live.environment({"WSGI_PROM_BIND": None}, mark="none", runtime=live.ROOT)
+    command = [sys.executable, "-m", "wsgi_prom", *arguments]
+    if user:
+        command = live.for_any_user([*user, *command])
+    return subprocess.run(
+        [*place, *command], env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[live.LiveServer]:
+    """Run a gunicorn that has answered ten requests, and serves no metrics itself."""
+    made = live.gunicorn(workers=1, WSGI_PROM_BIND="off")
+    made.command = [*ALONE, *made.command]
+    with made:
+        live.drive(made.url, ["/"] * 10)
+        yield made
+
+
+def test_dump_shows_the_only_server(server: live.LiveServer) -> None:
+    """Without --directory or a variable, what the one server has counted."""
+    done = run(beside(server), "dump")
+    assert (0, "") == (done.returncode, done.stderr)
+    assert {("/", "200"): 10} == servers.requests_counted(live.parse_samples(done.stdout))
+
+
+def test_serve_serves_the_only_server(server: live.LiveServer) -> None:
+    """An exporter by hand, for a server that was started without one."""
+    command = [*beside(server), sys.executable, "-m", "wsgi_prom", "serve", "--bind", "127.0.0.1:0"]
+    with live.LiveServer(command, ready=(live.METRICS_LINE, 1)) as exporter:
+        assert {("/", "200"): 10} == servers.requests_counted(exporter.samples())
+
+
+def test_several_servers_are_listed(server: live.LiveServer) -> None:
+    """Each with its directory, the pid and command of its master, and where its metrics are; nothing is chosen."""
+    second = live.uwsgi(workers=1)
+    second.command = [*beside(server), *second.command]
+    with second:
+        address = second.metrics_url.removeprefix("http://").removesuffix("/metrics")
+        done = run(beside(server), "dump")
+        chosen = re.search(rf"(\S+)  \(pid {second.pid}, ", done.stderr)
+        shown = run(beside(server), "dump", "--directory", chosen[1]) if chosen else None
+    assert (1, "") == (done.returncode, done.stdout)
+    first, *lines = done.stderr.splitlines()
+    assert "wsgi_prom: 2 servers run. Choose one by --directory:" == first
+    directory = r"wsgi_prom: /dev/shm/wsgi_prom-\d+-[0-9a-f]{16}"
+    expected = {
+        rf"{directory}  \(pid {server.pid}, .*gunicorn .* plain:app; no exporter\)",
+        rf"{directory}  \(pid {second.pid}, .*uwsgi .*; metrics at {re.escape(address)}\)",
+    }
+    assert [] == [pattern for pattern in expected if not any(re.fullmatch(pattern, line) for line in lines)]
+    assert (2, 0) == (len(lines), shown.returncode if shown else None)
+
+
+def test_what_is_in_use_is_not_reset(server: live.LiveServer) -> None:
+    """The only server's directory is never cleared for want of another."""
+    done = run(beside(server), "reset")
+    assert (1, "") == (done.returncode, done.stdout)
+    assert f"is in use (server by pid {server.pid}" in done.stderr
+
+
+def test_another_users_servers_are_not_found(server: live.LiveServer) -> None:
+    """Nor a directory that has such a name alone: whose server is gone, or that a stranger has made."""
+    lone, empty = "/dev/shm/wsgi_prom-0-0123456789abcdef", "/dev/shm/wsgi_prom-0-fedcba9876543210"
+    made = f"mkdir -m 700 {lone} {empty}; touch {lone}/wsgi_prom.lock"
+    subprocess.run([*beside(server), *NOBODY, "sh", "-c", made], check=True)
+    other = run(beside(server), "dump", user=NOBODY)
+    own = run(beside(server), "dump")
+    assert (1, "", NONE) == (other.returncode, other.stdout, other.stderr)
+    assert (0, "") == (own.returncode, own.stderr)
+
+
+@pytest.mark.parametrize("command", ["dump", "serve", "reset"])
+def test_where_no_server_runs_a_directory_has_to_be_named(command: str) -> None:
+    """One line, that says how."""
+    done = run(ALONE, command)
+    assert (1, "", NONE) == (done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,70 @@
+"""The servers of this user that run, as the locks in their directories tell: for commands that are told no directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsgi_prom.cli.listeners import command_line, listeners, sockets
+from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage.locks import Locks
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server: the *directory* of its processes, the *pid* of its master (0 in another pid namespace), its *exporter*'s if it has one."""
+
+    directory: Path
+    pid: int
+    exporter: int | None
+
+    def __str__(self) -> str:
+        named = f"pid {self.pid}, {command_line(self.pid)}" if self.pid else "in another pid namespace"
+        return f"{self.directory}  ({named}; {self._metrics()})"
+
+    def _metrics(self) -> str:
+        if self.exporter is None:
+            return "no exporter"
+        held = sockets(self.exporter)
+        found = [str(listener.address) for listener in listeners() if listener.inode in held]
+        return f"metrics at {', '.join(found)}" if found else "an exporter"
+
+
+def running_servers() -> list[RunningServer]:
+    """
+    Return the servers whose directory a hook has made, with a living master: all users' for root, else one's own.
+
+    Nothing is made, and no lock is taken.
+    """
+    found = []
+    bases = {directory.name_temporary().parent, Path(tempfile.gettempdir())}
+    for path in sorted(path for base in bases for path in _listed(base)):
+        with suppress(OSError):  # it goes with its server
+            server = _server(path)
+            if server is not None:
+                found.append(server)
+    return found
+
+
+def _listed(base: Path) -> list[Path]:
+    with suppress(OSError):
+        return [path for path in base.iterdir() if directory.temporary(path)]
+    return []
+
+
+def _server(path: Path) -> RunningServer | None:
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in {0, found.st_uid}:
+        return None
+    # Not by Locks.of, which opens it for writing. Whether it may be closed again: this process holds no lock in it.
+    fd = os.open(path / locks.NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        lock_file = Locks(fd)
+        pid = next(lock_file.servers(), None)
+        return None if pid is None else RunningServer(path, pid, lock_file.holder(locks.EXPORTER))
+    finally:
+        os.close(fd)
