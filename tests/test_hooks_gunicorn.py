@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import live
 import pytest
 import servers
-
-from wsgi_prom.hooks.interface import serves_wsgi
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,61 +89,3 @@ def test_a_worker_class_of_ones_own_that_serves_wsgi_is_counted() -> None:
         log = server.log()
     assert {("/", "200"): 5} == counted
     assert "does not serve WSGI" not in log
-
-
-class Plain:
-    def __init__(self, app: object) -> None:
-        self.wsgi = app
-
-    def run(self) -> None: ...
-
-
-class Asynchronous(Plain):
-    async def serve(self) -> None: ...
-
-
-class Wsgi:
-    def __init__(self, environ: Any, start_response: Any) -> None: ...
-
-    def __call__(self, environ: Any, start_response: Any) -> None: ...
-
-    def method(self, environ: Any, start_response: Any) -> None: ...
-
-
-class Asgi:
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
-
-    def one(self, scope: Any) -> None: ...
-
-    def three(self, scope: Any, receive: Any, send: Any) -> None: ...
-
-
-async def coroutine(environ: Any, start_response: Any) -> None: ...
-
-
-@functools.wraps(Wsgi.__call__)
-def anything(*args: Any) -> None: ...
-
-
-class Proxy:
-    """Makes its application when anything but its class is looked at, as Werkzeug's LocalProxy does."""
-
-    __call__ = property(lambda _: pytest.fail("the application was made"))
-
-    def __getattr__(self, name: str) -> Any:
-        pytest.fail(f"the application was made for its {name}")
-
-
-@pytest.mark.parametrize(
-    ("worker", "expected"),
-    [
-        *((Plain(app), True) for app in (Wsgi(None, None), Wsgi(None, None).method, Wsgi, anything, Proxy())),
-        *((Plain(app), False) for app in (Asgi(), Asgi().one, Asgi().three, coroutine, None)),
-        *((Asynchronous(app), True) for app in (Wsgi(None, None), Wsgi(None, None).method)),
-        *((Asynchronous(app), False) for app in (Wsgi, anything, Asgi(), Asgi().three, Proxy(), None)),
-        (object(), False),
-    ],
-)
-def test_a_worker_serves_wsgi_if_its_application_or_it_is_made_so(worker: object, expected: bool) -> None:
-    """By the arguments of the application, and where they do not tell, by whether the worker runs coroutines."""
-    assert serves_wsgi(worker) is expected

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.catalog import OPTIONAL
+from wsgi_prom.reference import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,8 +53,7 @@ def address(value: str) -> Address | None:
 
 
 def reference(value: str) -> str:
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", value):
-        raise ValueError(value)
+    parse(value)
     return value
 
 

@@ -66,7 +66,11 @@ class Settings:
     tls_cert: str | None = _setting(None, setting_values.file, "the absolute path of a file")
     tls_key: str | None = _setting(None, setting_values.file, "the absolute path of a file")
     tls_client_ca: str | None = _setting(None, setting_values.file, "the absolute path of a file")
-    app: str | None = _setting(None, setting_values.reference, "MODULE:CALLABLE, such as myapp:app")
+    app: str | None = _setting(
+        None,
+        setting_values.reference,
+        "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
+    )
     # Off unless asked for: a path of the application that anybody can read is a decision of its own.
     metrics_path: str | None = _setting(None, setting_values.path, "an absolute path, such as /metrics")
     # Before the name of each metric of the application's requests: two applications of one Prometheus job.

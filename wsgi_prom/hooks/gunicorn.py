@@ -14,6 +14,7 @@ A configuration may define functions with these names itself, before or after th
 
 from __future__ import annotations
 
+import inspect
 import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gunicorn.config import KNOWN_SETTINGS
 
 from wsgi_prom.hooks.instance import Instance, attempt
-from wsgi_prom.hooks.interface import serves_wsgi
+from wsgi_prom.interface import takes_two
 from wsgi_prom.middleware import PrometheusMiddleware
 from wsgi_prom.storage import directory
 from wsgi_prom.storage.lease import lease
@@ -62,11 +63,13 @@ def post_worker_init(worker: Any) -> None:
         return
     _worker = worker
     with attempt("this worker's requests are not counted"):
-        if serves_wsgi(worker):
+        if _serves_wsgi(worker):
             worker.wsgi = PrometheusMiddleware(worker.wsgi)
         else:
             worker.log.warning(
-                "wsgi_prom: %s does not serve WSGI; its requests are not counted", type(worker).__name__
+                "wsgi_prom: %s does not serve WSGI: its application does not take environ and start_response. Its "
+                "requests are not counted; a factory has to be called (myapp:create_app())",
+                type(worker).__name__,
             )
     with attempt("this worker claims its slot later"):
         lease.renew()
@@ -76,6 +79,16 @@ def on_exit(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn counts the para
     """Leave nothing behind."""
     with attempt("the directory is left to the exporter"):
         _instance.stop()
+
+
+def _serves_wsgi(worker: Any) -> bool:
+    # By what both are, for anybody can write a worker.
+    as_wsgi = takes_two(getattr(worker, "wsgi", None))
+    if as_wsgi is None:
+        # A worker that has coroutines serves coroutines.
+        methods = (item for kind in type(worker).__mro__ for item in vars(kind).values())
+        return not any(inspect.iscoroutinefunction(method) for method in methods)
+    return as_wsgi
 
 
 def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], None]]:

@@ -1,4 +1,4 @@
-"""Whether a gunicorn worker calls its application as WSGI has it: by what both are, for anybody can write a worker."""
+"""Whether an application is one of WSGI, by the arguments that it takes."""
 
 # Rule 1: nothing of the application's runs: only the code of functions and classes is looked at. A proxy that is asked
 #         for its signature (Werkzeug's LocalProxy) makes its application.
@@ -10,29 +10,22 @@ from types import FunctionType, MethodType
 from typing import Any
 
 
-def serves_wsgi(worker: Any) -> bool:
+def takes_two(app: Any) -> bool | None:
     """
-    Tell whether *worker* serves the application in its attribute `wsgi` as WSGI has it.
+    Return whether *app* is called as WSGI has it: with two arguments, and no other number of them.
 
-    The application decides where its arguments do: two for WSGI; one or three, or a coroutine, for ASGI, and one for
-    Tornado's own kind. Where they do not (`*args` of a decorator, a callable in C), a worker that has coroutines serves no WSGI.
+    False for an application of ASGI or Tornado, and for a factory that takes another number. None where its code does not
+    tell: `*args`, two arguments or three, or a callable in C.
     """
-    takes_two = _takes_two(getattr(worker, "wsgi", None))
-    if takes_two is not None:
-        return takes_two
-    found = (item for kind in type(worker).__mro__ for item in vars(kind).values())
-    return not any(inspect.iscoroutinefunction(item) for item in found)
-
-
-def _takes_two(app: object) -> bool | None:
-    """Return whether *app* is called with two arguments, and no other number of them; None where its code does not tell."""
+    if not callable(app):  # which asks its class alone
+        return False
     function, bound = app, 0
     if isinstance(app, MethodType):
         function, bound = app.__func__, 1
     elif not isinstance(app, FunctionType):
         function, bound = inspect.getattr_static(type(app), "__call__", None), 1
     if not isinstance(function, FunctionType):
-        return False if app is None else None
+        return None
     if inspect.iscoroutinefunction(function):
         return False
     signature = inspect.signature(function, follow_wrapped=False)

@@ -1,0 +1,140 @@
+"""Applications by reference: the module, the callable, a factory's call, and what is none of WSGI."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import live
+import pytest
+import servers
+
+from wsgi_prom.errors import SettingError
+from wsgi_prom.interface import takes_two
+from wsgi_prom.reference import load
+from wsgi_prom.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Wsgi:
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.given = given, named
+
+    def __call__(self, environ: Any, start_response: Any) -> None: ...
+
+    def method(self, environ: Any, start_response: Any = None) -> None: ...
+
+    def one(self, scope: Any) -> None: ...
+
+    def three(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def three_at_most(self, scope: Any, receive: Any, send: Any = None) -> None: ...
+
+
+class Asgi:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+async def coroutine(environ: Any, start_response: Any) -> None: ...
+
+
+@functools.wraps(Wsgi.__call__)
+def anything(*args: Any) -> None: ...
+
+
+class Proxy:
+    """Makes its application when anything but its class is looked at, as Werkzeug's LocalProxy does."""
+
+    __call__ = property(lambda _: pytest.fail("the application was made"))
+
+    def __getattr__(self, name: str) -> Any:
+        pytest.fail(f"the application was made for its {name}")
+
+
+@pytest.mark.parametrize(
+    ("app", "expected"),
+    [
+        *((app, True) for app in (Wsgi(), Wsgi().method, lambda environ, start_response: [])),
+        *((app, False) for app in (Asgi(), Wsgi().one, Wsgi().three, coroutine, None, "app")),
+        *((app, None) for app in (Wsgi, anything, functools.partial(coroutine), Wsgi().three_at_most)),
+    ],
+)
+def test_an_application_is_one_of_wsgi_by_its_arguments(app: object, expected: bool | None) -> None:
+    """Two, and no coroutine; what does not tell is not asked further."""
+    assert takes_two(app) is expected
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module `made` that has an application, factories and what is neither."""
+    made = ModuleType("made")
+    made.app, made.asgi, made.Wsgi, made.number = Wsgi(), Asgi(), Wsgi, 7
+    made.create = lambda name="shop": Wsgi(name)
+    made.nothing = lambda: None
+    made.failing = lambda: int(None)
+    made.factory = ModuleType("factory")
+    made.factory.create = made.create
+    monkeypatch.setitem(sys.modules, "made", made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("reference", "given"),
+    [
+        ("made:app", ((), {})),
+        ("made:create()", (("shop",), {})),
+        ("made:create('x')", (("x",), {})),
+        ("made:factory.create(name=('a', 1))", ((("a", 1),), {})),
+        ("made:Wsgi(1, *(2, 3))", None),
+        ("made:Wsgi(-1, [None], flag=True)", ((-1, [None]), {"flag": True})),
+    ],
+)
+def test_an_application_or_a_factorys_call(reference: str, given: object, module: ModuleType) -> None:
+    """As gunicorn and uWSGI have it: literals alone are arguments."""
+    if given is None:
+        with pytest.raises(SettingError, match="is not MODULE:CALLABLE"):
+            Settings.read({"WSGI_PROM_APP": reference})
+        return
+    app = load(Settings.read({"WSGI_PROM_APP": reference}).app)
+    assert given == app.given
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        (
+            "made:create",
+            "made:create'.*does not take environ and start_response.*name its call: made:create()",
+        ),
+        ("made:asgi", "made:asgi'.*does not take environ and start_response"),
+        ("made:create(1, 2)", "takes from 0 to 1 positional arguments but 2 were given"),
+        ("made:nothing()", "what nothing returns does not take environ and start_response"),
+        ("made:number", "cannot be called"),
+        ("made:number()", "cannot be called"),
+        ("made:create(name)", "neither MODULE:CALLABLE nor"),
+        ("made:create(**{})", "neither MODULE:CALLABLE nor"),
+        ("made:create()()", "neither MODULE:CALLABLE nor"),
+        ("made:create(", "neither MODULE:CALLABLE nor"),
+    ],
+)
+def test_what_names_no_application_is_told(reference: str, told: str, module: ModuleType) -> None:
+    """With the reference, what is wrong, and for a factory its call."""
+    with pytest.raises(SettingError, match=told):
+        load(reference)
+
+
+def test_what_a_factory_raises_is_its_own(module: ModuleType) -> None:
+    """Also where it is of the type that a wrong call raises."""
+    with pytest.raises(TypeError, match=r"int\(\)"):
+        load("made:failing()")
+
+
+def test_a_factory_in_wsgi_prom_app_is_called_by_uwsgi() -> None:
+    """uwsgi with wsgi_prom.wsgi:application: what the factory returns is counted."""
+    with live.uwsgi(app="twice:made()", workers=1) as server:
+        live.drive(server.url, ["/"] * 5)
+        assert {("/", "200"): 5} == servers.requests_counted(server.samples())
