@@ -48,7 +48,7 @@ def _silent_environment() -> Iterator[None]:
     """
     before = dict(os.environ)
     for name in before:
-        if name == "PROMETHEUS_MULTIPROC_DIR" or name.startswith("WSGI_PROM_"):
+        if name == "PROMETHEUS_MULTIPROC_DIR" or name.startswith(("WSGI_PROM_", "_WSGI_PROM_")):
             del os.environ[name]
     yield
     os.environ.clear()

@@ -401,7 +401,7 @@ def environment(env: Mapping[str, str | None], *, mark: str, runtime: Path) -> d
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("WSGI_PROM_") and name.lower() != "prometheus_multiproc_dir"
+        if not name.startswith(("WSGI_PROM_", "_WSGI_PROM_")) and name.lower() != "prometheus_multiproc_dir"
     }
     path = [str(ROOT), str(APPS), *filter(None, [os.environ.get("PYTHONPATH")])]
     ours: dict[str, str | None] = {

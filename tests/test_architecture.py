@@ -22,6 +22,8 @@ STORAGE = [
     "format",
     "labels",
     "locks",
+    "variables",
+    "sharing",
     "directory",
     "mapping",
     "mark",
@@ -76,7 +78,7 @@ def test_a_module_is_small_and_imports_only_what_is_below_it(path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "allowed"),
     [
-        ("os.environ", {"settings.py", "storage/directory.py", "hooks/instance.py", "hooks/gunicorn.py",
+        ("os.environ", {"settings.py", "storage/variables.py", "hooks/instance.py", "hooks/gunicorn.py",
                         "exporter/launch.py", "demo/server.py", "demo/scenario.py", "cli/demo.py", "cli/check.py"}),
         ("http_request", {"catalog.py", "demo/"}),
         ("fcntl", {"storage/locks.py"}),

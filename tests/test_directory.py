@@ -12,7 +12,7 @@ import processes
 import pytest
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage import directory, locks, variables
 from wsgi_prom.storage import format as layout
 from wsgi_prom.storage.slots import SlotFile
 
@@ -112,7 +112,7 @@ def refused(path: Path, *arguments: Any, **options: Any) -> str:
     with pytest.raises(DirectoryError) as caught:
         directory.prepare(path, *arguments, **options)
     message = str(caught.value)
-    assert f"{directory.VARIABLE}={str(path)!r}" in message
+    assert f"{variables.VARIABLE}={str(path)!r}" in message
     assert "Name a directory" in message
     return message
 
@@ -218,11 +218,11 @@ def test_the_environment_names_the_directory_at_each_call(shared: Path) -> None:
     """
     Set, unset or empty: what counts is the moment.
     """
-    assert directory.configured() is None
-    os.environ[directory.VARIABLE] = str(shared)
-    assert shared == directory.configured()
-    os.environ[directory.VARIABLE] = ""
-    assert directory.configured() is None
+    assert variables.configured() is None
+    os.environ[variables.VARIABLE] = str(shared)
+    assert shared == variables.configured()
+    os.environ[variables.VARIABLE] = ""
+    assert variables.configured() is None
 
 
 def test_names_of_temporary_directories_differ() -> None:

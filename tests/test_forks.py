@@ -27,7 +27,7 @@ from wsgi_prom import PrometheusMiddleware
 from wsgi_prom.storage import forks
 from wsgi_prom.storage.adoption import install
 from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.directory import VARIABLE
+from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

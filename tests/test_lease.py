@@ -16,10 +16,10 @@ import pytest
 
 from wsgi_prom.storage import format as layout
 from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.directory import VARIABLE
 from wsgi_prom.storage.lease import Lease
 from wsgi_prom.storage.mark import PidMark, fork_mark
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
+from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,8 +22,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from wsgi_prom.storage import values as value_class
 from wsgi_prom.storage.adoption import install
 from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.directory import VARIABLE
 from wsgi_prom.storage.lease import lease
+from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,7 @@ from chaos.scale import FULL, scale
 from processes import in_child
 from prometheus_client import Counter
 
-from wsgi_prom.storage import adoption, directory
+from wsgi_prom.storage import adoption, variables
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def test_a_flood_that_finds_no_space_is_not_tried_for_at_each_label_set(shared: 
     """
 
     def flood() -> tuple[int, float]:
-        os.environ[directory.VARIABLE] = str(shared)
+        os.environ[variables.VARIABLE] = str(shared)
         adoption.install()
         counter = Counter("flood", "Flood.", ["number"], registry=None)
         counter.labels("first").inc()

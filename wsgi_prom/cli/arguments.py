@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory
+from wsgi_prom.storage import variables
 
 if TYPE_CHECKING:
     import argparse
@@ -18,12 +18,12 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--directory",
         type=Path,
         metavar="PATH",
-        help=f"the shared directory (default: {directory.VARIABLE}, or that of the only server that runs)",
+        help=f"the shared directory (default: {variables.VARIABLE}, or that of the only server that runs)",
     )
 
 
 def directory_of(arguments: argparse.Namespace) -> Path:
-    path: Path | None = arguments.directory or directory.configured()
+    path: Path | None = arguments.directory or variables.configured() or variables.announced()
     return (path or _only_server()).absolute()
 
 
@@ -33,7 +33,7 @@ def _only_server() -> Path:
         return found[0].directory
     if not found:
         raise DirectoryError(
-            f"no server of this user runs here with a directory that wsgi_prom made. Give --directory, or set {directory.VARIABLE}."
+            f"no server of this user runs here with a directory that wsgi_prom made. Give --directory, or set {variables.VARIABLE}."
         )
     raise DirectoryError(f"{len(found)} servers run. Choose one by --directory:", *map(str, found))
 

@@ -21,7 +21,7 @@ from wsgi_prom.exporter.tls import Tls
 from wsgi_prom.frameworks import detection
 from wsgi_prom.reference import load
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
-from wsgi_prom.storage import adoption, directory
+from wsgi_prom.storage import adoption, directory, variables
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -107,12 +107,12 @@ def _access(settings: Settings) -> Iterator[Finding]:
 
 
 def _directory() -> Finding:
-    path = directory.configured()
+    path = variables.configured()
     if path is None:
         base = directory.name_temporary().parent
         if os.access(base, os.W_OK | os.X_OK):
             return Finding("directory", True, f"made in {base} by the server's hook, for as long as it runs")
-        return Finding("directory", False, f"{base} cannot be written", f"set {directory.VARIABLE}")
+        return Finding("directory", False, f"{base} cannot be written", f"set {variables.VARIABLE}")
     path = path.absolute()
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     try:
@@ -133,8 +133,8 @@ def _harmless() -> Iterator[None]:
     lease.defer()
     adoption.install()
     # In a server it is there by now, which prometheus-flask-exporter asks for at its import.
-    if not os.path.isdir(os.environ.get(directory.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
-        os.environ[directory.VARIABLE] = str(directory.name_temporary().parent)
+    if not os.path.isdir(os.environ.get(variables.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
+        os.environ[variables.VARIABLE] = str(directory.name_temporary().parent)
     # Servers have their working directory there.
     folder = str(Path.cwd())
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True

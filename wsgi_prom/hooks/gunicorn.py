@@ -6,9 +6,9 @@ The hook of gunicorn: `gunicorn -c python:wsgi_prom.hooks.gunicorn myapp:app`, o
 A configuration may define functions with these names itself, before or after that line: gunicorn calls both.
 """
 
-# Rule 1: reading the configuration makes nothing, for --check-config and --print-config read it too. The server starts
+# Rule 1: reading the configuration leaves nothing, for --check-config and --print-config read it too. The server starts
 #         with on_starting, in the arbiter, which comes after raw_env is in force, and after a preloaded application was
-#         imported.
+#         imported. That may look for the directory (prometheus-flask-exporter does): it is there, empty, until then.
 # Rule 2: nothing that a worker needs is imported in the worker for the first time: --user may not be able to read it.
 # Rule 3: nothing but a configuration mistake, told at start, ends a server or a worker.
 
@@ -24,7 +24,6 @@ from gunicorn.config import KNOWN_SETTINGS
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.interface import takes_two
 from wsgi_prom.middleware import PrometheusMiddleware
-from wsgi_prom.storage import directory
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ if TYPE_CHECKING:
 # Nothing: a name that `import *` brings would take the place of a function that the configuration has defined above.
 __all__: tuple[str, ...] = ()
 
-_instance = Instance()
+# Started by another arbiter's USR2, which still serves. pre_exec ran in this very process, before it was this program.
+_instance = Instance(reload="GUNICORN_PID" in os.environ, master=os.getpid())
+_instance.make_early()
 # The worker of this process, once it is initialized: a configuration's own post_worker_init may call ours too.
 _worker: Any = None
 
@@ -46,14 +47,13 @@ def on_starting(server: Arbiter) -> None:
         uid, gid = server.cfg.uid, server.cfg.gid
         # The arbiter stays root, the workers drop to --user.
         owner = (uid, gid) if os.geteuid() == 0 and uid != 0 else None
-        reload = "GUNICORN_PID" in os.environ  # started by another arbiter's USR2, which still serves
         with _error_log(server) as log_file:
-            _instance.start(reload=reload, owner=owner, log_file=log_file)
+            _instance.start(owner=owner, log_file=log_file)
 
 
 def pre_exec(server: Arbiter) -> None:
     """Name the directory to the arbiter that USR2 starts: it gets the environment from before the configuration."""
-    server.cfg.env_orig[directory.VARIABLE] = str(_instance.path)
+    _instance.environ_of_successor(server.cfg.env_orig)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING, NoReturn
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.launch import launch
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage import adoption, directory, locks
+from wsgi_prom.storage import adoption, directory, locks, variables
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -26,33 +27,48 @@ log = logging.getLogger("wsgi_prom")
 class Instance:
     """
     One server: made when its configuration is read, which may be all that happens to it, and started when it starts.
+
+    With *reload* it goes on in the directory that was announced before the exec: by the process *master*, if that is known.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, reload: bool = False, master: int | None = None) -> None:
+        self._reload = reload
+        self._master = master
         self._started = False
+        self._early = False
         self._lock_file: Locks | None = None
         self._choose()
         lease.defer()
         adoption.install()
 
     def _choose(self) -> None:
-        found = directory.configured()
+        found = (variables.announced(self._master) if self._reload else None) or variables.configured()
         self._new = found is None
         self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
-        # In force before the application is imported, which may look at it; nothing is made yet.
-        os.environ[directory.VARIABLE] = str(self.path)
+        # In force before the application is imported, which may look at it.
+        self._tell()
+
+    def make_early(self) -> None:
+        """
+        Make the directory now, empty: a preloaded application may ask whether it is there, before the server starts.
+
+        It is removed at the end of this process if no server starts. Never raises.
+        """
+        with suppress(OSError):
+            self.path.mkdir(mode=0o700)
+            self._early = True
+            atexit.register(self._unmake, os.getpid())
 
     def start(
         self,
         *,
-        reload: bool,
         owner: tuple[int, int] | None = None,
         log_file: IO[bytes] | int | None = None,
     ) -> None:
         """
         Make the directory ready and start the exporter. Call it in the master, before it forks.
 
-        *owner* are the uid and gid that the workers drop to. With *reload*, the server goes on with what is in the
+        *owner* are the uid and gid that the workers drop to. After a reload the server goes on with what is in the
         directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
         that says why. Does nothing the second time.
         """
@@ -64,10 +80,14 @@ class Instance:
             settings = Settings.read()
         except WsgiPromError as error:
             refuse(error)
-        if os.environ.get(directory.VARIABLE) != str(self.path):
+        # Made again for the workers' user, unless the application has put something there.
+        self._unmake()
+        if os.environ.get(variables.VARIABLE) != str(self.path):
             self._choose()
+        # A daemon is another process than the one that read the configuration.
+        self._tell()
         try:
-            self._lock_file = directory.prepare(self.path, new=self._new, owner=owner)
+            self._lock_file = directory.prepare(self.path, new=self._new and not self._early, owner=owner)
         except DirectoryError as error:
             if not directory.temporary(self.path):
                 refuse(error)
@@ -77,7 +97,7 @@ class Instance:
             return
         if self._new:
             directory.sweep(self.path.parent, owner)
-        if not reload and not directory.holders(self.path, self._lock_file):
+        if not self._reload and not directory.holders(self.path, self._lock_file):
             directory.clear(self.path, self._lock_file)
         next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)
         self._lock_file.mark_used()
@@ -89,10 +109,28 @@ class Instance:
         except OSError as error:
             log.error("no exporter: %s", error)
 
+    def environ_of_successor(self, environ: dict[str, str]) -> None:
+        """Name the directory in *environ*, which another master is started with that goes on in it."""
+        if variables.configured() != self.path:
+            variables.announce(self.path, environ)
+
     def stop(self) -> None:
         """Remove the directory if wsgi_prom made it and no other server uses it. The exporter may have done so before."""
         if self._lock_file is not None:
             directory.discard(self.path, self._lock_file)
+
+    def _tell(self) -> None:
+        if variables.configured() != self.path:
+            variables.show(self.path)
+            variables.announce(self.path)
+
+    def _unmake(self, pid: int = 0) -> None:
+        """Remove what `make_early` has made, in the process *pid* alone if one is given, and not in its children."""
+        if self._early and pid in {0, os.getpid()}:
+            atexit.unregister(self._unmake)
+            with suppress(OSError):
+                self.path.rmdir()
+                self._early = False
 
 
 @contextmanager

@@ -26,7 +26,8 @@ def _start() -> None:
         log.error("no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import")
         return
     _chain_after_fork()
-    Instance().start(reload=bool(uwsgi.is_a_reload), owner=_owner())
+    # Whoever announced it: with daemonize2 the master is a child of the process that read the configuration.
+    Instance(reload=bool(uwsgi.is_a_reload)).start(owner=_owner())
 
 
 def _owner() -> tuple[int, int] | None:

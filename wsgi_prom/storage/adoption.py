@@ -19,7 +19,7 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, forks
+from wsgi_prom.storage import directory, forks, variables
 from wsgi_prom.storage.cells import Cell, Latest
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.values import Value
@@ -40,6 +40,9 @@ def install() -> None:
     """
     if client_values.ValueClass is not Value:
         client_values.ValueClass = Value
+        path = lease.directory
+        if path is not None and path != variables.configured():
+            variables.show(path)  # another interpreter of the server, whose environment does not have it
         # By type, since asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code.
         kinds = (metrics.MetricWrapperBase, registry.CollectorRegistry)
         existing = [item for item in gc.get_objects() if issubclass(type(item), kinds)]

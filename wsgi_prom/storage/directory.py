@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import labels, locks
 from wsgi_prom.storage.locks import Locks
+from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 KINDS: Final = ("values", "keys")
 _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
@@ -41,12 +40,6 @@ _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own 
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
 # A directory that is younger may belong to a server that has made it and not yet locked it.
 _STALE_AFTER_SECONDS: Final = 60
-
-
-def configured() -> Path | None:
-    """Return the directory that the environment names. It is looked up at each call: nothing depends on import order."""
-    value = os.environ.get(VARIABLE)
-    return Path(value) if value else None
 
 
 def name_temporary() -> Path:

@@ -20,10 +20,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import WsgiPromError
-from wsgi_prom.storage import directory, turns
+from wsgi_prom.storage import turns
 from wsgi_prom.storage.bindings import Bindings
 from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.mark import fork_mark
+from wsgi_prom.storage.sharing import shared_directory
 from wsgi_prom.storage.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Lease:
     @property
     def directory(self) -> Path | None:
         """The directory to claim a slot in, as far as it is known and may be used."""
-        return None if self._deferred else self._directory or directory.configured()
+        return None if self._deferred else self._directory or shared_directory()
 
     def defer(self) -> None:
         """

@@ -1,0 +1,31 @@
+"""Which directory this process shares: the one that the user named, or the one of the server that it runs below."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import variables
+from wsgi_prom.storage.locks import Locks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def shared_directory() -> Path | None:
+    """
+    Return the directory to record into, None if there is none: no server has told of one, or that server has ended.
+
+    It may be asked in any process and interpreter; nothing is made. A handful of system calls where a server has told.
+    """
+    found = variables.announced()
+    if found is not None:
+        # The kernel does not report a process's own locks: the master's other interpreters know it by its pid.
+        if variables.announced(os.getpid()) is not None:
+            return found
+        with suppress(OSError, DirectoryError):
+            if any(True for _ in Locks.of(found).servers()):
+                return found
+    return variables.configured()

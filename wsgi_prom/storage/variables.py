@@ -1,0 +1,75 @@
+"""
+The environment variables that name the shared directory: the user's, and the one by which a server tells its own processes.
+
+The client library's variable makes every program below the server that uses the library write files of 64 kB into the
+directory (uWSGI's cron and attach-daemon, subprocesses: 220 commands left 558 files, and with 2 MB of /dev/shm the
+kernel ended 51 of them by SIGBUS). So a directory that the hook made is not in the environment that programs inherit.
+"""
+
+# Rule 1: the user's variable is never changed. A directory of ours is shown in `os.environ` alone, where the application's
+#         code and the exporters of frameworks look for it.
+# Rule 2: what programs inherit is our own variable, with the pid of the server's master, so that another server that
+#         is started below does not take the directory for its own.
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+# Not with the prefix of the settings: nobody sets it.
+_SERVER: Final = "_WSGI_PROM_SERVER"
+
+
+def configured() -> Path | None:
+    """
+    Return the directory that the user has named. It is looked up at each call: nothing depends on import order.
+
+    A copy of a server's own `os.environ`, as `subprocess.run(..., env={**os.environ})` passes it on, names that
+    server's: it is not the user's.
+    """
+    value = os.environ.get(VARIABLE)
+    if not value or value == _announced(os.environ)[1]:
+        return None
+    return Path(value)
+
+
+def show(path: Path) -> None:
+    """Let code of this interpreter find *path* in `os.environ`, where the user has named none, but no program that it starts."""
+    if os.environ.get(VARIABLE) in {None, "", str(path)}:
+        os.environ[VARIABLE] = str(path)
+        # os.environ keeps it: only its own deletions go both ways (documented at os.unsetenv).
+        os.unsetenv(VARIABLE)
+
+
+def announce(path: Path, environ: MutableMapping[str, str] | None = None) -> None:
+    """
+    Name *path* in *environ*, by default this process's, as the directory of the server whose master this process is.
+
+    For what comes after an exec (gunicorn's USR2, uWSGI's reload) and for other interpreters, whose `os.environ` is made
+    of what programs inherit.
+    """
+    environ = os.environ if environ is None else environ
+    environ[_SERVER] = f"{os.getpid()} {path}"
+    if environ is not os.environ and environ.get(VARIABLE) == str(path):
+        del environ[VARIABLE]
+
+
+def announced(master: int | None = None) -> Path | None:
+    """Return the directory of the server that this process belongs to, only if its master is *master* where that is given."""
+    pid, path = _announced(os.environ)
+    named = configured()
+    if not path or master not in {None, pid}:
+        return None
+    # Who was started with a directory of the user's choice records there; ours may be one below it.
+    return Path(path) if named is None or Path(path).is_relative_to(named) else None
+
+
+def _announced(environ: MutableMapping[str, str]) -> tuple[int, str]:
+    pid, _, path = environ.get(_SERVER, "").partition(" ")
+    return (int(pid), path) if pid.isdecimal() and path.startswith("/") else (0, "")
