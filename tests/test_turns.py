@@ -132,7 +132,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
 
 # Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
 ENDS = {"finally:", "return", "request.token = lease.lock", "request.token = None"}
-LOCKED = re.compile(r"turns\.take\(|recorder\.enter\(")
+LOCKED = re.compile(r"turns\.take\(|gauge\.enter\(")
 
 
 def stretches(code: CodeType) -> list[set[str]]:

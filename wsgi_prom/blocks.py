@@ -5,8 +5,9 @@ The blocks that a recorder has met, each where it is in the slot that is in forc
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from wsgi_prom.storage import turns
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -27,20 +28,49 @@ def columns_of(block: Block, width: int) -> Columns:
 
 
 class InProgress:
-    """How many requests this process is serving, and the column that shows it. For who holds the lease's lock, or needs none."""
+    """
+    How many requests this process is serving, and the column that shows it.
 
-    __slots__ = ("columns", "count")
+    Whoever stores to it holds the lease's lock, or needs none.
+    """
+
+    __slots__ = ("columns", "count", "shown")
 
     def __init__(self) -> None:
         self.columns: Columns = [0.0]
         # Not read back from the slot: what is lost there while requests are under way would make it negative.
         self.count = 0.0
+        # Whether the column is a row of the slot, as it is once a recorder has asked for that.
+        self.shown = False
 
     def move(self, block: Block | None) -> None:
         """Show it in *block* from now on, if there is one."""
         if block is not None:
             self.columns = columns_of(block, 1)
             self.columns[0] = self.count
+
+    def enter(self, request: Any) -> None:
+        """Take *request* into those in progress, with the lease's lock, which is its token."""
+        lock = lease.lock
+        try:
+            turns.take(lock)
+            self.columns[0] = self.count = self.count + 1.0
+            request.token = lock
+        finally:
+            try:  # noqa: SIM105 - nothing may come between `finally` and the release
+                lock.release()
+            except RuntimeError:
+                pass
+
+    def dismiss(self, request: Any) -> None:
+        """Take *request* out of those in progress, if it is one of them."""
+        lock = getattr(request, "token", None)
+        if lock is lease.lock and lease.alive[1]:
+            with lock:
+                if request.token is not None:  # not counted by another thread meanwhile
+                    self.columns[0] = self.count = self.count - 1.0
+                    request.token = None
+        request.token = None
 
 
 class Blocks:

@@ -113,8 +113,10 @@ def respond(
     return result
 
 
-def wrap(request: MeasuredRequest, result: Any, finish: Finish, kind: type[Body] = Body) -> Body:
-    """Put a body around *result* that tells its end."""
+def wrap(request: MeasuredRequest, result: Any, finish: Finish, kind: type[Body] = Body) -> Any:
+    """Put a body around *result* that tells its end, unless the request is not measured, or no more."""
+    if request.token is None:
+        return result
     body = kind()
     body._request = request
     body._result = result

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_prom.request import MeasuredRequest
+from wsgi_prom import nesting
 from wsgi_prom.routes import REQUEST
 
 if TYPE_CHECKING:
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 
 def exemptions(
-    app: WSGIApplication, recorder: Recorder, settings: Settings
+    app: WSGIApplication, recorder: Recorder, settings: Settings, *, explicit: bool
 ) -> Callable[[WSGIEnvironment], WSGIApplication | None] | None:
-    """Return what tells who answers a request that is not measured, None for all others. None if all are measured."""
+    """
+    Return what tells who answers a request that is not measured, None for all others. None if all are measured.
+
+    *explicit* is False for a hook's middleware, whose settings lose against those of a middleware inside or outside.
+    """
     excluded, metrics_path = settings.exclude, settings.metrics_path
     if excluded is None and metrics_path is None:
         return None
@@ -31,11 +35,11 @@ def exemptions(
 
         metrics = MetricsApp(settings=settings)
 
-    def unmeasured(environ: WSGIEnvironment) -> WSGIApplication | None:
-        if metrics is not None and environ.get("PATH_INFO") == metrics_path:
-            request = environ.get(REQUEST)
-            if isinstance(request, MeasuredRequest):
-                request.dismiss()  # a scrape does not count itself, whoever measures around us
+    def answers(environ: WSGIEnvironment) -> WSGIApplication | None:
+        # A middleware that somebody wrote may admit fewer readers, or have the metrics elsewhere.
+        if environ.get("PATH_INFO") == metrics_path and (
+            explicit or all(_readers(other) == _readers(settings) for other in nesting.explicit())
+        ):
             return metrics
         try:
             return app if excluded is not None and excluded(environ) else None
@@ -43,4 +47,16 @@ def exemptions(
             recorder.fail("exclude")
             return None
 
+    def unmeasured(environ: WSGIEnvironment) -> WSGIApplication | None:
+        if not explicit and REQUEST in environ:
+            return None
+        other = answers(environ)
+        if other is not None:
+            nesting.leave_out(environ, recorder)
+        return other
+
     return unmeasured
+
+
+def _readers(settings: Settings) -> tuple[object, ...]:
+    return settings.metrics_path, settings.allow, settings.token_file, settings.users_file

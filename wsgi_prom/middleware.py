@@ -20,12 +20,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from time import perf_counter
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom import nesting
 from wsgi_prom.body import respond, wrap
+from wsgi_prom.callables import has_method
 from wsgi_prom.exemptions import exemptions
 from wsgi_prom.files import Wrapper
+from wsgi_prom.nesting import takes_over
 from wsgi_prom.recorder import Recorder
 from wsgi_prom.request import LONGEST_LABEL, MeasuredRequest
 from wsgi_prom.routes import REQUEST
@@ -59,19 +61,39 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplicati
 
     Raises SettingError. A request is never affected: thread and fork safe, before and after a server forks.
     """
-    found = Settings.read(**settings)
-    recorder = _recorder(found)
+    return _make(app, Settings.read(**settings), explicit=True)
+
+
+def wrap_for_hook(app: WSGIApplication) -> WSGIApplication:
+    """
+    Measure what no `PrometheusMiddleware` inside of *app* does, with the settings of the environment. For servers' hooks.
+
+    Raises SettingError.
+    """
+    return app if nesting.is_explicit(app) else _make(app, Settings.read(), explicit=False)
+
+
+def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIApplication:
+    recorder = _recorder(settings)
     if lease.directory is not None:
         from wsgi_prom.storage import adoption  # noqa: PLC0415 - 56 ms that a single process need not pay
 
         adoption.install()
-    return _measured(app, recorder, exemptions(app, recorder, found))
+    if explicit or not nesting.explicit():
+        # Else the hook's is shown once it has counted a request: it may be that none is left for it.
+        recorder.show_in_progress()
+    exempt = exemptions(app, recorder, settings, explicit=explicit)
+    middleware = _measured(app, recorder, exempt, explicit=explicit)
+    nesting.add(middleware, settings if explicit else None)
+    return middleware
 
 
 def _measured(  # noqa: C901, PLR0915 - rule 4
     app: WSGIApplication,
     recorder: Recorder,
     exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None,
+    *,
+    explicit: bool,
 ) -> WSGIApplication:
     # The server's file_wrapper: a class, which is seen in what it makes, or a function, as uWSGI's, which ours stands in for.
     wrapper_class: type | None = None
@@ -81,6 +103,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     class Request(MeasuredRequest):
         __slots__ = ()
         _recorder = recorder
+        _explicit = explicit
 
     def finish(request: MeasuredRequest) -> None:
         """Count a usual *request*, whose response is complete and none of the usual ones."""
@@ -92,7 +115,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 where: Any = request._route
                 if recorder.asked:
                     request.placed = where = request.place(where, recorder.asked)
-                if not lease.guarded:
+                if not lease.guarded and request.token is not None:
                     block = recorder.requests[request.method][where][request._status]
                     block[0] += seconds
                     block[bucket] += 1.0
@@ -134,7 +157,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         counts_sent: bool = recorder.counts_sent,
         counts_in_progress: bool = recorder.counts_in_progress,
         counts_queue: bool = recorder.counts_queue,
-        has_method: bool = _has_method(app),
+        has_method: bool = has_method(app),
     ) -> Iterable[bytes]:
         nonlocal wrapper_class, wrapper_function, told_wrapper
         if exempt is not None:
@@ -142,12 +165,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             if other is not None:
                 return other(environ, start_response)
         request = Request()
-        # An application that was wrapped by hand and by a hook is measured by the outer one. None is what an earlier
-        # pass of the same environ has left.
-        if environ.setdefault(REQUEST, request) is not request:
-            if environ[REQUEST] is not None:
-                return app(environ, start_response)
-            environ[REQUEST] = request
+        if environ.setdefault(REQUEST, request) is not request and not takes_over(request, environ):
+            return app(environ, start_response)
         request._environ = environ
         request._start_response = start_response
         request.sent = 0
@@ -184,7 +203,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 lease.renew()
             if counts_in_progress:
                 if lease.guarded:
-                    recorder.enter(request)
+                    gauge.enter(request)
                 else:
                     gauge.columns[0] = gauge.count = gauge.count + 1.0
                     request.token = lease.lock
@@ -192,6 +211,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 request.token = lease.lock
             if counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ):
                 request.measure_queue()
+                received = None
         except Exception:
             recorder.fail("enter")
             if not hasattr(request, "token"):
@@ -224,7 +244,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                     return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
                 sent = size_of(result)
                 if sent is None:
-                    return wrap(request, result, finish)
+                    return wrap(request, result, finish)  # type: ignore[no-any-return]
             if request.token is lease.lock and alive[1]:
                 try:
                     seconds = perf_counter() - started
@@ -241,7 +261,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                             request.placed = where = (where, label)
                         else:
                             request.placed = where = request.place(where, asked)
-                    if not lease.guarded:
+                    # Another thread may have dismissed the request: that of a middleware inside.
+                    if not lease.guarded and request.token is not None:
                         block = requests[method][where][request._status]
                         block[0] += seconds
                         block[bucket] += 1.0
@@ -263,28 +284,6 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             raise
 
     return middleware
-
-
-def _has_method(app: WSGIApplication) -> bool:
-    """
-    Tell whether *app* is an object of a class with a `__call__` in Python, as Flask's and Django's are.
-
-    `app.__call__(...)` takes 850 instructions less than `app(...)`, which does the same by way of C, and another loop of
-    the interpreter. Both find what the class has at that moment, which others replace when they please (an attribute
-    of that name that the object itself gets later, the former alone: nobody has a reason to set one).
-    """
-    kind = type(app)
-    try:
-        function = kind.__call__
-        return (
-            # First: another descriptor's code would run below (werkzeug's LocalProxy would make its application now).
-            type(function) is FunctionType
-            # What it makes up, or has as an attribute of its own, is not what a call finds.
-            and kind.__getattribute__ is vars(object)["__getattribute__"]
-            and getattr(object.__getattribute__(app, "__call__"), "__func__", None) is function
-        )
-    except Exception:  # of a metaclass, or there is none
-        return False
 
 
 @lru_cache

@@ -92,7 +92,7 @@ class Recorder:
         """Record into *slot* from now on; see `wsgi_prom.storage.bindings.Binding`."""
         label_sets = LabelSets(slot.path, self._limit, slot.owner)
         fresh: dict[Key, Block] = {}
-        wanted: list[Key] = [] if self._in_progress is None else [(self._in_progress, ())]
+        wanted: list[Key] = [(self._in_progress, ())] if self._in_progress and self.serving.shown else []
         if slot.path is not None:
             # It tells of a lack of space, for which there may be no space by then.
             wanted.append((self._errors, (_STORAGE,)))
@@ -116,18 +116,13 @@ class Recorder:
         with lease.lock:
             self._swap(fresh, keep=True)
 
-    def enter(self, request: MeasuredRequest) -> None:
-        """Take *request* into those in progress, where that needs the lease's lock."""
-        lock, gauge = lease.lock, self.serving
-        try:
-            turns.take(lock)
-            gauge.columns[0] = gauge.count = gauge.count + 1.0
-            request.token = lock
-        finally:
-            try:  # noqa: SIM105 - nothing may come between `finally` and the release
-                lock.release()
-            except RuntimeError:
-                pass
+    def show_in_progress(self) -> None:
+        """Show how many requests are in progress from now on, as a row of the slot."""
+        if self._in_progress is not None and not self.serving.shown:
+            self.serving.shown = True
+            self._blocks.find(self._in_progress, ())
+            with lease.lock:
+                self.serving.move(self._blocks.get(self._in_progress, ()))
 
     def count(  # noqa: C901, PLR0912 - a request has so many figures
         self, request: MeasuredRequest, where: Where, status: str, seconds: float
@@ -155,6 +150,8 @@ class Recorder:
             try:
                 if guarded:
                     turns.take(lock)
+                if request.token is None:
+                    return False  # another thread has dismissed it meanwhile
                 block = self.requests[method][where][status]
                 block[0] += seconds
                 block[bucket] += 1.0
@@ -181,16 +178,6 @@ class Recorder:
                     except RuntimeError:
                         pass
             method, where, status = self._meet(method, where, status)
-
-    def dismiss(self, request: MeasuredRequest) -> None:
-        """Take *request* out of those in progress, and do not count it."""
-        lock = getattr(request, "token", None)
-        if lock is lease.lock and lease.alive[1] and self.counts_in_progress:
-            gauge = self.serving
-            with lock:
-                gauge.columns[0] = gauge.count = gauge.count - 1.0
-                request.token = None
-        request.token = None
 
     def count_exception(self, method: str, where: Where, exception: type[BaseException]) -> None:
         """Count an exception of a request."""
@@ -236,6 +223,7 @@ class Recorder:
 
     def _meet(self, method: str, where: Where, status: str) -> tuple[str, Where, str]:
         """Return what a request is looked up by in `requests` that was not found there: it is there from now on."""
+        self.show_in_progress()
         route, *extra = self._place(where)
         labels = (schemas.registered(method), route, status[:3], *extra)
         if self.settings.status_class:

@@ -37,11 +37,13 @@ class MeasuredRequest:
     # Those that few requests have are not set in others.
     __slots__ = (
         "_environ", "_file", "_headers", "_route", "_start_response", "_started", "_status", "_write", "entered",
-        "first_byte", "length", "method", "placed", "received", "sent", "token",
+        "first_byte", "length", "method", "placed", "received", "sent", "token", "waited",
     )  # fmt: skip
 
     # Of a class of each middleware's own.
     _recorder: ClassVar[Recorder]
+    # Whether somebody wrote that middleware, or a server's hook made it.
+    _explicit: ClassVar[bool]
 
     _environ: WSGIEnvironment
     _file: Any
@@ -60,6 +62,8 @@ class MeasuredRequest:
     received: int | Input | None
     sent: int
     token: Any
+    # Seconds that the request waited before it got here.
+    waited: float | None
 
     def start(
         self, status: Any = _ABSENT, headers: Any = _ABSENT, /, *exc_info: Any, **keywords: Any
@@ -117,11 +121,10 @@ class MeasuredRequest:
         return received
 
     def measure_queue(self) -> None:
+        """Find out how long the request has waited. It is counted with the request: a middleware inside may measure that."""
         try:
             # The wall clock, and only here: the proxy's is another machine's, or process's.
-            waited = queue_seconds(self._environ, time.time())
-            if waited is not None:
-                self._recorder.observe_queue(waited)
+            self.waited = queue_seconds(self._environ, time.time())
         except Exception:
             self._recorder.fail("enter")
 
@@ -215,7 +218,7 @@ class MeasuredRequest:
     def dismiss(self) -> None:
         """Do not count the request."""
         self._part_from_environ()
-        self._recorder.dismiss(self)
+        self._recorder.serving.dismiss(self)
 
     def leave(
         self, failed: bool = False, exception: type[BaseException] | None = None, aborted: bool = False
@@ -238,17 +241,25 @@ class MeasuredRequest:
                 where = getattr(self, "placed", ()) or self.place(route, recorder.asked)
             if failed or not isinstance(status, str):
                 status = "500"
-            counted = recorder.count(self, where, status, seconds)
-            if counted and exception is not None:
-                recorder.count_exception(self.method, where, exception)
-            elif counted and aborted:
-                recorder.count_aborted(self.method, where)
+            if recorder.count(self, where, status, seconds):
+                self._count_more(where, exception, aborted)
         except Exception:
             recorder.fail("record")
         finally:
             # Not counted: the above, or a callable's time is over, or it is the parent's.
             if self.token is not None:
-                recorder.dismiss(self)
+                recorder.serving.dismiss(self)
+
+    def _count_more(
+        self, where: str | tuple[str, ...], exception: type[BaseException] | None, aborted: bool
+    ) -> None:
+        recorder, waited = self._recorder, getattr(self, "waited", None)
+        if waited is not None:
+            recorder.observe_queue(waited)
+        if exception is not None:
+            recorder.count_exception(self.method, where, exception)
+        elif aborted:
+            recorder.count_aborted(self.method, where)
 
     def _part_from_environ(self) -> None:
         # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from wsgi_prom.middleware import PrometheusMiddleware
+from wsgi_prom.middleware import wrap_for_hook
 from wsgi_prom.reference import load
 from wsgi_prom.settings import Settings
 
-application = PrometheusMiddleware(load(Settings.read().app))
+application = wrap_for_hook(load(Settings.read().app))

@@ -23,7 +23,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.interface import takes_two
-from wsgi_prom.middleware import PrometheusMiddleware
+from wsgi_prom.middleware import wrap_for_hook
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def post_worker_init(worker: Any) -> None:
     _worker = worker
     with attempt("this worker's requests are not counted"):
         if _serves_wsgi(worker):
-            worker.wsgi = PrometheusMiddleware(worker.wsgi)
+            worker.wsgi = wrap_for_hook(worker.wsgi)
         else:
             worker.log.warning(
                 "wsgi_prom: %s does not serve WSGI: its application does not take environ and start_response. Its "

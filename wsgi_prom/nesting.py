@@ -1,0 +1,83 @@
+"""
+Middlewares around each other in one process, of which one measures a request: the innermost that somebody wrote.
+"""
+
+# Rule 1: a middleware enters its request in environ, where a middleware inside of it finds the entry. The entry survives
+#         a copy of environ.
+# Rule 2: a middleware that somebody wrote dismisses the request of the one outside. A hook's measures only where it is
+#         the first: whatever is in environ, even None, is of a middleware that has decided about the request.
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.request import MeasuredRequest
+from wsgi_prom.routes import REQUEST
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from wsgi_prom.recorder import Recorder
+    from wsgi_prom.settings import Settings
+
+# Every middleware of this process that is in use, with its settings if somebody wrote it, None for a hook's.
+_middlewares: Final[dict[weakref.ref[Any], Settings | None]] = {}
+
+
+def add(middleware: Any, settings: Settings | None) -> None:
+    """Add *middleware* to those of this process. *settings* are None if a server's hook made it. Thread safe."""
+    _middlewares[weakref.ref(middleware, lambda gone: _middlewares.pop(gone, None))] = settings
+
+
+def exist() -> bool:
+    """Tell whether this process has a middleware, a hook's included."""
+    return bool(_middlewares)
+
+
+def explicit() -> list[Settings]:
+    """Return the settings of each middleware that somebody wrote. Thread safe."""
+    return [settings for _, settings in _explicit()]
+
+
+def is_explicit(app: object) -> bool:
+    """Tell whether *app* itself is a middleware that somebody wrote."""
+    return any(middleware() is app for middleware, _ in _explicit())
+
+
+def _explicit() -> list[tuple[weakref.ref[Any], Settings]]:
+    # list() first: another thread may make one meanwhile.
+    return [
+        (middleware, settings) for middleware, settings in list(_middlewares.items()) if settings is not None
+    ]
+
+
+def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
+    """
+    Tell whether *request* is measured although *environ* has an entry, and make it the entry then.
+
+    The entry is the request of a middleware outside, or None if there was one that is over. Never raises.
+    """
+    if not request._explicit:
+        return False
+    outer = environ[REQUEST]
+    if isinstance(outer, MeasuredRequest):
+        if type(outer) is type(request) and outer.token is not None:
+            return False  # the application calls itself, by the same middleware, for a part of its answer
+        outer.dismiss()
+    environ[REQUEST] = request
+    return True
+
+
+def leave_out(environ: WSGIEnvironment, recorder: Recorder) -> None:
+    """
+    See to it that no middleware outside, nor a hook's inside, measures the request of *environ*.
+
+    *recorder* is that of the middleware which leaves it out. Never raises.
+    """
+    outer = environ.get(REQUEST)
+    if isinstance(outer, MeasuredRequest):
+        if outer._recorder is recorder and outer.token is not None:
+            return  # the application calls itself for a part of its answer
+        outer.dismiss()
+    environ[REQUEST] = None
