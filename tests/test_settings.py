@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -258,6 +259,42 @@ def test_an_unknown_keyword_is_refused() -> None:
     """
     with pytest.raises(SettingError, match=r"bindd='x' is no setting of wsgi_prom\. There are bind, "):
         Settings.read({}, bindd="x")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"label": {"a": "b"}}, "label={'a': 'b'} is no keyword of PrometheusMiddleware. Did you mean labels?"),
+        ({"exclude": "/a", "metric_path": "/m"}, "metric_path='/m' is no keyword of PrometheusMiddleware. Did you mean metrics_path?"),
+        ({"registry": None}, "registry=None is no keyword of PrometheusMiddleware. There are allow, "),
+        ({"bind": ":1"}, "bind=':1' is no keyword of PrometheusMiddleware. It is the server's or the exporter's: set WSGI_PROM_BIND in"),
+        *(
+            ({name: None}, f"{name}=None is no keyword of PrometheusMiddleware. It is the server's or the exporter's: set WSGI_PROM_{name.upper()} in")
+            for name in ("socket_mode", "tls_cert", "tls_key", "tls_client_ca", "app")
+        ),
+        *(
+            ({name: "10.0.0.0/8" if name == "allow" else "/etc/x"}, f"does nothing in PrometheusMiddleware without metrics_path. Give that too, or set WSGI_PROM_{name.upper()} in")
+            for name in ("allow", "token_file", "users_file")
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_keyword_that_does_nothing_in_the_middleware_is_refused(
+    keywords: dict[str, object], message: str
+) -> None:
+    """
+    The message names it, its value and the nearest one, or where else it is to be set.
+    """
+    with pytest.raises(SettingError, match=re.escape(message)):
+        Settings.of_middleware(keywords)
+
+
+def test_a_keyword_of_the_metrics_readers_counts_with_a_path_of_the_environment() -> None:
+    """
+    Wherever metrics_path is given, who may read the metrics there means something.
+    """
+    os.environ["WSGI_PROM_METRICS_PATH"] = "/metrics"
+    assert "/etc/x" == Settings.of_middleware({"token_file": "/etc/x"}).token_file
 
 
 def test_other_variables_are_nobodys_business() -> None:

@@ -59,9 +59,10 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplicati
     environ. With *metrics_path*, requests for that path are answered with the metrics, to whoever reaches the
     application unless *allow*, *token_file* or *users_file* say otherwise.
 
-    Raises SettingError. A request is never affected: thread and fork safe, before and after a server forks.
+    Raises SettingError, also for a keyword that does nothing here. A request is never affected: thread and fork safe,
+    before and after a server forks.
     """
-    return _make(app, Settings.read(**settings), explicit=True)
+    return _make(app, Settings.of_middleware(settings), explicit=True)
 
 
 def wrap_for_hook(app: WSGIApplication) -> WSGIApplication:

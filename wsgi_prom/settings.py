@@ -39,8 +39,13 @@ _SERVICE_LINK: Final = re.compile(
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
-def _setting(default: Any, parse: Any, right: str) -> Any:
-    return dataclasses.field(default=default, metadata={"parse": parse, "right": right})
+# Who may read the metrics: in the middleware, those at metrics_path.
+_READERS: Final = ("allow", "token_file", "users_file")
+
+
+def _setting(default: Any, parse: Any, right: str, *, keyword: bool = True) -> Any:
+    """Return a field. *keyword*: whether the middleware takes it as one; the others are the server's or the exporter's."""
+    return dataclasses.field(default=default, metadata={"parse": parse, "right": right, "keyword": keyword})
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,14 @@ class Settings:
     # Loopback: what an application counts is nobody else's business. 9464 is the exporters' port of OpenTelemetry's
     # Prometheus reader, so that a dashboard's scrape configuration need not change.
     bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
-        Address("127.0.0.1", 9464), setting_values.address, "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off"
+        Address("127.0.0.1", 9464),
+        setting_values.address,
+        "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off",
+        keyword=False,
     )
     # Its own user's, until somebody else is to read it.
     socket_mode: int = _setting(
-        0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660"
+        0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660", keyword=False
     )
     # Who may read the metrics, at the exporter and at metrics_path. Secrets are in files, for they can be replaced there,
     # and the environment of a process can be read by more than its user thinks.
@@ -63,13 +71,16 @@ class Settings:
     )
     token_file: str | None = _setting(None, setting_values.file, "the absolute path of a file")
     users_file: str | None = _setting(None, setting_values.file, "the absolute path of a file")
-    tls_cert: str | None = _setting(None, setting_values.file, "the absolute path of a file")
-    tls_key: str | None = _setting(None, setting_values.file, "the absolute path of a file")
-    tls_client_ca: str | None = _setting(None, setting_values.file, "the absolute path of a file")
+    tls_cert: str | None = _setting(None, setting_values.file, "the absolute path of a file", keyword=False)
+    tls_key: str | None = _setting(None, setting_values.file, "the absolute path of a file", keyword=False)
+    tls_client_ca: str | None = _setting(
+        None, setting_values.file, "the absolute path of a file", keyword=False
+    )
     app: str | None = _setting(
         None,
         setting_values.reference,
         "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
+        keyword=False,
     )
     # Off unless asked for: a path of the application that anybody can read is a decision of its own.
     metrics_path: str | None = _setting(None, setting_values.path, "an absolute path, such as /metrics")
@@ -104,6 +115,33 @@ class Settings:
     )
     # An application with more routes, methods and statuses than this has a label that is not a template.
     label_limit: int = _setting(1000, setting_values.positive, "a number of label sets, 1 or more")
+
+    @classmethod
+    def of_middleware(cls, keywords: Mapping[str, Any]) -> Settings:
+        """
+        Read the environment and *keywords*, those of `PrometheusMiddleware`, which win.
+
+        Raises SettingError, also for a keyword that does nothing there.
+        """
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        known = [name for name, field in fields.items() if field.metadata["keyword"]]
+        for name, value in keywords.items():
+            if name in known:
+                continue
+            if name in fields:
+                remedy = f"It is the server's or the exporter's: set {PREFIX}{name.upper()} in the server's environment."
+            else:
+                near = _nearest(name, known)
+                remedy = f"Did you mean {near}?" if near else f"There are {', '.join(known)}."
+            raise SettingError(f"{name}={value!r} is no keyword of PrometheusMiddleware. {remedy}")
+        settings = cls.read(**keywords)
+        for name in _READERS:
+            if keywords.get(name) is not None and settings.metrics_path is None:
+                raise SettingError(
+                    f"{name}={keywords[name]!r} does nothing in PrometheusMiddleware without metrics_path. Give that "
+                    f"too, or set {PREFIX}{name.upper()} in the server's environment, for the exporter."
+                )
+        return settings
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None, **keywords: Any) -> Settings:
@@ -164,13 +202,17 @@ def _is_service_link(variable: str, value: str) -> bool:
 
 
 def _suggestion(variable: str, known: list[str]) -> str:
-    import difflib  # noqa: PLC0415 - 1.5 ms that most processes need not pay
-
     # Without the prefix, which makes any two look alike.
     names = [name.removeprefix(PREFIX) for name in known]
-    near = difflib.get_close_matches(variable.removeprefix(PREFIX).upper(), names, n=1)
-    meant = f"Did you mean {PREFIX}{near[0]}?" if near else f"The settings are {', '.join(known)}."
+    near = _nearest(variable.removeprefix(PREFIX).upper(), names)
+    meant = f"Did you mean {PREFIX}{near}?" if near else f"The settings are {', '.join(known)}."
     return f"{variable} is not a setting of wsgi_prom and is ignored. {meant}"
+
+
+def _nearest(name: str, names: list[str]) -> str | None:
+    import difflib  # noqa: PLC0415 - 1.5 ms that most processes need not pay
+
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 @cache
