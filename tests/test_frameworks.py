@@ -99,6 +99,56 @@ def test_any_framework_can_be_mounted(framework: str, in_child: Callable[..., An
     assert expected == found
 
 
+def copied(app: Any) -> Any:
+    return lambda environ, start_response: app(dict(environ), start_response)
+
+
+def by_webob(app: Any) -> Any:
+    def between(environ: Any, start_response: Any) -> Any:
+        from webob import Request
+
+        return Request(environ).get_response(app)(environ, start_response)
+
+    return between
+
+
+def by_werkzeug(app: Any) -> Any:
+    def between(environ: Any, start_response: Any) -> Any:
+        from werkzeug.wrappers import Response
+
+        return Response.from_app(app, environ)(environ, start_response)
+
+    return between
+
+
+def with_a_request(app: Any) -> Any:
+    """A middleware that makes a request of Werkzeug's for itself, which leaves it in environ."""
+
+    def between(environ: Any, start_response: Any) -> Any:
+        from werkzeug.wrappers import Request
+
+        Request(environ)
+        return app(dict(environ), start_response)
+
+    return between
+
+
+@pytest.mark.parametrize("between", [copied, by_webob, by_werkzeug, with_a_request])
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_route_is_seen_through_other_middleware(
+    framework: str, between: Callable[[Any], Any], in_child: Callable[..., Any]
+) -> None:
+    """Which hands on a copy of environ, or starts the response when the framework has returned: the same labels."""
+
+    def work() -> Any:
+        module = application(f"routes_{framework}")
+        # In which the framework's first request is one of these.
+        return labels(between(module.app), module.REQUESTS), module.REQUESTS
+
+    found, expected = in_child(work)
+    assert expected == found
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_no_path_is_ever_a_label(framework: str, in_child: Callable[..., Any]) -> None:
     """Hundreds of random paths, half of them below real ones: nothing of their own is in any label."""

@@ -12,6 +12,9 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "
 # What a label says of a method that nobody registered, and of whatever lies beyond a metric's limit.
 OTHER: Final = "OTHER"
 
+# A callable or an application may hand on what a client sent: as few as the label sets are, each is kept for good.
+LONGEST_LABEL: Final = 128
+
 REQUESTS: Final = ("http_requests", "Requests, by the status of the response.")
 DURATION: Final = (
     "http_request_duration_seconds",
@@ -22,7 +25,10 @@ FIRST_BYTE: Final = (
     "Time from the start of a request to the first byte of its response's body.",
 )
 IN_PROGRESS: Final = ("http_requests_in_progress", "Requests that are being served now.")
-EXCEPTIONS: Final = ("http_request_exceptions", "Exceptions that the application let through to the server.")
+EXCEPTIONS: Final = (
+    "http_request_exceptions",
+    "Exceptions that the application let through to the server, or that its framework answered as an error.",
+)
 ABORTED: Final = ("http_requests_aborted", "Requests whose response was closed before its end.")
 REQUEST_SIZE: Final = ("http_request_size_bytes", "Size of the body of a request, where it is known.")
 RESPONSE_SIZE: Final = ("http_response_size_bytes", "Size of the body of a response.")

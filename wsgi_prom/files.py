@@ -5,7 +5,7 @@ Files on their way through a measured request: the one that it answers with, and
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from wsgi_prom.headers import content_length
 
@@ -13,16 +13,49 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 
-class Request(Protocol):
-    """What is told how a file was read."""
+class FileResponse:
+    """What is known of a request that is answered with a file."""
 
-    def file_read(self, chunk: bytes) -> None: ...
+    __slots__ = ()
 
-    def file_broken(self, error: BaseException) -> None: ...
+    if TYPE_CHECKING:
+        _file: Any
+        _headers: Any
+        _recorder: ClassVar[Any]
+        method: str
+        sent: int
 
-    def file_closing(self) -> None: ...
+        def passed(self, chunk: Any) -> None: ...
+        def fail(self, error: BaseException) -> None: ...
+        def leave(self) -> None: ...
 
-    def file_closed(self) -> None: ...
+    def takes_file(self, result: Any) -> None:
+        """Answer with *result*, which is of the server's file_wrapper. It is counted when its file is closed, or else now."""
+        own = isinstance(result, File)
+        self._file = result if own else getattr(result, "filelike", getattr(result, "file", None))
+        if not look_into(result, self):
+            self.file_closing()
+            self.leave()
+
+    def file_read(self, chunk: bytes) -> None:
+        """Count what the server has read of the file that is the response."""
+        self.passed(chunk)
+
+    def file_closing(self) -> None:
+        """Take the size of a file that the server sent without reading it: by sendfile."""
+        if not self.sent and self.method != "HEAD":
+            try:
+                self.sent = file_size(self._file, self._headers)
+            except Exception:
+                self._recorder.fail("body")
+
+    def file_broken(self, error: BaseException) -> None:
+        """Count the request as one whose file could not be read."""
+        self.fail(error)
+
+    def file_closed(self) -> None:
+        """Count the request as answered with the file that was closed."""
+        self.leave()
 
 
 class File:
@@ -33,12 +66,12 @@ class File:
     `answer`: an application may read what it has wrapped itself.
     """
 
-    _request: Request | None = None
+    _request: FileResponse | None = None
 
     def __init__(self, filelike: Any) -> None:
         self._filelike = filelike
 
-    def answer(self, request: Request) -> None:
+    def answer(self, request: FileResponse) -> None:
         """Tell *request*, whose response the file is, from now on."""
         self._request = request
 
@@ -95,7 +128,7 @@ class Wrapper:
         return self.function(*arguments, **keywords)
 
 
-def look_into(result: Any, request: Request) -> bool:
+def look_into(result: Any, request: FileResponse) -> bool:
     """See to it that the file in *result*, the server's own object, tells *request*; return whether that can be done."""
     if isinstance(result, File):
         result.answer(request)

@@ -22,14 +22,15 @@ from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom import nesting
+from wsgi_prom import nesting, signals
 from wsgi_prom.body import respond, wrap
 from wsgi_prom.callables import has_method
+from wsgi_prom.catalog import LONGEST_LABEL
 from wsgi_prom.exemptions import exemptions
 from wsgi_prom.files import Wrapper
 from wsgi_prom.nesting import takes_over
 from wsgi_prom.recorder import Recorder
-from wsgi_prom.request import LONGEST_LABEL, MeasuredRequest
+from wsgi_prom.request import MeasuredRequest
 from wsgi_prom.routes import REQUEST
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage.lease import lease
@@ -83,6 +84,7 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
     if explicit or not nesting.explicit():
         # Else the hook's is shown once it has counted a request: it may be that none is left for it.
         recorder.show_in_progress()
+    signals.watch(app)
     exempt = exemptions(app, recorder, settings, explicit=explicit)
     middleware = _measured(app, recorder, exempt, explicit=explicit)
     nesting.add(middleware, settings if explicit else None)

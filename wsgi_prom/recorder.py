@@ -12,7 +12,7 @@ import logging
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom import catalog, schemas
+from wsgi_prom import catalog, schemas, signals
 from wsgi_prom.blocks import Blocks, InProgress, columns_of
 from wsgi_prom.files import Input
 from wsgi_prom.storage import (
@@ -270,8 +270,9 @@ class Recorder:
         return schemas.folded(schema, labels)
 
     def look_after(self, now: float) -> None:
-        """Look whether the slot is as it should be. For a request that begins at *now*, after `look_at`."""
+        """Look whether the slot is as it should be, and for frameworks' signals. For a request that begins at *now*, after `look_at`."""
         self.look_at = now + _LOOK_SECONDS
+        signals.connect()
         for _ in range(lease.look_after()):
             self._count(self._errors, (_STORAGE,))
 

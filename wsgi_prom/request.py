@@ -10,10 +10,10 @@ import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from wsgi_prom.catalog import OTHER
-from wsgi_prom.files import File, Input, file_size, look_into
+from wsgi_prom.catalog import LONGEST_LABEL, OTHER
+from wsgi_prom.files import FileResponse, Input
 from wsgi_prom.headers import content_length, queue_seconds, request_size
-from wsgi_prom.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, find_route
+from wsgi_prom.routes import BOTTLE, KEY, REQUEST, RULE, UNMATCHED, WERKZEUG, elsewhere, find_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
     from wsgi_prom.recorder import Recorder
 
-# A callable may hand on what a client sent: as few as the label sets are, each is kept for good.
-LONGEST_LABEL: Final = 128
 _ABSENT: Final = object()
 
+# The token of a request whose exception was noted, until it leaves: the middleware's short way knows no exceptions.
+_NOTED: Final = object()
 
-class MeasuredRequest:
+
+class MeasuredRequest(FileResponse):
     """
     What is known of a request. For one thread at a time, like the request itself.
 
@@ -36,8 +37,8 @@ class MeasuredRequest:
 
     # Those that few requests have are not set in others.
     __slots__ = (
-        "_environ", "_file", "_headers", "_route", "_start_response", "_started", "_status", "_write", "entered",
-        "first_byte", "length", "method", "placed", "received", "sent", "token", "waited",
+        "_environ", "_file", "_headers", "_noted", "_route", "_start_response", "_started", "_status", "_write",
+        "entered", "first_byte", "length", "method", "placed", "received", "sent", "token", "waited",
     )  # fmt: skip
 
     # Of a class of each middleware's own.
@@ -48,6 +49,7 @@ class MeasuredRequest:
     _environ: WSGIEnvironment
     _file: Any
     _headers: Any
+    _noted: tuple[type[BaseException], Any]
     _route: str
     _start_response: Any
     _started: float
@@ -90,7 +92,7 @@ class MeasuredRequest:
                     self._route = self._find_route()
             except Exception:  # no rule, or not the framework's object
                 self._route = self._find_route()
-        elif BOTTLE in environ:
+        elif BOTTLE in environ or RULE in environ or elsewhere:
             self._route = self._find_route()
         else:
             self._route = UNMATCHED
@@ -105,6 +107,10 @@ class MeasuredRequest:
         self._status = status if given else keywords.get("status")
         self._headers = headers if len(given) > 1 else keywords.get("headers", ())
         self._route = self._find_route()
+        raised = exc_info[0] if exc_info else keywords.get("exc_info")
+        # An error handler's (PEP 3333), as Bottle's; some give one with a redirect or a 404, which are no failures.
+        if isinstance(raised, tuple) and raised and str(self._status).startswith("5"):
+            self.note(raised[0])
         return self
 
     def __call__(self, data: bytes) -> object:
@@ -176,34 +182,6 @@ class MeasuredRequest:
             self._recorder.fail("body")
         return sys.maxsize
 
-    def takes_file(self, result: Any) -> None:
-        """Answer with *result*, which is of the server's file_wrapper. It is counted when its file is closed, or else now."""
-        own = isinstance(result, File)
-        self._file = result if own else getattr(result, "filelike", getattr(result, "file", None))
-        if not look_into(result, self):
-            self.file_closing()
-            self.leave()
-
-    def file_read(self, chunk: bytes) -> None:
-        """Count what the server has read of the file that is the response."""
-        self.passed(chunk)
-
-    def file_closing(self) -> None:
-        """Take the size of a file that the server sent without reading it: by sendfile."""
-        if not self.sent and self.method != "HEAD":
-            try:
-                self.sent = file_size(self._file, self._headers)
-            except Exception:
-                self._recorder.fail("body")
-
-    def file_broken(self, error: BaseException) -> None:
-        """Count the request as one whose file could not be read."""
-        self.fail(error)
-
-    def file_closed(self) -> None:
-        """Count the request as answered with the file that was closed."""
-        self.leave()
-
     def abort(self) -> None:
         """Count the request as closed before its end."""
         # A server need not look at the body where there is none to send.
@@ -215,8 +193,15 @@ class MeasuredRequest:
         # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
         self.leave(not self.sent, type(error))
 
+    def note(self, exception: type[BaseException]) -> None:
+        """Note that the application answers an exception of this type itself. It is counted with the request, if it is the first."""
+        if getattr(self, "token", None) is not None and not hasattr(self, "_noted"):
+            self._noted = exception, self.token
+            self.token = _NOTED
+
     def dismiss(self) -> None:
         """Do not count the request."""
+        self._noted_exception()
         self._part_from_environ()
         self._recorder.serving.dismiss(self)
 
@@ -227,6 +212,7 @@ class MeasuredRequest:
         if self.token is None:
             return
         recorder = self._recorder
+        noted = self._noted_exception()
         try:
             seconds = perf_counter() - self._started
             try:
@@ -242,7 +228,7 @@ class MeasuredRequest:
             if failed or not isinstance(status, str):
                 status = "500"
             if recorder.count(self, where, status, seconds):
-                self._count_more(where, exception, aborted)
+                self._count_more(where, noted or exception, aborted)
         except Exception:
             recorder.fail("record")
         finally:
@@ -260,6 +246,13 @@ class MeasuredRequest:
             recorder.count_exception(self.method, where, exception)
         elif aborted:
             recorder.count_aborted(self.method, where)
+
+    def _noted_exception(self) -> type[BaseException] | None:
+        """Return what was noted, and have the token again that it was noted in the place of."""
+        if getattr(self, "token", None) is not _NOTED:
+            return None
+        exception, self.token = self._noted
+        return exception
 
     def _part_from_environ(self) -> None:
         # It refers to this, and this to it: a circle would keep both, and all that the server put into it, until the

@@ -10,7 +10,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.catalog import LONGEST_LABEL
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from _typeshed.wsgi import WSGIEnvironment
 
 KEY: Final = "wsgi_prom.route"
@@ -19,9 +23,17 @@ KEY: Final = "wsgi_prom.route"
 WERKZEUG: Final = "werkzeug.request"
 BOTTLE: Final = "bottle.route"
 
-# Where a request's measurement lies in its environ: an object whose `entered` is PATH_INFO as the middleware found it
-# (what a dispatcher has taken off it since is a mount), and None when the request is over.
+# Where a request's measurement lies in its environ, and in any copy that is made of that: an object whose `entered` is
+# PATH_INFO as the middleware found it (what a dispatcher has taken off it since is a mount), and whose `_environ` is the
+# environ that is measured. None when the request is over.
 REQUEST: Final = "wsgi_prom.request"
+
+# Where Flask's signal leaves the route: it is found there when WERKZEUG is only in a copy of the environ (Flask-SocketIO),
+# or cleared since the response starts after Flask has returned (WebOb's get_response, Werkzeug's Response.from_app).
+RULE: Final = "wsgi_prom.rule"
+
+# Each returns an environ that a framework has kept for this thread, which may be a copy of the measured one.
+elsewhere: Final[list[Callable[[], WSGIEnvironment]]] = []
 
 _ABSENT: Final = object()
 
@@ -33,35 +45,52 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
     """
     Say which route takes the request: *template* becomes its `route` label.
 
-    Give a template of the application's (`/users/<id>`), not the path: each value is a series of its own. Call it
-    before the response starts, in the thread of the request. It wins over what a framework says.
+    Give a template of the application's (`/users/<id>`), not the path: each value is a series of its own, and what is
+    longer than 128 characters is cut. Call it before the response starts, with the request's environ or a copy of it. It
+    wins over what a framework says.
     """
+    if type(template) is str and len(template) > LONGEST_LABEL:
+        template = template[:LONGEST_LABEL]
     environ[KEY] = template
+    try:
+        measured = environ[REQUEST]._environ
+    except (KeyError, AttributeError):  # not measured, or over
+        return
+    measured[KEY] = template
 
 
 def publish(environ: WSGIEnvironment, template: str) -> None:
     """Say it for a framework: under the prefix that the application is mounted at, unless it was said before."""
     if KEY not in environ:
         try:
-            mounted = environ[REQUEST].entered != environ["PATH_INFO"]
+            request = environ[REQUEST]
+            measured = request._environ
+            mounted = request.entered != environ["PATH_INFO"]
         except (KeyError, AttributeError):  # not measured, or all of the path was moved: `mount` tells
-            mounted = True
-        environ[KEY] = mount(environ) + template if mounted else template
+            measured, mounted = getattr(environ.get(REQUEST), "_environ", environ), True
+        measured[KEY] = environ[KEY] = mount(environ) + template if mounted else template
+
+
+def say_rule(environ: WSGIEnvironment, template: str) -> None:
+    """Say it for a framework that may be called more than once for a request: the last call counts. See RULE."""
+    request = environ.get(REQUEST)
+    if request is not None:
+        request._environ[RULE] = template if template == UNMATCHED else mount(environ) + template
 
 
 def find_route(environ: WSGIEnvironment, entered: str) -> str:
     """
     Return the route of a request that has got as far as `start_response`, or has raised the current exception.
 
-    *entered* was its PATH_INFO. Later is too late: Flask has cleared its request by the time that the application
-    returns.
+    *entered* was its PATH_INFO. Later is too late, but for RULE: Flask has cleared its request by the time that the
+    application returns.
     """
     if KEY in environ:
         template: Any = environ[KEY]
         return template if isinstance(template, str) and template else UNMATCHED
     request = environ.get(WERKZEUG, _ABSENT)
     if request is not _ABSENT:
-        if request is None:
+        if request is None and RULE not in environ:
             request = _raising_request()
         try:
             rule = request.url_rule  # Flask's; a plain Werkzeug application may set it too
@@ -70,10 +99,14 @@ def find_route(environ: WSGIEnvironment, entered: str) -> str:
         if rule is not None:
             template = rule.rule
             return template if environ.get("PATH_INFO") == entered else f"{mount(environ)}{template}"
-    if BOTTLE in environ and _is_its_own(environ["bottle.app"], route := environ[BOTTLE]):
-        # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
-        own = _head(environ.get("PATH_INFO", ""), environ["bottle.raw_path"])
-        return f"{mount(environ)}{own}{route.rule}"
+    if RULE in environ:
+        template = environ[RULE]
+        return str(template)
+    for candidate in (environ, *_kept(environ)):
+        if BOTTLE in candidate and _is_its_own(candidate["bottle.app"], route := candidate[BOTTLE]):
+            # Where Bottle mounts an application as WSGI, it has moved the path back before the response starts.
+            own = _head(candidate.get("PATH_INFO", ""), candidate["bottle.raw_path"])
+            return f"{mount(candidate)}{own}{route.rule}"
     return UNMATCHED
 
 
@@ -93,6 +126,17 @@ def mount(environ: WSGIEnvironment) -> str:
     head = _head(entered, path)
     # Moved, and not just cut off.
     return head if environ.get("SCRIPT_NAME", "").endswith(head) else ""
+
+
+def _kept(environ: WSGIEnvironment) -> Iterator[WSGIEnvironment]:
+    """Find the copies of *environ* that frameworks have kept. Each has the same measurement."""
+    for kept in elsewhere:
+        try:
+            copy = kept()
+        except Exception:  # noqa: S112 - it has served nothing in this thread
+            continue
+        if copy is not environ and copy.get(REQUEST) is environ.get(REQUEST, _ABSENT):
+            yield copy
 
 
 def _raising_request() -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import falcon
 
 from wsgi_prom import set_route
-from wsgi_prom.frameworks.falcon import RouteMiddleware
+from wsgi_prom.frameworks.falcon import RouteMiddleware, count_exception
 
 REQUESTS = {
     ("GET", "/"): ("/", 200),
@@ -88,6 +88,8 @@ def make(*, adapter: bool = True) -> Any:
     app.add_sink(sink, "/proxy/")
     app.add_sink(named_sink, "/named/")
     app.add_static_route("/files", str(Path(__file__).parent))
+    if adapter:
+        app.add_error_handler(Exception, count_exception)
     return app
 
 
