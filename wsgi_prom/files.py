@@ -45,7 +45,7 @@ class FileResponse:
         """Take the size of a file that the server sent without reading it: by sendfile."""
         if not self.sent and self.method != "HEAD":
             try:
-                self.sent = file_size(self._file, self._headers)
+                self.sent = file_size(self._file, self._headers)  # type: ignore[misc]  # a slot of its class
             except Exception:
                 self._recorder.fail("body")
 
