@@ -517,7 +517,8 @@ def test_sweep_removes_abandoned_directories_of_this_user(
         "half made": half_made(tmp_path, name(3)),
         "half removed": half_removed(tmp_path, name(4)),
     }
-    os.chown(gone["of the workers"], NOBODY + 1, NOBODY + 1)
+    for path in (gone["of the workers"], *gone["of the workers"].iterdir()):
+        os.chown(path, NOBODY + 1, NOBODY + 1)
     kept = {
         "another name": abandoned(tmp_path, "wsgi_prom-0-x"),
         "another owner": abandoned(tmp_path, name(5)),

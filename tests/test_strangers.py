@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_prom.errors import WsgiPromError
-from wsgi_prom.storage import directory, labels, locks
+from wsgi_prom.storage import directory, labels, locks, opening
 from wsgi_prom.storage import format as layout
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.labels import LabelSets
@@ -280,13 +280,14 @@ def test_a_name_is_chosen_where_nothing_can_be_written_to(
 def test_it_is_the_effective_user_who_writes(in_child: Callable[..., Any], tmp_path: Path) -> None:
     """A process that has only lent its rights away, and is root by its real uid, is asked as who it is now."""
 
-    def run() -> tuple[bool, bool]:
-        os.seteuid(NOBODY)
-        return directory._writable(tmp_path / "roots"), directory._writable(tmp_path / "own")
-
+    folders = []
     for name, uid in (("roots", 0), ("own", NOBODY)):
         (tmp_path / name).mkdir(mode=0o700)
         os.chown(tmp_path / name, uid, uid)
-    for parent in [tmp_path, *list(tmp_path.parents)[:-2]]:
-        parent.chmod(parent.stat().st_mode | 0o011)
+        folders.append(os.open(tmp_path / name, os.O_PATH))
+
+    def run() -> tuple[bool, ...]:
+        os.seteuid(NOBODY)
+        return tuple(opening.writable(folder) for folder in folders)
+
     assert (False, True) == in_child(run)

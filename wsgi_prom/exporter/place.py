@@ -8,11 +8,12 @@ The exporter's place in a shared directory, held for as long as one of the expor
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage import directory, locks, opening
 from wsgi_prom.storage.locks import Locks, Presence
 
 if TYPE_CHECKING:
@@ -50,15 +51,15 @@ class Place:
         """
         Hold the place in the directory that has the path now, and keep systemd-tmpfiles out of it.
 
-        For each process of the exporter, each second: three system calls. While there is no directory nothing is made,
+        For each process of the exporter, each second: a dozen of system calls. While there is no directory nothing is made,
         since it may be gone for good with its server. Never raises.
         """
-        with suppress(OSError, DirectoryError):
-            directory.check(self.path)  # nothing is written to a directory that is somebody else's by now
-            found = Locks.of(self.path)
+        # Nothing is written to a directory that is somebody else's by now.
+        with suppress(OSError, DirectoryError), opening.opened(self.path, os.geteuid()) as folder:
+            found = Locks.within(folder, self.path)
             if found is not self.lock_file:
                 self._lock_files.append(found)
-            self._presence.keep(self.path)
+            self._presence.keep(folder)
         if not self.lock_file.mine(locks.EXPORTER):
             self.share()
 

@@ -5,7 +5,8 @@ The shared directory: choosing it, making it, and clearing it without touching a
 # Rule 1: only names that this package or the client library gives to its files are removed, only plain files, and
 #         no link is followed: names are removed relative to the opened directory.
 # Rule 2: what somebody live holds is not removed.
-# Rule 3: nobody but root and the workers' user may be able to choose what the directory's name leads to.
+# Rule 3: the directory is opened by opening.py, and everything is done relative to its descriptor, which nobody keeps:
+#         a directory may be removed and made again while its users live.
 # Rule 4: what was made for one server goes with it, and is known by its name: a mark in it could not be told from one
 #         that is not written yet, or is removed already, by a process that was killed.
 
@@ -16,17 +17,17 @@ import os
 import re
 import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import labels, locks
+from wsgi_prom.storage import labels, locks, opening
 from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from wsgi_prom.storage.descent import Owner
 
 KINDS: Final = ("values", "keys")
 _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
@@ -49,7 +50,7 @@ def name_temporary() -> Path:
     Never raises: where nothing can be written to, it is one that cannot be made.
     """
     base = _SHARED_MEMORY
-    if not _writable(base):
+    if not os.access(base, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         import tempfile  # noqa: PLC0415 - 4 ms that each worker would pay
 
         with suppress(FileNotFoundError):  # there is no temporary directory either
@@ -62,7 +63,7 @@ def temporary(path: Path) -> bool:
     return _TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
-def prepare(path: Path, *, new: bool = False, owner: tuple[int, int] | None = None) -> Locks:
+def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Locks:
     """
     Make *path* if it is missing (it has to be if it is *new*) and check that it may be used; nothing in it is changed.
 
@@ -71,50 +72,31 @@ def prepare(path: Path, *, new: bool = False, owner: tuple[int, int] | None = No
     """
     uid = os.geteuid() if owner is None else owner[0]
     try:
-        _make(path, owner, new=new)
-        check(path, uid)
-        lock_file = Locks.of(path, create=True)
-        if owner is not None:
-            lock_file.give(*owner)
+        with opening.made(path, uid, owner, new=new) as folder:
+            if not opening.writable(folder):
+                raise DirectoryError(_unwritable(path))
+            return Locks.within(folder, path, create=True)
     except OSError as error:
         raise DirectoryError(
             f"{VARIABLE}={str(path)!r}: {error.strerror or error}. "
             "Name a directory that the server's user can write to, or unset it to have one made."
         ) from error
-    return lock_file
 
 
 def check(path: Path, uid: int | None = None) -> None:
     """
     Raise DirectoryError unless *path* is a directory that nobody but *uid* (the caller) and root can write to.
 
-    Its parents may be open to everybody (a Kubernetes emptyDir is, without a sticky bit): who puts another directory in
-    its place owns that, and it is refused.
+    Nothing is made. What a third user owns is refused: the directory, one above it, a link on the way.
     """
-    uid = os.geteuid() if uid is None else uid
-    remedy = f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
     try:
-        link = path.lstat()
-        found = path.stat()
+        with opening.opened(path, os.geteuid() if uid is None else uid) as folder:
+            if not opening.writable(folder):
+                raise DirectoryError(_unwritable(path))
     except OSError as error:
-        raise DirectoryError(f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {remedy}") from error
-    if stat.S_ISLNK(link.st_mode) and link.st_uid not in {0, uid}:
         raise DirectoryError(
-            f"{VARIABLE}={str(path)!r} is a link that belongs to uid {link.st_uid}, the workers run as uid {uid}. "
-            "Name a directory itself, or remove the link."
-        )
-    if not stat.S_ISDIR(found.st_mode):
-        raise DirectoryError(
-            f"{VARIABLE}={str(path)!r} is not a directory. Name a directory, or unset it to have one made."
-        )
-    if found.st_uid != uid:
-        raise DirectoryError(
-            f"{VARIABLE}={str(path)!r} belongs to uid {found.st_uid}, the workers run as uid {uid}. {remedy}"
-        )
-    if found.st_mode & stat.S_IWOTH:
-        raise DirectoryError(f"{VARIABLE}={str(path)!r} can be written by everybody. {remedy}")
-    if not _writable(path):
-        raise DirectoryError(f"{VARIABLE}={str(path)!r} cannot be written by this process. {remedy}")
+            f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {_remedy(path)}"
+        ) from error
 
 
 def slot_numbers(path: Path) -> list[int]:
@@ -133,20 +115,22 @@ def slot_file(number: int, kind: str) -> str:
     return f"wsgi_prom.{number}.{kind}"
 
 
-def keep_aside(path: Path, number: int, *kinds: str) -> bool:
+def keep_aside(folder: int, number: int, *kinds: str) -> bool:
     """
     Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones.
+
+    The directory is open as *folder*.
 
     Returns False where that cannot be done: a folder with something in it is not replaced.
     """
     for kind in kinds or KINDS:
-        bad = path / slot_file(number, kind)
-        aside = bad.with_name(f"{bad.name}.bad")
+        bad = slot_file(number, kind)
+        aside = f"{bad}.bad"
         try:
             with suppress(FileNotFoundError, NotADirectoryError):
-                aside.rmdir()
+                os.rmdir(aside, dir_fd=folder)
             with suppress(FileNotFoundError):
-                bad.rename(aside)
+                os.rename(bad, aside, src_dir_fd=folder, dst_dir_fd=folder)
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}:
                 raise
@@ -164,18 +148,19 @@ def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
 
 
 def clear(path: Path, lock_file: Locks) -> None:
-    """Remove the files of earlier runs from *path*. A slot that is taken meanwhile keeps its files."""
-    with _opened(path) as directory_fd:
-        for name in os.listdir(directory_fd):
+    """Remove the files of earlier runs from *path*, whose lock file is *lock_file*. A slot that is taken meanwhile keeps its files."""
+    with opening.opened(path) as folder:
+        # Otherwise somebody has put another directory there.
+        for name in os.listdir(folder) if lock_file.lies_in(folder) else ():
             slot = _SLOT_FILE.fullmatch(name)
             if slot:
                 byte = locks.FIRST_SLOT + int(slot[1])
                 if lock_file.mine(byte) or not lock_file.acquire(byte):
                     continue
-                _remove(name, directory_fd)
+                _remove(name, folder)
                 lock_file.release(byte)
             elif name == labels.NAME or _CLIENT_FILE.fullmatch(name):
-                _remove(name, directory_fd)
+                _remove(name, folder)
 
 
 def discard(path: Path, lock_file: Locks) -> bool:
@@ -187,25 +172,32 @@ def discard(path: Path, lock_file: Locks) -> bool:
     files that have no name any more.
     """
     try:
-        current = Locks.of(path)
-        if not temporary(path) or (current is not lock_file and lock_file.discarded):
-            return False  # in the latter case somebody else has made it again
-        if any(True for known in (current, lock_file) for _ in known.servers()):
-            return False
-        for known in (current, lock_file):
-            with suppress(OSError):  # what is removed may be what makes space for it
-                known.mark_discarded()
-        # What we made is no link.
-        with _opened(path, os.O_NOFOLLOW) as directory_fd:
-            # The lock file last: without one it is as good as empty.
-            for name in sorted(os.listdir(directory_fd), key=locks.NAME.__eq__):
-                if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
-                    _remove(name, directory_fd)
-        path.rmdir()
+        with opening.opened(path) as folder:
+            if not _empty(path, folder, lock_file):
+                return False
+            with opening.passed(path.parent, os.fstat(folder).st_uid) as parent:
+                os.rmdir(path.name, dir_fd=parent)
     except FileNotFoundError:
         return not os.path.lexists(path)
     except (OSError, DirectoryError):
         return False  # somebody has put something there, which is not ours to remove
+    return True
+
+
+def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
+    """Remove what is ours from the directory of one server, open as *folder*, unless it is in use."""
+    current = Locks.within(folder, path)
+    if not temporary(path) or (current is not lock_file and lock_file.discarded):
+        return False  # in the latter case somebody else has made it again
+    if any(True for known in (current, lock_file) for _ in known.servers()):
+        return False
+    for known in (current, lock_file):
+        with suppress(OSError):  # what is removed may be what makes space for it
+            known.mark_discarded()
+    # The lock file last: without one it is as good as empty.
+    for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
+        if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
+            _remove(name, folder)
     return True
 
 
@@ -240,40 +232,16 @@ def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
             continue  # another server sweeps too, or the directory holds what is not ours
 
 
-def _make(path: Path, owner: tuple[int, int] | None, *, new: bool) -> None:
-    if not new:
-        for parent in reversed(path.parents):
-            with suppress(FileExistsError):
-                # Not by mkdir(parents=True), which leaves the mode to the umask alone: 000 would open them to everybody.
-                parent.mkdir(mode=0o755)
-                if owner is not None:
-                    parent.chmod(0o755)  # and 077 would close them to the workers
-    try:
-        path.mkdir(mode=0o700)
-    except FileExistsError:
-        if new:
-            raise
-    else:
-        if owner is not None:
-            os.chown(path, *owner, follow_symlinks=False)
+def _remedy(path: Path) -> str:
+    return f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
 
 
-def _writable(path: Path) -> bool:
-    # As this process would write, which may have dropped root's rights and could have them back.
-    return os.access(path, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+def _unwritable(path: Path) -> str:
+    return f"{VARIABLE}={str(path)!r} cannot be written by this process. {_remedy(path)}"
 
 
-@contextmanager
-def _opened(path: Path, flags: int = 0) -> Iterator[int]:
-    directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | flags)
-    try:
-        yield directory_fd
-    finally:
-        os.close(directory_fd)
-
-
-def _remove(name: str, directory_fd: int) -> None:
+def _remove(name: str, folder: int) -> None:
     with suppress(FileNotFoundError):
-        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISREG(found.st_mode):
-            os.unlink(name, dir_fd=directory_fd)
+            os.unlink(name, dir_fd=folder)

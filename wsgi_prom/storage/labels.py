@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 import threading
 from typing import TYPE_CHECKING, Final
 
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import opening
 from wsgi_prom.storage.format import texts
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ NAME: Final = "wsgi_prom.labels"
 _MOST_BYTES: Final = 65536
 # A longer file is not used: a hundred workers that meet a thousand label sets of ten metrics at the same time make as much.
 _LARGEST: Final = 64 * 1024 * 1024
-
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class LabelSets:
@@ -40,7 +39,7 @@ class LabelSets:
     def __init__(self, path: Path | None, limit: int, owner: tuple[int, int] | None = None) -> None:
         self._path = path
         self._limit = limit
-        self._owner = owner
+        self._uid = os.geteuid() if owner is None else owner[0]
         self._allowed: dict[str, set[tuple[str, ...]]] = {}
         self._file = "" if path is None else str(path / NAME)
         self._identity = (0, 0)
@@ -106,15 +105,15 @@ class LabelSets:
     def _open(self) -> None:
         """Open the file; make it if there is none. Raises OSError."""
         self._let_go()
-        fd = os.open(self._file, _FLAGS, 0o600)
-        self._fd, self._offset = fd, 0
-        found = os.fstat(fd)
+        if self._path is None:
+            return
+        try:
+            with opening.opened(self._path, self._uid) as folder:
+                self._fd, self._offset = opening.open_file(NAME, folder, os.O_RDWR | os.O_APPEND), 0
+        except DirectoryError as error:
+            raise OSError(errno.EPERM, str(error)) from error
+        found = os.fstat(self._fd)
         self._identity = found.st_dev, found.st_ino
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            self._let_go()
-            raise OSError(errno.EINVAL, "not a plain file of its own", self._file)
-        if self._owner is not None:
-            os.fchown(fd, *self._owner)
 
     def _decide(self, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> None:
         if len(allowed) < self._limit:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 import struct
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.storage import opening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,15 +54,21 @@ class Locks:
         self._mine: tuple[int, set[int]] = (os.getpid(), set())
 
     @classmethod
-    def of(cls, directory: Path, *, create: bool = False) -> Locks:
+    def of(cls, directory: Path) -> Locks:
         """
-        Open the lock file of *directory*, once in this process. With *create* it is made if it is missing.
+        Open the lock file of *directory*, once in this process.
 
-        Raises FileNotFoundError, DirectoryError for anything but a plain file, OSError.
+        Raises FileNotFoundError, DirectoryError for a directory that another user chose, and for anything but a plain
+        file of its user's, OSError.
         """
-        path = directory / NAME
+        with opening.opened(directory) as folder:
+            return cls.within(folder, directory)
+
+    @classmethod
+    def within(cls, folder: int, directory: Path, *, create: bool = False) -> Locks:
+        """Do as `of`, for *directory* that is open as *folder*. With *create* the file is made if it is missing."""
         try:
-            found = path.lstat()
+            found = os.lstat(NAME, dir_fd=folder)
         except FileNotFoundError:
             if not create:
                 raise
@@ -71,14 +77,13 @@ class Locks:
             if opened is not None and opened._is(found):
                 cls._known[directory] = opened
                 return opened
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
-        fd = os.open(path, flags, 0o600)
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            os.close(fd)
+        try:
+            fd = opening.open_file(NAME, folder, os.O_RDWR, create=create)
+        except opening.NotOwnFileError as error:
             raise DirectoryError(
-                f"{path}: not a plain file of its own. Remove it, or name another directory."
-            )
+                f"{directory / NAME}: {error.strerror}. Remove it, or name another directory."
+            ) from error
+        found = os.fstat(fd)
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
         lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
         if lock_file._fd != fd and not lock_file._is(found):
@@ -121,19 +126,20 @@ class Locks:
     def current(self, directory: Path) -> bool:
         """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
         try:
-            found = (directory / NAME).lstat()
+            return self._is((directory / NAME).lstat())
         except OSError:
             return False
-        own = os.fstat(self._fd)
-        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+    def lies_in(self, folder: int) -> bool:
+        """Return whether this is the lock file of the directory that is open as *folder*."""
+        try:
+            return self._is(os.lstat(NAME, dir_fd=folder))
+        except OSError:
+            return False
 
     def touch(self) -> None:
         """Tell what cleans directories by age that the file is in use."""
         os.utime(self._fd)
-
-    def give(self, uid: int, gid: int) -> None:
-        """Give the file to the user that the workers run as."""
-        os.fchown(self._fd, uid, gid)
 
     def acquire(self, byte: int) -> bool:
         """Take *byte* until this process releases it or ends, however it ends. False if another process has it."""
@@ -206,14 +212,11 @@ class Presence:
     def __init__(self) -> None:
         self._fd: int | None = None
 
-    def keep(self, directory: Path) -> None:
-        """Have the lock on what is called *directory* now. Call it now and then; raises OSError if it is not there."""
-        found = directory.stat()
-        if self._fd is not None:
-            held = os.fstat(self._fd)
-            if (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino):
-                return
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def keep(self, folder: int) -> None:
+        """Have the lock on the directory that is open as *folder*. Call it now and then; raises OSError."""
+        if self._fd is not None and os.path.samestat(os.fstat(folder), os.fstat(self._fd)):
+            return
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:  # systemd-tmpfiles holds it, alone, while it looks into the directory

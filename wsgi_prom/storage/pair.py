@@ -11,21 +11,18 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import stat
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.errors import FormatError
-from wsgi_prom.storage import directory, format  # noqa: A004 - the module of that name is the room
+from wsgi_prom.errors import DirectoryError, FormatError
+from wsgi_prom.storage import directory, format, opening  # noqa: A004 - the module of that name is the room
 from wsgi_prom.storage.mapping import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 # Directories are cleaned by an age of days (tmpfiles.d(5)).
 _TOUCH_SECONDS: Final = 3600
@@ -36,7 +33,8 @@ class Pair:
     The files of slot *number* in *path*, which the caller holds; made if they are missing.
 
     *owner* are the uid and gid that they are to belong to, by default the caller's. Call `map` before anything but
-    `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with, OSError.
+    `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with, DirectoryError,
+    OSError.
     """
 
     mapping: Mapping
@@ -44,12 +42,13 @@ class Pair:
     def __init__(self, path: Path, number: int, owner: tuple[int, int] | None) -> None:
         self._path = path
         self._number = number
-        self._owner = owner
+        self._uid = os.geteuid() if owner is None else owner[0]
         self._touched = time.monotonic()
         self._keys_fd, self._values_fd = -1, -1
         try:
-            self._keys_fd = self._open("keys")
-            self._values_fd = self._open("values")
+            with opening.opened(path, self._uid) as folder:
+                self._keys_fd = self._open("keys", folder)
+                self._values_fd = self._open("values", folder)
             self._size = os.fstat(self._values_fd).st_size
             if self._size:
                 self._read_keys()
@@ -138,8 +137,10 @@ class Pair:
     def copied(self) -> bool:
         """Return whether the file in the place of the values is an older one of this very slot's, which was put back."""
         try:
-            fd = os.open(self._path / directory.slot_file(self._number, "values"), _READ_FLAGS)
-        except OSError:
+            with opening.opened(self._path, self._uid) as folder:
+                name = directory.slot_file(self._number, "values")
+                fd = opening.open_file(name, folder, os.O_RDONLY, create=False)
+        except (OSError, DirectoryError):
             return False
         try:
             return format.unpack_header(os.pread(fd, format.HEADER.size, 0))[0] == self._nonce
@@ -149,9 +150,10 @@ class Pair:
             os.close(fd)
 
     def remake_keys(self) -> None:
-        """Set aside what is in the place of the key file, and write it anew. Raises OSError."""
-        directory.keep_aside(self._path, self._number, "keys")
-        fresh = self._open("keys")
+        """Set aside what is in the place of the key file, and write it anew. Raises OSError, DirectoryError."""
+        with opening.opened(self._path, self._uid) as folder:
+            directory.keep_aside(folder, self._number, "keys")
+            fresh = self._open("keys", folder)
         os.close(self._keys_fd)
         self._keys_fd = fresh
         _write(fresh, self._keys, 0)
@@ -166,8 +168,9 @@ class Pair:
         self._number = number
         if not self.keys_intact():
             self.remake_keys()
-        directory.keep_aside(self._path, number, "values")
-        fresh = self._open("values")
+        with opening.opened(self._path, self._uid) as folder:
+            directory.keep_aside(folder, number, "values")
+            fresh = self._open("values", folder)
         try:
             self.mapping.move_to(fresh)
         except BaseException:
@@ -196,30 +199,14 @@ class Pair:
             self.mapping.close()
         self._close_files()
 
-    def _open(self, kind: str) -> int:
-        path = self._path / directory.slot_file(self._number, kind)
+    def _open(self, kind: str, folder: int) -> int:
+        name = directory.slot_file(self._number, kind)
         try:
-            fd = os.open(path, _FLAGS, 0o600)
+            return opening.open_file(name, folder, os.O_RDWR)
         except OSError as error:
-            if error.errno in _NOT_A_FILE:
-                raise FormatError(f"{path} is not a plain file: {error.strerror}") from error
+            if isinstance(error, opening.NotOwnFileError) or error.errno in _NOT_A_FILE:
+                raise FormatError(f"{self._path / name} cannot be used: {error.strerror}") from error
             raise
-        try:
-            self._take(fd, path)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _take(self, fd: int, path: Path) -> None:
-        found = os.fstat(fd)
-        uid = os.geteuid() if self._owner is None else self._owner[0]
-        ours = found.st_uid in {uid, os.geteuid()}
-        # A hard link would have us write to a file that somebody else chose, or give it away.
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or not ours:
-            raise FormatError(f"{path} is not a plain file of this user's")
-        if found.st_uid != uid:
-            os.fchown(fd, *(self._owner or (uid, -1)))
 
     def _read_keys(self) -> None:
         header = os.pread(self._values_fd, format.HEADER.size, 0)

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.storage import directory, format, locks  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage import directory, format, locks, opening  # noqa: A004 - the module of that name is the room
 from wsgi_prom.storage.pair import Pair
 
 if TYPE_CHECKING:
@@ -148,7 +148,9 @@ class SlotFile:
         try:
             return cls(path, lock_file, number, *options)
         except FormatError:
-            return cls(path, lock_file, number, *options) if directory.keep_aside(path, number) else None
+            with opening.opened(path) as folder:
+                aside = lock_file.lies_in(folder) and directory.keep_aside(folder, number)
+            return cls(path, lock_file, number, *options) if aside else None
 
     @property
     def lost(self) -> bool:
