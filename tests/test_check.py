@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -47,7 +49,7 @@ sys.exit(main(["check", *sys.argv[1:]]))
 
 def check(*arguments: str, cwd: Path = live.APPS, **env: str) -> subprocess.CompletedProcess[str]:
     # Byte code is written unless something keeps Python from it.
-    changes = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPATH": str(live.ROOT), "WSGI_PROM_BIND": None, **env}
+    changes = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPATH": str(live.ROOT), **env}
     environ = live.environment(changes, mark="none", runtime=live.ROOT)
     command = [sys.executable, "-c", WITNESS, *arguments]
     return subprocess.run(
@@ -65,7 +67,9 @@ def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> No
     done = check(f"routes_{framework}:app", "--json")
     found = findings(done)
     assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
-    assert [True] * 4 == [finding["ok"] for finding in found.values()]
+    assert {"settings", "address", "directory", "application", "routes"} == {
+        subject for subject, finding in found.items() if finding["ok"]
+    }
     assert f"routes_{framework}:app, {APPLICATIONS[framework]}" == found["application"]["message"]
     assert found["routes"]["message"].startswith(f"{APPLICATIONS[framework]}'s are seen")
 
@@ -201,3 +205,88 @@ def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
     done = check("own:app", cwd=folder, PROMETHEUS_MULTIPROC_DIR=str(shared))
     assert (0, "") == (done.returncode, done.stderr)
     assert before == sorted(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "bind", ["127.0.0.1:{port}", "0.0.0.0:{port}", "localhost:{port}", "[::]:{port}", "unix:{path}"]
+)
+def test_an_address_in_use_is_told_with_the_process_that_has_it(bind: str, tmp_path: Path) -> None:
+    """Its pid and its command line, for the same address and for one that takes in all; an exporter would wait for it."""
+    path = tmp_path / "metrics.sock"
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+        tcp.bind(("127.0.0.1", 0))
+        unix.bind(str(path))
+        tcp.listen()
+        unix.listen()
+        address = bind.format(port=tcp.getsockname()[1], path=path)
+        found = findings(done := check("--json", WSGI_PROM_BIND=address))["address"]
+    assert (1, False) == (done.returncode, found["ok"])
+    assert f"{address} is in use by pid {os.getpid()} ({live.command_line(os.getpid())})" == found["message"]
+    assert "set WSGI_PROM_BIND to another address, or to off" == found["remedy"]
+
+
+def test_the_same_port_of_another_address_is_free() -> None:
+    """An exporter at another loopback address is nobody's neighbour."""
+    with socket.socket() as tcp:
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        address = f"127.0.0.2:{tcp.getsockname()[1]}"
+        found = findings(check("--json", WSGI_PROM_BIND=address))["address"]
+    assert (True, f"{address} is free") == (found["ok"], found["message"])
+
+
+@pytest.mark.parametrize(
+    ("bind", "told"),
+    [
+        (
+            "a..b:9464",
+            "a..b:9464 is not an address of this machine: 'a..b' has a label that is empty or too long",
+        ),
+        ("unix:/nowhere/metrics.sock", "/nowhere is not a directory"),
+        ("unix:/etc/hosts", "/etc/hosts is there, and is no socket"),
+    ],
+)
+def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) -> None:
+    """What no start of a server would mend."""
+    found = findings(done := check("--json", WSGI_PROM_BIND=bind))["address"]
+    assert (1, False, told) == (done.returncode, found["ok"], found["message"])
+
+
+def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:
+    """It may be meant so, inside a container: not wrong, and with what would protect it. With protection, no word."""
+    found = findings(done := check("--json", WSGI_PROM_BIND="0.0.0.0:0"))
+    protected = findings(check("--json", WSGI_PROM_BIND="0.0.0.0:0", WSGI_PROM_ALLOW="10.0.0.0/8"))
+    assert (0, None) == (done.returncode, found["access"]["ok"])
+    assert "whoever connects reads the metrics" in found["access"]["message"]
+    assert found["access"]["remedy"].startswith("set WSGI_PROM_TOKEN_FILE or ")
+    assert "access" not in protected
+
+
+@pytest.mark.parametrize(
+    ("name", "ok", "told"),
+    [
+        ("asgi", False, "application='shapes:asgi': is an ASGI application."),
+        ("create", False, "application='shapes:create': does not take environ and start_response"),
+        ("configured", None, "shapes:configured looks like a factory, which is called once"),
+        ("Shop", False, "shapes:Shop looks like a factory, which is called once"),
+        ("Response", True, "shapes:Response, no framework's"),
+        ("either", True, "shapes:either, no framework's"),
+        ("create()", True, "shapes:create(), Flask"),
+    ],
+)
+def test_what_is_no_application_is_told_by_its_signature(
+    name: str, ok: bool | None, told: str, tmp_path: Path
+) -> None:
+    """ASGI, factories that were not called, classes; not PEP 3333's class whose objects are responses."""
+    (tmp_path / "shapes.py").write_text(
+        "from flask import Flask\n"
+        "async def asgi(scope, receive, send): ...\n"
+        "def create(): return Flask('shop')\n"
+        "def configured(config=None, debug=False): return Flask('shop')\n"
+        "def either(*args): ...\n"
+        "class Shop:\n    def __init__(self): ...\n    def __call__(self, environ, start_response): ...\n"
+        "class Response:\n    def __init__(self, environ, start_response): ...\n    def __iter__(self): ...\n"
+    )
+    found = findings(done := check(f"shapes:{name}", "--json", cwd=tmp_path))["application"]
+    assert (int(ok is False), ok) == (done.returncode, found["ok"])
+    assert found["message"].startswith(told)

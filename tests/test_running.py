@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -31,8 +32,10 @@ def beside(server: live.LiveServer) -> list[str]:
     return ["nsenter", "--mount", f"--target={server.pid}"]
 
 
-def run(place: list[str], *arguments: str, user: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    environ = live.environment({"WSGI_PROM_BIND": None}, mark="none", runtime=live.ROOT)
+def run(
+    place: list[str], *arguments: str, user: list[str] | None = None, **env: str
+) -> subprocess.CompletedProcess[str]:
+    environ = live.environment({"WSGI_PROM_BIND": None, **env}, mark="none", runtime=live.ROOT)
     command = [sys.executable, "-m", "wsgi_prom", *arguments]
     if user:
         command = live.for_any_user([*user, *command])
@@ -66,15 +69,25 @@ def test_serve_serves_the_only_server(server: live.LiveServer) -> None:
 
 
 def test_several_servers_are_listed(server: live.LiveServer) -> None:
-    """Each with its directory, the pid and command of its master, and where its metrics are; nothing is chosen."""
+    """Each with its directory, the pid and command of its master, and where its metrics are; check names them too."""
     second = live.uwsgi(workers=1)
     second.command = [*beside(server), *second.command]
     with second:
         address = second.metrics_url.removeprefix("http://").removesuffix("/metrics")
         done = run(beside(server), "dump")
+        checked = run(beside(server), "check", "--json", WSGI_PROM_BIND=address)
         chosen = re.search(rf"(\S+)  \(pid {second.pid}, ", done.stderr)
         shown = run(beside(server), "dump", "--directory", chosen[1]) if chosen else None
     assert (1, "") == (done.returncode, done.stdout)
+    told = [
+        finding
+        for finding in json.loads(checked.stdout)["findings"]
+        if finding["subject"] in {"address", "running"}
+    ]
+    assert [None] * 3 == [finding["ok"] for finding in told]
+    assert told[0]["message"].startswith(
+        f"{address} is in use by the exporter of a server that runs: /dev/shm/wsgi_prom-"
+    )
     first, *lines = done.stderr.splitlines()
     assert "wsgi_prom: 2 servers run. Choose one by --directory:" == first
     directory = r"wsgi_prom: /dev/shm/wsgi_prom-\d+-[0-9a-f]{16}"

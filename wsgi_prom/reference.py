@@ -8,7 +8,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import SettingError
-from wsgi_prom.interface import takes_two
+from wsgi_prom.interface import is_asgi, takes_two
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -64,6 +64,10 @@ def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
     app = found if arguments is None else _made(found, arguments, f"{name}={reference!r}")
     if takes_two(app) is False:
         made = "" if arguments is None else f"what {path} returns "
+        if is_asgi(app):
+            raise SettingError(
+                f"{name}={reference!r}: {made}is an ASGI application. Name one of WSGI: wsgi_prom measures no other."
+            )
         remedy = f" If it makes the application, name its call: {module_name}:{path}()." if not made else ""
         raise SettingError(
             f"{name}={reference!r}: {made}does not take environ and start_response, as a WSGI application does.{remedy}"

@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.cli import address
 from wsgi_prom.cli.arguments import add_json
+from wsgi_prom.cli.finding import Finding
 from wsgi_prom.cli.output import write, write_json
+from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.tls import Tls
 from wsgi_prom.frameworks import detection
+from wsgi_prom.interface import may_be_factory
 from wsgi_prom.reference import load
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
 from wsgi_prom.storage import adoption, directory, variables
@@ -30,16 +34,6 @@ if TYPE_CHECKING:
 
 SUMMARY: Final = "Check settings, directory and application without starting anything."
 _MARKS = {True: "ok", False: "WRONG", None: "?"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was looked at, whether it is as it should be (None: it cannot be known from here), and what to do if not."""
-
-    subject: str
-    ok: bool | None
-    message: str
-    remedy: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +67,11 @@ def _findings(reference: str | None) -> Iterator[Finding]:
         reference = settings.app
         where = "no exporter" if settings.bind is None else f"metrics at {settings.bind}"
         yield Finding("settings", not unknown, " ".join(unknown.values()) or f"valid; {where}")
+        yield from address.findings(settings)
         yield from _access(settings)
     yield _directory()
+    for server in running_servers():
+        yield Finding("running", None, str(server))
     if reference is None:
         yield Finding("application", None, "not named", "wsgi-prom check MODULE:APP, or WSGI_PROM_APP")
         return
@@ -88,7 +85,16 @@ def _findings(reference: str | None) -> Iterator[Finding]:
             "application", False, f"{reference} raises {type(error).__name__} at its import: {error}"
         )
     else:
-        yield Finding("application", True, f"{reference}, {_kind(app)}")
+        if may_be_factory(app):
+            # Certain of a class: what its call returns is no response.
+            yield Finding(
+                "application",
+                False if issubclass(type(app), type) else None,
+                f"{reference} looks like a factory, which is called once and returns the application",
+                f"if it is, name its call: {reference}()",
+            )
+        else:
+            yield Finding("application", True, f"{reference}, {_kind(app)}")
         yield from _routes(app)
 
 

@@ -53,8 +53,8 @@ def resolve(host: str) -> str:
     """Return the IP address that an exporter told of *host* listens at. Raises OSError."""
     try:
         return str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0])
-    except UnicodeError as error:  # an empty or too long label
-        raise OSError(str(error)) from error
+    except UnicodeError as error:
+        raise OSError(f"{host!r} has a label that is empty or too long") from error
 
 
 def holders(inode: str) -> list[int]:
