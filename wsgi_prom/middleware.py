@@ -201,7 +201,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 known = request.measure_input()
                 received = None if bodiless is None else known
             if started > recorder.look_at:
-                recorder.look_after(started)
+                recorder.look_after(started, environ)
             if not alive[0]:
                 lease.renew()
             if counts_in_progress:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom import catalog, schemas, signals
 from wsgi_prom.blocks import Blocks, InProgress, columns_of
 from wsgi_prom.files import Input
+from wsgi_prom.multiprocess import warn_unshared
 from wsgi_prom.storage import (
     format,  # noqa: A004 - the module of that name is the room
     turns,
@@ -23,6 +24,8 @@ from wsgi_prom.storage.labels import LabelSets
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
     from wsgi_prom.blocks import Block, Key
     from wsgi_prom.request import MeasuredRequest
     from wsgi_prom.settings import Settings
@@ -269,12 +272,13 @@ class Recorder:
         self._count(self._dropped, (name,))
         return schemas.folded(schema, labels)
 
-    def look_after(self, now: float) -> None:
-        """Look whether the slot is as it should be, and for frameworks' signals. For a request that begins at *now*, after `look_at`."""
+    def look_after(self, now: float, environ: WSGIEnvironment) -> None:
+        """Look whether the slot is as it should be, and for frameworks' signals. For a request of *environ* that begins at *now*."""
         self.look_at = now + _LOOK_SECONDS
         signals.connect()
         for _ in range(lease.look_after()):
             self._count(self._errors, (_STORAGE,))
+        warn_unshared(environ)
 
     def _swap(self, fresh: dict[Key, Block], *, keep: bool) -> None:
         if not keep:

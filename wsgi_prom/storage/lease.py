@@ -75,6 +75,11 @@ class Lease:
         """The directory to claim a slot in, as far as it is known and may be used."""
         return None if self._deferred else self._directory or shared_directory()
 
+    @property
+    def unshared(self) -> bool:
+        """Whether this process records for itself alone, and no hook is to name a directory."""
+        return not self._deferred and self.directory is None
+
     def defer(self) -> None:
         """
         Keep to the process's own memory until `attach`, whatever the environment says.

@@ -1,0 +1,93 @@
+"""A server of several processes that share no directory: the page shows one of them, and the log says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+import live
+import pytest
+
+from wsgi_prom import PrometheusMiddleware
+from wsgi_prom.storage.lease import lease
+
+WARNING = "share no directory"
+GUNICORN = "Start gunicorn with -c python:wsgi_prom.hooks.gunicorn, or set PROMETHEUS_MULTIPROC_DIR to"
+UWSGI = (
+    "Add shared-import = wsgi_prom.hooks.uwsgi to uWSGI's configuration, or set PROMETHEUS_MULTIPROC_DIR to"
+)
+OTHER = "at each scrape. Set PROMETHEUS_MULTIPROC_DIR to"
+
+
+def plain(_environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [])
+    return [b"ok"]
+
+
+def warnings(environ: dict[str, Any], requests: int = 1) -> list[str]:
+    """Return what *requests* of *environ* log."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("wsgi_prom").addHandler(handler)
+    measured = PrometheusMiddleware(plain)
+    for _ in range(requests):
+        setup_testing_defaults(environ)
+        measured(dict(environ), lambda *_: lambda _data: None)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("more", "remedy"),
+    [
+        ({"SERVER_SOFTWARE": "gunicorn/27.0.1"}, GUNICORN),
+        ({"uwsgi.version": b"2.0.31"}, UWSGI),
+        ({"mod_wsgi.version": (5, 0, 0)}, OTHER),
+    ],
+    ids=["gunicorn", "uWSGI", "mod_wsgi"],
+)
+def test_the_first_request_warns_and_names_the_remedy(
+    more: dict[str, Any], remedy: str, in_child: Any
+) -> None:
+    """Once, and in the words of the server."""
+    (line,) = in_child(warnings, {"wsgi.multiprocess": True, **more}, 3)
+    assert WARNING in line
+    assert remedy in line
+
+
+def test_a_server_of_one_process_is_not_warned_of(in_child: Any) -> None:
+    """wsgi.multiprocess is false there."""
+    assert [] == in_child(warnings, {"wsgi.multiprocess": False})
+
+
+def test_a_shared_directory_is_not_warned_of(in_child: Any, shared: Any) -> None:
+    """Neither one of the environment nor one that a hook is still to name, or has failed to make and said so."""
+
+    def named() -> list[str]:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+        return warnings({"wsgi.multiprocess": True})
+
+    def deferred() -> list[str]:
+        lease.defer()
+        return warnings({"wsgi.multiprocess": True})
+
+    assert ([], []) == (in_child(named), in_child(deferred))
+
+
+@pytest.mark.parametrize(
+    ("server", "remedy"),
+    [
+        (lambda: live.gunicorn("wrapped:app", workers=2, config=None), GUNICORN),
+        (lambda: live.uwsgi(workers=2, hook=None), UWSGI),
+    ],
+    ids=["gunicorn", "uWSGI"],
+)
+def test_each_worker_of_a_real_server_warns_once(server: Any, remedy: str) -> None:
+    """By hand on gunicorn, by wsgi_prom.wsgi:application alone on uWSGI."""
+    with server() as running:
+        pids = {running.get("/pid").body for _ in range(6)}
+        log = running.log()
+    assert len(pids) == log.count(WARNING)
+    assert len(pids) == log.count(remedy)
