@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -89,3 +90,27 @@ def test_a_worker_class_of_ones_own_that_serves_wsgi_is_counted() -> None:
         log = server.log()
     assert {("/", "200"): 5} == counted
     assert "does not serve WSGI" not in log
+
+
+def test_a_worker_that_cannot_read_the_package_is_counted(tmp_path: Path) -> None:
+    """--user drops to one who may not: all that a worker needs was imported before."""
+    package = shutil.copytree(live.ROOT / "wsgi_prom", tmp_path / "wsgi_prom")
+    package.chmod(0o700)
+    # The exporter is that user's too, and finds the package of the environment.
+    for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
+        folder.chmod(folder.stat().st_mode | 0o011)
+    server = live.gunicorn(
+        "plain:app", "--user", "www-data", "--group", "www-data", workers=1,
+        PYTHONPATH=f"{tmp_path}:{live.APPS}", WSGI_PROM_METRICS_PATH="/metrics",
+    )  # fmt: skip
+    server.command = live.for_any_user(server.command)
+    with server:
+        live.drive(server.url, ["/", "/stream", "/fail", "/nowhere"], clients=1)
+        counted = servers.requests_counted(server.samples())
+        page = server.get("/metrics")
+        log = server.log()
+    assert {("/", "200"): 1, ("/stream", "200"): 1, ("/fail", "500"): 1, ("unmatched", "404"): 1} == {
+        key: count for key, count in counted.items() if count
+    }
+    assert (200, True) == (page.status, b"http_requests_total" in page.body)
+    assert "No module named" not in log

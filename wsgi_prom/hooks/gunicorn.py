@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.config import KNOWN_SETTINGS
 
+from wsgi_prom.hooks import logs
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.interface import takes_two
 from wsgi_prom.middleware import wrap_for_hook
@@ -43,6 +44,7 @@ _worker: Any = None
 
 def on_starting(server: Arbiter) -> None:
     """Make the directory ready and start the exporter. Does nothing the second time."""
+    logs.install(getattr(server.log, "error_log", None))  # a logger class of one's own may have none
     with attempt("no metrics"):
         uid, gid = server.cfg.uid, server.cfg.gid
         # The arbiter stays root, the workers drop to --user.
@@ -53,7 +55,8 @@ def on_starting(server: Arbiter) -> None:
 
 def pre_exec(server: Arbiter) -> None:
     """Name the directory to the arbiter that USR2 starts: it gets the environment from before the configuration."""
-    _instance.environ_of_successor(server.cfg.env_orig)
+    with attempt("the new arbiter makes a directory of its own"):
+        _instance.environ_of_successor(server.cfg.env_orig)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -111,7 +114,8 @@ def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], 
 def _error_log(server: Arbiter) -> Any:
     path = server.cfg.errorlog
     if path and path != "-":
-        return open(path, "ab")  # noqa: PTH123 - closed by the caller
+        with suppress(OSError):
+            return open(path, "ab")  # noqa: PTH123 - closed by the caller
     return nullcontext()
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
@@ -80,6 +81,9 @@ class Instance:
             settings = Settings.read()
         except WsgiPromError as error:
             refuse(error)
+        if settings.metrics_path is not None:
+            # A worker that has dropped to another user may not be able to read it.
+            import_module("wsgi_prom.exporter.app")
         # Made again for the workers' user, unless the application has put something there.
         self._unmake()
         if os.environ.get(variables.VARIABLE) != str(self.path):

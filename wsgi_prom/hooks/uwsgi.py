@@ -13,7 +13,8 @@ from typing import Any
 
 import uwsgi
 
-from wsgi_prom.hooks.instance import Instance
+from wsgi_prom.hooks import logs, unwrapped
+from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.storage import forks
 from wsgi_prom.storage.lease import lease
 
@@ -21,13 +22,17 @@ log = logging.getLogger("wsgi_prom")
 
 
 def _start() -> None:
+    logs.install()
     if uwsgi.worker_id() > 0 and uwsgi.masterpid() not in {0, os.getpid()}:
         # `import =` under lazy-apps: too late, and in each worker. A directory for each would show one at random.
         log.error("no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import")
         return
-    _chain_after_fork()
-    # Whoever announced it: with daemonize2 the master is a child of the process that read the configuration.
-    Instance(reload=bool(uwsgi.is_a_reload)).start(owner=_owner())
+    with attempt("no metrics"):
+        _chain_after_fork()
+        # Whoever announced it: with daemonize2 the master is a child of the process that read the configuration.
+        instance = Instance(reload=bool(uwsgi.is_a_reload))
+        instance.start(owner=_owner())
+        unwrapped.watch(instance.path)
 
 
 def _owner() -> tuple[int, int] | None:
@@ -45,11 +50,12 @@ def _owner() -> tuple[int, int] | None:
 def _after_fork() -> None:
     # uWSGI runs none of Python's callbacks. Before anything else: what follows may use a metric.
     forks.free()
-    if uwsgi.worker_id() > 0:
-        lease.renew()
-    else:
-        # A mule or spooler claims a slot when it records something.
-        lease.part_from_parent()
+    with attempt("this process claims its slot when it records something"):
+        if uwsgi.worker_id() > 0:
+            lease.renew()
+        else:
+            # A mule or spooler claims a slot when it records something.
+            lease.part_from_parent()
 
 
 def _chain_after_fork() -> None:
