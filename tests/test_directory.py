@@ -537,7 +537,7 @@ def test_sweep_removes_abandoned_directories_of_this_user(
     holder, _ = claimed(kept["held"])
     with holder:
         os.utime(kept["held"], (0, 0))
-        in_child(directory.sweep, tmp_path, (NOBODY + 1, NOBODY + 1))
+        in_child(directory.sweep, tmp_path / "own", (NOBODY + 1, NOBODY + 1))
     assert {} == {label: path for label, path in gone.items() if path.exists()}
     assert {} == {label: path for label, path in kept.items() if not path.exists()}
     assert (kept["not empty"] / "notes.txt").exists()

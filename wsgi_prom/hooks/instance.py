@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, Final, NoReturn
 
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.launch import launch
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from wsgi_prom.storage.locks import Locks
 
 log = logging.getLogger("wsgi_prom")
+
+_ATTEMPTS: Final = 3
 
 
 class Instance:
@@ -91,7 +93,7 @@ class Instance:
         # A daemon is another process than the one that read the configuration.
         self._tell()
         try:
-            self._lock_file = directory.prepare(self.path, new=self._new and not self._early, owner=owner)
+            self._lock_file = self._enter(owner)
         except DirectoryError as error:
             if not directory.temporary(self.path):
                 refuse(error)
@@ -100,11 +102,7 @@ class Instance:
             log.error("no metrics: %s", error)
             return
         if self._new:
-            directory.sweep(self.path.parent, owner)
-        if not self._reload and not directory.holders(self.path, self._lock_file):
-            directory.clear(self.path, self._lock_file)
-        next((byte for byte in locks.SERVERS if self._lock_file.acquire(byte)), None)
-        self._lock_file.mark_used()
+            directory.sweep(self.path, owner)
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
         self._new = False
         lease.attach(self.path, owner)
@@ -112,6 +110,19 @@ class Instance:
             launch(self.path, settings.bind, owner=owner, log_file=log_file)
         except OSError as error:
             log.error("no exporter: %s", error)
+
+    def _enter(self, owner: tuple[int, int] | None) -> Locks:
+        """Make the directory ready, and be one of its servers: again, if another server has swept it away before that was so."""
+        for attempt in range(_ATTEMPTS):
+            new = self._new and not self._early and attempt == 0
+            lock_file = directory.prepare(self.path, new=new, owner=owner)
+            if not self._reload and not directory.holders(self.path, lock_file):
+                directory.clear(self.path, lock_file)
+            next((byte for byte in locks.SERVERS if lock_file.acquire(byte)), None)
+            lock_file.mark_used()
+            if lock_file.current(self.path):
+                break
+        return lock_file
 
     def environ_of_successor(self, environ: dict[str, str]) -> None:
         """Name the directory in *environ*, which another master is started with that goes on in it."""

@@ -39,8 +39,10 @@ _OTHER_FILES: Final = frozenset({locks.NAME, labels.NAME})
 # Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
-# A directory that is younger may belong to a server that has made it and not yet locked it.
+# A directory that is younger may belong to a server that has made it and not yet locked it. By the clock, which may be
+# set in between, so that a server looks whether it is still there when it has locked it.
 _STALE_AFTER_SECONDS: Final = 60
+_ATTEMPTS: Final = 3
 
 
 def name_temporary() -> Path:
@@ -71,16 +73,22 @@ def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Loc
     which says what is wrong and what would be right.
     """
     uid = os.geteuid() if owner is None else owner[0]
-    try:
-        with opening.made(path, uid, owner, new=new) as folder:
-            if not opening.writable(folder):
-                raise DirectoryError(_unwritable(path))
-            return Locks.within(folder, path, create=True)
-    except OSError as error:
-        raise DirectoryError(
-            f"{VARIABLE}={str(path)!r}: {error.strerror or error}. "
-            "Name a directory that the server's user can write to, or unset it to have one made."
-        ) from error
+    problem: OSError | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            with opening.made(path, uid, owner, new=new) as folder:
+                if not opening.writable(folder):
+                    raise DirectoryError(_unwritable(path))
+                return Locks.within(folder, path, create=True)
+        except FileNotFoundError as error:  # another process may remove it before there is a lock in it
+            problem = error
+        except OSError as error:
+            problem = error
+            break
+    raise DirectoryError(
+        f"{VARIABLE}={str(path)!r}: {(problem and problem.strerror) or problem}. "
+        "Name a directory that the server's user can write to, or unset it to have one made."
+    ) from problem
 
 
 def check(path: Path, uid: int | None = None) -> None:
@@ -201,19 +209,20 @@ def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
     return True
 
 
-def sweep(base: Path, owner: tuple[int, int] | None = None) -> None:
+def sweep(own: Path, owner: Owner | None = None) -> None:
     """
-    Remove the directories that servers of this user left in *base*: they were killed together with their exporter, or,
-    under uWSGI, had none at their end.
+    Remove the directories that servers of this user left beside *own*, that of the caller's server, which is locked by now.
 
-    Those of *owner* too, the user that root's workers drop to.
+    They were killed together with their exporter, or, under uWSGI, had none at their end. Those of *owner* too, the user
+    that root's workers drop to.
     """
     users = {os.geteuid()} | ({owner[0]} if owner else set())
-    for path in base.iterdir():
+    for path in own.parent.iterdir():
         try:
             found = path.lstat()
             if (
                 temporary(path)
+                and path != own
                 and stat.S_ISDIR(found.st_mode)
                 and found.st_uid in users
                 and time.time() - found.st_mtime > _STALE_AFTER_SECONDS

@@ -1,0 +1,108 @@
+"""What a server's hook does at the start, in the steps that other servers may come between."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import processes
+import pytest
+
+from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage.locks import Locks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Later:
+    """A clock that was set forward by more than a minute."""
+
+    @staticmethod
+    def time() -> float:
+        return time.time() + 61
+
+
+def sweep_later(base: Path) -> None:
+    """Start another server, by whose clock all that is there is old."""
+    directory.time = Later  # type: ignore[assignment]
+    directory.sweep(base / "own")
+
+
+@pytest.mark.parametrize("when", ["never", "before it is locked", "when it is locked"])
+def test_a_clock_that_is_set_forward_during_a_start(
+    in_child: Callable[..., Any], tmp_path: Path, when: str
+) -> None:
+    """Neither the server itself nor another one that starts takes the directory for one that was left."""
+
+    def run() -> tuple[bool, bool, list[int]]:
+        from wsgi_prom.hooks.instance import Instance
+
+        os.environ["WSGI_PROM_BIND"] = "off"
+        directory._SHARED_MEMORY = tmp_path  # type: ignore[misc]
+        directory.time = Later  # type: ignore[assignment]
+        clear, discarded = directory.clear, []
+
+        def meanwhile(path: Path, lock_file: Locks) -> None:
+            clear(path, lock_file)
+            if when == "before it is locked" and not discarded:
+                processes.in_child(sweep_later, tmp_path)
+                discarded.append(not path.exists())
+
+        directory.clear = meanwhile
+        instance = Instance()
+        instance.start()
+        if when == "when it is locked":
+            processes.in_child(sweep_later, tmp_path)
+        held = processes.in_child(lambda: list(Locks.of(instance.path).servers()))
+        return instance.path.exists(), True in discarded, held
+
+    there, swept, held = in_child(run)
+    assert (True, when == "before it is locked") == (there, swept)
+    assert 1 == len(held)
+
+
+def test_what_servers_have_left_is_still_swept(in_child: Callable[..., Any], tmp_path: Path) -> None:
+    """A directory without a living process, as old as it has to be, goes at the next start."""
+
+    def run() -> tuple[str, list[str]]:
+        from wsgi_prom.hooks.instance import Instance
+
+        os.environ["WSGI_PROM_BIND"] = "off"
+        directory._SHARED_MEMORY = tmp_path  # type: ignore[misc]
+        left = directory.name_temporary()
+        directory.prepare(left).close()
+        os.utime(left, (0, 0))
+        instance = Instance()
+        instance.start()
+        return instance.path.name, os.listdir(tmp_path)
+
+    own, found = in_child(run)
+    assert [own] == found
+
+
+def test_a_directory_that_is_removed_while_it_is_made_is_made_again(
+    in_child: Callable[..., Any], tmp_path: Path
+) -> None:
+    """By another server's sweep, as long as there is no lock file in it."""
+    path = tmp_path / directory.name_temporary().name
+
+    def run() -> int:
+        from wsgi_prom.storage import opening
+
+        writable, times = opening.writable, []
+
+        def meanwhile(folder: int) -> bool:
+            times.append(1)
+            if len(times) == 1:
+                path.rmdir()
+            return writable(folder) or True
+
+        opening.writable = meanwhile
+        directory.prepare(path, new=True)
+        return len(times)
+
+    assert 2 == in_child(run)
+    assert [locks.NAME] == os.listdir(path)
