@@ -3,17 +3,24 @@
 PYTHON ?= python3
 VENV := .venv
 BENCH := bench/.venv
+OLDEST := .venv-oldest
 SERVER ?= uwsgi
 TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
+OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
+	measures routes sendfile totals values))
 PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
-.PHONY: demo test chaos lint bench bench-quick tools clean
+.PHONY: demo test test-oldest chaos lint bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
 
 test: $(VENV)/tests tools
 	$(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+
+# The tests that meet the dependencies, the servers and the frameworks, with the oldest version of each that pyproject.toml admits.
+test-oldest: $(OLDEST)/tests tools
+	$(OLDEST)/bin/python -m pytest --numprocesses 4 --dist worksteal $(or $(ARGS),$(OLDEST_TESTS))
 
 # All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
 chaos: $(VENV)/tests tools
@@ -43,6 +50,14 @@ $(VENV)/tests: pyproject.toml $(VENV)/demo
 	$(VENV)/bin/pip install --quiet --group tests --group lint
 	touch $@
 
+$(OLDEST)/tests: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra demo --group frameworks \
+		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[demo]' --group tests
+	touch $@
+
 $(BENCH)/bin/python:
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
@@ -61,4 +76,4 @@ tools:
 	fi
 
 clean:
-	rm -rf $(VENV) $(BENCH) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(BENCH) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{table(parts[name])}\n  {name}: {time.monotonic() - started:.0f} seconds\n", flush=True)
     print(verdicts(list(parts.values())))
     if arguments.json is not None:
-        found = as_json(parts, [sys.executable, *sys.argv], datetime.now(timezone.utc))
+        found = as_json(parts, [sys.executable, *sys.argv], datetime.now(UTC))
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
     if arguments.plot is not None:
         for file in plot.draw(parts, arguments.plot):

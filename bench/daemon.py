@@ -19,8 +19,7 @@ from harness import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from typing_extensions import Self
+    from typing import Self
 
 BIN: Final = Path(sys.executable).parent
 

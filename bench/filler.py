@@ -20,8 +20,7 @@ from harness import Child, answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Self
+    from typing import Self
 
 # What most of the benchmarks have in a worker.
 LABELS: Final = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -69,7 +69,7 @@ def verdicts(parts: Sequence[Part]) -> str:
 def as_json(parts: Mapping[str, Part], command: Sequence[str], at: datetime) -> dict[str, Any]:
     """Return all values, and what they are values of: this machine, these versions, that command."""
     return {
-        "date": at.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "date": at.astimezone(UTC).isoformat(timespec="seconds"),
         "command": list(command),
         "machine": {
             "system": platform.platform(),

@@ -32,8 +32,7 @@ from prometheus_client.parser import text_string_to_metric_families
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 APPS: Final = ROOT / "tests" / "apps"

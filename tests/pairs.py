@@ -14,9 +14,9 @@ import live
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Self
 
     from live import LiveServer, Samples
-    from typing_extensions import Self
 
 APP: Final = "protocol:app"
 MEASURED: Final = "wsgi_prom.wsgi:application"

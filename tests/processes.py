@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
-
-    from typing_extensions import Self
+    from typing import Self
 
 # Generous, for a test that takes 20 seconds alone took 60 beside three others: only a failing one waits to the end.
 WAIT_SECONDS: Final = 150.0

@@ -26,7 +26,7 @@ from wsgi_prom.storage import directory, locks
 from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 SCRAPE_SECONDS = 0.1
 

@@ -22,8 +22,7 @@ from wsgi_prom.storage import directory
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
-
-    from typing_extensions import Self
+    from typing import Self
 
 
 def in_progress(server: live.LiveServer) -> float | None:

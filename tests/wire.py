@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from typing_extensions import Self
+    from typing import Self
 
 # Only a server that neither answers nor closes makes a test wait so long.
 WAIT_SECONDS: Final = 20.0

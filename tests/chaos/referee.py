@@ -28,9 +28,9 @@ import servers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
+    from typing import Self
 
     from live import LiveServer, Samples
-    from typing_extensions import Self
 
 SCRAPE_EVERY: Final = 0.1
 

@@ -17,8 +17,7 @@ from wsgi_prom.demo.server import DemoError
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from concurrent.futures import Future
-
-    from typing_extensions import Self
+    from typing import Self
 
 CLIENTS: Final = 8
 

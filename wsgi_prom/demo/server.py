@@ -23,8 +23,7 @@ from wsgi_prom.errors import WsgiPromError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
 WORKERS: Final = 4
 

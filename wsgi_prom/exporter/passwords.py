@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 # 2**14 blocks of 8: 16 MB and 40 ms, once for each client and start of the exporter.
 _COST: Final = (14, 8, 1)

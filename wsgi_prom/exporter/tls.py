@@ -10,8 +10,7 @@ from wsgi_prom.exporter.watched import Watched, read
 
 if TYPE_CHECKING:
     import socket
-
-    from typing_extensions import Self
+    from typing import Self
 
     from wsgi_prom.settings import Settings
 

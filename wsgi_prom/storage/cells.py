@@ -29,7 +29,7 @@ class Cell:
     A value of the client library's kind whose contributions add up: counters, sums, and most gauges.
 
     Thread and fork safe; increments from a signal handler or a finalizer are counted too, since no such code runs
-    between the reading and the storing of one `+=` on a view (CPython from 3.10 on looks for it at calls and jumps).
+    between the reading and the storing of one `+=` on a view (CPython looks for it at calls and jumps).
     """
 
     __slots__ = ("_base", "_block", "_columns", "_index")

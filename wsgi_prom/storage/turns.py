@@ -16,17 +16,13 @@ def interrupt() -> bool:
     """
     Return whether another thread may run between a look-up and the stores after it, where nothing is called in between.
 
-    Not on CPython with its global lock, from 3.11 on: it hands that on, runs signal handlers and (from 3.12 on) collects
-    garbage after calls and on jumps back alone (bpo-29988, python/cpython#18334; in 3.10 still on some jumps forward).
+    Not on CPython with its global lock: it hands that on, runs signal handlers and (from 3.12 on) collects garbage after
+    calls and on jumps back alone (bpo-29988, python/cpython#18334).
     tests/test_turns.py reads the bytecode of all that relies on it. On 3.11 a new container may set off a collection, so
     that none is made there either.
     """
     has_global_lock = getattr(sys, "_is_gil_enabled", None)  # from 3.13 on
-    return (
-        sys.implementation.name != "cpython"
-        or sys.version_info < (3, 11)
-        or (has_global_lock is not None and not has_global_lock())
-    )
+    return sys.implementation.name != "cpython" or (has_global_lock is not None and not has_global_lock())
 
 
 def take(lock: Any) -> None:
