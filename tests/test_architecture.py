@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import those before it, and itself.
 LAYERS = ["errors", "version", "interface", "reference", "catalog", "setting_values", "settings", "routes", "signals", "headers", "storage", "multiprocess", "schemas", "blocks", "files", "recorder",
-          "request", "nesting", "contents", "body", "exporter", "exemptions", "callables", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
+          "request", "websocket", "nesting", "contents", "body", "exporter", "exemptions", "callables", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
     "faults",
     "forks",

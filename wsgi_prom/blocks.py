@@ -5,7 +5,7 @@ The blocks that a recorder has met, each where it is in the slot that is in forc
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.storage import turns
 from wsgi_prom.storage.lease import lease
@@ -71,6 +71,14 @@ class InProgress:
                     self.columns[0] = self.count = self.count - 1.0
                     request.token = None
         request.token = None
+
+
+_in_progress: Final[dict[Schema | None, InProgress]] = {}
+
+
+def in_progress(schema: Schema | None) -> InProgress:
+    """Return what is in progress by the gauge of *schema*, which several recorders may share."""
+    return _in_progress.setdefault(schema, InProgress())
 
 
 class Blocks:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.contents import size_of
 from wsgi_prom.files import File
+from wsgi_prom.websocket import switches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +85,8 @@ def respond(
     *sent* is its size where that is known. *wrapper* is the server's file_wrapper if that is a class. *sizes* learns what
     tells the size of results of this type, where they are no files.
     """
-    if request.token is None:  # counted by a write(), dismissed, or never begun
+    # Counted by a write(), dismissed, or never begun.
+    if request.token is None or switches(request, result):
         return result
     kind: type = type(result)
     if sent is not None:

@@ -34,6 +34,7 @@ from wsgi_prom.request import MeasuredRequest
 from wsgi_prom.routes import REQUEST
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage.lease import lease
+from wsgi_prom.websocket import WebSocketRequest, asks_for_websocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,10 +56,10 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplicati
     """
     Measure *app*: its requests by method, route and status, how long they take, how large they are, how they fail.
 
-    Keywords are the settings of `wsgi_prom.settings.Settings`; they win over the environment. Those that only a
-    keyword can give: *labels* as a dict, whose values may be callables on the environ; *exclude* as a callable on the
-    environ. With *metrics_path*, requests for that path are answered with the metrics, to whoever reaches the
-    application unless *allow*, *token_file* or *users_file* say otherwise.
+    Keywords are settings (docs/settings.md) and win over the environment. Only a keyword can give *labels* as a dict,
+    whose values may be callables on the environ, and *exclude* as such a callable. With *metrics_path*, requests for that
+    path are answered with the metrics, to whoever reaches the application unless *allow*, *token_file* or *users_file*
+    say otherwise.
 
     Raises SettingError, also for a keyword that does nothing here. A request is never affected: thread and fork safe,
     before and after a server forks.
@@ -107,6 +108,9 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         __slots__ = ()
         _recorder = recorder
         _explicit = explicit
+
+    class Session(WebSocketRequest, Request):
+        __slots__ = ()
 
     def finish(request: MeasuredRequest) -> None:
         """Count a usual *request*, whose response is complete and none of the usual ones."""
@@ -215,6 +219,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             if counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ):
                 request.measure_queue()
                 received = None
+            if "HTTP_UPGRADE" in environ and asks_for_websocket(environ):
+                request.__class__, received = Session, None
         except Exception:
             recorder.fail("enter")
             if not hasattr(request, "token"):
@@ -289,7 +295,5 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
     return middleware
 
 
-@lru_cache
-def _recorder(settings: Settings) -> Recorder:
-    # One for all middlewares with the same settings: each keeps a table of its blocks.
-    return Recorder(settings)
+# One for all middlewares with the same settings: each keeps a table of its blocks.
+_recorder = lru_cache(Recorder)

@@ -62,7 +62,7 @@ def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
         return False
     outer = environ[REQUEST]
     if isinstance(outer, MeasuredRequest):
-        if type(outer) is type(request) and outer.token is not None:
+        if isinstance(outer, type(request)) and outer.token is not None:
             return False  # the application calls itself, by the same middleware, for a part of its answer
         outer.dismiss()
     environ[REQUEST] = request

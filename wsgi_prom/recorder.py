@@ -13,13 +13,11 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import catalog, schemas, signals
-from wsgi_prom.blocks import Blocks, InProgress, columns_of
+from wsgi_prom.blocks import Blocks, columns_of, in_progress
 from wsgi_prom.files import Input
 from wsgi_prom.multiprocess import warn_unshared
-from wsgi_prom.storage import (
-    format,  # noqa: A004 - the module of that name is the room
-    turns,
-)
+from wsgi_prom.storage import turns
+from wsgi_prom.storage.format import counter
 from wsgi_prom.storage.labels import LabelSets
 from wsgi_prom.storage.lease import lease
 
@@ -41,9 +39,6 @@ _STORAGE: Final = "storage"
 
 # How long a file that somebody has removed may be missed, and a full disk be thought full.
 _LOOK_SECONDS: Final = 1.0
-
-# By the schema of their gauge, which several recorders may share.
-_serving: Final[dict[Schema | None, InProgress]] = {}
 
 
 class Recorder:
@@ -71,21 +66,22 @@ class Recorder:
         self._first_byte = request.first_byte
         self._in_progress = schemas.in_progress_schema(settings)
         self.counts_in_progress = self._in_progress is not None
+        self._untimed = schemas.untimed_schema(settings)
         self._exception = schemas.exception_schema(settings)
         self._aborted = schemas.aborted_schema(settings)
         self._queue = schemas.queue_schema(settings)
-        self._dropped = format.counter(*catalog.DROPPED, ("metric",))
-        self._errors = format.counter(*catalog.ERRORS, ("stage",))
+        self._dropped = counter(*catalog.DROPPED, ("metric",))
+        self._errors = counter(*catalog.ERRORS, ("stage",))
         self._own = {self._dropped, self._errors}  # whose labels are names of ours
         self._blocks = Blocks(
-            (self._in_progress, self._request, self._exception, self._aborted, self._queue,
+            (self._in_progress, self._request, self._untimed, self._exception, self._aborted, self._queue,
              self._dropped, self._errors)
         )  # fmt: skip
         # The block of a request by what it says of itself: method, route (with the labels that are asked for) and
         # status. Three look-ups take a third less than one by a tuple, which has to be made and hashed.
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
         self._known_requests = 0
-        self.serving = _serving.setdefault(self._in_progress, InProgress())
+        self.serving = in_progress(self._in_progress)
         self.look_at = 0.0
         self._label_sets = LabelSets(None, self._limit)
         self._logged: set[str] = set()
@@ -182,16 +178,26 @@ class Recorder:
                         pass
             method, where, status = self._meet(method, where, status)
 
+    def count_untimed(self, request: MeasuredRequest, where: Where, status: str) -> bool:
+        """Count *request*, without its duration and sizes. Returns False in a process that was forked since."""
+        if request.token is not lease.lock or not lease.alive[1]:
+            return False
+        self.serving.dismiss(request)
+        self._count_at(self._untimed, request.method, where, status[:3])
+        return True
+
     def count_exception(self, method: str, where: Where, exception: type[BaseException]) -> None:
         """Count an exception of a request."""
-        if self._exception is not None:
-            route, *extra = self._place(where)
-            self._count(self._exception, (schemas.registered(method), route, exception.__name__, *extra))
+        self._count_at(self._exception, method, where, exception.__name__)
 
     def count_aborted(self, method: str, where: Where) -> None:
         """Count a request whose response was closed before its end."""
-        if self._aborted is not None:
-            self._count(self._aborted, (schemas.registered(method), *self._place(where)))
+        self._count_at(self._aborted, method, where)
+
+    def _count_at(self, schema: Schema | None, method: str, where: Where, *more: str) -> None:
+        if schema is not None:
+            route, *extra = self._place(where)
+            self._count(schema, (schemas.registered(method), route, *more, *extra))
 
     def observe_queue(self, seconds: float) -> None:
         """Count that a request waited *seconds* before it got here."""

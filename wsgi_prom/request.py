@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-    from wsgi_prom.recorder import Recorder
+    from wsgi_prom.recorder import Recorder, Where
 
 _ABSENT: Final = object()
 
@@ -222,12 +222,10 @@ class MeasuredRequest(FileResponse):
             if status is None:  # the application has not called start_response
                 route = self._find_route()
             self._part_from_environ()
-            where: str | tuple[str, ...] = route
+            where: Where = route
             if recorder.asked:
                 where = getattr(self, "placed", ()) or self.place(route, recorder.asked)
-            if failed or not isinstance(status, str):
-                status = "500"
-            if recorder.count(self, where, status, seconds):
+            if self._record(where, self._final(status, failed), seconds):
                 self._count_more(where, noted or exception, aborted)
         except Exception:
             recorder.fail("record")
@@ -236,9 +234,20 @@ class MeasuredRequest(FileResponse):
             if self.token is not None:
                 recorder.serving.dismiss(self)
 
-    def _count_more(
-        self, where: str | tuple[str, ...], exception: type[BaseException] | None, aborted: bool
-    ) -> None:
+    def switch(self) -> None:
+        """Count the request as one whose connection the application has taken from the server, for another protocol."""
+        self._status, self._route = "101", self._find_route()
+        self.leave()
+
+    def _final(self, status: Any, failed: bool) -> str:
+        return "500" if failed or not isinstance(status, str) else status
+
+    def _record(self, where: Where, status: str, seconds: float) -> bool:
+        if status.startswith("101"):
+            return self._recorder.count_untimed(self, where, status)
+        return self._recorder.count(self, where, status, seconds)
+
+    def _count_more(self, where: Where, exception: type[BaseException] | None, aborted: bool) -> None:
         recorder, waited = self._recorder, getattr(self, "waited", None)
         if waited is not None:
             recorder.observe_queue(waited)

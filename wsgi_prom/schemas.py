@@ -96,6 +96,11 @@ def request_schema(settings: Settings) -> RequestSchema:
     return RequestSchema(Schema(labelnames, width, tuple(metrics)), received, sent, first_byte)
 
 
+def untimed_schema(settings: Settings) -> Schema:
+    """Return the block of requests whose duration is no latency: more of the same counter."""
+    return _labelled(settings, catalog.REQUESTS, ("status",))
+
+
 def in_progress_schema(settings: Settings) -> Schema | None:
     if not _enabled(settings, catalog.IN_PROGRESS):
         return None
@@ -132,6 +137,10 @@ def folded(schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
 def _counter(settings: Settings, metric: tuple[str, str], more: tuple[str, ...]) -> Schema | None:
     if metric[0] + "_total" in settings.disable:
         return None
+    return _labelled(settings, metric, more)
+
+
+def _labelled(settings: Settings, metric: tuple[str, str], more: tuple[str, ...]) -> Schema:
     extra = tuple(name for name, _ in settings.labels)
     return format.counter(*_named(settings, metric), ("method", "route", *more, *extra))
 
