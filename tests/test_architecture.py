@@ -26,6 +26,8 @@ STORAGE = [
     "labels",
     "locks",
     "sharing",
+    "client_format",
+    "archive",
     "directory",
     "mapping",
     "mark",
@@ -41,6 +43,8 @@ STORAGE = [
     "children",
     "families",
     "sources",
+    "clients",
+    "folding",
     "collector",
     "adoption",
 ]

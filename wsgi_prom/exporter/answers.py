@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.life import Life, wait
+from wsgi_prom.storage.folding import Folding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,8 +73,10 @@ def _watch(place: Place, guard: int | None, server: Any, draining: threading.Eve
     # A pidfd for speed; whose child this process is, is what counts.
     life = None if guard is None else Life(guard)
     descriptors = [] if life is None or life.fd is None else [life.fd]
+    folding = Folding(place.path)
     while guard is None or os.getppid() == guard:
         place.keep()
+        folding.fold()
         wait(descriptors, _KEEP_SECONDS)
     if life is not None:
         life.close()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.exporter.exposition import ALL, Names, render
 from wsgi_prom.exporter.introspection import own_metrics
 from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.folding import Folding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,6 +58,7 @@ class Pages:
         self.path = path
         self._registry = registry
         self._collector = Collector(path)
+        self._folding = None if path is None else Folding(path)
         self._lock = threading.Lock()
         self._began = float("-inf")
         # By format: whether it is OpenMetrics.
@@ -72,6 +74,8 @@ class Pages:
         with self._lock:
             if self._began <= arrival:
                 began = time.monotonic()
+                if self._folding is not None:
+                    self._folding.fold()
                 self._families = self._collector.collect()
                 self._cache = {}
                 self._began = began

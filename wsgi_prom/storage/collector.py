@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wsgi_prom.errors import DirectoryError, FormatError
+from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import directory
+from wsgi_prom.storage.clients import ClientFiles
 from wsgi_prom.storage.families import Families
 from wsgi_prom.storage.layouts import Layout
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.slots import MemorySlot
-from wsgi_prom.storage.sources import ClientSource, MemorySource, SlotSource
+from wsgi_prom.storage.sources import MemorySource, SlotSource
 from wsgi_prom.storage.sums import Sums
 
 if TYPE_CHECKING:
@@ -57,11 +58,8 @@ class Collector:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._slots: dict[int, SlotSource] = {}
-        self._client_files: dict[Path, ClientSource] = {}
-        self._sums = Sums()
-        self._families = Families(self._sums)
-        self._root = Layout(self._sums.index, array("I"), [])
+        self._slots: dict[int, SlotSource]
+        self._begin()
         self.report = Report()
 
     def collect(self) -> Families:
@@ -73,6 +71,29 @@ class Collector:
         started = time.perf_counter()
         report = Report()
         readings = self._youngest(self._read(report))
+        try:
+            self._merge(readings)
+        except BaseException:
+            # Out of memory in the middle of it: the next scrape finds nothing half done, nor what took the memory.
+            self._begin()
+            raise
+        report.duration = time.perf_counter() - started
+        slots = [reading for reading in readings if reading.slot is not None]
+        report.slots_live = sum(reading.live for reading in slots)
+        report.slots_free = len(slots) - report.slots_live
+        report.value_bytes = sum(len(reading.data) for reading in readings)
+        report.conflicts = len(self._families.conflicts)
+        self.report = report
+        return self._families
+
+    def _begin(self) -> None:
+        self._slots = {}
+        self._sums = Sums()
+        self._families = Families(self._sums)
+        self._root = Layout(self._sums.index, array("I"), [])
+        self._client_files = None if self._path is None else ClientFiles(self._path, self._root)
+
+    def _merge(self, readings: list[Reading]) -> None:
         self._sums.update(readings)
         if self._sums.orphaned:
             # A block is gone that no slot held. What was added up from it must go too.
@@ -83,14 +104,6 @@ class Collector:
             self._families = Families(self._sums)
             self._sums.update(readings, gone)
         self._families.update()
-        report.duration = time.perf_counter() - started
-        slots = [reading for reading in readings if reading.slot is not None]
-        report.slots_live = sum(reading.live for reading in slots)
-        report.slots_free = len(slots) - report.slots_live
-        report.value_bytes = sum(len(reading.data) for reading in readings)
-        report.conflicts = len(self._families.conflicts)
-        self.report = report
-        return self._families
 
     def _read(self, report: Report) -> list[Reading]:
         readings: list[Reading] = []
@@ -103,9 +116,12 @@ class Collector:
             return readings
         for name, read in sources:
             try:
-                readings.append(read())
-            except (OSError, FormatError):
+                readings += read()
+            except Exception:
+                # Whatever it is, memory that a damaged file asks for too: the others are shown.
                 report.unreadable += (name,)
+        if self._client_files is not None:
+            report.unreadable += tuple(self._client_files.unreadable)
         return readings
 
     def _youngest(self, readings: list[Reading]) -> list[Reading]:
@@ -131,14 +147,14 @@ class Collector:
                 return True
         return False
 
-    def _sources(self) -> list[tuple[str, Callable[[], Reading]]]:
-        if self._path is None:
+    def _sources(self) -> list[tuple[str, Callable[[], list[Reading]]]]:
+        if self._client_files is None or self._path is None:
             memory = lease.slot
             return (
                 [("memory", MemorySource(memory, self._root).read)] if isinstance(memory, MemorySlot) else []
             )
         numbers = directory.slot_numbers(self._path)
-        client_files = directory.client_files(self._path)
+        owners = directory.trusted(self._path)
         lock_file = None
         if numbers:
             with suppress(OSError, DirectoryError):
@@ -147,12 +163,12 @@ class Collector:
             number: self._slots.get(number) or SlotSource(self._path, number, self._root)
             for number in numbers
         }
-        self._client_files = {
-            path: self._client_files.get(path) or ClientSource(path, self._root) for path in client_files
-        }
         return [
-            *((f"slot {number}", partial(slot.read, lock_file)) for number, slot in self._slots.items()),
-            *((path.name, client_file.read) for path, client_file in self._client_files.items()),
+            *(
+                (f"slot {number}", partial(slot.read, lock_file, owners))
+                for number, slot in self._slots.items()
+            ),
+            ("client library", partial(self._client_files.read, owners)),
         ]
 
 

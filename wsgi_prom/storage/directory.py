@@ -4,7 +4,7 @@ The shared directory: choosing it, making it, and clearing it without touching a
 
 # Rule 1: only names that this package or the client library gives to its files are removed, only plain files, and
 #         no link is followed: names are removed relative to the opened directory.
-# Rule 2: what somebody live holds is not removed.
+# Rule 2: what somebody live holds is not removed: a slot by its lock, a file of the client library's by who has it open.
 # Rule 3: the directory is opened by opening.py, and everything is done relative to its descriptor, which nobody keeps:
 #         a directory may be removed and made again while its users live.
 # Rule 4: what was made for one server goes with it, and is known by its name: a mark in it could not be told from one
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import labels, locks, opening
+from wsgi_prom.storage import archive, client_format, labels, locks, opening
 from wsgi_prom.storage.locks import Locks
 from wsgi_prom.storage.variables import VARIABLE
 
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 KINDS: Final = ("values", "keys")
 _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
-_CLIENT_FILE: Final = re.compile(
-    r"(counter|summary|histogram|gauge_(live)?(all|min|max|sum|mostrecent))_.+\.db"
-)
 _OTHER_FILES: Final = frozenset({locks.NAME, labels.NAME})
 
 # Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
@@ -115,7 +112,14 @@ def slot_numbers(path: Path) -> list[int]:
 
 def client_files(path: Path) -> list[Path]:
     """Return the files in *path* that the client library's own multiprocess mode wrote."""
-    return sorted(path / name for name in os.listdir(path) if _CLIENT_FILE.fullmatch(name))
+    return sorted(path / name for name in os.listdir(path) if client_format.origin(name))
+
+
+def trusted(path: Path) -> frozenset[int] | None:
+    """Return the uids whose files count in *path*: its owner's and root's where others can write to it, else None, for all. Raises OSError."""
+    found = path.stat()
+    open_to_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return frozenset({0, found.st_uid}) if open_to_others else None
 
 
 def slot_file(number: int, kind: str) -> str:
@@ -159,7 +163,9 @@ def clear(path: Path, lock_file: Locks) -> None:
     """Remove the files of earlier runs from *path*, whose lock file is *lock_file*. A slot that is taken meanwhile keeps its files."""
     with opening.opened(path) as folder:
         # Otherwise somebody has put another directory there.
-        for name in os.listdir(folder) if lock_file.lies_in(folder) else ():
+        names = os.listdir(folder) if lock_file.lies_in(folder) else []
+        # The archive last: without it the files that are in it count again.
+        for name in sorted(names, key=archive.NAME.__eq__):
             slot = _SLOT_FILE.fullmatch(name)
             if slot:
                 byte = locks.FIRST_SLOT + int(slot[1])
@@ -167,7 +173,11 @@ def clear(path: Path, lock_file: Locks) -> None:
                     continue
                 _remove(name, folder)
                 lock_file.release(byte)
-            elif name == labels.NAME or _CLIENT_FILE.fullmatch(name):
+            elif (
+                name == labels.NAME
+                or archive.own(name)
+                or (client_format.origin(name) and archive.of_ended(folder, name))
+            ):
                 _remove(name, folder)
 
 
@@ -204,7 +214,7 @@ def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
             known.mark_discarded()
     # The lock file last: without one it is as good as empty.
     for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
-        if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or _CLIENT_FILE.fullmatch(name):
+        if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or archive.removable(name):
             _remove(name, folder)
     return True
 

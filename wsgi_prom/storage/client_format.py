@@ -1,0 +1,81 @@
+"""
+The names and the bytes of the files that the client library's own multiprocess mode writes, one for each kind of metric of a process.
+
+    counter_PID.db, histogram_PID.db, summary_PID.db, gauge_MODE_PID.db
+    0  bytes used, of 32 bits    8  entries: length of the key, of 32 bits; key, padded to 8; value; time of the setting
+"""
+
+# Rule 1: only what is used is read, within bounds: a file may be sparse, and of any length.
+# Rule 2: anything but an entry is a FormatError. A file that is being made has none yet, which is no error.
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from typing import Final, NamedTuple
+
+from wsgi_prom.errors import FormatError
+
+_FILE: Final = re.compile(
+    r"(?:(counter|summary|histogram)|gauge_((?:live)?(?:all|min|max|sum|mostrecent)))_(.+)\.db"
+)
+
+# A million label sets of a counter. More than that is damage: it would take all memory to find out.
+MOST_BYTES: Final = 2**28
+
+
+class Origin(NamedTuple):
+    """What a file's name tells: the type of its metrics, the mode of gauges, and the process."""
+
+    type: str
+    mode: str
+    pid: str
+
+
+Entry = tuple[str, float, float]  # a key, its value, and the time of its setting
+
+
+def origin(name: str) -> Origin | None:
+    """Return what *name* tells, None if it is no name that the client library gives."""
+    found = _FILE.fullmatch(name)
+    # The identifier may hold underscores: the library allows any function in the place of os.getpid.
+    return Origin(found[1] or "gauge", found[2] or "", found[3]) if found else None
+
+
+def read_entries(fd: int) -> list[Entry]:
+    """Return the entries of the file that is open as *fd*. Raises FormatError, OSError."""
+    head = os.pread(fd, 4, 0)
+    used = struct.unpack("i", head)[0] if len(head) == 4 else 0
+    if used in {0, 8}:
+        return []
+    size = os.fstat(fd).st_size
+    if not 8 < used <= min(size, MOST_BYTES):
+        raise FormatError(f"{used} bytes of {size} are used")
+    data = os.pread(fd, used, 0)
+    entries: list[Entry] = []
+    start = 8
+    try:
+        while start < used:
+            (length,) = struct.unpack_from("i", data, start)
+            end = start + 4 + length
+            if length < 1 or end > used:
+                raise FormatError(f"an entry of {length} bytes at {start}, {used} are used")
+            # At least one byte of padding, as the library has it.
+            place = end + 8 - (length + 4) % 8
+            value, timestamp = struct.unpack_from("dd", data, place)
+            entries.append((data[start + 4 : end].decode(), value, timestamp))
+            start = place + 16
+    except (struct.error, UnicodeDecodeError) as error:
+        raise FormatError(f"no entry at {start}: {error}") from error
+    return entries
+
+
+def check_plain(fd: int, owners: frozenset[int] | None = None) -> None:
+    """Raise FormatError unless *fd* is a plain file, and of one of *owners* if they are given: uids."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise FormatError("not a plain file")
+    if owners is not None and found.st_uid not in owners:
+        raise FormatError(f"belongs to uid {found.st_uid}, and others can write to the directory")

@@ -1,0 +1,157 @@
+"""
+Adding the files of ended processes of the client library to the archive, so that they do not pile up.
+
+A cron job that counts something leaves three files a run: after a day of a minutely one a scrape read 4,326 files in 0.6 s.
+"""
+
+# Rule 1: only a file that nobody has open or mapped is one of an ended process. Where the kernel cannot tell, it stays.
+# Rule 2: it gets a name under which nobody looks for it, and is asked for again, before it is read: a process that came
+#         to have the same name in between has it open then, and keeps it.
+# Rule 3: the order of the steps is that of archive.py's first rule.
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.storage import archive, client_format, clients, locks
+from wsgi_prom.storage.locks import Locks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wsgi_prom.storage.client_format import Entry, Origin
+
+log = logging.getLogger("wsgi_prom")
+
+_LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Folding:
+    """
+    The archive's upkeep in the directory *path*. Thread safe; only one process at a time does it, and others go on meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._problem = ""
+
+    def fold(self) -> None:
+        """
+        Add what ended processes have left. Does nothing if another thread or process is at it.
+
+        A listing of the directory, and some 10 us for each file of the client library. Never raises.
+        """
+        if self._lock.acquire(blocking=False):
+            try:
+                self._attempt()
+                self._problem = ""
+            except Exception as error:
+                if str(error) != self._problem:
+                    self._problem = str(error)
+                    log.warning(
+                        "files of ended processes stay in %s, where each scrape reads them: %s",
+                        self._path,
+                        error,
+                    )
+            finally:
+                self._lock.release()
+
+    def _attempt(self) -> None:
+        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            found = os.fstat(folder)
+            # Others only look: what root makes here, the directory's user could not go on with.
+            if found.st_uid == os.geteuid() and _left(folder):
+                lock_file = Locks.of(self._path)
+                if lock_file.acquire(locks.FOLDING):
+                    try:
+                        _fold(folder)
+                    finally:
+                        lock_file.release(locks.FOLDING)
+        except FileNotFoundError:
+            pass  # nobody of ours has been here yet, or the directory goes
+        finally:
+            os.close(folder)
+
+
+def _left(folder: int) -> bool:
+    names = os.listdir(folder)
+    return any(
+        archive.ended(name) or (client_format.origin(name) and archive.of_ended(folder, name))
+        for name in names
+    )
+
+
+def _fold(folder: int) -> None:
+    kept = archive.read(folder)
+    number = kept.generation + 1
+    found: list[tuple[int, str, str]] = []
+    for name in os.listdir(folder):
+        ended = archive.ended(name)
+        if ended is None:
+            ended_name = _taken(folder, name, number) if client_format.origin(name) else None
+            if ended_name is not None:
+                found.append((_age(folder, ended_name), ended_name, name))
+        elif ended[0] <= kept.generation:
+            os.unlink(name, dir_fd=folder)
+        else:
+            found.append((_age(folder, name), name, ended[1]))
+    added: list[str] = []
+    for _, name, former in sorted(found):
+        origin = client_format.origin(former)
+        entries = _read(folder, name, origin)
+        ended = archive.ended(name)
+        # What is added has this generation, and what is not a later one, before the archive has this one.
+        wanted = number if entries is not None else number + 1
+        if ended is not None and ended[0] != wanted:
+            os.rename(
+                name, renamed := archive.ended_name(wanted, former), src_dir_fd=folder, dst_dir_fd=folder
+            )
+            name = renamed  # noqa: PLW2901 - it is the same file
+        if entries is not None and origin is not None:
+            kept.add(origin, entries)
+            added.append(name)
+    if added:
+        kept.generation = number
+        archive.write(folder, kept)
+        for name in added:
+            os.unlink(name, dir_fd=folder)
+
+
+def _taken(folder: int, name: str, number: int) -> str | None:
+    """Rename the file *name* if it is one of an ended process that can be read, and return its new name."""
+    if _read(folder, name, client_format.origin(name)) is None:
+        return None
+    ended_name = archive.ended_name(number, name)
+    os.rename(name, ended_name, src_dir_fd=folder, dst_dir_fd=folder)
+    return ended_name
+
+
+def _read(folder: int, name: str, origin: Origin | None) -> list[Entry] | None:
+    """Return the entries of a file that nobody uses, None for one that is in use, is not this user's, or cannot be read."""
+    try:
+        fd = os.open(name, _LOOK_FLAGS, dir_fd=folder)
+    except OSError:
+        return None
+    try:
+        client_format.check_plain(fd, frozenset({os.geteuid()}))
+        if origin is None or not locks.unused(fd):
+            return None
+        entries = client_format.read_entries(fd)
+        for part in clients.parts_of(origin, entries):
+            clients.block_of(part)
+    except FormatError:
+        return None
+    else:
+        return entries
+    finally:
+        os.close(fd)
+
+
+def _age(folder: int, name: str) -> int:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime_ns
