@@ -279,8 +279,6 @@ def make_link(file: Path) -> None:
 
 
 BAD_CLIENT_FILES: dict[str, Callable[[Path], Any]] = {
-    "empty": lambda file: file.touch(),
-    "short": lambda file: file.write_bytes(b"\x01"),
     "garbage": lambda file: file.write_bytes(b"garbage!" * 1000),
     "a huge length": lambda file: file.write_bytes(struct.pack("ii", 2**31 - 1, 0) * 8),
     "a negative length": lambda file: file.write_bytes(struct.pack("iii", 64, 0, -8).ljust(64, b"\0")),
@@ -608,7 +606,7 @@ def test_the_report_says_what_was_met(shared: Path) -> None:
     write_slot(shared, 0, [(READS, (), (1.0,))])
     write_slot(shared, 1, [(WAIT, (), (1.0, 1.0, 1.0, 1.0))])
     (shared / "wsgi_prom.2.values").write_bytes(b"garbage")
-    (shared / "counter_1.db").touch()
+    (shared / "counter_1.db").write_bytes(b"garbage!")
     lock_file = directory.prepare(shared)
     assert lock_file.acquire(FIRST_SLOT)
     collector = Collector(shared)

@@ -1,0 +1,323 @@
+"""What processes of the client library's own multiprocess mode leave: kept while they live, added up once when they have ended."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import live
+import processes
+import pytest
+import servers
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.storage import archive, directory
+from wsgi_prom.storage.collector import Collector
+from wsgi_prom.storage.folding import Folding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MODES = ("all", "min", "max", "sum", "mostrecent")
+
+
+def leave(
+    path: Path, pid: object, amount: float = 1.0, when: float = 1.0, modes: tuple[str, ...] = MODES
+) -> None:
+    """Write the files that a process leaves."""
+    directory.prepare(path)
+    labels: dict[str, str] = {"kind": "a"}
+
+    def write(name: str, *values: tuple[str, str, dict[str, str], float]) -> None:
+        file = MmapedDict(str(path / f"{name}_{pid}.db"))
+        for metric, sample, found, value in values:
+            file.write_value(
+                mmap_key(metric, sample, list(found), list(found.values()), "Help."), value, when
+            )
+        os.utime(path / f"{name}_{pid}.db", (when, when))
+        file.close()
+
+    write("counter", ("jobs", "jobs_total", labels, amount))
+    write("summary", ("size", "size_count", {}, 1.0), ("size", "size_sum", {}, amount))
+    buckets = [("wait", "wait_bucket", {"le": le}, 1.0) for le in ("1.0", "+Inf")]
+    write("histogram", ("wait", "wait_sum", {}, amount), *buckets)
+    for mode in modes:
+        write(f"gauge_{mode}", (mode, mode, {}, amount))
+        write(f"gauge_live{mode}", (f"live{mode}", f"live{mode}", {}, amount))
+
+
+def page(path: Path) -> dict[str, float]:
+    text = render(Collector(path).collect())
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line[0] != "#"
+    }
+
+
+def lasting(path: Path) -> dict[str, float]:
+    """The page without what speaks of living processes, and of one process."""
+    return {name: value for name, value in page(path).items() if not name.startswith(("live", "all"))}
+
+
+def names(path: Path) -> set[str]:
+    return set(os.listdir(path)) - {"wsgi_prom.lock"}
+
+
+def test_what_ended_processes_left_is_added_up(shared: Path) -> None:
+    """Sums, counts and gauges are on the page as before, those of living processes are not, and one file is left of all."""
+    for pid in (5, 6, 7):
+        leave(shared, pid, amount=float(pid), when=float(pid))
+    before = lasting(shared)
+    Folding(shared).fold()
+    assert {archive.NAME} == names(shared)
+    assert before == lasting(shared)
+    assert 18.0 == before['jobs_total{kind="a"}']
+    assert {'all{pid="7"}': 7.0} == {
+        name: value for name, value in page(shared).items() if name.startswith(("live", "all"))
+    }
+
+
+def test_the_archive_does_not_grow_with_processes(shared: Path) -> None:
+    """A thousand runs of a command leave as much as ten."""
+    sizes = []
+    for count in (10, 90):
+        for _ in range(count):
+            leave(shared, os.urandom(4).hex())
+        Folding(shared).fold()
+        sizes.append((shared / archive.NAME).stat().st_size)
+    assert 100.0 == page(shared)['jobs_total{kind="a"}']
+    assert sizes[1] <= sizes[0] + 32
+
+
+def test_a_file_that_is_open_stays(shared: Path) -> None:
+    """Whatever its name says of a pid, and whether it was read to its end: a process that has it open lives."""
+    leave(shared, 5)
+    leave(shared, "worker_3")
+    held = open(shared / "counter_worker_3.db", "a+b")  # noqa: PTH123, SIM115
+    with held:
+        found = fold_elsewhere(shared)
+    assert {archive.NAME, "counter_worker_3.db"} == found
+    assert 2.0 == page(shared)['jobs_total{kind="a"}']
+    assert {archive.NAME} == fold_elsewhere(shared)
+    assert 2.0 == page(shared)['jobs_total{kind="a"}']
+
+
+def fold_elsewhere(path: Path) -> set[str]:
+    """Fold in a process of its own, and return the names of the files that are there then."""
+    script = f"from pathlib import Path; from wsgi_prom.storage.folding import Folding; Folding(Path({str(path)!r})).fold()"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    return names(path)
+
+
+STEPS = ("rename", "unlink", "open", "listdir", "stat")
+
+
+def fold_and_die(path: Path, steps: int) -> bool:
+    """Fold, and be killed before the step of that number. Returns whether it came to its end before."""
+    left = [steps]
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                os._exit(1)
+            left[0] -= 1
+            return call(*arguments, **options)
+
+        return step
+
+    child = os.fork()
+    if child == 0:
+        try:
+            for name in STEPS:
+                setattr(os, name, counted(getattr(os, name)))
+            Folding(path).fold()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_kill_between_two_steps_neither_loses_nor_doubles(shared: Path) -> None:
+    """Wherever the one who adds files up is killed, the page says the same, then and when the next one has gone on."""
+    amount, steps, whole = 0, 0, False
+    while not whole:
+        for pid in (f"{steps}a", f"{steps}b"):
+            leave(shared, pid, modes=())
+            amount += 1
+        whole = fold_and_die(shared, steps)
+        steps += 1
+        assert amount == page(shared)['jobs_total{kind="a"}']
+        assert 2 * amount == page(shared)['wait_bucket{le="+Inf"}']
+        if steps % 3 == 0:
+            processes.in_child(Folding(shared).fold)
+            assert amount == page(shared)['jobs_total{kind="a"}']
+    assert steps > 20
+    assert {archive.NAME} == names(shared)
+
+
+def test_no_sum_goes_back_by_a_last_digit(shared: Path) -> None:
+    """Amounts that no double holds exactly have the same sum before and after some of them were added up, in any order."""
+    numbers = random.Random(7)
+    before = 0.0
+    for turn in range(30):
+        leave(shared, f"a{turn}", amount=numbers.random() * 10 ** numbers.randint(-3, 9))
+        leave(shared, f"b{turn}", amount=numbers.random())
+        between = page(shared)["wait_sum"]
+        with open(shared / f"histogram_b{turn - 1}.db", "a+b") if turn else open(os.devnull) as _:  # noqa: PTH123
+            fold_elsewhere(shared) if turn % 10 == 0 else Folding(shared).fold()
+        after = page(shared)["wait_sum"]
+        assert before <= between == after
+        before = after
+
+
+@pytest.mark.parametrize("content", [b"", b"\1", bytes(65536)])
+def test_a_file_that_nothing_was_written_to(shared: Path, content: bytes) -> None:
+    """A process that was killed while it made its file leaves one that is nothing to add, and no error."""
+    leave(shared, 5)
+    (shared / "counter_6.db").write_bytes(content)
+    collector = Collector(shared)
+    collector.collect()
+    assert () == collector.report.unreadable
+    Folding(shared).fold()
+    assert {archive.NAME} == names(shared)
+    assert 1.0 == page(shared)['jobs_total{kind="a"}']
+
+
+@pytest.mark.parametrize("content", [b"garbage!" * 100, b"\x28\0\0\0\0\0\0\0\x08\0\0\0notjson!" + bytes(20)])
+def test_a_file_that_cannot_be_read_stays_and_harms_no_other(shared: Path, content: bytes) -> None:
+    """It is counted as unreadable at each scrape; the rest is added up."""
+    leave(shared, 5)
+    (shared / "counter_6.db").write_bytes(content)
+    Folding(shared).fold()
+    assert {archive.NAME, "counter_6.db"} == names(shared)
+    collector = Collector(shared)
+    collector.collect()
+    assert ("counter_6.db",) == collector.report.unreadable
+    assert 1.0 == page(shared)['jobs_total{kind="a"}']
+
+
+def test_a_damaged_archive_is_told_and_nothing_is_added_to_it(shared: Path) -> None:
+    """What cannot be read is left as it is, and what came later still counts."""
+    leave(shared, 5)
+    directory.prepare(shared)
+    (shared / archive.NAME).write_bytes(b"wsgi_prom archive 1 7\nnonsense")
+    Folding(shared).fold()
+    collector = Collector(shared)
+    collector.collect()
+    assert (archive.NAME,) == collector.report.unreadable
+    assert 1.0 == page(shared)['jobs_total{kind="a"}']
+
+
+def test_a_full_disk_keeps_the_files(tmp_path: Path) -> None:
+    """An archive that cannot be written changes nothing: the files count one by one."""
+    script = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_ended_clients as tests
+path = Path("/dev/shm/small")
+tests.leave(path, 5); tests.leave(path, 6)
+with open("/dev/shm/full", "wb", buffering=0) as full:
+    try:
+        while full.write(bytes(4096)): pass
+    except OSError: pass
+before = tests.lasting(path)
+tests.Folding(path).fold()
+between = tests.lasting(path)
+os.unlink("/dev/shm/full")
+tests.Folding(path).fold()
+print(before == between == tests.lasting(path), tests.names(path))
+"""
+    command = 'mount -t tmpfs -o size=1m small /dev/shm && exec "$@"'
+    folder = str(live.ROOT / "tests")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", command, "sh", sys.executable, "-c", script, folder],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{live.ROOT}{os.pathsep}{folder}"},
+    )  # fmt: skip
+    assert "True {'wsgi_prom.archive'}\n" == done.stdout, done.stderr
+
+
+def test_a_start_removes_what_ended_processes_left_alone(shared: Path) -> None:
+    """Clearing for a new server leaves what a living process has open."""
+    leave(shared, 5)
+    Folding(shared).fold()
+    leave(shared, 6)
+    lock_file = directory.prepare(shared)
+    with open(shared / "counter_6.db", "a+b"):  # noqa: PTH123
+        processes.in_child(lambda: directory.clear(shared, directory.prepare(shared)))
+    assert {"counter_6.db"} == names(shared)
+    directory.clear(shared, lock_file)
+    assert set() == names(shared)
+
+
+def test_scrapes_beside_a_folding_process_never_go_back(shared: Path) -> None:
+    """Another process that reads the directory meanwhile sees each file once, in the archive or beside it."""
+    leave(shared, "first")
+    script = f"""
+import time
+from pathlib import Path
+from wsgi_prom.storage.folding import Folding
+folding = Folding(Path({str(shared)!r}))
+end = time.monotonic() + 20
+while time.monotonic() < end and not Path({str(shared / "stop")!r}).exists():
+    folding.fold()
+"""
+    with subprocess.Popen([sys.executable, "-c", script]) as other:
+        collector = Collector(shared)
+        last, count = 1.0, 1
+        for turn in range(60):
+            leave(shared, turn)
+            count += 1
+            text = render(collector.collect())
+            found = float(text.split('jobs_total{kind="a"} ')[1].split("\n")[0])
+            assert last <= found == count
+            last = found
+        (shared / "stop").touch()
+        assert 0 == other.wait()
+
+
+TASKS = """
+import sys, time
+from prometheus_client import Counter, Gauge
+tasks = Counter("tasks", "Tasks.")
+Gauge("running", "Running.", multiprocess_mode="livesum").set(1)
+tasks.inc(5)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=servers.BOTH)
+def beside(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[tuple[subprocess.Popen[str], live.LiveServer, Path]]:
+    """A task worker of the plain client library in a directory, and then a server in the same one."""
+    path = tmp_path / "shared"
+    path.mkdir(mode=0o700)
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(path)}
+    worker = subprocess.Popen([sys.executable, "-c", TASKS], env=env, stdin=-1, stdout=-1, text=True)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    with worker, servers.start(request.param, workers=1, PROMETHEUS_MULTIPROC_DIR=str(path)) as server:
+        yield worker, server, path
+
+
+def test_a_task_worker_that_lives_is_on_the_page_and_when_it_has_ended_its_counters(
+    beside: tuple[subprocess.Popen[str], live.LiveServer, Path],
+) -> None:
+    """The start of the server removes nothing of it; its end leaves no files of its own, and takes no count."""
+    worker, server, path = beside
+    live.drive(server.url, ["/"] * 5)
+    samples = server.samples()
+    assert (5.0, 1.0) == tuple(servers.value(samples, name) for name in ("tasks_total", "running"))
+    assert {("/", "200"): 5} == servers.requests_counted(samples)
+    worker.communicate("")
+    assert set() == live.eventually(lambda: set(path.glob("*.db")), lambda found: not found)
+    samples = server.samples()
+    assert (5.0, None) == tuple(servers.value(samples, name) for name in ("tasks_total", "running"))
