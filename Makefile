@@ -10,7 +10,7 @@ OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exp
 	measures routes sendfile totals values))
 PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
-.PHONY: demo test test-oldest chaos lint bench bench-quick tools clean
+.PHONY: demo test test-oldest chaos lint docs bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
@@ -30,6 +30,10 @@ lint: $(VENV)/tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The tables of docs/settings.md, and docs/metrics.md.
+docs: $(VENV)/demo
+	$(VENV)/bin/python docs/generate.py $(ARGS)
 
 # With the peers, in an environment of their own: ARGS="--only request --json FILE". All of it takes half an hour.
 bench: $(BENCH)/peers tools

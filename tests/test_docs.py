@@ -67,7 +67,7 @@ def test_the_middleware_by_hand(tmp_path) -> None:
     assert {("/", "200"): 20} == servers.requests_counted(samples)
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])
 def test_the_make_targets_exist(target: str) -> None:
     """make knows each command that the README and the build name."""
     done = subprocess.run(["make", "--dry-run", target], cwd=live.ROOT, capture_output=True, check=False)

@@ -257,7 +257,7 @@ def test_an_unknown_keyword_is_refused() -> None:
     """
     A misspelt keyword is told with those that there are.
     """
-    with pytest.raises(SettingError, match=r"bindd='x' is no setting of wsgi_prom\. There are bind, "):
+    with pytest.raises(SettingError, match=r"bindd='x' is no setting of wsgi_prom\. There are app, "):
         Settings.read({}, bindd="x")
 
 
@@ -266,7 +266,7 @@ def test_an_unknown_keyword_is_refused() -> None:
     [
         ({"label": {"a": "b"}}, "label={'a': 'b'} is no keyword of PrometheusMiddleware. Did you mean labels?"),
         ({"exclude": "/a", "metric_path": "/m"}, "metric_path='/m' is no keyword of PrometheusMiddleware. Did you mean metrics_path?"),
-        ({"registry": None}, "registry=None is no keyword of PrometheusMiddleware. There are allow, "),
+        ({"registry": None}, "registry=None is no keyword of PrometheusMiddleware. There are metrics_path, "),
         ({"bind": ":1"}, "bind=':1' is no keyword of PrometheusMiddleware. It is the server's or the exporter's: set WSGI_PROM_BIND in"),
         *(
             ({name: None}, f"{name}=None is no keyword of PrometheusMiddleware. It is the server's or the exporter's: set WSGI_PROM_{name.upper()} in")

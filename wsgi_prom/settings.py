@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import setting_values
-from wsgi_prom.catalog import OPTIONAL
+from wsgi_prom.catalog import FIRST_BYTE, OPTIONAL
 from wsgi_prom.errors import SettingError
 from wsgi_prom.setting_values import Address, PathPattern
 
@@ -43,78 +43,118 @@ _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _READERS: Final = ("allow", "token_file", "users_file")
 
 
-def _setting(default: Any, parse: Any, right: str, *, keyword: bool = True) -> Any:
-    """Return a field. *keyword*: whether the middleware takes it as one; the others are the server's or the exporter's."""
-    return dataclasses.field(default=default, metadata={"parse": parse, "right": right, "keyword": keyword})
+def _setting(
+    section: str, default: Any, parse: Any, right: str, text: str, *, shown: str = "", keyword: bool = True
+) -> Any:
+    """
+    Return a field. *right* is what messages call a right value.
+
+    *section*, *text* and *shown* (the default, where its value does not tell) are those of docs/settings.md. *keyword*:
+    whether the middleware takes it as one; the others are the server's or the exporter's.
+    """
+    known = {"parse": parse, "right": right, "section": section, "text": text, "shown": shown}
+    return dataclasses.field(default=default, metadata={**known, "keyword": keyword})
 
 
 @dataclass(frozen=True)
 class Settings:
     """All settings, checked. Make it with `Settings.read`."""
 
+    app: str | None = _setting(
+        "Application", None, setting_values.reference,
+        "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
+        "the application for `wsgi_prom.wsgi:application`, `module:callable` or `module:factory()`",
+        keyword=False,
+    )  # fmt: skip
+    # Off unless asked for: a path of the application that anybody can read is a decision of its own.
+    metrics_path: str | None = _setting(
+        "Application", None, setting_values.path, "an absolute path, such as /metrics",
+        "a path of the application that shows the metrics too", shown="off",
+    )  # fmt: skip
+    # Before the name of each metric of the application's requests: two applications of one Prometheus job.
+    prefix: str = _setting(
+        "Application", "", setting_values.prefix, "the beginning of a metric name, such as shop_",
+        "before the name of each request metric, such as `shop_`",
+    )  # fmt: skip
+    disable: frozenset[str] = _setting(
+        "Application", frozenset(), setting_values.metrics, f"a list of {', '.join(sorted(OPTIONAL))}",
+        "metrics to leave out, by name: those with a star in [metrics.md](metrics.md)",
+    )  # fmt: skip
+    # The client library's own default, which fits requests from 5 ms to 10 s.
+    buckets: tuple[float, ...] = _setting(
+        "Application", (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+        setting_values.buckets, "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
+        "upper bounds of the duration histogram, in seconds", shown="5 ms to 10 s",
+    )  # fmt: skip
+    # A queue is empty, or it is the server's worst problem: coarser, and further up.
+    queue_buckets: tuple[float, ...] = _setting(
+        "Application", (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
+        setting_values.buckets, "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
+        "the same for the time in the proxy's queue", shown="1 ms to 60 s",
+    )  # fmt: skip
+    # Off: for all but streams it says what the duration says, and costs another histogram for each route.
+    first_byte: bool = _setting(
+        "Application", False, setting_values.switch, "on or off",
+        f"`{FIRST_BYTE[0]}` too", shown="off",
+    )  # fmt: skip
+    # Off: it multiplies the most expensive metric, and most questions are answered by the counter's status.
+    status_class: bool = _setting(
+        "Application", False, setting_values.switch, "on or off",
+        "a label `status_class` (`2xx`) on the duration", shown="off",
+    )  # fmt: skip
+    labels: tuple[tuple[str, LabelValue], ...] = _setting(
+        "Application", (), setting_values.labels,
+        "a list of NAME=VALUE, with names that Prometheus allows and that are not ours",
+        "more labels, `name=value`; as a keyword also callables on the environ",
+    )  # fmt: skip
+    exclude: Exclusion | None = _setting(  # noqa: RUF009 - a field, as the others
+        "Application", None, setting_values.exclusion,
+        "a list of regular expressions for whole paths, separated by blanks",
+        "regular expressions for whole paths not to measure; as a keyword also a callable",
+    )  # fmt: skip
+    # An application with more routes, methods and statuses than this has a label that is not a template.
+    label_limit: int = _setting(
+        "Application", 1000, setting_values.positive, "a number of label sets, 1 or more",
+        "label sets a metric may have in all processes; the rest is `OTHER`", shown="1000",
+    )  # fmt: skip
     # Loopback: what an application counts is nobody else's business. 9464 is the exporters' port of OpenTelemetry's
     # Prometheus reader, so that a dashboard's scrape configuration need not change.
     bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
-        Address("127.0.0.1", 9464),
-        setting_values.address,
+        "Exporter", Address("127.0.0.1", 9464), setting_values.address,
         "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off",
-        keyword=False,
-    )
+        "where the exporter listens: `HOST:PORT`, `[IPV6]:PORT`, `unix:/PATH`, or `off`",
+        shown="`127.0.0.1:9464`", keyword=False,
+    )  # fmt: skip
     # Its own user's, until somebody else is to read it.
     socket_mode: int = _setting(
-        0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660", keyword=False
-    )
+        "Exporter", 0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660",
+        "the mode of the socket at `unix:/PATH`", shown="600", keyword=False,
+    )  # fmt: skip
     # Who may read the metrics, at the exporter and at metrics_path. Secrets are in files, for they can be replaced there,
     # and the environment of a process can be read by more than its user thinks.
-    allow: tuple[Network, ...] = _setting(
-        (), setting_values.networks, "a list of addresses and networks, such as 10.0.0.0/8,::1"
-    )
-    token_file: str | None = _setting(None, setting_values.file, "the absolute path of a file")
-    users_file: str | None = _setting(None, setting_values.file, "the absolute path of a file")
-    tls_cert: str | None = _setting(None, setting_values.file, "the absolute path of a file", keyword=False)
-    tls_key: str | None = _setting(None, setting_values.file, "the absolute path of a file", keyword=False)
+    tls_cert: str | None = _setting(
+        "Exporter", None, setting_values.file, "the absolute path of a file",
+        "a certificate chain in PEM: the exporter speaks TLS 1.2 or newer, and nothing else", keyword=False,
+    )  # fmt: skip
+    tls_key: str | None = _setting(
+        "Exporter", None, setting_values.file, "the absolute path of a file",
+        "the certificate's key in PEM, without a password", shown="in the former", keyword=False,
+    )  # fmt: skip
     tls_client_ca: str | None = _setting(
-        None, setting_values.file, "the absolute path of a file", keyword=False
-    )
-    app: str | None = _setting(
-        None,
-        setting_values.reference,
-        "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
-        keyword=False,
-    )
-    # Off unless asked for: a path of the application that anybody can read is a decision of its own.
-    metrics_path: str | None = _setting(None, setting_values.path, "an absolute path, such as /metrics")
-    # Before the name of each metric of the application's requests: two applications of one Prometheus job.
-    prefix: str = _setting("", setting_values.prefix, "the beginning of a metric name, such as shop_")
-    disable: frozenset[str] = _setting(
-        frozenset(), setting_values.metrics, f"a list of {', '.join(sorted(OPTIONAL))}"
-    )
-    # The client library's own default, which fits requests from 5 ms to 10 s.
-    buckets: tuple[float, ...] = _setting(
-        (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
-        setting_values.buckets,
-        "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
-    )
-    # A queue is empty, or it is the server's worst problem: coarser, and further up.
-    queue_buckets: tuple[float, ...] = _setting(
-        (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
-        setting_values.buckets,
-        "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
-    )
-    # Off: for all but streams it says what the duration says, and costs another histogram for each route.
-    first_byte: bool = _setting(False, setting_values.switch, "on or off")
-    # Off: it multiplies the most expensive metric, and most questions are answered by the counter's status.
-    status_class: bool = _setting(False, setting_values.switch, "on or off")
-    labels: tuple[tuple[str, LabelValue], ...] = _setting(
-        (),
-        setting_values.labels,
-        "a list of NAME=VALUE, with names that Prometheus allows and that are not ours",
-    )
-    exclude: Exclusion | None = _setting(  # noqa: RUF009 - a field, as the others
-        None, setting_values.exclusion, "a list of regular expressions for whole paths, separated by blanks"
-    )
-    # An application with more routes, methods and statuses than this has a label that is not a template.
-    label_limit: int = _setting(1000, setting_values.positive, "a number of label sets, 1 or more")
+        "Exporter", None, setting_values.file, "the absolute path of a file",
+        "certificates in PEM: clients must show one that these have signed", keyword=False,
+    )  # fmt: skip
+    allow: tuple[Network, ...] = _setting(
+        "Access", (), setting_values.networks, "a list of addresses and networks, such as 10.0.0.0/8,::1",
+        "addresses and networks that may connect, such as `10.0.0.0/8,::1`", shown="everybody",
+    )  # fmt: skip
+    token_file: str | None = _setting(
+        "Access", None, setting_values.file, "the absolute path of a file", "a file with a bearer token"
+    )  # fmt: skip
+    users_file: str | None = _setting(
+        "Access", None, setting_values.file, "the absolute path of a file",
+        "a file with users and their hashed passwords, a line each, by `wsgi-prom password NAME`",
+    )  # fmt: skip
 
     @classmethod
     def of_middleware(cls, keywords: Mapping[str, Any]) -> Settings:

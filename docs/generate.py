@@ -1,0 +1,203 @@
+"""
+The parts of the documentation that the code tells: the tables of settings.md, from the settings' fields, and metrics.md, from
+pages that the package has made.
+
+`make docs` writes them; `python docs/generate.py --check` writes nothing and ends with 1 where one is out of date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from wsgi_prom import catalog
+from wsgi_prom.catalog import OPTIONAL
+from wsgi_prom.settings import PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+HERE: Final = Path(__file__).resolve().parent
+_LABELS: Final = {
+    "method": "as the client sent it if it is registered (RFC 9110, and `PATCH`), else `OTHER`",
+    "route": "the framework's template, such as `/users/<id>`, or what `set_route` was given; `unmatched` if there is none",
+    "status": "the status code of the response",
+    "status_class": "`1xx` to `5xx`",
+    "exception": "the class of the exception",
+}
+
+_OPTIONAL_MARK: Final = " \\*"
+
+# Requests that bring every metric of ours to the page, in a process whose directory is the first argument; then that page.
+# The others are settings that are switched on.
+_PAGE: Final = """
+import logging, os, sys, time
+logging.disable()
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+from wsgiref.util import setup_testing_defaults
+from wsgi_prom import PrometheusMiddleware, set_route
+from wsgi_prom.cli import main
+
+def app(environ, start_response):
+    set_route(environ, environ["PATH_INFO"])
+    if environ["PATH_INFO"] == "/error":
+        raise ValueError
+    start_response("200 OK", [])
+    return iter([b"body", b""])
+
+def request(path, **more):
+    environ = {"PATH_INFO": path, "HTTP_X_REQUEST_START": f"t={time.time()}", **more}
+    setup_testing_defaults(environ)
+    return measured(environ, lambda *_: None)
+
+measured = PrometheusMiddleware(
+    app, label_limit=5, exclude=lambda environ: 1 / 0, **dict.fromkeys(sys.argv[2:], True)
+)
+for number in range(9):
+    list(request(f"/{number}"))
+next(iter(aborted := request("/0")))
+aborted.close()
+try:
+    request("/error")
+except ValueError:
+    pass
+sys.exit(main(["dump", "--directory", sys.argv[1]]))
+"""
+
+
+class Row(NamedTuple):
+    """A metric as metrics.md shows it."""
+
+    name: str
+    type: str
+    unit: str
+    labels: str
+    meaning: str
+
+
+def settings_page(page: str) -> str:
+    """Return *page*, the text of settings.md, with each section's table as the fields tell."""
+    for section in dict.fromkeys(field.metadata["section"] for field in dataclasses.fields(Settings)):
+        found = re.search(rf"\n## {section}\n(?:[^|#\n].*\n|\n)*((?:\|.*\n)+)", page)
+        if found is None:
+            raise ValueError(f"settings.md has no table in a section {section!r}")
+        # What the client library reads itself, and no field tells.
+        others = [line for line in found[1].splitlines()[2:] if f"| `{PREFIX}" not in line]
+        lines = [_line("variable", "default", ""), "|---|---|---|", *_rows(section), *others]
+        page = page[: found.start(1)] + "\n".join(lines) + "\n" + page[found.end(1) :]
+    return page
+
+
+def _rows(section: str) -> list[str]:
+    return [
+        _line(f"`{PREFIX}{field.name.upper()}`", field.metadata["shown"], field.metadata["text"])
+        for field in dataclasses.fields(Settings)
+        if field.metadata["section"] == section
+    ]
+
+
+def metrics_page() -> str:
+    """Return the text of metrics.md."""
+    rows = _metrics()
+    switches = [field.name for field in dataclasses.fields(Settings) if field.default is False]
+    for switch in switches:
+        by = f"`{PREFIX}{switch.upper()}`"
+        for name, row in _metrics(switch).items():
+            if name not in rows:
+                rows[name] = row._replace(meaning=f"{row.meaning} Only with {by}.")
+            elif row.labels != rows[name].labels:
+                more = sorted(set(row.labels.split(", ")) - set(rows[name].labels.split(", ")))
+                rows[name] = rows[name]._replace(labels=f"{rows[name].labels}; with {by} {', '.join(more)}")
+    missing = [name for name in _catalogue() if name not in rows]
+    if missing:
+        raise ValueError(f"no page shows {', '.join(missing)}: add a request that brings it")
+    rows = {name: rows[name] for name in [*_catalogue(), *rows]}
+    ours = {name for name in rows if name.startswith("wsgi_prom_")}
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            "What `/metrics` shows beside the metrics of your own. `make docs` writes this page from pages that wsgi_prom makes, and",
+            "`tests/test_generated_docs.py` compares it with a server's.",
+            "",
+            f"Those marked \\* can be left out by `{PREFIX}DISABLE`. `{PREFIX}PREFIX` goes before the names of the first table, and",
+            f"`{PREFIX}LABELS` adds labels to those with a route; a scrape adds `job` and `instance` to all. A histogram NAME has the",
+            "series `NAME_bucket`, `NAME_count` and `NAME_sum`, a summary the latter two.",
+            "",
+            "## Requests",
+            "",
+            *_table(row for name, row in rows.items() if name not in ours),
+            "",
+            "| label | value |",
+            "|---|---|",
+            *(f"| `{label}` | {meaning} |" for label, meaning in _LABELS.items()),
+            "",
+            f"Beyond `{PREFIX}LABEL_LIMIT` label sets of a metric, route and exception are `OTHER`.",
+            "",
+            "## wsgi_prom itself",
+            "",
+            *_table(row for name, row in rows.items() if name in ours),
+            "",
+        ]
+    )
+
+
+def _table(rows: Iterable[Row]) -> list[str]:
+    return [_line("metric", "type", "unit", "labels", "meaning"), "|---|---|---|---|---|"] + [
+        _line(f"`{row.name}`{_OPTIONAL_MARK if row.name in OPTIONAL else ''}", *row[1:]) for row in rows
+    ]
+
+
+def _line(*cells: str) -> str:
+    """Return a line of a table, with one blank in an empty cell."""
+    return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
+
+
+def _metrics(*switches: str) -> dict[str, Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [sys.executable, "-c", _PAGE, directory, *switches], check=True, stdout=subprocess.PIPE, text=True
+        )
+    rows = {}
+    for family in text_string_to_metric_families(done.stdout):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        units = [unit for unit in ("seconds", "bytes") if unit in name.split("_")]
+        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le", "quantile"})
+        shown = ", ".join(f"`{label}`" for label in sorted(labels, key=_order))
+        rows[family.name] = Row(name, family.type, "".join(units), shown, family.documentation)
+    return rows
+
+
+def _catalogue() -> list[str]:
+    """Return the names of the catalogue's metrics, in its order."""
+    return [entry[0] for entry in vars(catalog).values() if type(entry) is tuple]
+
+
+def _order(label: str) -> int:
+    return [*_LABELS, label].index(label)
+
+
+def main(*options: str) -> int:
+    """Write the pages that are out of date; with --check, name them and return 1."""
+    pages = {
+        HERE / "settings.md": settings_page((HERE / "settings.md").read_text()),
+        HERE / "metrics.md": metrics_page(),
+    }
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if "--check" in options:
+            sys.stderr.write(f"{path} is out of date: run make docs\n")
+        else:
+            path.write_text(pages[path])
+    return int("--check" in options and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
