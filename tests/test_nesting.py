@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import threading
 import time
 from functools import partial
@@ -11,12 +13,14 @@ from wsgiref.util import FileWrapper, setup_testing_defaults
 
 import pytest
 
-from wsgi_prom import PrometheusMiddleware, nesting
+from wsgi_prom import PrometheusMiddleware
 from wsgi_prom.middleware import wrap_for_hook
+from wsgi_prom.storage import turns
 from wsgi_prom.storage.collector import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # What an explicit middleware is given below, and what its requests are counted as then.
 SHOP = {"prefix": "shop_", "labels": {"env": "prod"}, "exclude": ["/skip"], "buckets": (1.0,)}
@@ -56,11 +60,11 @@ def send(app: Any, path: str = "/", **more: Any) -> bytes:
         getattr(result, "close", int)()
 
 
-def page() -> dict[str, float]:
+def page(path: Path | None = None) -> dict[str, float]:
     """Return what is shown of requests, without buckets, sums and sizes."""
     return {
         f"{name}{{{','.join(value for _, value in labels)}}}": value
-        for family in Collector(None).collect()
+        for family in Collector(path).collect()
         for child in family.children()
         for (name, labels), value in zip(child.shape, child.values, strict=True)
         if "http_request" in name and not name.endswith(("_bucket", "_sum", "_size_bytes_count"))
@@ -399,12 +403,21 @@ def test_a_request_is_in_progress_once(in_child: Any) -> None:
     assert ([1.0], 0.0) == in_child(work)
 
 
-@pytest.mark.parametrize("made", [True, False], ids=["one that was made", "none"])
-def test_it_is_known_whether_this_process_has_a_middleware(made: bool, in_child: Callable[..., Any]) -> None:
-    """A hook that does not wrap the application itself asks for that."""
+@pytest.mark.parametrize("locked", [True, False], ids=["with a lock", "without"])
+def test_threads_lose_nothing(locked: bool, in_child: Any, shared: Any) -> None:
+    """Each request of each thread is counted once, and none stays in progress."""
 
-    def work() -> bool:
-        kept = PrometheusMiddleware(app) if made else None
-        return nesting.exist() and kept is not None
+    def work() -> Any:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
+        sys.setswitchinterval(1e-6)
+        turns.interrupt = lambda: locked
+        measured = wrap_for_hook(another_s(PrometheusMiddleware(app, labels={"env": "prod"})))
+        threads = [threading.Thread(target=lambda: [send(measured) for _ in range(2000)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = page(shared)
+        return found["http_requests_total{prod,GET,/app,200}"], found["http_requests_in_progress{}"]
 
-    assert made is in_child(work)
+    assert (8000, 0) == in_child(work)

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from wsgi_prom.storage.mark import Mark
     from wsgi_prom.storage.slots import Columns
 
-# Labels that are new, an application that has not called start_response, a body or a status of a type that it should
-# not have: request.py sees to them.
+# Raised for new labels, a missing start_response or a wrong type; the slow path handles them.
 _UNUSUAL: Final = (KeyError, AttributeError, TypeError)
 
 
@@ -88,7 +87,8 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
     signals.watch(app)
     exempt = exemptions(app, recorder, settings, explicit=explicit)
     middleware = _measured(app, recorder, exempt, explicit=explicit)
-    nesting.add(middleware, settings if explicit else None)
+    if explicit:
+        nesting.add(middleware, settings)
     return middleware
 
 

@@ -21,35 +21,23 @@ if TYPE_CHECKING:
     from wsgi_prom.recorder import Recorder
     from wsgi_prom.settings import Settings
 
-# Every middleware of this process that is in use, with its settings if somebody wrote it, None for a hook's.
-_middlewares: Final[dict[weakref.ref[Any], Settings | None]] = {}
+# Those that somebody wrote in this process and that are in use, with their settings.
+_explicit: Final[dict[weakref.ref[Any], Settings]] = {}
 
 
-def add(middleware: Any, settings: Settings | None) -> None:
-    """Add *middleware* to those of this process. *settings* are None if a server's hook made it. Thread safe."""
-    _middlewares[weakref.ref(middleware, lambda gone: _middlewares.pop(gone, None))] = settings
-
-
-def exist() -> bool:
-    """Tell whether this process has a middleware, a hook's included."""
-    return bool(_middlewares)
+def add(middleware: Any, settings: Settings) -> None:
+    """Add a *middleware* that somebody wrote to those of this process. Thread safe."""
+    _explicit[weakref.ref(middleware, lambda gone: _explicit.pop(gone, None))] = settings
 
 
 def explicit() -> list[Settings]:
     """Return the settings of each middleware that somebody wrote. Thread safe."""
-    return [settings for _, settings in _explicit()]
+    return list(_explicit.values())
 
 
 def is_explicit(app: object) -> bool:
-    """Tell whether *app* itself is a middleware that somebody wrote."""
-    return any(middleware() is app for middleware, _ in _explicit())
-
-
-def _explicit() -> list[tuple[weakref.ref[Any], Settings]]:
-    # list() first: another thread may make one meanwhile.
-    return [
-        (middleware, settings) for middleware, settings in list(_middlewares.items()) if settings is not None
-    ]
+    """Tell whether *app* itself is a middleware that somebody wrote. Thread safe."""
+    return any(middleware() is app for middleware in list(_explicit))
 
 
 def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
