@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import variables
+from wsgi_prom.storage import opening, variables
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +25,24 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
 
 def directory_of(arguments: argparse.Namespace) -> Path:
     path: Path | None = arguments.directory or variables.configured() or variables.announced()
-    return (path or _only_server()).absolute()
+    return _own(path.absolute()) if path else _only_server().absolute()
+
+
+def _own(path: Path) -> Path:
+    """Return where processes share values if *path* is named: for root, who reads all, those of the only user who does."""
+    own = opening.own_directory(path)
+    if own == path or exists(own) or os.geteuid() != 0:
+        return own
+    found = [
+        folder
+        for folder in sorted(path.glob("wsgi_prom-*"))
+        if folder.name == f"wsgi_prom-{folder.lstat().st_uid}"
+    ]
+    if len(found) > 1:
+        raise DirectoryError(
+            f"{path} is shared by {len(found)} users. Choose one by --directory:", *map(str, found)
+        )
+    return found[0] if found else own
 
 
 def _only_server() -> Path:

@@ -25,7 +25,7 @@ from wsgi_prom.frameworks import detection
 from wsgi_prom.interface import may_be_factory
 from wsgi_prom.reference import load
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
-from wsgi_prom.storage import adoption, directory, variables
+from wsgi_prom.storage import adoption, directory, opening, variables
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _directory() -> Finding:
         if os.access(base, os.W_OK | os.X_OK):
             return Finding("directory", True, f"made in {base} by the server's hook, for as long as it runs")
         return Finding("directory", False, f"{base} cannot be written", f"set {variables.VARIABLE}")
-    path = path.absolute()
+    path = opening.own_directory(path.absolute())
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     try:
         if parent == path:

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Final, NoReturn
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.launch import launch
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage import adoption, directory, locks, variables
+from wsgi_prom.storage import adoption, directory, locks, opening, variables
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ class Instance:
 
         It is removed at the end of this process if no server starts. Never raises.
         """
-        with suppress(OSError):
-            self.path.mkdir(mode=0o700)
+        with suppress(OSError, DirectoryError), opening.made(self.path, os.geteuid(), None, new=True):
             self._early = True
             atexit.register(self._unmake, os.getpid())
 
@@ -90,6 +89,8 @@ class Instance:
         self._unmake()
         if os.environ.get(variables.VARIABLE) != str(self.path):
             self._choose()
+        if not self._new:
+            self._use_own(owner)
         # A daemon is another process than the one that read the configuration.
         self._tell()
         try:
@@ -110,6 +111,15 @@ class Instance:
             launch(self.path, settings.bind, owner=owner, log_file=log_file)
         except OSError as error:
             log.error("no exporter: %s", error)
+
+    def _use_own(self, owner: tuple[int, int] | None) -> None:
+        named, self.path = self.path, opening.own_directory(self.path, owner)
+        if self.path != named:
+            log.warning(
+                "%s=%s is open to others, or root's: the server uses %s, which is its user's alone. Programs with the client "
+                "library alone write to %s, and are not on the page: set the variable to %s for those that should be.",
+                variables.VARIABLE, named, self.path, named, self.path,
+            )  # fmt: skip
 
     def _enter(self, owner: tuple[int, int] | None) -> Locks:
         """Make the directory ready, and be one of its servers: again, if another server has swept it away before that was so."""

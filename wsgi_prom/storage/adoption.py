@@ -19,7 +19,7 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, forks, variables
+from wsgi_prom.storage import directory, forks, opening, variables
 from wsgi_prom.storage.cells import Cell, Latest
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.values import Value
@@ -96,7 +96,7 @@ def _adopt(existing: list[Any]) -> None:
 def _remove_own_client_files() -> None:
     # Where the environment named a directory before the library was imported, its metrics made files there. What was
     # in them is in our cells now.
-    path = lease.directory
+    path = lease.directory and (variables.configured() or lease.directory)
     if path is not None and path.is_dir():
         client_values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
         for client_file in directory.client_files(path):
@@ -138,7 +138,7 @@ def _init(self: Any, registry: CollectorRegistry | None, path: str | None = None
 
 
 def _collect(self: Any) -> Iterable[Metric]:
-    path = Path(self._path) if self._path else lease.directory
+    path = opening.own_directory(Path(self._path)) if self._path else lease.directory
     if path is None:
         return []
     if not hasattr(self, "_lock"):

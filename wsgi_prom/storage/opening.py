@@ -31,6 +31,30 @@ class NotOwnFileError(OSError):
     """A file is not a plain one, has a second name, or belongs to another user than its directory."""
 
 
+def own_directory(path: Path, owner: Owner | None = None) -> Path:
+    """
+    Return where the processes of one user share values if *path* is named: there, or in a directory of their own below it.
+
+    The latter where everybody can write to *path*, or it is root's and the user is not root: /tmp, a volume of Kubernetes.
+    *owner*, a uid and a gid, is the user, by default the caller. Nothing is made, and what is there is not checked.
+    """
+    uid = os.geteuid() if owner is None else owner[0]
+    try:
+        found = path.stat()
+        roots = found.st_uid in {0, os.stat("/").st_uid}  # noqa: PTH116 - no Path for it
+    except OSError:
+        return path
+    open_to_all = bool(found.st_mode & stat.S_IWOTH)
+    # Root could make a directory where the workers' user cannot reach it.
+    reached = (
+        owner is None
+        or found.st_mode & stat.S_IXOTH
+        or (found.st_mode & stat.S_IXGRP and found.st_gid == owner[1])
+    )
+    below = open_to_all or (roots and found.st_uid != uid and reached)
+    return path / f"wsgi_prom-{uid}" if stat.S_ISDIR(found.st_mode) and below else path
+
+
 @contextmanager
 def opened(path: Path, uid: int | None = None) -> Iterator[int]:
     """

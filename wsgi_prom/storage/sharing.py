@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import variables
+from wsgi_prom.storage import opening, variables
 from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
@@ -28,4 +28,5 @@ def shared_directory() -> Path | None:
         with suppress(OSError, DirectoryError):
             if any(True for _ in Locks.of(found).servers()):
                 return found
-    return variables.configured()
+    named = variables.configured()
+    return named and opening.own_directory(named)
