@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
+import sys
 from typing import TYPE_CHECKING, Final
 
 import live
@@ -97,3 +99,65 @@ def test_nothing_that_can_be_written_to(name: str, tmp_path: Path) -> None:
     assert 1 == log.count("no metrics: PROMETHEUS_MULTIPROC_DIR=")
     assert "Read-only file system" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    "interpreter",
+    [["-OO"], ["-W", "error"], ["-I"], ["-E", "-S"]],
+    ids=["no docstrings", "warnings are errors", "isolated", "without site"],
+)
+def test_gunicorn_under_any_setting_of_the_interpreter(interpreter: list[str]) -> None:
+    """Application, exporter and the page in the application."""
+    # Where the interpreter reads neither PYTHONPATH nor .pth files, they are given in the program.
+    program = (
+        f"import sys; sys.path[:0] = {[str(live.APPS), *(path for path in sys.path if path)]!r}; "
+        "from gunicorn.app.wsgiapp import run; run()"
+    )
+    server = live.gunicorn(
+        "plain:app", workers=1, WSGI_PROM_METRICS_PATH="/metrics",
+        PYTHONOPTIMIZE="2" if "-OO" in interpreter else None, PYTHONWARNINGS="error" if "-W" in interpreter else None,
+    )  # fmt: skip
+    server.command = [sys.executable, *interpreter, "-c", program, *server.command[1:]]
+    with server:
+        live.drive(server.url, ["/"] * 5)
+        assert {("/", "200"): 5} == servers.requests_counted(server.samples())
+        assert b"http_requests_total" in server.get("/metrics").body
+
+
+def test_uwsgi_with_warnings_as_errors_and_without_docstrings() -> None:
+    """The same of uWSGI, which has no options of the interpreter but its own and the environment's."""
+    with live.uwsgi("--optimize", "2", workers=1, PYTHONOPTIMIZE="2", PYTHONWARNINGS="error",
+                    WSGI_PROM_METRICS_PATH="/metrics") as server:  # fmt: skip
+        live.drive(server.url, ["/"] * 5)
+        assert {("/", "200"): 5} == servers.requests_counted(server.samples())
+        assert b"http_requests_total" in server.get("/metrics").body
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_closed_standard_streams(name: str) -> None:
+    """A server that is started without stdin, stdout and stderr: nothing is written to a file that has their numbers."""
+    with contextlib.closing(live.hold_port()) as held, contextlib.closing(live.hold_port()) as metrics:
+        number, metrics_number = (holder.getsockname()[1] for holder in (held, metrics))
+        command: list[str | Path] = {
+            "gunicorn": [live.BIN / "gunicorn", "-b", f"127.0.0.1:{number}", "-c", "python:wsgi_prom.hooks.gunicorn", "plain:app"],
+            "uwsgi": [live.BIN / "uwsgi", "--http-socket", f"127.0.0.1:{number}", "--master", "--die-on-term", "--shared-import",
+                      "wsgi_prom.hooks.uwsgi", "--module", "wsgi_prom.wsgi:application"],
+        }[name]  # fmt: skip
+        server = live.LiveServer(
+            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command],
+            env={"WSGI_PROM_BIND": f"127.0.0.1:{metrics_number}", "WSGI_PROM_APP": "plain:app"},
+        )
+        with server:
+            url = f"http://127.0.0.1:{metrics_number}/metrics"
+            assert live.eventually(lambda: answers(f"http://127.0.0.1:{number}/") and answers(url), bool)
+            live.drive(f"http://127.0.0.1:{number}", ["/"] * 5)
+            samples = live.parse_samples(live.request(url).body.decode())
+    assert servers.requests_counted(samples)["/", "200"] >= 6
+    assert value(samples, "wsgi_prom_unreadable_files") == 0
+
+
+def answers(url: str) -> bool:
+    try:
+        return live.request(url).status == 200
+    except OSError:
+        return False

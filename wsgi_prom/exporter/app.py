@@ -7,14 +7,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY
-from webob import Request, Response
-from webob.acceptparse import create_accept_encoding_header, create_accept_header
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names
 from wsgi_prom.exporter.pages import ARRIVAL, PageFile, Pages
 from wsgi_prom.exporter.plain import plain
+from wsgi_prom.exporter.webob import (
+    Request,
+    Response,
+    create_accept_encoding_header,
+    create_accept_header,
+)
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage.lease import lease
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webob import Response
+from wsgi_prom.exporter.webob import Response
 
 
 def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
