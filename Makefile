@@ -5,10 +5,10 @@ VENV := .venv
 BENCH := bench/.venv
 OLDEST := .venv-oldest
 SERVER ?= uwsgi
-TOOLS := nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
+TOOLS := curl nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
-PACKAGES := nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd valgrind wrk
+PACKAGES := curl nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
 .PHONY: demo test test-oldest chaos lint docs bench bench-quick tools clean
 

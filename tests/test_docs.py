@@ -3,68 +3,123 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shutil
 import subprocess
+from typing import TYPE_CHECKING
 
+import documents
 import live
 import pytest
-import servers
 
 from wsgi_prom.settings import PREFIX, Settings
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
 README = (live.ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+BLOCKS = documents.blocks(README)
+MEASURED = 'http_requests_total{method="POST",route="/users/<int:user>/orders",status="200"}'
 
 
-def blocks(language: str) -> list[str]:
-    return [text for found, text in BLOCKS if found == language]
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the programs of an environment that was empty before the commands of the README installed into it."""
+    (install,) = [step.command for step in typed(0) if step.command.startswith("pip install")]
+    packages = install.removeprefix("pip install ").split()
+    assert "wsgi-prom" == packages.pop(0)
+    return documents.environment(tmp_path_factory.mktemp("empty"), *packages, "uwsgi", "django")
+
+
+@pytest.fixture
+def reader(tmp_path: Path, programs: Path) -> Iterator[documents.Reader]:
+    """Somebody who has written all files of the README into a folder."""
+    for block in BLOCKS:
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+    with documents.network() as network:
+        found = documents.Reader(tmp_path, programs, network)
+        yield found
+        found.stop()
+
+
+def typed(number: int) -> list[documents.Step]:
+    return documents.steps([block.text for block in BLOCKS if block.language == "console"][number])
+
+
+def order(reader: documents.Reader) -> str:
+    """Place an order as the README does, and return the lines of the page that count it, once they do."""
+    assert "Thank you.\n" == reader.type("curl -X POST 127.0.0.1:8000/users/7/orders")
+    return counted(reader, "127.0.0.1:9464/metrics")
+
+
+def counted(reader: documents.Reader, page: str) -> str:
+    return reader.type(f"curl {page} | grep -F '{MEASURED}'")
 
 
 def test_there_is_no_block_that_no_test_runs() -> None:
-    """Two console blocks, two of Python, one of uWSGI's configuration."""
-    assert ["console", "console", "python", "ini", "python"] == [language for language, _ in BLOCKS]
+    """An application, the commands, and a file for each of Prometheus, gunicorn, uWSGI and the middleware by hand."""
+    files = ["myapp.py", None, "prometheus.yml", "gunicorn.conf.py", "uwsgi.ini", "byhand.py"]
+    assert files == [block.file for block in BLOCKS]
+    assert ["console"] == [block.language for block in BLOCKS if block.file is None]
 
 
-def test_the_gunicorn_command() -> None:
-    """The command line of the README serves and counts, with only ports that are free."""
-    (line,) = [line for line in blocks("console")[1].splitlines() if "gunicorn" in line]
-    command = line.removeprefix("$ ").split()
-    command[0] = str(live.BIN / command[0])
-    command[-1:] = ["--bind", "127.0.0.1:0", "plain:app"]
-    assert_counts(live.LiveServer(command, ready=(r"Booting worker", 1), address=live.GUNICORN_LINE))
+def test_the_first_commands(reader: documents.Reader) -> None:
+    """What the README shows first runs as it stands in an empty environment, and prints what it shows."""
+    (reader.cwd / "gunicorn.conf.py").unlink()
+    for command, shown in typed(0):
+        if not command.startswith("pip install"):
+            printed = reader.type(command)
+            assert documents.matches(shown, printed), printed
 
 
-def test_the_gunicorn_configuration(tmp_path) -> None:
-    """The line for one's own gunicorn.conf.py serves and counts."""
-    (tmp_path / "gunicorn.conf.py").write_text(blocks("python")[0] + 'bind = "127.0.0.1:0"\nworkers = 2\n')
-    command = [live.BIN / "gunicorn", "plain:app"]
-    assert_counts(
-        live.LiveServer(command, cwd=tmp_path, ready=(r"Booting worker", 2), address=live.GUNICORN_LINE)
+def test_one_line_in_a_gunicorn_configuration(reader: documents.Reader) -> None:
+    """The file is all that gunicorn needs."""
+    reader.type("gunicorn --workers 2 myapp:app")
+    assert f"{MEASURED} 1.0\n" == order(reader)
+
+
+def test_the_uwsgi_configuration(reader: documents.Reader) -> None:
+    """The file is all that uWSGI needs, and Prometheus with the README's file sees one target that is up."""
+    reader.type("uwsgi uwsgi.ini")
+    assert f"{MEASURED} 1.0\n" == order(reader)
+    reader.type("prometheus --config.file=prometheus.yml")
+
+    def up() -> list[str]:
+        answer = json.loads(reader.type("curl '127.0.0.1:9090/api/v1/query?query=up'"))
+        return [sample["value"][1] for sample in answer["data"]["result"]]
+
+    assert ["1"] == live.eventually(up, bool, 60)
+
+
+def test_the_middleware_by_hand(reader: documents.Reader) -> None:
+    """Flask's own commands work with the wrapped application, and a server of one process shows its page."""
+    assert "/users/<int:user>/orders" in reader.type("flask --app byhand routes")
+    (reader.cwd / "gunicorn.conf.py").unlink()
+    reader.type("gunicorn byhand:app")
+    reader.type("curl -X POST 127.0.0.1:8000/users/7/orders")
+    page = live.parse_samples(reader.type("curl 127.0.0.1:8000/metrics"))
+    labels = {"method": "POST", "route": "/users/<int:user>/orders", "status": "200", "shop": "main"}
+    assert 1 == page["http_requests_total", frozenset(labels.items())]
+
+
+@pytest.mark.parametrize(
+    ("example", "shows"),
+    [("gunicorn", 'route="/users/<int:user_id>"'), ("django", 'route="/products/<int:pk>/"')],
+)
+def test_the_commands_of_an_example(example: str, shows: str, reader: documents.Reader) -> None:
+    """The commands of the example's README run as they stand, and the page that the last one prints shows the route."""
+    shutil.copytree(
+        live.ROOT / "examples", reader.cwd / "examples", ignore=shutil.ignore_patterns("__pycache__")
     )
-
-
-def test_the_uwsgi_configuration(tmp_path) -> None:
-    """The uWSGI block serves and counts."""
-    text = blocks("ini")[0].replace("myapp:app", "plain:app")
-    (tmp_path / "uwsgi.ini").write_text(text + "http-socket = 127.0.0.1:0\ndie-on-term = true\n")
-    command = [live.BIN / "uwsgi", "--ini", tmp_path / "uwsgi.ini"]
-    assert_counts(live.LiveServer(command, ready=(r"spawned uWSGI worker \d", 4), address=live.UWSGI_LINE))
-
-
-def assert_counts(server: live.LiveServer) -> None:
-    with server:
-        live.drive(server.url, ["/"] * 20)
-        assert {("/", "200"): 20} == servers.requests_counted(server.samples())
-
-
-def test_the_middleware_by_hand(tmp_path) -> None:
-    """The block for any server counts and shows the metrics, without any hook."""
-    (tmp_path / "myapp.py").write_text("from plain import app\n")
-    (tmp_path / "byhand.py").write_text(blocks("python")[1])
-    with live.gunicorn("byhand:app", "--chdir", str(tmp_path), config=None, workers=1) as server:
-        live.drive(server.url, ["/"] * 20)
-        samples = live.parse_samples(server.get("/metrics").body.decode())
-    assert {("/", "200"): 20} == servers.requests_counted(samples)
+    (block,) = documents.blocks((live.ROOT / "examples" / example / "README.md").read_text())[:1]
+    printed = ""
+    for command, _ in documents.steps(block.text):
+        if not command.startswith("pip install"):
+            printed = reader.type(command)
+    assert shows in printed
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])

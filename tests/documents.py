@@ -1,0 +1,141 @@
+"""
+The blocks of a document, run as a reader runs them: files are written, commands typed one after the other, and what they
+print is compared with what the document shows.
+"""
+
+# Rule 1: nothing is replaced in a block. Fixed ports are free, since all of it runs in a network of its own.
+# Rule 2: what is installed is what the document installs: the package's wheel into an empty environment.
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import live
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Commands that do not return, and what their log says when they are ready.
+SERVERS: Final = {
+    "gunicorn": r"Booting worker",
+    "uwsgi": r"spawned uWSGI worker 1",
+    "prometheus": r"Server is ready to receive web requests",
+}
+_LOOPBACK: Final = """
+import fcntl, socket, struct
+with socket.socket() as probe:
+    fcntl.ioctl(probe, 0x8914, struct.pack("16sh14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+"""
+
+
+class Block(NamedTuple):
+    """A fenced block, and the name of the file that its first line gives it, if it does."""
+
+    language: str
+    text: str
+    file: str | None
+
+
+class Step(NamedTuple):
+    """A command of a console block, and what the document shows that it prints; `...` stands for any lines."""
+
+    command: str
+    shown: str
+
+
+def blocks(document: str) -> list[Block]:
+    found = re.findall(r"```(\w+)\n(.*?)```", document, re.DOTALL)
+    named = re.compile(r"[#;] (\S+\.\w+)\n")
+    return [
+        Block(language, text, name[1] if (name := named.match(text)) else None) for language, text in found
+    ]
+
+
+def steps(block: str) -> list[Step]:
+    """Return the commands of a console block. A line that begins with a `$` begins a command, others are its output."""
+    return [Step(*re.match(r"(.*)\n((?s:.*))", part).groups()) for part in re.split(r"(?m)^\$ ", block)[1:]]  # type: ignore[union-attr]
+
+
+def matches(shown: str, printed: str) -> bool:
+    """Tell whether *printed* is what is *shown*, where a line of three dots stands for any number of lines."""
+    pattern = "".join(
+        r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True)
+    )
+    return re.fullmatch(pattern, printed) is not None
+
+
+def environment(folder: Path, *packages: str) -> Path:
+    """Make an environment in *folder* with the wheel of this checkout and *packages*; return its folder of programs."""
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=300)
+    pip = [folder / "venv" / "bin" / "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, live.ROOT], check=True, timeout=300)
+    (wheel,) = folder.glob("wsgi_prom-*.whl")
+    subprocess.run([*pip, "install", wheel, *packages], check=True, timeout=600)
+    return folder / "venv" / "bin"
+
+
+class Reader:
+    """Somebody who types what a document says, in the folder *cwd*, with the programs of *programs*."""
+
+    def __init__(self, cwd: Path, programs: Path, network: int) -> None:
+        self.cwd = cwd
+        self._programs = programs
+        self._enter = ["nsenter", f"--net=/proc/{network}/ns/net"]
+        # A reader who is too early tries again.
+        (cwd / ".curlrc").write_text("silent\nretry = 30\nretry-delay = 1\nretry-connrefused\n")
+        self.running: dict[str, live.LiveServer] = {}
+
+    def type(self, command: str) -> str:
+        """Run *command*, and return what it prints. A server is left running, in place of another of its kind."""
+        program, *words = shlex.split(command, comments=True)
+        if program == "cd":
+            self.cwd = self.cwd / words[0]
+            return ""
+        if program not in SERVERS:
+            done = subprocess.run(
+                [*self._enter, "sh", "-euc", command], cwd=self.cwd, check=True,
+                env=live.environment(self._environ(), mark="none", runtime=self.cwd),
+                stdout=subprocess.PIPE, text=True, timeout=120,
+            )  # fmt: skip
+            return done.stdout
+        if program in self.running:
+            self.running.pop(program).__exit__(None, None, None)
+        server = live.LiveServer(
+            [*self._enter, "sh", "-euc", f"exec {command}"], cwd=self.cwd, env=self._environ(),
+            ready=(SERVERS[program], 1),
+        )  # fmt: skip
+        self.running[program] = server.__enter__()
+        return ""
+
+    def stop(self) -> None:
+        """End all that was started."""
+        while self.running:
+            self.running.popitem()[1].__exit__(None, None, None)
+
+    def _environ(self) -> dict[str, str | None]:
+        path = f"{self._programs}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        return {
+            "PATH": path, "CURL_HOME": str(self.cwd), "PYTHONPATH": None, "VIRTUAL_ENV": None,
+            "WSGI_PROM_BIND": None,
+        }  # fmt: skip
+
+
+@contextlib.contextmanager
+def network() -> Iterator[int]:
+    """Make a network with a loopback interface alone, and yield the pid of a process in it."""
+    holder = subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", f"{_LOOPBACK}\nprint(flush=True)\ninput()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n"
+        yield holder.pid
+    finally:
+        holder.communicate(b"\n", timeout=60)
