@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+from pathlib import Path
+
 import live
 import pytest
 import servers
@@ -27,3 +31,33 @@ def test_an_application_that_is_wrapped_at_its_first_request_is_no_false_alarm()
         assert {("/", "200"): 5} == servers.requests_counted(server.samples())
     assert signals >= 4
     assert "no application is wrapped" not in log
+
+
+@pytest.mark.parametrize("option", ["--daemonize", "--daemonize2"])
+def test_a_server_that_becomes_a_daemon_is_counted_and_leaves_nothing(option: str, tmp_path: Path) -> None:
+    """Also after its application was loaded, when the process that imported the hook ends before the first fork."""
+    log, pid_file = tmp_path / "log", tmp_path / "pid"
+    with contextlib.closing(live.hold_port()) as held:
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        command = ["--http-socket", url.removeprefix("http://"), "--master", "--die-on-term", "--processes", "2",
+                   "--shared-import", "wsgi_prom.hooks.uwsgi", "--module", "wsgi_prom.wsgi:application",
+                   option, log, "--safe-pidfile2", pid_file]  # fmt: skip
+        with live.LiveServer([live.BIN / "uwsgi", *command], env={"WSGI_PROM_APP": "plain:app"}) as server:
+            page = live.eventually(
+                lambda: live.METRICS_LINE.search(log.read_text() if log.exists() else ""), bool
+            )
+            assert page
+            live.drive(url, ["/"] * 5)
+            counted = servers.requests_counted(live.parse_samples(live.request(page[1]).body.decode()))
+            (folder,) = {
+                word
+                for pid in servers.exporter_processes(server)
+                for word in live.command_line(pid).split()
+                if "/wsgi_prom-" in word
+            }
+            server.signal_child(int(pid_file.read_text()), signal.SIGTERM)
+            left = live.eventually(server.processes, lambda pids: not pids)
+            gone = live.eventually(lambda: not Path(folder).exists(), bool)
+    assert {("/", "200"): 5} == counted
+    assert [] == left
+    assert gone

@@ -52,6 +52,7 @@ def launch(
     names: Sequence[str] = (),
     owner: tuple[int, int] | None = None,
     log_file: IO[bytes] | int | None = None,
+    parent: int | None = None,
 ) -> None:
     """
     Start the exporter of *path*, unless there is none to be or it runs already.
@@ -59,7 +60,7 @@ def launch(
     At a *reload* one that was given something else (another address, say, or no token) is replaced by one that is given
     this, and one that is not to be any more is ended. *names* are arguments that say whose metrics they are. It
     runs as *owner*, a uid and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr.
-    It lives as long as this process. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
+    It lives as long as the process *parent*, by default this one. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
     """
     running = Locks.of(path).holder(locks.EXPORTER)
     if running is not None and not reload:
@@ -73,7 +74,7 @@ def launch(
     environ = _environment()
     if running and _given(running) == (_arguments(command), environ):
         return
-    command += ["--parent", str(os.getpid())]
+    command += ["--parent", str(parent or os.getpid())]
     if reload:
         command.append("--replace")
     user: dict[str, Any] = {}

@@ -7,9 +7,10 @@ import logging
 import os
 import sys
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.launch import launch
@@ -18,7 +19,7 @@ from wsgi_prom.storage import adoption, directory, locks, opening, variables
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from wsgi_prom.storage.locks import Locks
 
@@ -40,6 +41,7 @@ class Instance:
         self._started = False
         self._early = False
         self._lock_file: Locks | None = None
+        self._launch: Callable[..., None] | None = None
         self._choose()
         lease.defer()
         adoption.install()
@@ -66,11 +68,12 @@ class Instance:
         *,
         owner: tuple[int, int] | None = None,
         log_file: IO[bytes] | int | None = None,
+        exporter: bool = True,
     ) -> None:
         """
         Make the directory ready and start the exporter. Call it in the master, before it forks.
 
-        *owner* are the uid and gid that the workers drop to. After a reload the server goes on with what is in the
+        Without *exporter* that is left to `launch`, where this process is not the master yet. *owner* are the uid and gid that the workers drop to. After a reload the server goes on with what is in the
         directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
         that says why. Does nothing the second time.
         """
@@ -107,10 +110,17 @@ class Instance:
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
         self._new = False
         lease.attach(self.path, owner)
-        try:
-            launch(self.path, settings.bind, owner=owner, log_file=log_file)
-        except OSError as error:
-            log.error("no exporter: %s", error)
+        self._launch = partial(launch, self.path, settings.bind, owner=owner)
+        if exporter:
+            self.launch(log_file=log_file)
+
+    def launch(self, **options: Any) -> None:
+        """Start the exporter, with *options* of `launch`, unless there is one. Does nothing if the directory cannot be used."""
+        if self._launch is not None:
+            try:
+                self._launch(**options)
+            except OSError as error:
+                log.error("no exporter: %s", error)
 
     def _use_own(self, owner: tuple[int, int] | None) -> None:
         named, self.path = self.path, opening.own_directory(self.path, owner)

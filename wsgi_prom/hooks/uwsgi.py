@@ -21,7 +21,13 @@ from wsgi_prom.storage.lease import lease
 log = logging.getLogger("wsgi_prom")
 
 
+_instance: Instance | None = None
+# Whether the master is to be another process than the one that imports this.
+_becomes_daemon = False
+
+
 def _start() -> None:
+    global _instance, _becomes_daemon
     logs.install()
     if uwsgi.worker_id() > 0 and uwsgi.masterpid() not in {0, os.getpid()}:
         # `import =` under lazy-apps: too late, and in each worker. A directory for each would show one at random.
@@ -30,9 +36,11 @@ def _start() -> None:
     with attempt("no metrics"):
         _chain_after_fork()
         # Whoever announced it: with daemonize2 the master is a child of the process that read the configuration.
-        instance = Instance(reload=bool(uwsgi.is_a_reload))
-        instance.start(owner=_owner())
-        unwrapped.watch(instance.path)
+        _instance = Instance(reload=bool(uwsgi.is_a_reload))
+        # With daemonize2 this process ends before the first fork. At a reload the master stays what it is.
+        _becomes_daemon = "daemonize2" in uwsgi.opt and not uwsgi.is_a_reload
+        _instance.start(owner=_owner(), exporter=not _becomes_daemon)
+        unwrapped.watch(_instance.path)
 
 
 def _owner() -> tuple[int, int] | None:
@@ -56,6 +64,10 @@ def _after_fork() -> None:
         else:
             # A mule or spooler claims a slot when it records something.
             lease.part_from_parent()
+    if _becomes_daemon and uwsgi.worker_id() == 1 and _instance is not None:
+        # The master runs no Python once it is a daemon, so that the first of its workers starts what lives as long as it.
+        with attempt("no exporter"):
+            _instance.launch(parent=uwsgi.masterpid() or None)
 
 
 def _chain_after_fork() -> None:
