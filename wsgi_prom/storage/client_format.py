@@ -46,13 +46,15 @@ def origin(name: str) -> Origin | None:
 
 def read_entries(fd: int) -> list[Entry]:
     """Return the entries of the file that is open as *fd*. Raises FormatError, OSError."""
-    head = os.pread(fd, 4, 0)
-    used = struct.unpack("i", head)[0] if len(head) == 4 else 0
+    head = os.pread(fd, 14, 0)
+    used = struct.unpack_from("i", head)[0] if len(head) >= 4 else 0
     if used in {0, 8}:
         return []
     size = os.fstat(fd).st_size
     if not 8 < used <= min(size, MOST_BYTES):
         raise FormatError(f"{used} bytes of {size} are used")
+    if head[12:] != b'["':
+        raise FormatError(f"begins with {head!r}, which is no entry")
     data = os.pread(fd, used, 0)
     entries: list[Entry] = []
     start = 8

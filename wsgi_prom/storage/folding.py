@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from wsgi_prom.storage.client_format import Entry, Origin
 
+    Refused = dict[str, tuple[int, int, int] | None]
+
 log = logging.getLogger("wsgi_prom")
 
 _LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -39,6 +41,8 @@ class Folding:
         self._path = path
         self._lock = threading.Lock()
         self._problem = ""
+        # Files of ended processes that cannot be read, as they were then: not to be read again each second.
+        self._refused: Refused = {}
 
     def fold(self) -> None:
         """
@@ -66,11 +70,11 @@ class Folding:
         try:
             found = os.fstat(folder)
             # Others only look: what root makes here, the directory's user could not go on with.
-            if found.st_uid == os.geteuid() and _left(folder):
+            if found.st_uid == os.geteuid() and _left(folder, self._refused):
                 lock_file = Locks.of(self._path)
                 if lock_file.acquire(locks.FOLDING):
                     try:
-                        _fold(folder)
+                        _fold(folder, self._refused)
                     finally:
                         lock_file.release(locks.FOLDING)
         except FileNotFoundError:
@@ -79,22 +83,29 @@ class Folding:
             os.close(folder)
 
 
-def _left(folder: int) -> bool:
+def _left(folder: int, refused: Refused) -> bool:
     names = os.listdir(folder)
+    for name in set(refused).difference(names):
+        del refused[name]
     return any(
-        archive.ended(name) or (client_format.origin(name) and archive.of_ended(folder, name))
+        archive.ended(name)
+        or (
+            client_format.origin(name)
+            and (name not in refused or refused[name] != _state(folder, name))
+            and archive.of_ended(folder, name)
+        )
         for name in names
     )
 
 
-def _fold(folder: int) -> None:
-    kept = archive.read(folder)
+def _fold(folder: int, refused: Refused) -> None:
+    kept = archive.read(folder, frozenset({os.geteuid()}))
     number = kept.generation + 1
     found: list[tuple[int, str, str]] = []
     for name in os.listdir(folder):
         ended = archive.ended(name)
         if ended is None:
-            ended_name = _taken(folder, name, number) if client_format.origin(name) else None
+            ended_name = _taken(folder, name, number, refused) if client_format.origin(name) else None
             if ended_name is not None:
                 found.append((_age(folder, ended_name), ended_name, name))
         elif ended[0] <= kept.generation:
@@ -123,9 +134,12 @@ def _fold(folder: int) -> None:
             os.unlink(name, dir_fd=folder)
 
 
-def _taken(folder: int, name: str, number: int) -> str | None:
+def _taken(folder: int, name: str, number: int, refused: Refused) -> str | None:
     """Rename the file *name* if it is one of an ended process that can be read, and return its new name."""
+    state = _state(folder, name)
     if _read(folder, name, client_format.origin(name)) is None:
+        if archive.of_ended(folder, name):
+            refused[name] = state
         return None
     ended_name = archive.ended_name(number, name)
     os.rename(name, ended_name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -151,6 +165,14 @@ def _read(folder: int, name: str, origin: Origin | None) -> list[Entry] | None:
         return entries
     finally:
         os.close(fd)
+
+
+def _state(folder: int, name: str) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _age(folder: int, name: str) -> int:
