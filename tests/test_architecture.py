@@ -38,6 +38,7 @@ STORAGE = [
     "lease",
     "cells",
     "values",
+    "unsupported",
     "layouts",
     "sums",
     "children",

@@ -19,7 +19,7 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, forks, opening, variables
+from wsgi_prom.storage import directory, forks, opening, unsupported, variables
 from wsgi_prom.storage.cells import Cell, Latest
 from wsgi_prom.storage.lease import lease
 from wsgi_prom.storage.values import Value
@@ -49,6 +49,7 @@ def install() -> None:
         forks.replace((metrics, registry, client_values), existing)
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
+        unsupported.install(existing)
         metrics.MetricWrapperBase.labels = _quick(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]

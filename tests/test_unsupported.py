@@ -1,0 +1,86 @@
+"""What a shared page cannot show: an application that makes one is told, once, and no wrong figure stands for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import live
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRELUDE = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+from prometheus_client import CollectorRegistry, Enum, Gauge, Info, multiprocess
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.storage.adoption import install
+from wsgi_prom.storage.collector import Collector
+"""
+MAKE = """
+class Orders:
+    def collect(self): return []
+registry = CollectorRegistry()
+for number in (1, 2):
+    Info(f"build{number}", "B").info({"v": "1"})
+    Enum(f"state{number}", "S", states=["up"]).state("up")
+    Gauge(f"queue{number}", "Q", multiprocess_mode=["all", "min"][number - 1]).set_function(lambda: 42)
+    registry.register(Orders())
+labelled = Gauge("labelled", "L", ["name"])
+labelled.labels("a").set_function(lambda: 42)
+labelled.labels("b").set(3)
+"""
+PAGE = """
+names = [line.split()[0] for line in render(Collector(Path(sys.argv[1])).collect()).splitlines() if line[0] != "#"]
+print([name for name in names if not name.startswith("labelled{name=\\"b\\"")], len(names))
+"""
+
+
+def run(path: Path, *parts: str) -> list[str]:
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(path), "PYTHONPATH": str(live.ROOT)}
+    path.mkdir(mode=0o700, exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "".join((PRELUDE, *parts)), str(path)],
+        env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("order", [("install()\n", MAKE), (MAKE, "install()\n")], ids=["after", "before"])
+def test_each_kind_is_told_once_and_shows_no_figure(order: tuple[str, str], shared: Path) -> None:
+    """Info, Enum, a gauge's function and a custom collector, whether or not they were there before the installation."""
+    *warnings, page = run(shared, *order, PAGE)
+    subjects = sorted(line.partition(" is on no page")[0].removeprefix("WARNING ") for line in warnings)
+    assert 4 == len(subjects)
+    assert [line.rstrip("12") for line in subjects if "Gauge" not in line] == [
+        "Enum state",
+        "Info build",
+        "the custom collector Orders",
+    ]
+    assert page == "[] 1"
+
+
+def test_merge_is_told_and_does_what_it_did(shared: Path) -> None:
+    """An application that merges files itself learns that the server's are not among them."""
+    code = """
+install()
+print(list(multiprocess.MultiProcessCollector.merge([])), list(multiprocess.MultiProcessCollector.merge([], accumulate=False)))
+"""
+    warning, result = run(shared, code)
+    assert warning.startswith(
+        "WARNING MultiProcessCollector.merge(files) knows the files of processes without wsgi_prom alone"
+    )
+    assert result == "[] []"
+
+
+def test_the_librarys_own_collectors_are_no_news(shared: Path) -> None:
+    """Those of the default registry, and its collector of several processes."""
+    assert [] == run(
+        shared, "install()\nmultiprocess.MultiProcessCollector(CollectorRegistry())\nGauge('a', 'A').set(1)\n"
+    )
