@@ -179,6 +179,13 @@ def test_serve_of_a_misspelt_directory_makes_nothing_and_ends_with_sigterm(tmp_p
     assert [] == list(tmp_path.iterdir())
 
 
+def test_a_directory_in_which_nobody_has_recorded_is_told(tmp_path) -> None:
+    """A directory of something else, or of a server yet to come: dump prints the page that there is, and says so."""
+    done = run("dump", "--directory", str(tmp_path))
+    assert 0 == done.returncode
+    assert f"wsgi_prom: {tmp_path} has no metrics: no process has recorded there\n" == done.stderr
+
+
 def test_reset_before_the_first_start_has_nothing_to_do(tmp_path) -> None:
     """A directory that no server has made yet is clear: status 0, and it is not made."""
     done = run("reset", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "new"))
@@ -274,14 +281,13 @@ def test_a_host_that_is_no_name_is_one_clear_line(tmp_path) -> None:
         )
 
 
-def test_a_reader_who_has_enough_is_no_error_to_tell(tmp_path) -> None:
+def test_a_reader_who_has_enough_is_no_error_to_tell(hostile: Path) -> None:
     """`wsgi-prom dump | head` ends without a traceback."""
-    tmp_path.chmod(0o700)
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "wsgi_prom", "dump", "--directory", str(tmp_path)],
+            [sys.executable, "-m", "wsgi_prom", "dump", "--directory", str(hostile)],
             check=False, cwd=live.ROOT, stdout=closed, stderr=subprocess.PIPE, timeout=60,
         )  # fmt: skip
     assert b"" == done.stderr

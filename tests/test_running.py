@@ -14,6 +14,7 @@ import servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # A /dev/shm of its own, since servers of other tests run at the same time.
 ALONE = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o mode=1777 alone /dev/shm; exec "$@"', "sh"]
@@ -97,6 +98,17 @@ def test_several_servers_are_listed(server: live.LiveServer) -> None:
     }
     assert [] == [pattern for pattern in expected if not any(re.fullmatch(pattern, line) for line in lines)]
     assert (2, 0) == (len(lines), shown.returncode if shown else None)
+
+
+def test_check_knows_the_server_of_the_directory_that_the_environment_names(tmp_path: Path) -> None:
+    """While it runs, its address is in use by itself: nothing is wrong."""
+    folder = str(tmp_path / "shared")
+    with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=folder) as server:
+        address = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
+        done = run(ALONE, "check", "--json", PROMETHEUS_MULTIPROC_DIR=folder, WSGI_PROM_BIND=address)
+    found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert (0, None) == (done.returncode, found["address"]["ok"])
+    assert found["running"]["message"].startswith(f"{folder}  (pid {server.pid}, ")
 
 
 def test_what_is_in_use_is_not_reset(server: live.LiveServer) -> None:

@@ -8,6 +8,7 @@ from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
 from wsgi_prom.cli.output import tell, write, write_json
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.introspection import own_metrics
+from wsgi_prom.storage import directory
 from wsgi_prom.storage.collector import Collector
 
 if TYPE_CHECKING:
@@ -25,13 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    collector = Collector(directory_of(arguments))
+    path = directory_of(arguments)
+    collector = Collector(path)
     families = collector.collect()
     own = own_metrics(collector.report)
     if arguments.json:
         write_json(_to_json([*families.to_metrics(), *own]))
     else:
         write(render(families, own))
+    if not directory.recorded(path):
+        tell(f"{path} has no metrics: no process has recorded there")
     for name in collector.report.unreadable:
         tell(f"{name} could not be read and was left out")
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsgi_prom.cli.listeners import command_line, listeners, sockets
-from wsgi_prom.storage import directory, locks
+from wsgi_prom.storage import directory, locks, opening, variables
 from wsgi_prom.storage.locks import Locks
 
 
@@ -35,14 +35,17 @@ class RunningServer:
 
 def running_servers() -> list[RunningServer]:
     """
-    Return the servers whose directory a hook has made, with a living master: all users' for root, else one's own.
+    Return the servers with a living master: all users' for root, else one's own.
 
+    Those whose directory the hook has made, and those of the directory that the environment names.
     Nothing is made, and no lock is taken.
     """
     found = []
     # Where directory.name_temporary makes them. Not by tempfile, which writes a file to find out where it can.
     bases = {Path("/dev/shm"), Path(os.environ.get("TMPDIR") or "/tmp")}  # noqa: S108 - only looked at
-    for path in sorted(path for base in bases for path in _listed(base)):
+    paths = {path for base in bases for path in _listed(base)}
+    named = variables.configured()
+    for path in sorted(paths | ({opening.own_directory(named.absolute())} if named else set())):
         with suppress(OSError):  # it goes with its server
             server = _server(path)
             if server is not None:

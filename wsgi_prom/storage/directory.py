@@ -122,6 +122,11 @@ def trusted(path: Path) -> frozenset[int] | None:
     return frozenset({0, found.st_uid}) if open_to_others else None
 
 
+def recorded(path: Path) -> bool:
+    """Return whether a process has recorded into *path*, through us or through the client library alone. Raises OSError."""
+    return bool(slot_numbers(path) or client_files(path))
+
+
 def slot_file(number: int, kind: str) -> str:
     """Return the name of a file of slot *number*; *kind* is one of KINDS."""
     return f"wsgi_prom.{number}.{kind}"
