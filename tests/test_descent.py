@@ -253,7 +253,7 @@ def test_root_gives_away_no_file_that_was_there(in_child: Callable[..., Any], ba
         os.read(descriptor, 99),
     )
     os.close(descriptor)
-    assert (name == locks.NAME) == ("Remove it" in said)
+    assert (name == locks.NAME) == ("Remove that file" in said)
     others = {
         path.name: path.stat().st_uid for path in metrics.iterdir() if path.stat().st_ino != found.st_ino
     }
@@ -312,7 +312,7 @@ def test_a_lock_file_that_a_member_of_the_group_planted_is_refused(
         os.close(os.open(metrics / locks.NAME, os.O_CREAT | os.O_EXCL, mode))
 
     as_user(STRANGER, plant)
-    assert f"of uid {USER}. Remove it" in as_user(USER, refusal, metrics)
+    assert f"belongs to uid {STRANGER}, the directory to uid {USER}" in as_user(USER, refusal, metrics)
 
 
 PREPARE = """
@@ -359,6 +359,38 @@ def test_a_server_of_roots_does_not_give_a_secret_to_its_workers_user(base: Path
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if "wsgi_prom: " in line]
     assert 1 == len(lines), done.stderr
-    assert f"{secret}: not a plain file of its own, of uid 33" in lines[0]
+    assert f"{variables.VARIABLE}={str(metrics)!r}: {locks.NAME} in it belongs to uid 0" in lines[0]
     assert 0 != done.returncode
     assert (0, "secret") == (secret.stat().st_uid, secret.read_text())
+
+
+SWAPPING = """
+import os
+from plain import app
+os.rename("log", "moved")
+os.symlink("secret", "log")
+"""
+
+
+def test_the_exporter_gets_no_file_that_took_the_place_of_the_servers_log(base: Path) -> None:
+    """gunicorn --user and --error-logfile: it writes to what gunicorn has open, not to what the name leads to by then."""
+    secret = base / "secret"
+    secret.write_text("secret")
+    (base / "swapping.py").write_text(SWAPPING)
+    command = [
+        live.BIN / "gunicorn",
+        "-c",
+        "python:wsgi_prom.hooks.gunicorn",
+        "--bind",
+        "127.0.0.1:0",
+        "--preload",
+    ]
+    command += ["--user", "www-data", "--group", "www-data", "--error-logfile", "log", "swapping:app"]
+    with live.LiveServer(live.for_any_user(command), cwd=base) as server:
+        moved = base / "moved"
+        found = live.eventually(
+            lambda: moved.exists() and "metrics at http" in moved.read_text(), bool, live.START_SECONDS
+        )
+        assert server.process.poll() is None
+    assert found
+    assert "secret" == secret.read_text()

@@ -15,8 +15,9 @@ A configuration may define functions with these names itself, before or after th
 from __future__ import annotations
 
 import inspect
+import logging
 import os
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.config import KNOWN_SETTINGS
@@ -49,8 +50,7 @@ def on_starting(server: Arbiter) -> None:
         uid, gid = server.cfg.uid, server.cfg.gid
         # The arbiter stays root, the workers drop to --user.
         owner = (uid, gid) if os.geteuid() == 0 and uid != 0 else None
-        with _error_log(server) as log_file:
-            _instance.start(owner=owner, log_file=log_file)
+        _instance.start(owner=owner, log_file=_error_log(server))
 
 
 def pre_exec(server: Arbiter) -> None:
@@ -111,12 +111,15 @@ def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], 
     return get
 
 
-def _error_log(server: Arbiter) -> Any:
-    path = server.cfg.errorlog
-    if path and path != "-":
-        with suppress(OSError):
-            return open(path, "ab")  # noqa: PTH123 - closed by the caller
-    return nullcontext()
+def _error_log(server: Arbiter) -> int | None:
+    """Return what the exporter writes its log to: the file that gunicorn has open, None for stderr."""
+    # Not the name again: as root, with a log in the workers' user's folder, the exporter would get what that user has put there.
+    for handler in getattr(getattr(server.log, "error_log", None), "handlers", ()):
+        stream: Any = handler.stream if isinstance(handler, logging.FileHandler) else None
+        if stream is not None:  # not open yet
+            with suppress(OSError, ValueError):  # closed
+                return int(stream.fileno())
+    return None
 
 
 # Where gunicorn looks its hooks up (by `get`, from 19 to 27), it finds ours behind what the configuration has there: none that

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import opening
+from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +84,7 @@ class Locks:
             fd = opening.open_file(NAME, folder, os.O_RDWR, create=create)
         except opening.NotOwnFileError as error:
             raise DirectoryError(
-                f"{directory / NAME}: {error.strerror}. Remove it, or name another directory."
+                f"{VARIABLE}={str(directory)!r}: {NAME} in it {error.strerror}. Remove that file, or name another directory."
             ) from error
         found = os.fstat(fd)
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.

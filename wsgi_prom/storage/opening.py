@@ -120,7 +120,7 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
             continue
         except PermissionError as error:
             if os.lstat(name, dir_fd=folder).st_uid != user.st_uid:
-                raise NotOwnFileError(errno.EPERM, _wrong(user), name) from error
+                raise _not_own(name, os.lstat(name, dir_fd=folder), user) from error
             raise
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == user.st_uid:
@@ -129,11 +129,17 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
         if found.st_size or not os.geteuid() == found.st_uid != user.st_uid:
             break
         time.sleep(_PAUSE_SECONDS)
-    raise NotOwnFileError(errno.EPERM, _wrong(user), name)
+    raise _not_own(name, found, user)
 
 
-def _wrong(user: os.stat_result) -> str:
-    return f"not a plain file of its own, of uid {user.st_uid}"
+def _not_own(name: str, found: os.stat_result, user: os.stat_result) -> NotOwnFileError:
+    if found.st_uid != user.st_uid:
+        what = f"belongs to uid {found.st_uid}, the directory to uid {user.st_uid}"
+    elif stat.S_ISREG(found.st_mode):
+        what = "has another name too"
+    else:
+        what = "is not a plain file"
+    return NotOwnFileError(errno.EPERM, what, name)
 
 
 def _make_file(name: str, folder: int, flags: int, user: os.stat_result) -> int:
