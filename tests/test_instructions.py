@@ -7,11 +7,11 @@ import pytest
 from harness import paired
 
 # What is added to a request, in parts of what a peer adds, and some 4 % for another build of the client library or of
-# Python. Measured with CPython 3.11.7: 0.273, 2.66 and 0.208.
+# Python. Measured with CPython 3.11.7: 0.288, 2.80 and 0.222.
 BOUNDS = {
-    ("ours", "stock"): 0.284,
-    ("ours", "floor"): 2.76,
-    ("ours count+duration", "stock"): 0.216,
+    ("ours", "stock"): 0.299,
+    ("ours", "floor"): 2.91,
+    ("ours count+duration", "stock"): 0.231,
 }
 
 # Under a framework, whose own exporter is no part of the tests: of the same two metrics by hand, without a framework. Some

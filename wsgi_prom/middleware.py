@@ -67,11 +67,7 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplicati
 
 
 def wrap_for_hook(app: WSGIApplication) -> WSGIApplication:
-    """
-    Measure what no `PrometheusMiddleware` inside of *app* does, with the settings of the environment. For servers' hooks.
-
-    Raises SettingError.
-    """
+    """Measure for a server's hook what no `PrometheusMiddleware` inside of *app* does. Raises SettingError."""
     return app if nesting.is_explicit(app) else _make(app, Settings.read(), explicit=False)
 
 
@@ -114,7 +110,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
 
     def finish(request: MeasuredRequest) -> None:
         """Count a usual *request*, whose response is complete and none of the usual ones."""
-        if request.token is lease.lock and lease.alive[1]:
+        if request.token is lease.lock and lease.alive[1] and not hasattr(request, "waited"):
             try:
                 seconds = perf_counter() - request._started
                 bucket = 1 + bisect_left(recorder.bounds, seconds)
@@ -165,6 +161,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         counts_in_progress: bool = recorder.counts_in_progress,
         counts_queue: bool = recorder.counts_queue,
         has_method: bool = has_method(app),
+        waited: float | None = None,
     ) -> Iterable[bytes]:
         nonlocal wrapper_class, wrapper_function, told_wrapper
         if exempt is not None:
@@ -217,8 +214,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             else:
                 request.token = lease.lock
             if counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ):
-                request.measure_queue()
-                received = None
+                waited = request.measure_queue()
             if "HTTP_UPGRADE" in environ and asks_for_websocket(environ):
                 request.__class__, received = Session, None
         except Exception:
@@ -284,6 +280,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                             gauge.columns[0] = gauge.count = gauge.count - 1.0
                         request.token = None
                         environ[REQUEST] = None
+                        if waited is not None:
+                            request.count_queue()
                         return result  # type: ignore[no-any-return]
                 except _UNUSUAL:
                     pass

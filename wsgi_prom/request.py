@@ -126,13 +126,24 @@ class MeasuredRequest(FileResponse):
             environ["wsgi.input"] = self.received = Input(environ["wsgi.input"])
         return received
 
-    def measure_queue(self) -> None:
+    def measure_queue(self) -> float | None:
         """Find out how long the request has waited. It is counted with the request: a middleware inside may measure that."""
         try:
             # The wall clock, and only here: the proxy's is another machine's, or process's.
-            self.waited = queue_seconds(self._environ, time.time())
+            self.waited = waited = queue_seconds(self._environ, time.time())
         except Exception:
             self._recorder.fail("enter")
+            return None
+        return waited
+
+    def count_queue(self) -> None:
+        """Count how long the request has waited, if that is known. Never raises."""
+        try:
+            waited = getattr(self, "waited", None)
+            if waited is not None:
+                self._recorder.observe_queue(waited)
+        except Exception:
+            self._recorder.fail("record")
 
     def complete(self, result: Any) -> None:
         """Count a *result* that is all of the response, before the server gets it."""
@@ -248,13 +259,11 @@ class MeasuredRequest(FileResponse):
         return self._recorder.count(self, where, status, seconds)
 
     def _count_more(self, where: Where, exception: type[BaseException] | None, aborted: bool) -> None:
-        recorder, waited = self._recorder, getattr(self, "waited", None)
-        if waited is not None:
-            recorder.observe_queue(waited)
+        self.count_queue()
         if exception is not None:
-            recorder.count_exception(self.method, where, exception)
+            self._recorder.count_exception(self.method, where, exception)
         elif aborted:
-            recorder.count_aborted(self.method, where)
+            self._recorder.count_aborted(self.method, where)
 
     def _noted_exception(self) -> type[BaseException] | None:
         """Return what was noted, and have the token again that it was noted in the place of."""
