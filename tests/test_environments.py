@@ -12,6 +12,10 @@ import pytest
 import servers
 from servers import value
 
+from wsgi_prom.exporter.launch import launch
+from wsgi_prom.settings import Address
+from wsgi_prom.storage import directory
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -161,3 +165,14 @@ def answers(url: str) -> bool:
         return live.request(url).status == 200
     except OSError:
         return False
+
+
+def test_a_frozen_application_is_told_how_to_have_an_exporter(
+    monkeypatch: pytest.MonkeyPatch, shared: Path
+) -> None:
+    """Its modules are in its own executable, so that no Python can be started with them."""
+    directory.prepare(shared)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(sys, "executable", "/opt/shop/shop")
+    with pytest.raises(OSError, match="modules of /opt/shop/shop: run wsgi-prom serve beside it"):
+        launch(shared, Address("127.0.0.1", 0))

@@ -132,6 +132,14 @@ def _python() -> str:
     # Under uWSGI sys.executable is the uwsgi binary.
     if Path(sys.executable or "").name.startswith("python"):
         return sys.executable
-    names = (f"python{sys.version_info.major}.{sys.version_info.minor}", "python3", "python")
-    found = (Path(sys.prefix) / "bin" / name for name in names)
-    return str(next((path for path in found if os.access(path, os.X_OK)), "python3"))
+    # That one alone: another, of the same version even, may not load the library's modules that are compiled.
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    places = (Path(prefix) / "bin" for prefix in (sys.prefix, sys.base_prefix))
+    found = (place / name for place in places for name in (version, "python3", "python"))
+    python = next((path for path in found if os.access(path, os.X_OK)), None)
+    if python is None or getattr(sys, "frozen", False):
+        raise OSError(
+            f"there is no {version} that has the modules of {sys.executable}: run wsgi-prom serve beside it, "
+            "from an environment with wsgi-prom in it"
+        )
+    return str(python)
