@@ -14,7 +14,7 @@ PACKAGE = live.ROOT / "wsgi_prom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each may import those before it, and itself.
-LAYERS = ["errors", "version", "interface", "reference", "catalog", "setting_values", "settings", "routes", "signals", "headers", "storage", "multiprocess", "schemas", "blocks", "files", "recorder",
+LAYERS = ["errors", "version", "interface", "reference", "catalog", "setting_values", "settings", "routes", "signals", "headers", "storage", "multiprocess", "schemas", "blocks", "files", "input", "recorder",
           "request", "websocket", "nesting", "contents", "body", "exporter", "exemptions", "callables", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
 STORAGE = [
     "faults",

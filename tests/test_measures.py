@@ -13,7 +13,7 @@ from test_middleware import HEADERS, Closable, all_recorded, environ_of, plain
 
 from wsgi_prom import PrometheusMiddleware, set_route
 from wsgi_prom.errors import SettingError
-from wsgi_prom.headers import content_length, queue_seconds, request_size
+from wsgi_prom.headers import content_length, queue_seconds
 from wsgi_prom.storage.collector import Collector
 
 if TYPE_CHECKING:
@@ -121,48 +121,123 @@ def test_a_file_that_is_not_the_response_itself_is_counted_once(in_child: Any) -
     assert found["http_requests_total{GET,/r,200}"] == 1
 
 
+class Source(io.BytesIO):
+    """As some servers' `wsgi.input`, with more to it than PEP 3333 asks for."""
+
+    def recv(self, size: int) -> bytes:
+        return self.read(size)
+
+
+READS: dict[str, Any] = {
+    "nothing": lambda body: None,
+    "read": lambda body: body.read(),
+    "read in parts": lambda body: (body.read(2), body.read(3)),
+    "lines": lambda body: (body.readline(), body.readline(1), body.readlines()),
+    "iteration": list,
+    "next": next,
+    "read1": lambda body: body.read1(4),
+    "readinto": lambda body: body.readinto(bytearray(5)),
+    "recv": lambda body: body.recv(6),
+    "getvalue": lambda body: body.getvalue(),
+}
+
+
 @pytest.mark.parametrize(
-    ("headers", "size"),
+    "headers",
     [
-        ({}, 0),
-        ({"CONTENT_LENGTH": ""}, 0),
-        ({"CONTENT_LENGTH": "0"}, 0),
-        ({"CONTENT_LENGTH": "17"}, 17),
-        ({"CONTENT_LENGTH": "-1"}, None),
-        ({"CONTENT_LENGTH": "abc"}, None),
-        ({"CONTENT_LENGTH": "1e3"}, None),
-        ({"CONTENT_LENGTH": "\u0664"}, None),
-        ({"CONTENT_LENGTH": "9" * 100}, None),
-        ({"HTTP_TRANSFER_ENCODING": "chunked"}, None),
+        {"CONTENT_LENGTH": "7"},
+        {"CONTENT_LENGTH": 7},
+        {"CONTENT_LENGTH": "9" * 100},
+        {"CONTENT_LENGTH": "nonsense"},
+        {"HTTP_TRANSFER_ENCODING": "chunked"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("how", "size"),
+    [("nothing", 0), ("read", 7), ("read in parts", 5), ("lines", 7), ("iteration", 7), ("next", 4),
+     ("read1", 4), ("readinto", 5), ("recv", 6)],
+)  # fmt: skip
+def test_the_size_of_a_request_is_what_was_read_of_its_body(
+    headers: dict[str, Any], how: str, size: int, in_child: Any
+) -> None:
+    """Whatever length its client has announced, and in whatever way it is read: the application gets the same."""
+
+    def work() -> Any:
+        got = []
+
+        def app(environ: Any, start_response: Any) -> Any:
+            set_route(environ, "/r")
+            got.append(READS[how](environ["wsgi.input"]))
+            start_response("200 OK", HEADERS)
+            return [b""]
+
+        for _ in range(2):  # the second finds its labels
+            get(app, environ_of(**{"wsgi.input": Source(b"abc\nd\ne"), **headers}))
+        return got, READS[how](Source(b"abc\nd\ne")), all_recorded()
+
+    (first, second), bare, found = in_child(work)
+    assert (first, second) == (bare, bare)
+    assert found["http_request_size_bytes_sum{GET,/r}"] == 2 * size
+    assert found["http_request_size_bytes_count{GET,/r}"] == 2
+
+
+def test_a_body_that_cannot_be_counted_is_left_out(in_child: Any) -> None:
+    """A request that tells of a body and has no input: its size is not known, which is not 0."""
+
+    def work() -> Any:
+        environ = environ_of(CONTENT_LENGTH="5")
+        del environ["wsgi.input"]
+        get(plain, environ)
+        get(plain)
+        return all_recorded()
+
+    found = in_child(work)
+    assert found["http_request_size_bytes_count{GET,/plain}"] == 1
+    assert found["http_requests_total{GET,/plain,200}"] == 2
+
+
+GUNICORN, OLD_GUNICORN, WSGIREF = (
+    {"SERVER_SOFTWARE": name} for name in ("gunicorn/27.0.1", "gunicorn/26.0.0", "WSGIServer/0.2")
+)
+WAITRESS = {"SERVER_SOFTWARE": "of the operator's choice", "waitress.client_disconnected": int}
+
+
+@pytest.mark.parametrize(
+    ("server", "method", "status", "size"),
+    [
+        (GUNICORN, "GET", "200 OK", 6),
+        (GUNICORN, "HEAD", "200 OK", 0),
+        (GUNICORN, "GET", "204 No Content", 0),
+        (GUNICORN, "GET", "304 Not Modified", 0),
+        (GUNICORN, "GET", "103 Early Hints", 0),
+        (OLD_GUNICORN, "HEAD", "200 OK", 6),
+        (WAITRESS, "HEAD", "200 OK", 6),
+        (WAITRESS, "GET", "304 Not Modified", 0),
+        (WSGIREF, "HEAD", "200 OK", 6),
+        (WSGIREF, "GET", "304 Not Modified", 6),
+        ({}, "HEAD", "200 OK", 6),
     ],
 )
-def test_the_size_of_a_request_is_told_or_not_known(headers: dict[str, str], size: int | None) -> None:
-    """A length that is no length, or absurd, is not 0: it is not known."""
-    assert request_size(headers) == size
-
-
-def test_a_request_body_without_a_length_is_counted_as_it_is_read(in_child: Any) -> None:
-    """Of a chunked request, what the application read; of one with a length, the length; without a body, 0."""
+@pytest.mark.parametrize("body", [[b"abcdef"], lambda: Closable([b"abc", b"def"])], ids=["list", "iterable"])
+def test_a_body_that_the_server_does_not_send_has_no_size(
+    server: dict[str, Any], method: str, status: str, size: int, body: Any, in_child: Any
+) -> None:
+    """Of a HEAD and of a status without a body; it is the server that decides, and each does in its own way."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
-            body = environ["wsgi.input"]
-            read = [body.read(2), body.readline(), *body.readlines(), *body]
-            start_response("200 OK", HEADERS)
-            return read
+            set_route(environ, "/r")
+            start_response(status, HEADERS)
+            return body() if callable(body) else body
 
-        source = io.BytesIO(b"abc\nd\ne")
-        answer = get(app, environ_of(**{"wsgi.input": source, "HTTP_TRANSFER_ENCODING": "chunked"}))
-        get(plain, environ_of(CONTENT_LENGTH="12"))
-        get(plain, environ_of(CONTENT_LENGTH="nonsense"))
-        get(plain)
-        return answer, all_recorded()
+        for _ in range(2):
+            get(app, environ_of(REQUEST_METHOD=method, **server))
+        return all_recorded()
 
-    answer, found = in_child(work)
-    assert answer == b"abc\nd\ne"
-    assert found["http_request_size_bytes_sum{GET,unmatched}"] == 7
-    assert found["http_request_size_bytes_sum{GET,/plain}"] == 12
-    assert found["http_request_size_bytes_count{GET,/plain}"] == 2
+    found = in_child(work)
+    assert found[f"http_response_size_bytes_sum{{{method},/r}}"] == 2 * size
+    assert found[f"http_requests_total{{{method},/r,{status[:3]}}}"] == 2
 
 
 def test_a_response_closed_before_its_end_is_aborted(in_child: Any) -> None:
@@ -315,6 +390,49 @@ def test_extra_labels_are_static_or_of_the_request(in_child: Any) -> None:
         "http_requests_total{GET,eu,/plain,200,OTHER}": 1,
         f"http_requests_total{{GET,eu,/plain,200,{'long' * 32}}}": 1,
     }
+
+
+def test_values_that_a_client_makes_up_take_nothing_from_routes(in_child: Any) -> None:
+    """A callable label of too many values is OTHER alone; routes have a limit of their own."""
+
+    def work() -> Any:
+        def app(environ: Any, start_response: Any) -> Any:
+            set_route(environ, environ["test.route"])
+            start_response("200 OK", HEADERS)
+            return [b""]
+
+        middleware = PrometheusMiddleware(
+            app, labels={"tenant": lambda environ: environ["HTTP_X_TENANT"]}, label_limit=5
+        )
+        for number in range(50):
+            middleware(environ_of(**{"test.route": "/", "HTTP_X_TENANT": f"junk{number}"}), nothing)
+        for number in range(8):
+            for _ in range(2):
+                middleware(environ_of(**{"test.route": f"/real{number}", "HTTP_X_TENANT": "real"}), nothing)
+        return {name: value for name, value in all_recorded().items() if "requests_total" in name}
+
+    found = in_child(work)
+    assert {
+        **{f"http_requests_total{{GET,/,200,junk{number}}}": 1 for number in range(5)},
+        "http_requests_total{GET,/,200,OTHER}": 45,
+        **{f"http_requests_total{{GET,/real{number},200,OTHER}}": 2 for number in range(4)},
+        "http_requests_total{GET,OTHER,200,OTHER}": 8,
+    } == found
+
+
+def test_a_route_that_is_said_is_no_longer_than_a_label(in_child: Any) -> None:
+    """What an application makes of a path is cut."""
+
+    def work() -> Any:
+        def app(environ: Any, start_response: Any) -> Any:
+            set_route(environ, "/" + "x" * 1000)
+            start_response("200 OK", HEADERS)
+            return [b""]
+
+        get(app)
+        return all_recorded()
+
+    assert in_child(work)[f"http_requests_total{{GET,/{'x' * 127},200}}"] == 1
 
 
 def test_the_duration_may_have_the_class_of_the_status(in_child: Any) -> None:

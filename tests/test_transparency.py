@@ -193,6 +193,29 @@ def test_a_request_is_one_observation_with_the_status_that_its_client_has(pair: 
 
 
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
+def test_the_size_of_a_response_is_that_of_the_body_on_the_wire(pair: Pair) -> None:
+    """Whatever the request's method and the status are, and however the application gives its body."""
+    url = pair.urls()["measured"]
+    expected = {}
+    for name in CASES.keys() - protocol.MISTAKES - protocol.FAILING - UWSGI_RAISES:
+        case = CASES[name]
+        data = wire.request(f"/routed/size/{name}", case.method, case.headers, case.body, "1.0")
+        head, _, body = wire.INTERIM.sub(b"", wire.exchange(url, data)).partition(wire.HEAD_END)
+        # An error is a page of the server's own. And a wrapper of the application's own is taken for the server's.
+        if head.split(None, 2)[1:2] < [b"400"] and name != "file_wrapper_replaced":
+            expected[f"/routed/size/{name}"] = len(body)
+
+    def differing() -> dict[str, tuple[float | None, int]]:
+        summed = live.labelled(pair.samples(), "http_response_size_bytes_sum")
+        sizes = {dict(labels)["route"]: value for labels, value in summed.items()}
+        return {
+            route: (sizes.get(route), size) for route, size in expected.items() if sizes.get(route) != size
+        }
+
+    assert {} == live.eventually(differing, lambda found: not found, 5)
+
+
+@pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_nothing_stays_in_progress(pair: Pair) -> None:
     """Whatever the application does, and also when the client goes away: each case by itself leaves none behind."""
     url = pair.urls()["measured"]

@@ -88,6 +88,22 @@ def respond(
     # Counted by a write(), dismissed, or never begun.
     if request.token is None or switches(request, result):
         return result
+    try:
+        return _respond(request, result, sent, wrapper, finish, sizes)
+    except Exception:  # of a type, or of a server's object, that is like none that is known
+        request._recorder.fail("body")
+        request.leave()
+        return result
+
+
+def _respond(
+    request: MeasuredRequest,
+    result: Any,
+    sent: int | None,
+    wrapper: type | None,
+    finish: Finish,
+    sizes: dict[type, Size],
+) -> Any:
     kind: type = type(result)
     if sent is not None:
         request.sent += sent

@@ -30,8 +30,8 @@ EXCEPTIONS: Final = (
     "Exceptions that the application let through to the server, or that its framework answered as an error.",
 )
 ABORTED: Final = ("http_requests_aborted", "Requests whose response was closed before its end.")
-REQUEST_SIZE: Final = ("http_request_size_bytes", "Size of the body of a request, where it is known.")
-RESPONSE_SIZE: Final = ("http_response_size_bytes", "Size of the body of a response.")
+REQUEST_SIZE: Final = ("http_request_size_bytes", "Bytes of the body of a request that the application read.")
+RESPONSE_SIZE: Final = ("http_response_size_bytes", "Bytes of the body of a response that were sent.")
 QUEUE: Final = (
     "http_request_queue_seconds",
     "Time from the proxy's X-Request-Start or X-Queue-Start header to the application.",

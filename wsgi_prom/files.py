@@ -1,5 +1,5 @@
 """
-Files on their way through a measured request: the one that it answers with, and the one that its own body is.
+The file that a request is answered with, on its way through the server's file_wrapper.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class FileResponse:
         own = isinstance(result, File)
         self._file = result if own else getattr(result, "filelike", getattr(result, "file", None))
         if not look_into(result, self):
-            self.file_closing()
+            self.file_closing(read=False)
             self.leave()
 
     def file_read(self, chunk: bytes) -> None:
         """Count what the server has read of the file that is the response."""
         self.passed(chunk)
 
-    def file_closing(self) -> None:
-        """Take the size of a file that the server sent without reading it: by sendfile."""
-        if not self.sent and self.method != "HEAD":
+    def file_closing(self, *, read: bool) -> None:
+        """Take the size of a file that the server sent without reading it (by sendfile) if it was not *read*."""
+        if not read and not self.sent:
             try:
                 self.sent = file_size(self._file, self._headers)  # type: ignore[misc]  # a slot of its class
             except Exception:
@@ -67,6 +67,7 @@ class File:
     """
 
     _request: FileResponse | None = None
+    _read = False
 
     def __init__(self, filelike: Any) -> None:
         self._filelike = filelike
@@ -80,8 +81,7 @@ class File:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._filelike:
-            if self._request is not None:
-                self._request.file_read(chunk)
+            self._tell(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
@@ -91,24 +91,25 @@ class File:
             if self._request is not None:
                 self._request.file_broken(error)
             raise
-        if self._request is not None:
-            self._request.file_read(chunk)
+        self._tell(chunk)
         return chunk
 
-
-class ClosableFile(File):
-    """A file that has close(): the end of its response."""
-
     def close(self) -> None:
+        """Close the file, if it can be (PEP 3333 leaves that open): the end of its response."""
         request = self._request
-        if request is None:
-            self._filelike.close()
-            return
-        request.file_closing()
+        if request is not None:
+            request.file_closing(read=self._read)
         try:
-            self._filelike.close()
+            if hasattr(self._filelike, "close"):
+                self._filelike.close()
         finally:
-            request.file_closed()
+            if request is not None:
+                request.file_closed()
+
+    def _tell(self, chunk: bytes) -> None:
+        if self._request is not None:
+            self._read = True
+            self._request.file_read(chunk)
 
 
 class Wrapper:
@@ -123,8 +124,7 @@ class Wrapper:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> object:
         if arguments:
-            kind = ClosableFile if hasattr(arguments[0], "close") else File
-            arguments = (kind(arguments[0]), *arguments[1:])
+            arguments = (File(arguments[0]), *arguments[1:])
         return self.function(*arguments, **keywords)
 
 
@@ -132,16 +132,16 @@ def look_into(result: Any, request: FileResponse) -> bool:
     """See to it that the file in *result*, the server's own object, tells *request*; return whether that can be done."""
     if isinstance(result, File):
         result.answer(request)
-        return hasattr(result, "close")
+        return True
     attributes = getattr(result, "__dict__", {})
     # As gunicorn and wsgiref have it, which take the file's close() for their own, and as waitress has it.
     name = next((name for name in ("filelike", "file") if name in attributes), None)
-    if name is None or not hasattr(attributes[name], "close"):
+    if name is None:
         return False
-    told = ClosableFile(attributes[name])
+    told = File(attributes[name])
     told.answer(request)
     setattr(result, name, told)
-    if "close" in attributes:
+    if "close" in attributes or not hasattr(result, "close"):
         result.close = told.close
     return True
 
@@ -151,41 +151,11 @@ def file_size(file: Any, headers: Iterable[tuple[str, str]]) -> int:
     length = content_length(headers)
     if length is not None:
         return length
-    position = file.tell()
-    end = file.seek(0, os.SEEK_END)
-    file.seek(position)
+    try:
+        position = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(position)
+    except (AttributeError, TypeError):  # no more than a descriptor, as PEP 3333 has it
+        fd = file.fileno()
+        position, end = os.lseek(fd, 0, os.SEEK_CUR), os.fstat(fd).st_size
     return int(max(end - position, 0))
-
-
-class Input:
-    """The body of a request whose length nobody has told: counted as the application reads it."""
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self.size = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self._source:
-            self.size += len(line)
-            yield line
-
-    def __next__(self) -> bytes:
-        return self._counted(next(self._source))
-
-    def read(self, *size: int) -> bytes:
-        return self._counted(self._source.read(*size))
-
-    def readline(self, *size: int) -> bytes:
-        return self._counted(self._source.readline(*size))
-
-    def readlines(self, *hint: int) -> list[bytes]:
-        lines: list[bytes] = self._source.readlines(*hint)
-        self.size += sum(map(len, lines))
-        return lines
-
-    def _counted(self, data: bytes) -> bytes:
-        self.size += len(data)
-        return data

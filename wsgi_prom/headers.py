@@ -4,6 +4,7 @@ What the headers of a request and response tell of lengths and times: figures th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-# More than any body that a server takes, and little enough for a sum of doubles to stay exact.
-_LARGEST_BODY: Final = 1 << 40
 _MOST_DIGITS: Final = 16
 
 # A request that waited longer was not waiting: its clock is wrong, or its header is made up.
@@ -32,17 +31,27 @@ def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     return None
 
 
-def request_size(environ: WSGIEnvironment) -> int | None:
-    """Return the length of a request's body: None where it is not told, or not to be believed."""
-    length = environ.get("CONTENT_LENGTH")
-    if length:
-        size = (
-            int(length)
-            if length.isascii() and length.isdigit() and len(length) < _MOST_DIGITS
-            else _LARGEST_BODY
-        )
-        return size if size < _LARGEST_BODY else None
-    return None if "HTTP_TRANSFER_ENCODING" in environ else 0
+def may_lack_body(method: str, status: str) -> bool:
+    """Tell whether HTTP has no body for this response, of which some servers send it all the same."""
+    return method == "HEAD" or status[:3] in {"204", "304"} or status[:1] == "1"
+
+
+def drops_body(environ: WSGIEnvironment, method: str, *, file: bool) -> bool:
+    """
+    Tell whether the server of *environ* sends nothing of a body that `may_lack_body`, which may be a *file*.
+
+    gunicorn drops each from 26.1 on (http/wsgi.py, _response_omits_body); waitress that of a status, unless it is a
+    file's (task.py, has_body). uWSGI, wsgiref, cheroot and older gunicorns send what they are given.
+    """
+    if "waitress.client_disconnected" in environ:
+        return method != "HEAD" and not file
+    name, _, version = str(environ.get("SERVER_SOFTWARE")).partition("/")
+    return name == "gunicorn" and _release(version) >= (26, 1)
+
+
+@lru_cache(8)
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
 
 
 def queue_seconds(environ: WSGIEnvironment, now: float) -> float | None:

@@ -114,7 +114,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             try:
                 seconds = perf_counter() - request._started
                 bucket = 1 + bisect_left(recorder.bounds, seconds)
-                received, gauge = getattr(request, "received", 0), recorder.serving
+                received, gauge = getattr(request, "received", None), recorder.serving
                 where: Any = request._route
                 if recorder.asked:
                     request.placed = where = request.place(where, recorder.asked)
@@ -124,8 +124,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                     block[bucket] += 1.0
                     if recorder.counts_sent:
                         block[recorder.sent_column] += request.sent
-                    if received:
-                        block[recorder.received_column] += received
+                    if received is not None:
+                        block[recorder.received_column] += received.size
                     if recorder.counts_in_progress:
                         gauge.columns[0] = gauge.count = gauge.count - 1.0
                     request.token = None
@@ -152,8 +152,8 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         asked: tuple[Callable[[WSGIEnvironment], object], ...] = recorder.asked,
         # What tells the size of a result, by its type, but for what the file_wrapper makes.
         sizes: dict[type, Size] = {},  # noqa: B006 - each middleware's own
-        # The size of a request that tells of no body. None is for all that must not take the usual way.
-        bodiless: int | None = None if recorder.times_first_byte else 0,
+        # In the place of the body of a request that tells of none. None is for all that must not take the usual way.
+        bodiless: Any = None if recorder.times_first_byte else 0,
         first_bound: float = recorder.bounds[0],
         sent_column: int = recorder.sent_column,
         counts_received: bool = recorder.counts_received,
@@ -199,8 +199,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 ("CONTENT_LENGTH" in environ and environ["CONTENT_LENGTH"])  # noqa: RUF019 - 100 instructions less
                 or "HTTP_TRANSFER_ENCODING" in environ
             ):
-                known = request.measure_input()
-                received = None if bodiless is None else known
+                received = request.measure_input()
             if started > recorder.look_at:
                 recorder.look_after(started, environ)
             if not alive[0]:
@@ -219,8 +218,9 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                 request.__class__, received = Session, None
         except Exception:
             recorder.fail("enter")
+            received = None
             if not hasattr(request, "token"):
-                request.dismiss()
+                gauge.enter(request)
         except BaseException:  # of a signal's handler
             request.dismiss()
             raise
@@ -245,7 +245,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
             else:
                 try:
                     size_of = sizes[kind]
-                except (KeyError, TypeError):  # not met, a file, or a type that cannot be a key
+                except Exception:  # not met, a file, or a type that cannot be a key
                     return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
                 sent = size_of(result)
                 if sent is None:
@@ -275,7 +275,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
                             # With what went out by a write(): nothing as a rule.
                             block[sent_column] += sent + request.sent
                         if received:
-                            block[recorder.received_column] += received
+                            block[recorder.received_column] += received.size
                         if counts_in_progress:
                             gauge.columns[0] = gauge.count = gauge.count - 1.0
                         request.token = None

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import catalog, schemas, signals
 from wsgi_prom.blocks import Blocks, columns_of, in_progress
-from wsgi_prom.files import Input
+from wsgi_prom.headers import may_lack_body
+from wsgi_prom.input import NO_BODY
 from wsgi_prom.multiprocess import warn_unshared
 from wsgi_prom.storage import turns
 from wsgi_prom.storage.format import counter
-from wsgi_prom.storage.labels import LabelSets
+from wsgi_prom.storage.labels import FOLDED, LabelSets
 from wsgi_prom.storage.lease import lease
 
 if TYPE_CHECKING:
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
 
     from wsgi_prom.blocks import Block, Key
     from wsgi_prom.request import MeasuredRequest
+    from wsgi_prom.schemas import Where
     from wsgi_prom.settings import Settings
     from wsgi_prom.storage.format import Schema
     from wsgi_prom.storage.slots import Columns, Slot
-
-    # A route, with the values of the labels that are asked for behind it if there are such.
-    Where = str | tuple[str, ...]
 
 log = logging.getLogger("wsgi_prom")
 
@@ -54,8 +53,8 @@ class Recorder:
         self.counts_received = catalog.REQUEST_SIZE[0] not in settings.disable
         self.counts_sent = catalog.RESPONSE_SIZE[0] not in settings.disable
         self.counts_queue = catalog.QUEUE[0] not in settings.disable
-        # The callables among the values of the extra labels; the others need not be looked at again.
-        self.asked = tuple(value for _, value in settings.labels if callable(value))
+        self._extra = schemas.ExtraLabels(settings)
+        self.asked = self._extra.asked
         self._limit = settings.label_limit
         self.bounds = settings.buckets
         self._queue_bounds = settings.queue_buckets
@@ -80,6 +79,8 @@ class Recorder:
         # The block of a request by what it says of itself: method, route (with the labels that are asked for) and
         # status. Three look-ups take a third less than one by a tuple, which has to be made and hashed.
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
+        # The same of those whose body a server may not send: the middleware does not find them, and asks `leave`.
+        self._bodiless: dict[str, dict[Any, dict[str, Columns]]] = {}
         self._known_requests = 0
         self.serving = in_progress(self._in_progress)
         self.look_at = 0.0
@@ -135,9 +136,8 @@ class Recorder:
         if lock is not lease.lock or not lease.alive[1]:
             return False
         bounds, method, sent, gauge = self.bounds, request.method, request.sent, self.serving
-        received = getattr(request, "received", 0)
-        if isinstance(received, Input):
-            received = received.size
+        body = getattr(request, "received", NO_BODY)
+        received = None if body is None else body.size
         first_byte = None
         if self.times_first_byte and sent:
             # Where it is not known, all went out in one chunk, now.
@@ -145,13 +145,14 @@ class Recorder:
         first_bucket = 0 if first_byte is None else bisect_left(bounds, first_byte)
         bucket = 1 + bisect_left(bounds, seconds)
         while True:
+            table = self._table(method, status)
             guarded = lease.guarded
             try:
                 if guarded:
                     turns.take(lock)
                 if request.token is None:
                     return False  # another thread has dismissed it meanwhile
-                block = self.requests[method][where][status]
+                block = table[method][where][status]
                 block[0] += seconds
                 block[bucket] += 1.0
                 if sent:
@@ -196,7 +197,7 @@ class Recorder:
 
     def _count_at(self, schema: Schema | None, method: str, where: Where, *more: str) -> None:
         if schema is not None:
-            route, *extra = self._place(where)
+            route, *extra = self._extra.place(where)
             self._count(schema, (schemas.registered(method), route, *more, *extra))
 
     def observe_queue(self, seconds: float) -> None:
@@ -233,13 +234,13 @@ class Recorder:
     def _meet(self, method: str, where: Where, status: str) -> tuple[str, Where, str]:
         """Return what a request is looked up by in `requests` that was not found there: it is there from now on."""
         self.show_in_progress()
-        route, *extra = self._place(where)
+        route, *extra = self._extra.place(where)
         labels = (schemas.registered(method), route, status[:3], *extra)
         if self.settings.status_class:
             labels = (*labels, status[:1] + "xx")
         bounded = self._bounded(self._request, labels)
         self._blocks.find(self._request, bounded)
-        counted = bounded[0], self._where(bounded), bounded[2]
+        counted = bounded[0], self._extra.where(bounded), bounded[2]
         with lease.lock:
             block = self._blocks.get(self._request, bounded)
             if block is None:  # only in a child that was forked meanwhile
@@ -252,30 +253,28 @@ class Recorder:
 
     def _know(self, request: tuple[str, Any, str], block: Block) -> None:
         method, where, status = request
-        blocks = self.requests.setdefault(method, {}).setdefault(where, {})
+        blocks = self._table(method, status).setdefault(method, {}).setdefault(where, {})
         self._known_requests += status not in blocks
         blocks[status] = columns_of(block, self._request.width)
 
-    def _place(self, where: Where) -> tuple[str, ...]:
-        """Return the route and the extra labels that *where* stands for."""
-        route, *asked = (where,) if isinstance(where, str) else where
-        answers = iter(asked)
-        return (route, *[next(answers) if callable(value) else value for _, value in self.settings.labels])
-
-    def _where(self, labels: tuple[str, ...]) -> Where:
-        """Return what stands for the route and the extra labels of *labels*."""
-        if not self.asked:
-            return labels[1]
-        # The class of the status may be behind them.
-        given = zip(self.settings.labels, labels[3:], strict=False)
-        return (labels[1], *[label for (_, value), label in given if callable(value)])
+    def _table(self, method: str, status: str) -> dict[str, dict[Any, dict[str, Columns]]]:
+        return self._bodiless if may_lack_body(method, status) else self.requests
 
     def _bounded(self, schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
-        """Return *labels*, or what stands for those beyond the limit."""
+        """
+        Return *labels*, or what stands for those beyond the limit.
+
+        First without what callables say, within a limit of its own: a client that makes up their values takes nothing
+        from routes.
+        """
         name = schema.metrics[0].name
         if (schema, labels) in self._blocks or schema in self._own or self._label_sets.allow(name, labels):
             return labels
         self._count(self._dropped, (name,))
+        if self.asked:
+            labels = schemas.folded(schema, labels, self._extra.asked_names)
+            if (schema, labels) in self._blocks or self._label_sets.allow(name + FOLDED, labels):
+                return labels
         return schemas.folded(schema, labels)
 
     def look_after(self, now: float, environ: WSGIEnvironment) -> None:
@@ -291,6 +290,7 @@ class Recorder:
             self.serving.count = 0.0
             self._blocks.clear()
         self.requests.clear()
+        self._bodiless.clear()
         self._known_requests = 0
         self._blocks.move(fresh)
         if self._in_progress is not None:

@@ -11,8 +11,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgi_prom.catalog import LONGEST_LABEL, OTHER
-from wsgi_prom.files import FileResponse, Input
-from wsgi_prom.headers import content_length, queue_seconds, request_size
+from wsgi_prom.files import FileResponse
+from wsgi_prom.headers import content_length, drops_body, may_lack_body, queue_seconds
+from wsgi_prom.input import Input
 from wsgi_prom.routes import BOTTLE, KEY, REQUEST, RULE, UNMATCHED, WERKZEUG, elsewhere, find_route
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-    from wsgi_prom.recorder import Recorder, Where
+    from wsgi_prom.recorder import Recorder
+    from wsgi_prom.schemas import Where
 
 _ABSENT: Final = object()
 
@@ -58,10 +60,11 @@ class MeasuredRequest(FileResponse):
     entered: str
     first_byte: float
     length: int
-    method: str
+    method: Any  # a str, as a rule
     # What `place` has returned, where the middleware has asked it in vain.
     placed: tuple[str, ...]
-    received: int | Input | None
+    # None: not known.
+    received: Input | None
     sent: int
     token: Any
     # Seconds that the request waited before it got here.
@@ -118,13 +121,14 @@ class MeasuredRequest(FileResponse):
         self.passed(data)
         return self._write(data)
 
-    def measure_input(self) -> int | None:
-        """Find out the size of the request's body, or see to it that it is counted; return it if it is known now."""
+    def measure_input(self) -> Input | None:
+        """See to it that the request's body is counted as it is read, by what is returned: None for the long way."""
         environ = self._environ
-        self.received = received = request_size(environ)
-        if not environ.get("CONTENT_LENGTH"):
-            environ["wsgi.input"] = self.received = Input(environ["wsgi.input"])
-        return received
+        source = environ.get("wsgi.input")
+        self.received = None
+        if source is not None:
+            environ["wsgi.input"] = self.received = Input(source)
+        return None if self._recorder.times_first_byte else self.received
 
     def measure_queue(self) -> float | None:
         """Find out how long the request has waited. It is counted with the request: a middleware inside may measure that."""
@@ -164,8 +168,8 @@ class MeasuredRequest(FileResponse):
         """Count a chunk of the body, before the server gets it."""
         try:
             # The server sends the headers with the first chunk that is not empty (PEP 3333). And uWSGI takes a
-            # file_wrapper's object for a chunk, which has no length.
-            if not chunk or not isinstance(chunk, bytes):
+            # file_wrapper's object for a chunk, which has no length. A body that goes on after what was told is over.
+            if self.token is None or not chunk or not isinstance(chunk, bytes):
                 return
             if not self.sent:
                 if self._recorder.times_first_byte:
@@ -196,8 +200,7 @@ class MeasuredRequest(FileResponse):
     def abort(self) -> None:
         """Count the request as closed before its end."""
         # A server need not look at the body where there is none to send.
-        bodiless = self.method == "HEAD" or str(getattr(self, "_status", ""))[:3] in {"204", "304"}
-        self.leave(False, None, not bodiless)
+        self.leave(False, None, not may_lack_body(self.method, str(getattr(self, "_status", ""))))
 
     def fail(self, error: BaseException) -> None:
         """Count the request as one that raised *error*."""
@@ -251,11 +254,16 @@ class MeasuredRequest(FileResponse):
         self.leave()
 
     def _final(self, status: Any, failed: bool) -> str:
+        if not isinstance(self.method, str):
+            self.method = OTHER
         return "500" if failed or not isinstance(status, str) else status
 
     def _record(self, where: Where, status: str, seconds: float) -> bool:
         if status.startswith("101"):
             return self._recorder.count_untimed(self, where, status)
+        file = hasattr(self, "_file")
+        if may_lack_body(self.method, status) and drops_body(self._environ, self.method, file=file):
+            self.sent = 0
         return self._recorder.count(self, where, status, seconds)
 
     def _count_more(self, where: Where, exception: type[BaseException] | None, aborted: bool) -> None:

@@ -123,9 +123,12 @@ def mount(environ: WSGIEnvironment) -> str:
     entered: str = path if request is None else request.entered
     if entered == path:
         return ""
-    head = _head(entered, path)
-    # Moved, and not just cut off.
-    return head if environ.get("SCRIPT_NAME", "").endswith(head) else ""
+    try:
+        head = _head(entered, path)
+        # Moved, and not just cut off.
+        return head if environ.get("SCRIPT_NAME", "").endswith(head) else ""
+    except (AttributeError, TypeError):  # a path that is no text
+        return ""
 
 
 def _kept(environ: WSGIEnvironment) -> Iterator[WSGIEnvironment]:

@@ -17,6 +17,9 @@ from wsgi_prom.storage.format import Metric, Schema
 if TYPE_CHECKING:
     from wsgi_prom.settings import Settings
 
+    # A route, with the values of the labels that are asked for behind it if there are such.
+    Where = str | tuple[str, ...]
+
 INFINITY = float("inf")
 
 # Labels that are few by themselves, and tell more than a row of OTHER would.
@@ -35,6 +38,31 @@ class RequestSchema:
     received: int
     sent: int
     first_byte: int
+
+
+class ExtraLabels:
+    """
+    The labels that the settings add. Of those of a request, only what callables say is kept beside its route.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._labels = settings.labels
+        self.asked = tuple(value for _, value in settings.labels if callable(value))
+        self.asked_names = frozenset(name for name, value in settings.labels if callable(value))
+
+    def place(self, where: Where) -> tuple[str, ...]:
+        """Return the route and all extra labels that *where* stands for."""
+        route, *asked = (where,) if isinstance(where, str) else where
+        answers = iter(asked)
+        return (route, *[next(answers) if callable(value) else value for _, value in self._labels])
+
+    def where(self, labels: tuple[str, ...]) -> Where:
+        """Return what stands for the route and the extra labels of a request's *labels*."""
+        if not self.asked:
+            return labels[1]
+        # The class of the status may be behind them.
+        given = zip(self._labels, labels[3:], strict=False)
+        return (labels[1], *[label for (_, value), label in given if callable(value)])
 
 
 def request_schema(settings: Settings) -> RequestSchema:
@@ -126,10 +154,10 @@ def registered(method: str) -> str:
     return method if method in catalog.METHODS else catalog.OTHER
 
 
-def folded(schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what stands for *labels* beyond the limit of label sets."""
+def folded(schema: Schema, labels: tuple[str, ...], names: frozenset[str] | None = None) -> tuple[str, ...]:
+    """Return what stands for *labels* beyond the limit: OTHER for the labels *names*, or for all that may be many."""
     return tuple(
-        value if name in _NEVER_FOLDED else catalog.OTHER
+        catalog.OTHER if (name not in _NEVER_FOLDED if names is None else name in names) else value
         for name, value in zip(schema.labelnames, labels, strict=True)
     )
 

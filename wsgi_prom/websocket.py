@@ -18,7 +18,7 @@ from wsgi_prom.request import MeasuredRequest
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from wsgi_prom.recorder import Where
+    from wsgi_prom.schemas import Where
 
 
 class WebSocketRequest(MeasuredRequest):

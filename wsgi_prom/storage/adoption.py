@@ -43,9 +43,7 @@ def install() -> None:
         path = lease.directory
         if path is not None and path != variables.configured():
             variables.show(path)  # another interpreter of the server, whose environment does not have it
-        # By type, since asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code.
-        kinds = (metrics.MetricWrapperBase, registry.CollectorRegistry)
-        existing = [item for item in gc.get_objects() if issubclass(type(item), kinds)]
+        existing = [item for item in gc.get_objects() if _is_of_client(type(item))]
         forks.replace((metrics, registry, client_values), existing)
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
@@ -53,6 +51,15 @@ def install() -> None:
         metrics.MetricWrapperBase.labels = _quick(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
+
+
+def _is_of_client(kind: type) -> bool:
+    # By type, since asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code. The registry's
+    # is abstract, and looks for any type's hash, which a metaclass may refuse.
+    try:
+        return issubclass(kind, (metrics.MetricWrapperBase, registry.CollectorRegistry))
+    except Exception:
+        return False
 
 
 def _quick(labels: Callable[..., Any]) -> Callable[..., Any]:

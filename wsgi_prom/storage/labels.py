@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 NAME: Final = "wsgi_prom.labels"
 
+# Added to a metric's name for those of its label sets in which callables' values are OTHER: they have a limit of their own.
+FOLDED: Final = " of OTHER"
+
 # Read at a time: more than a line, as a rule than all that is new.
 _MOST_BYTES: Final = 65536
 # A longer file is not used: a hundred workers that meet a thousand label sets of ten metrics at the same time make as much.
