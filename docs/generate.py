@@ -37,6 +37,9 @@ _OPTIONAL_MARK: Final = " \\*"
 
 # Requests that bring every metric of ours to the page, in a process whose directory is the first argument; then that page.
 # The others are settings that are switched on.
+# Labels that a page has only where a server runs.
+_OF_A_SERVER: Final = {catalog.TARGET_INFO[0]: {"application", "server", "pid"}}
+
 _PAGE: Final = """
 import logging, os, sys, time
 logging.disable()
@@ -169,8 +172,9 @@ def _metrics(*switches: str) -> dict[str, Row]:
     for family in text_string_to_metric_families(done.stdout):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         units = [unit for unit in ("seconds", "bytes") if unit in name.split("_")]
-        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le", "quantile"})
-        shown = ", ".join(f"`{label}`" for label in sorted(labels, key=_order))
+        labels = {label for sample in family.samples for label in sample.labels} - {"le", "quantile"}
+        labels |= _OF_A_SERVER.get(name, set())
+        shown = ", ".join(f"`{label}`" for label in sorted(sorted(labels), key=_order))
         rows[family.name] = Row(name, family.type, "".join(units), shown, family.documentation)
     return rows
 

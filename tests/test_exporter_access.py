@@ -349,7 +349,7 @@ def test_what_is_said_at_start(kind: str, tmp_path: Path, token_file: Path) -> N
     with exporters.serve(tmp_path / "shared", bind, **env) as server:
         lines = exporters.complaints(server)
     assert (0 if told is None else 1) == len(lines)
-    assert all(line.startswith(f"wsgi_prom: {told}") for line in lines)
+    assert all(f"] wsgi_prom: {told}" in line for line in lines)
 
 
 def test_a_wrong_file_is_told_by_the_server(tmp_path: Path) -> None:

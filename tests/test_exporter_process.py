@@ -1,12 +1,22 @@
-"""The exporter as a process of its own: whose child it is, what it gets from its server, and how it ends."""
+"""The exporter as a process of its own: whose child it is, what it gets from its server, its address, its replacement."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import signal
+import socket
 from pathlib import Path
 
+import exporters
 import live
 import pytest
 import servers
+from servers import value
+
+from wsgi_prom.exporter.listening import AddressInUseError, Listening
+from wsgi_prom.settings import Address
 
 # What an agent of tracing puts on the path of every Python that is started below it.
 AGENT = "import os; open(os.environ['AGENT_LOG'], 'a').write(f'{os.getpid()}\\n')"
@@ -27,14 +37,24 @@ def test_the_children_of_a_master_are_its_workers(name: str) -> None:
         children = server.children()
         left = zombies(server.pid)
         parent = live.parent(guard)
+        folder = servers.shared_directory(server)
+        samples = server.samples()
         log = server.log()
+        pid = server.pid
     assert 2 == len(workers)
     assert workers == children
     assert [] == left
-    assert parent not in {server.pid, *workers}
+    assert parent not in {pid, *workers}
     # uWSGI says so of each child that ends and is no worker.
     assert "subprocess" not in log
     assert [] == server.leftovers
+    # The page and the log say whose metrics they are.
+    names = {"application": "plain:app", "server": name.split(maxsplit=1)[0].replace("uwsgi", "uWSGI")}
+    assert 1 == value(samples, "wsgi_prom_target_info", **names, pid=str(pid), directory=str(folder))
+    assert re.search(
+        rf"(?m)^\[\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[{guard}\] \[INFO\] wsgi_prom: metrics at \S+ \(of the directory {folder}\)$",
+        log,
+    )
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
@@ -44,9 +64,188 @@ def test_no_agent_starts_in_the_exporter(name: str, tmp_path: Path) -> None:
     log = tmp_path / "agent.log"
     path = f"{tmp_path}:{live.ROOT}:{live.APPS}"
     with servers.start(name, workers=1, PYTHONPATH=path, AGENT_LOG=str(log)) as server:
-        exporters = {*servers.pair(server)}
+        found = {*servers.pair(server)}
         samples = server.samples()
         started = {int(line) for line in log.read_text().split()}
     assert server.pid in started
-    assert set() == exporters & started
+    assert set() == found & started
     assert ("wsgi_prom_build_info" in {name for name, _ in samples}) is True
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_an_address_that_another_process_has_is_taken_when_it_is_free(name: str) -> None:
+    """One line says that it is in use; the application is served, and its metrics as soon as they can be."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with servers.start(name, workers=2, WSGI_PROM_BIND=f"127.0.0.1:{port}") as server:
+            server.wait_for_log(r"in use.*retrying every 5 s\n")
+            live.drive(server.url, ["/"] * 10)
+            taken.close()
+            counted = servers.requests_counted(server.samples())
+            log = server.log()
+    assert {("/", "200"): 10} == counted
+    assert f":{port}/metrics" in server.log()
+    assert log.count("in use") == 1
+    assert "Traceback" not in log
+    assert [] == server.leftovers
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_an_exporter_that_waits_for_its_address_ends_with_its_server(name: str, tmp_path: Path) -> None:
+    """A unix socket that another process answers, and goes on answering; the directory goes with the server."""
+    path = tmp_path / "metrics.sock"
+    with socket.socket(socket.AF_UNIX) as taken:
+        taken.bind(str(path))
+        taken.listen()
+        with servers.start(name, workers=2, WSGI_PROM_BIND=f"unix:{path}") as server:
+            server.wait_for_log(r"in use.*retrying every 5 s\n")
+            (pid,) = servers.exporter_processes(server)
+            folder = Path(re.findall(r"--directory (\S+)", live.command_line(pid))[0])
+            status = server.get("/").status
+        found = path.exists()
+    assert 200 == status
+    assert [] == server.leftovers
+    assert folder.exists() is False
+    assert found is True
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_unix_socket_goes_with_its_server(end: signal.Signals, tmp_path: Path) -> None:
+    """In order, and where the server was killed."""
+    path = tmp_path / "metrics.sock"
+    with live.gunicorn("plain:app", "--timeout", "2", workers=1, WSGI_PROM_BIND=f"unix:{path}") as server:
+        server.wait_for_log("metrics at unix:")
+        before = path.exists()
+        server.kill(end)
+        after = live.eventually(path.exists, lambda found: not found)
+    assert (before, after) == (True, False)
+
+
+def test_a_unix_socket_of_another_exporter_stays(tmp_path: Path) -> None:
+    """One that has been bound in its place is not removed by the one before, and takes no connection of the other's."""
+    path = tmp_path / "metrics.sock"
+    first = Listening(Address(path=str(path)))
+    with pytest.raises(AddressInUseError, match="in use"):
+        Listening(Address(path=str(path)))
+    path.unlink()
+    second = Listening(Address(path=str(path)))
+    first.close()
+    kept = path.exists()
+    second.close()
+    assert (kept, path.exists()) == (True, False)
+
+
+def gunicorn_settings(folder: Path, **variables: str) -> None:
+    given = [f"{name}={value}" for name, value in variables.items()]
+    (folder / "gunicorn.conf.py").write_text(f"from wsgi_prom.hooks.gunicorn import *\nraw_env = {given}\n")
+
+
+def uwsgi_settings(folder: Path, **variables: str) -> None:
+    lines = [f"env = {name}={value}\n" for name, value in variables.items()]
+    (folder / "uwsgi.ini").write_text("[uwsgi]\n" + "".join(lines))
+
+
+def hang_up(server: live.LiveServer) -> live.LiveServer:
+    server.kill(signal.SIGHUP)
+    return server
+
+
+def replace_arbiter(server: live.LiveServer) -> None:
+    server.kill(signal.SIGUSR2)
+    server.wait_for_log(r"Booting worker with pid", count=2)
+    server.wait_for_log(live.METRICS_LINE, count=2)
+    server.kill(signal.SIGTERM)
+
+
+RELOADS = {
+    "gunicorn HUP": (gunicorn_settings, hang_up),
+    "gunicorn USR2": (gunicorn_settings, replace_arbiter),
+    "uwsgi SIGHUP": (uwsgi_settings, hang_up),
+}
+
+
+@contextlib.contextmanager
+def configured(way: str, folder: Path, **variables: str):
+    """Start the server of *way* with settings that its configuration file has, and can have otherwise later."""
+    RELOADS[way][0](folder, **variables)
+    with contextlib.closing(live.hold_port()) as held:
+        if way.startswith("gunicorn"):
+            server = live.gunicorn(workers=1, config=str(folder / "gunicorn.conf.py"), WSGI_PROM_BIND=None)
+        else:
+            ini = ("--ini", str(folder / "uwsgi.ini"))
+            server = live.uwsgi(*ini, workers=1, port=held.getsockname()[1], WSGI_PROM_BIND=None)
+        with server:
+            yield server
+            # The arbiter of USR2 is no child of the test's.
+            for pid in {int(pid) for pid in re.findall(r"Listening at: .* \((\d+)\)", server.log())} - {
+                server.pid
+            }:
+                with contextlib.suppress(ValueError):
+                    server.signal_child(pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("way", RELOADS)
+def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path) -> None:
+    """A token and another address are in force, the counters go on, and the former address is free; once more, a mistake."""
+    settings, reload = RELOADS[way]
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    token.chmod(0o600)
+    with contextlib.closing(live.hold_port()) as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with configured(way, tmp_path, WSGI_PROM_BIND="127.0.0.1:0") as server:
+            live.drive(server.url, ["/"] * 10)
+            before = server.metrics_url
+            counted = servers.requests_counted(server.samples())
+            settings(tmp_path, WSGI_PROM_BIND=address, WSGI_PROM_TOKEN_FILE=str(token))
+            reload(server)
+            server.wait_for_log(rf"metrics at http://{address}/")
+            bare = live.request(f"http://{address}/metrics").status
+            credentials = {"Authorization": f"Bearer {token.read_text()}"}
+            page = live.request(f"http://{address}/metrics", headers=credentials).body.decode()
+            live.eventually(lambda: servers.exporters(server), lambda pids: len(pids) == 1)
+            with pytest.raises(OSError, match="refused"):
+                live.request(before)
+            if way != "gunicorn USR2":
+                settings(tmp_path, WSGI_PROM_BIND=address, WSGI_PROM_TOKEN_FILE=str(tmp_path / "none"))
+                reload(server)
+                server.wait_for_log(r"WSGI_PROM_TOKEN_FILE=.* cannot be read")
+                left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
+                assert [] == left
+    assert 401 == bare
+    assert {("/", "200"): 10} == counted == servers.requests_counted(live.parse_samples(page))
+    assert "Traceback" not in server.log()
+    assert [] == server.leftovers
+
+
+@pytest.mark.parametrize("way", ["gunicorn HUP", "uwsgi SIGHUP"])
+def test_a_reload_starts_an_exporter_whose_processes_were_killed(way: str, tmp_path: Path) -> None:
+    """Both at once: nobody is left to start another before."""
+    with configured(way, tmp_path, WSGI_PROM_BIND="127.0.0.1:0") as server:
+        live.drive(server.url, ["/"] * 10)
+        guard, answering = servers.pair(server)
+        os.kill(guard, signal.SIGSTOP)
+        for pid in (answering, guard):
+            server.signal_child(pid, signal.SIGKILL)
+        hang_up(server).wait_for_log(live.METRICS_LINE, count=2)
+        counted = servers.requests_counted(server.samples())
+    assert {("/", "200"): 10} == counted
+    assert [] == server.leftovers
+
+
+def test_a_scrape_that_has_begun_is_finished_by_an_exporter_that_is_replaced(tmp_path: Path) -> None:
+    """The next one has the address meanwhile; who reads from the former one gets all of its page."""
+    exporters.fill(tmp_path / "shared", 5_000)
+    with exporters.serve(tmp_path / "shared") as first, exporters.connect(first, window=4096) as client:
+        host, port = exporters.address(first)
+        client.sendall(exporters.GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        page = client.recv(1024)
+        second = exporters.serve(tmp_path / "shared", f"{host}:{port}")
+        second.command.append("--replace")
+        with second:
+            page += exporters.until_closed(client)
+            other = live.request(second.metrics_url).status
+        status = first.wait()
+    length = int(re.search(rb"Content-Length: (\d+)", page)[1])
+    assert (200, 0) == (other, status)
+    assert length == len(page.partition(b"\r\n\r\n")[2])

@@ -58,6 +58,10 @@ ERRORS: Final = ("wsgi_prom_errors", "Failures of wsgi_prom itself, none of whic
 
 # The exporter's own, which no slot holds.
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")
+TARGET_INFO: Final = (
+    "wsgi_prom_target_info",
+    "Whose metrics these are: the application, its server, the pid of the server's master, the shared directory.",
+)
 SCRAPE_DURATION: Final = (
     "wsgi_prom_scrape_duration_seconds",
     "Time that this scrape took to read and merge.",

@@ -8,6 +8,7 @@ from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
 from wsgi_prom.cli.output import tell, write, write_json
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.introspection import own_metrics
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.storage import directory
 from wsgi_prom.storage.collector import Collector
 
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = directory_of(arguments)
     collector = Collector(path)
     families = collector.collect()
-    own = own_metrics(collector.report)
+    own = own_metrics(collector.report, Target().info(path))
     if arguments.json:
         write_json(_to_json([*families.to_metrics(), *own]))
     else:

@@ -13,8 +13,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
-from wsgi_prom.errors import SettingError
+from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.exporter.server import serve
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,10 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parent", type=int, metavar="PID", help="end with this process, and remove a directory made for it"
     )
+    parser.add_argument(
+        "--application", default="", metavar="NAME", help="what wsgi_prom_target_info says of it"
+    )
+    parser.add_argument("--server", default="", metavar="NAME", help="likewise")
+    parser.add_argument(
+        "--replace", action="store_true", help="take the place of the exporter that the directory has"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="wsgi_prom: %(message)s")
+    # As gunicorn's: it is in gunicorn's log that most of it is read.
+    line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")
+    try:
+        return _serve(arguments)
+    except WsgiPromError as error:
+        log.error("%s", error)
+        return 1
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     settings = Settings.read(bind=arguments.bind)
     if settings.bind is None:
         raise SettingError(
@@ -49,7 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
     path = directory_of(arguments)
     if arguments.parent is None:
         _wait_for(path)
-    serve(path, settings.bind, parent=arguments.parent, settings=settings)
+    serve(
+        path,
+        settings.bind,
+        parent=arguments.parent,
+        replace=arguments.replace,
+        settings=settings,
+        target=Target(arguments.application or settings.app or "", arguments.server),
+    )
     return 0
 
 

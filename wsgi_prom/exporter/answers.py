@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.life import Life, wait
@@ -15,89 +14,106 @@ from wsgi_prom.storage.folding import Folding
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_prom.exporter.listening import Listening
     from wsgi_prom.exporter.place import Place
 
 # Blocked by the caller: what comes before there is a handler, or while connections are closed, is kept for later.
 ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 _KEEP_SECONDS: Final = 1.0
-# How long requests that have begun may take to their answer's end when the guard is gone: who connects has to wait.
+# How long requests that have begun may take to their answer's end when this process ends or becomes the guard.
 _DRAIN_SECONDS: Final = 2.0
 _POLL_SECONDS: Final = 0.005
 _JOIN_SECONDS: Final = 5.0
 
 
-def answer(place: Place, make: Callable[[], Any], guard: int | None = None) -> bool:
+def answer(
+    place: Place, listening: Listening, make: Callable[[Listening], Any], guard: int | None = None
+) -> bool:
     """
     Answer scrapes with the server that *make* returns, until SIGTERM or SIGINT, or the end of *guard*, the parent.
 
-    Returns whether it was the latter: all connections are closed, all threads have ended. Call it in the main thread,
-    with `ENDS` blocked, as they are when it returns.
+    Returns whether it was the latter: all connections are closed, all threads have ended. Else *listening* is closed too,
+    and the *place* another's. Call it in the main thread, with `ENDS` blocked, as they are when it returns.
     """
     told = False
-    draining = threading.Event()
+    wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def end(*_: object) -> None:
         nonlocal told
         told = True
         for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
-        # What is raised in the middle of the drain is swallowed by waitress' trigger, and nobody would end the loop.
-        if not draining.is_set():
-            raise SystemExit(0)
+        os.write(wake[1], b"\0")
+
+    def watch() -> None:
+        _wait_for_end(place, guard, wake[0])
+        _drain(server, let_go if told else lambda: None)
+
+    def let_go() -> None:
+        # Whoever has connected by now is answered; then the next exporter can have the address.
+        server.handle_accept()
+        server.del_channel(server._map)
+        server.socket.close()
+        listening.close()
+        place.let_go()
 
     place.keep()
-    server = make()
+    server = make(listening)
     for number in ENDS:
         signal.signal(number, end)
     # It has the caller's mask: a thread that took a signal would leave the main one asleep.
-    threading.Thread(target=_watch, args=(place, guard, server, draining), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS)
         server.run()
-    except SystemExit:
-        pass  # not in waitress's loop, which returns
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
-    if told or guard is None:
-        server.close()
+    if told:
         return False
-    if os.getppid() == guard:
+    if not _orphaned(guard):
         # After what waitress takes for no reason to go on, such as no memory for a connection.
         raise RuntimeError("the server's loop has ended")
     _join()
+    for fd in wake:
+        os.close(fd)
     return True
 
 
-def _watch(place: Place, guard: int | None, server: Any, draining: threading.Event) -> None:
+def _wait_for_end(place: Place, guard: int | None, wake: int) -> None:
+    """Look after the *place* until *wake* is readable, or *guard* has ended."""
     # A pidfd for speed; whose child this process is, is what counts.
     life = None if guard is None else Life(guard)
-    descriptors = [] if life is None or life.fd is None else [life.fd]
+    descriptors = [wake] if life is None or life.fd is None else [wake, life.fd]
     folding = Folding(place.path)
-    while guard is None or os.getppid() == guard:
+    while not _orphaned(guard) and not wait([wake], 0):
         place.keep()
         folding.fold()
         wait(descriptors, _KEEP_SECONDS)
     if life is not None:
         life.close()
-    draining.set()
-    with suppress(OSError):  # told to end meanwhile, and closed
-        _drain(server)
 
 
-def _drain(server: Any) -> None:
+def _orphaned(guard: int | None) -> bool:
+    return guard is not None and os.getppid() != guard
+
+
+def _drain(server: Any, first: Callable[[], None]) -> None:
     """
     Have *server* take no more connections, answer the requests that it has, close, and so return from its loop.
 
     All of it is done by that loop, between two events, since it would stumble over a descriptor that is closed while it
-    waits for it. It ends when it has nothing left to wait for.
+    waits for it. It ends when it has nothing left to wait for. *first* is called before anything else.
     """
     deadline = time.monotonic() + _DRAIN_SECONDS
     closed = False
 
+    def begin() -> None:
+        first()
+        server.accepting = False
+
     def step() -> None:
         nonlocal closed
-        server.accepting = False
         channels = list(server.active_channels.values())
         if not any(_busy(channel) for channel in channels) or time.monotonic() > deadline:
             for channel in channels:
@@ -106,14 +122,25 @@ def _drain(server: Any) -> None:
             server.task_dispatcher.shutdown()
             server.close()
             closed = True
-        done.set()
 
+    _in_loop(server, begin)
     while not closed:
-        done = threading.Event()
-        server.trigger.pull_trigger(step)
-        # Not pulled again before: the trigger may be closed then, and its descriptor be another's.
-        done.wait()
+        _in_loop(server, step)
         time.sleep(_POLL_SECONDS)
+
+
+def _in_loop(server: Any, do: Callable[[], None]) -> None:
+    """Have *server*'s loop do something, and wait until it is done: the trigger may be closed by then."""
+    done = threading.Event()
+
+    def act() -> None:
+        try:
+            do()
+        finally:
+            done.set()
+
+    server.trigger.pull_trigger(act)
+    done.wait()
 
 
 def _busy(channel: Any) -> bool:

@@ -13,6 +13,7 @@ from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names
 from wsgi_prom.exporter.pages import ARRIVAL, PageFile, Pages
 from wsgi_prom.exporter.plain import plain
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.exporter.webob import (
     Request,
     Response,
@@ -57,7 +58,7 @@ class MetricsApp:
     *directory* is the shared one, by default the one that the process records into. *registry* holds the metrics of
     this process, which are shown only where no directory is shared. *settings*, by default those of the environment,
     say who may read them: WSGI_PROM_ALLOW, WSGI_PROM_TOKEN_FILE and WSGI_PROM_USERS_FILE hold here as for the
-    exporter. Raises SettingError. Thread and fork safe.
+    exporter. *target* says whose metrics they are. Raises SettingError. Thread and fork safe.
     """
 
     def __init__(
@@ -65,8 +66,11 @@ class MetricsApp:
         directory: Path | None = None,
         registry: CollectorRegistry = REGISTRY,
         settings: Settings | None = None,
+        target: Target | None = None,
     ) -> None:
-        self.access = Access(Settings.read() if settings is None else settings)
+        settings = Settings.read() if settings is None else settings
+        self.access = Access(settings)
+        self._target = target or Target(settings.app or "")
         self._directory = directory
         self._registry = registry
         # By path and process: a lock of the parent's may be held for ever by a thread that is not here.
@@ -125,7 +129,7 @@ class MetricsApp:
         key = self._directory or lease.directory, os.getpid()
         found = self._pages.get(key)
         # One operation: threads that come at once get the same.
-        return found or self._pages.setdefault(key, Pages(key[0], self._registry))
+        return found or self._pages.setdefault(key, Pages(key[0], self._registry, self._target))
 
 
 class ExporterApp:

@@ -13,7 +13,8 @@ It costs 5.5 MB: of 29 MB each, the two share all but 5 MB, which is what counti
 # Rule 1: a guard has one thread. It forks.
 # Rule 2: a process of the pair that ends in order ends the pair; any other end of the one that answers is made good.
 # Rule 3: the guard lives as long as the server that started it, or another that shares the directory (gunicorn's USR2).
-# Rule 4: its exit status is 0 or 1. gunicorn takes a child's 3 or 4 as a worker's that cannot boot, and stops.
+# Rule 4: its exit status is 0 or 1. gunicorn takes a child's 3 or 4 as a worker's that cannot boot, and stops; it is the
+#         parent of all orphans where it is process 1 of a container.
 
 from __future__ import annotations
 
@@ -27,14 +28,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.answers import ENDS, answer
 from wsgi_prom.exporter.life import Life, wait
+from wsgi_prom.exporter.listening import AddressInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_prom.exporter.listening import Listening
     from wsgi_prom.exporter.place import Place
 
 log = logging.getLogger("wsgi_prom")
 
+# Of an address that cannot be had yet: it is another exporter's whose server ends, or an interface's that comes up later.
+_FIRST_TRY_SECONDS: Final = 0.1
+_LAST_TRY_SECONDS: Final = 5.0
 # How often the place is looked after. All else wakes the guard.
 _KEEP_SECONDS: Final = 1.0
 # More than waitress takes for its last scrapes. A stopped process takes no SIGTERM.
@@ -51,11 +57,15 @@ class Guard:
     """
     Keep a process answering with a server that *make* returns, until the process *parent* ends.
 
-    This process has taken the *place*, and keeps the socket open that the servers listen on.
+    This process has taken the *place*. *listen* is tried until it returns the socket that the servers listen on, which
+    this process keeps open.
     """
 
-    def __init__(self, place: Place, make: Callable[[], Any], parent: int) -> None:
+    def __init__(
+        self, place: Place, listen: Callable[[], Listening], make: Callable[[Listening], Any], parent: int
+    ) -> None:
         self._place = place
+        self._listen = listen
         self._make = make
         self._server = Life(parent)
         self._ending = False
@@ -69,6 +79,29 @@ class Guard:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         self._place.share()
         self._attend()
+        listening = self._listening()
+        if listening is not None:
+            self._keep_answering(listening)
+        self._leave(listening)
+
+    def _listening(self) -> Listening | None:
+        """Return the socket as soon as it can be had, None if it is time to end before."""
+        pause = _FIRST_TRY_SECONDS
+        while not self._over():
+            try:
+                return self._listen()
+            except AddressInUseError as error:
+                # All is tried again: a port, an interface, a name, a folder and a right may be there later.
+                if pause == _FIRST_TRY_SECONDS:
+                    log.warning(
+                        "%s The application is served without metrics; retrying every %d s",
+                        error, _LAST_TRY_SECONDS,
+                    )  # fmt: skip
+            self._pause(pause)
+            pause = min(2 * pause, _LAST_TRY_SECONDS)
+        return None
+
+    def _keep_answering(self, listening: Listening) -> None:
         while not self._over():
             started = time.monotonic()
             guard = os.getpid()
@@ -81,28 +114,27 @@ class Guard:
                 self._wait_before_next(f"could not be started ({error.strerror})", 0)
                 continue
             if child == 0:
-                self._answer(guard)
+                self._answer(listening, guard)
                 self._attend()
                 continue
-            status = self._attended(child)
+            status = self._attended(child, listening)
             if status == 0:
                 break
             if status is not None:
                 self._wait_before_next(_told(child, status), time.monotonic() - started)
-        self._leave()
 
-    def _answer(self, guard: int) -> None:
+    def _answer(self, listening: Listening, guard: int) -> None:
         """Be the process that answers. Returns when it has become the guard."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            if answer(self._place, self._make, guard):
+            if answer(self._place, listening, self._make, guard):
                 log.warning(
                     "the exporter's guard, pid %d, has died; pid %d is in its place", guard, os.getpid()
                 )
                 return
             # The guard does so too, unless it is killed before.
-            self._leave()
+            self._leave(listening)
             status = 0
         except BaseException:
             if self._failures < _SAID:
@@ -133,11 +165,18 @@ class Guard:
                 self._server = Life(following)
         return self._ending
 
-    def _leave(self) -> None:
+    def _leave(self, listening: Listening | None) -> None:
+        self._let_go(listening)
         if self._server.over():
             self._place.leave()
 
-    def _attended(self, child: int) -> int | None:
+    def _let_go(self, listening: Listening | None) -> None:
+        """Let the next exporter have the address and the place."""
+        if listening is not None:
+            listening.close()
+        self._place.let_go()
+
+    def _attended(self, child: int, listening: Listening) -> int | None:
         """Return the exit status of *child*, below 0 for a signal; None if it was ended since it is time."""
         while not self._over():
             status = _status(child)
@@ -146,6 +185,7 @@ class Guard:
             self._sleep(_KEEP_SECONDS)
             self._place.keep()
         os.kill(child, signal.SIGTERM)
+        self._let_go(listening)
         deadline = time.monotonic() + _END_SECONDS
         while _status(child) is None:
             if time.monotonic() > deadline:
@@ -167,9 +207,14 @@ class Guard:
             )  # fmt: skip
         if self._failures > 1:
             pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 2, 10), _LAST_PAUSE_SECONDS)
-            deadline = time.monotonic() + pause
-            while not self._over() and time.monotonic() < deadline:
-                self._sleep(deadline - time.monotonic())
+            self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep for *seconds*, or until it is time to end."""
+        deadline = time.monotonic() + seconds
+        while not self._over() and time.monotonic() < deadline:
+            self._sleep(min(deadline - time.monotonic(), _KEEP_SECONDS))
+            self._place.keep()
 
     def _sleep(self, seconds: float) -> None:
         """Sleep until a signal, the end of the server, or *seconds*."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from wsgi_prom.storage.collector import Report
 
 
-def own_metrics(report: Report) -> list[Metric]:
-    """Return the `wsgi_prom_*` metrics of the scrape that *report* is about."""
+def own_metrics(report: Report, *others: Metric) -> list[Metric]:
+    """Return the `wsgi_prom_*` metrics of the scrape that *report* is about, and *others*."""
     build = GaugeMetricFamily(*catalog.BUILD_INFO, labels=["version"])
     build.add_metric([version.installed()], 1)
     slots = GaugeMetricFamily(*catalog.SLOTS, labels=["state"])
@@ -23,6 +23,7 @@ def own_metrics(report: Report) -> list[Metric]:
     slots.add_metric(["free"], report.slots_free)
     return [
         build,
+        *others,
         slots,
         GaugeMetricFamily(*catalog.SCRAPE_DURATION, report.duration),
         GaugeMetricFamily(*catalog.VALUE_BYTES, report.value_bytes),

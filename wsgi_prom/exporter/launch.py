@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.life import terminate
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import unknown_variables
 from wsgi_prom.storage import locks
 from wsgi_prom.storage.locks import Locks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from wsgi_prom.settings import Address
 
 # All that the exporter gets of the master's environment. It runs as the workers' user, who may read it in /proc, and
@@ -49,7 +48,7 @@ def launch(
     address: Address | None,
     *,
     reload: bool = False,
-    names: Sequence[str] = (),
+    target: Target | None = None,
     owner: tuple[int, int] | None = None,
     log_file: IO[bytes] | int | None = None,
     parent: int | None = None,
@@ -58,9 +57,9 @@ def launch(
     Start the exporter of *path*, unless there is none to be or it runs already.
 
     At a *reload* one that was given something else (another address, say, or no token) is replaced by one that is given
-    this, and one that is not to be any more is ended. *names* are arguments that say whose metrics they are. It
-    runs as *owner*, a uid and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr.
-    It lives as long as the process *parent*, by default this one. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
+    this, and one that is not to be any more is ended. *target* says whose metrics they are. It runs as *owner*, a uid and a
+    gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
+    *parent*, by default this one. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
     """
     running = Locks.of(path).holder(locks.EXPORTER)
     if running is not None and not reload:
@@ -70,7 +69,7 @@ def launch(
             terminate(running, signal.SIGTERM)
         return
     command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve"]
-    command += ["--directory", str(path), "--bind", str(address), *names]
+    command += ["--directory", str(path), "--bind", str(address), *(target or Target()).arguments()]
     environ = _environment()
     if running and _given(running) == (_arguments(command), environ):
         return

@@ -1,22 +1,17 @@
-"""The exporter's end of the network: the socket that it listens on, who may connect, and the server that answers."""
+"""The exporter's end of the network: who may connect, and the server that answers."""
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import logging
-import os
 import resource
 import socket
-import stat
-from contextlib import suppress
 from heapq import nlargest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress.server import create_server
 
-from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.channel import Channel
 from wsgi_prom.exporter.tls import Tls
 
@@ -25,7 +20,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.exporter.access import Access
     from wsgi_prom.exporter.app import ExporterApp
-    from wsgi_prom.settings import Address, Settings
+    from wsgi_prom.settings import Settings
 
 log = logging.getLogger("wsgi_prom")
 
@@ -47,7 +42,6 @@ _LIMITS: Final[dict[str, Any]] = {
     "ident": None,
 }
 
-_BACKLOG: Final = 1024
 _ACCEPTED_AT_ONCE: Final = 64
 # Connections at once; each costs 10 KB. The descriptors that it takes, and some for the files of the directory.
 _CONNECTIONS: Final = 1000
@@ -61,33 +55,6 @@ _KEPT_PAGES: Final = 8
 _MOST_BYTES: Final = 4 * _KEPT_BYTES
 _MOST_PAGES: Final = 4 * _KEPT_PAGES
 _LEAST_SECONDS: Final = 10.0
-
-
-class AddressInUseError(WsgiPromError):
-    """The exporter cannot listen where it was told to."""
-
-
-def bind(address: Address, mode: int = 0o600) -> socket.socket:
-    """
-    Return a socket that listens on *address*, with *mode* if that is the path of one.
-
-    Raises AddressInUseError.
-    """
-    try:
-        return _bind_path(address.path, mode) if address.path else _bind_host(address)
-    except (OSError, UnicodeError) as error:  # the latter for a host with an empty or too long label
-        raise AddressInUseError(
-            f"no exporter: cannot listen on WSGI_PROM_BIND={str(address)!r}: {getattr(error, 'strerror', None) or error}. The "
-            "application is served without. Set WSGI_PROM_BIND to an address of this server's own, or to off."
-        ) from error
-
-
-def url(listening: socket.socket, scheme: str = "http") -> str:
-    """Return the URL of the metrics, with the port that the system chose if it was asked to."""
-    if listening.family == socket.AF_UNIX:
-        return f"unix:{listening.getsockname()}"
-    host, port = listening.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}/metrics" if ":" in host else f"{scheme}://{host}:{port}/metrics"
 
 
 def server(app: ExporterApp, listening: socket.socket, door: Door) -> Any:
@@ -196,41 +163,3 @@ def warn(listening: socket.socket, settings: Settings) -> None:
             whom,
             listening.getsockname()[1],
         )
-
-
-def _bind_host(address: Address) -> socket.socket:
-    family, kind, protocol, _, name = socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(name)
-        listening.listen(_BACKLOG)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _bind_path(path: str, mode: int) -> socket.socket:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # EAGAIN: its backlog is full
-        if probe.connect_ex(path) not in {errno.ECONNREFUSED, errno.ENOENT}:
-            raise OSError(f"{path} is answered by another process, or may not be asked")
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)  # noqa: PTH108 - of a server that is gone
-    listening = socket.socket(socket.AF_UNIX)
-    try:
-        # Made with the mode that it has later: no moment in which others could connect.
-        before = os.umask(0o777 & ~mode)
-        try:
-            listening.bind(path)
-        finally:
-            os.umask(before)
-        listening.listen(_BACKLOG)
-    except BaseException:
-        listening.close()
-        raise
-    return listening

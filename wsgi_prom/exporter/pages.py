@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.exporter.exposition import ALL, Names, render
 from wsgi_prom.exporter.introspection import own_metrics
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.folding import Folding
 
@@ -54,9 +55,10 @@ class Pages:
     The pages of *path*, or of this process's own metrics if that is None. For any number of threads.
     """
 
-    def __init__(self, path: Path | None, registry: CollectorRegistry) -> None:
+    def __init__(self, path: Path | None, registry: CollectorRegistry, target: Target | None = None) -> None:
         self.path = path
         self._registry = registry
+        self._target = target or Target()
         self._collector = Collector(path)
         self._folding = None if path is None else Folding(path)
         self._lock = threading.Lock()
@@ -88,7 +90,9 @@ class Pages:
 
     def _rendered(self, openmetrics: bool, names: Names = ALL) -> Page:
         own: Iterable[Metric] = (
-            self._registry.collect() if self.path is None else own_metrics(self._collector.report)
+            self._registry.collect()
+            if self.path is None
+            else own_metrics(self._collector.report, self._target.info(self.path))
         )
         return Page(render(self._families, own, openmetrics=openmetrics, names=names).encode())
 

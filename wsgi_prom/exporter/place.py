@@ -3,22 +3,30 @@ The exporter's place in a shared directory, held for as long as one of the expor
 """
 
 # Rule 1: one exporter a directory. It begins with the lock for itself alone, which only one can get; its two processes
-#         share it from then on, so that there is no moment without a holder, whichever of them dies.
+#         share it from then on, so that there is no moment without a holder, whichever of them dies. Those that end in
+#         order let go as soon as they no longer listen.
 # Rule 2: the directory is the one that has the path now. Who removed it and made it again has made a lock file of its own.
 
 from __future__ import annotations
 
 import os
+import signal
+import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.exporter.life import terminate
 from wsgi_prom.storage import directory, locks, opening
 from wsgi_prom.storage.locks import Locks, Presence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# Longer than an exporter takes that ends in order, even where its last clients are slow.
+_TAKE_OVER_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.005
 
 
 class Place:
@@ -41,6 +49,34 @@ class Place:
     def take(self) -> bool:
         """Take the place. False if the directory has an exporter."""
         return self.lock_file.acquire(locks.EXPORTER)
+
+    def take_over(self) -> bool:
+        """
+        Take the place from the exporter that has it, which is told to end, and lets go when it no longer listens.
+
+        Returns False if it cannot be told, since it runs in another pid namespace or as another user.
+        """
+        deadline = time.monotonic() + _TAKE_OVER_SECONDS
+        told: set[int] = set()
+        while not self.take():
+            late = time.monotonic() > deadline
+            holder = self.lock_file.holder(locks.EXPORTER)
+            if holder == 0:
+                return False
+            # The pair's other process comes to light when this one has let go. One that is stopped takes no SIGTERM.
+            if holder is not None and (late or holder not in told):
+                told.add(holder)
+                try:
+                    terminate(holder, signal.SIGKILL if late else signal.SIGTERM)
+                except PermissionError:
+                    return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def let_go(self) -> None:
+        """Let another exporter have the place. Never raises."""
+        with suppress(OSError):
+            self.lock_file.release(locks.EXPORTER)
 
     def share(self) -> None:
         """Let the other process of this exporter hold the place too. Never raises."""

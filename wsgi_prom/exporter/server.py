@@ -12,11 +12,13 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter import listener
 from wsgi_prom.exporter.answers import ENDS, answer
 from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.exporter.guard import Guard
 from wsgi_prom.exporter.life import Life
+from wsgi_prom.exporter.listening import Listening
 from wsgi_prom.exporter.place import Place
 from wsgi_prom.settings import Settings
 from wsgi_prom.storage import directory, locks
@@ -24,42 +26,67 @@ from wsgi_prom.storage import directory, locks
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wsgi_prom.exporter.target import Target
     from wsgi_prom.settings import Address
 
 log = logging.getLogger("wsgi_prom")
 
 
 def serve(
-    path: Path, address: Address, *, parent: int | None = None, settings: Settings | None = None
+    path: Path,
+    address: Address,
+    *,
+    parent: int | None = None,
+    replace: bool = False,
+    settings: Settings | None = None,
+    target: Target | None = None,
 ) -> None:
     """
-    Serve the metrics of *path* on *address*, until SIGTERM or the end of the process *parent*.
+    Serve the metrics of *path*, which are those of *target*, on *address*, until SIGTERM or the end of the process *parent*.
 
-    Returns at once if the directory has an exporter already. With *parent* it forks, and a directory that was made for that
-    server is removed when it is gone; returns at once if it is so already. Call it in the main thread, as the only one.
-    Raises SettingError, DirectoryError, AddressInUseError.
+    Returns at once if the directory has an exporter already, unless it is to *replace* that one. With *parent* it forks,
+    and waits for an address that it cannot have yet; a directory that was made for that server is removed when it is gone;
+    returns at once if it is so already. Call it in the main thread, as the only one. Raises SettingError, DirectoryError,
+    AddressInUseError.
     """
     if parent is not None and _left(path, parent):
         return
     settings = settings or Settings()
-    metrics = MetricsApp(path, settings=settings)
-    app, door = ExporterApp(metrics), listener.Door(settings, metrics.access)
     place = Place(path, directory.prepare(path))
-    if not place.take():
-        log.info("%s has an exporter already, pid %s", path, place.lock_file.holder(locks.EXPORTER))
+    try:
+        metrics = MetricsApp(path, settings=settings, target=target)
+        app, door = ExporterApp(metrics), listener.Door(settings, metrics.access)
+    except SettingError:
+        if replace:
+            # As at a start: who asked for a token must not have a page that goes on without.
+            place.take_over()
+        raise
+    if not (place.take_over() if replace else place.take()):
+        pid = place.lock_file.holder(locks.EXPORTER)
+        if replace:
+            log.warning(
+                "the exporter of %s (pid %s) cannot be replaced: it runs as another user or in another pid namespace, "
+                "and goes on with the settings that it has. Restart it",
+                path, pid or "unknown",
+            )  # fmt: skip
+        else:
+            log.info("%s has an exporter already, pid %s", path, pid)
         return
-    listening = listener.bind(address, settings.socket_mode)
-    listener.warn(listening, settings)
-    log.info("metrics at %s", listener.url(listening, door.scheme))
 
-    def server() -> Any:
-        return listener.server(app, listening.dup(), door)
+    def listen() -> Listening:
+        listening = Listening(address, settings.socket_mode)
+        listener.warn(listening.socket, settings)
+        log.info("metrics at %s (of the directory %s)", listening.url(door.scheme), path)
+        return listening
+
+    def server(listening: Listening) -> Any:
+        return listener.server(app, listening.socket.dup(), door)
 
     if parent is None:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
-        answer(place, server)
+        answer(place, listen(), server)
         return
-    Guard(place, server, parent).run()
+    Guard(place, listen, server, parent).run()
 
 
 def _left(path: Path, parent: int) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.config import KNOWN_SETTINGS
 
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.interface import takes_two
@@ -47,10 +48,13 @@ def on_starting(server: Arbiter) -> None:
     """Make the directory ready and start the exporter. Does nothing the second time."""
     logs.install(getattr(server.log, "error_log", None))  # a logger class of one's own may have none
     with attempt("no metrics"):
-        uid, gid = server.cfg.uid, server.cfg.gid
-        # The arbiter stays root, the workers drop to --user.
-        owner = (uid, gid) if os.geteuid() == 0 and uid != 0 else None
-        _instance.start(owner=owner, log_file=_error_log(server))
+        _instance.start(target=_target(server), owner=_owner(server), log_file=_error_log(server))
+
+
+def on_reload(server: Arbiter) -> None:
+    """Give the exporter the settings of the configuration that HUP has read, and start one if there is none any more."""
+    with attempt("the exporter goes on with the settings that it has"):
+        _instance.reload(target=_target(server), owner=_owner(server), log_file=_error_log(server))
 
 
 def pre_exec(server: Arbiter) -> None:
@@ -111,6 +115,17 @@ def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], 
     return get
 
 
+def _target(server: Arbiter) -> Target:
+    # None in an application of one's own, a BaseApplication.
+    return Target(getattr(server.app, "app_uri", None) or "", "gunicorn")
+
+
+def _owner(server: Arbiter) -> tuple[int, int] | None:
+    """Return whom the workers will be, where that is not the arbiter's user: it stays root, they drop to --user."""
+    uid, gid = server.cfg.uid, server.cfg.gid
+    return (uid, gid) if os.geteuid() == 0 and uid != 0 else None
+
+
 def _error_log(server: Arbiter) -> int | None:
     """Return what the exporter writes its log to: the file that gunicorn has open, None for stderr."""
     # Not the name again: as root, with a log in the workers' user's folder, the exporter would get what that user has put there.
@@ -125,7 +140,9 @@ def _error_log(server: Arbiter) -> int | None:
 # Where gunicorn looks its hooks up (by `get`, from 19 to 27), it finds ours behind what the configuration has there: none that
 # it defines, or gets from another module, can take their place. Theirs comes first: it may clear PROMETHEUS_MULTIPROC_DIR
 # as the client library's recipe has it, set a variable, wrap the application, or raise.
-_HOOKS: Final = {hook.__name__: hook for hook in (on_starting, pre_exec, post_worker_init, on_exit)}
+_HOOKS: Final = {
+    hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, post_worker_init, on_exit)
+}
 for _setting in KNOWN_SETTINGS:
     if _setting.name in _HOOKS:
         _setting.get = _call_after(_HOOKS[_setting.name])  # type: ignore[assignment, method-assign]

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from wsgi_prom.storage.lease import lease
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from wsgi_prom.exporter.target import Target
     from wsgi_prom.storage.locks import Locks
 
 log = logging.getLogger("wsgi_prom")
@@ -66,12 +68,13 @@ class Instance:
     def start(
         self,
         *,
+        target: Target,
         owner: tuple[int, int] | None = None,
         log_file: IO[bytes] | int | None = None,
         exporter: bool = True,
     ) -> None:
         """
-        Make the directory ready and start the exporter. Call it in the master, before it forks.
+        Make the directory ready and start the exporter of *target*. Call it in the master, before it forks.
 
         Without *exporter* that is left to `launch`, where this process is not the master yet. *owner* are the uid and gid that the workers drop to. After a reload the server goes on with what is in the
         directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
@@ -110,9 +113,28 @@ class Instance:
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
         self._new = False
         lease.attach(self.path, owner)
-        self._launch = partial(launch, self.path, settings.bind, owner=owner)
+        self._launch = self._launcher(settings, target, owner)
         if exporter:
-            self.launch(log_file=log_file)
+            self.launch(reload=self._reload, log_file=log_file)
+
+    def reload(
+        self,
+        *,
+        target: Target,
+        owner: tuple[int, int] | None = None,
+        log_file: IO[bytes] | int | None = None,
+    ) -> None:
+        """Have the exporter serve with the settings of now, or end where they are wrong. For a reload without a start."""
+        if self._launch is None:
+            return
+        try:
+            settings = Settings.read()
+        except WsgiPromError as error:
+            # As at a start: who asked for a token must not have a page that goes on without.
+            log.error("%s There are no metrics until a reload without this mistake", error)
+            settings = Settings(bind=None)
+        self._launch = self._launcher(settings, target, owner)
+        self.launch(reload=True, log_file=log_file)
 
     def launch(self, **options: Any) -> None:
         """Start the exporter, with *options* of `launch`, unless there is one. Does nothing if the directory cannot be used."""
@@ -121,6 +143,13 @@ class Instance:
                 self._launch(**options)
             except OSError as error:
                 log.error("no exporter: %s", error)
+
+    def _launcher(
+        self, settings: Settings, target: Target, owner: tuple[int, int] | None
+    ) -> Callable[..., None]:
+        if settings.app:
+            target = replace(target, application=settings.app)
+        return partial(launch, self.path, settings.bind, target=target, owner=owner)
 
     def _use_own(self, owner: tuple[int, int] | None) -> None:
         named, self.path = self.path, opening.own_directory(self.path, owner)

@@ -13,6 +13,7 @@ from typing import Any
 
 import uwsgi
 
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, unwrapped
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.storage import forks
@@ -39,8 +40,13 @@ def _start() -> None:
         _instance = Instance(reload=bool(uwsgi.is_a_reload))
         # With daemonize2 this process ends before the first fork. At a reload the master stays what it is.
         _becomes_daemon = "daemonize2" in uwsgi.opt and not uwsgi.is_a_reload
-        _instance.start(owner=_owner(), exporter=not _becomes_daemon)
+        _instance.start(target=_target(), owner=_owner(), exporter=not _becomes_daemon)
         unwrapped.watch(_instance.path)
+
+
+def _target() -> Target:
+    given: Any = uwsgi.opt.get("module") or uwsgi.opt.get("wsgi-file") or b""
+    return Target(given.decode(errors="replace") if isinstance(given, bytes) else "", "uWSGI")
 
 
 def _owner() -> tuple[int, int] | None:
