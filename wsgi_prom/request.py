@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgi_prom.catalog import LONGEST_LABEL, OTHER
 from wsgi_prom.files import FileResponse
-from wsgi_prom.headers import content_length, drops_body, may_lack_body, queue_seconds
+from wsgi_prom.headers import drops_body, may_lack_body, queue_seconds, told_length
 from wsgi_prom.input import Input
 from wsgi_prom.routes import BOTTLE, KEY, REQUEST, RULE, UNMATCHED, WERKZEUG, elsewhere, find_route
 
@@ -174,7 +173,7 @@ class MeasuredRequest(FileResponse):
             if not self.sent:
                 if self._recorder.times_first_byte:
                     self.note_first_byte()
-                self.length = self.told_length()
+                self.length = told_length(self._headers, self._recorder.fail)
             self.sent += len(chunk)
             if self.sent >= self.length:
                 self.leave()
@@ -183,19 +182,6 @@ class MeasuredRequest(FileResponse):
 
     def note_first_byte(self) -> None:
         self.first_byte = perf_counter() - self._started
-
-    def told_length(self) -> int:
-        """Return of how many bytes the application has told, or more than any body has. Never raises."""
-        try:
-            length = content_length(self._headers)
-            if length is not None:
-                return length
-        except (AttributeError, TypeError, ValueError):
-            # (Not by `suppress`, which takes 4,000 instructions.)
-            pass  # not told, or in a form that is for the server to refuse
-        except Exception:  # of a container of the application's own
-            self._recorder.fail("body")
-        return sys.maxsize
 
     def abort(self) -> None:
         """Count the request as closed before its end."""
