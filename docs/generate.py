@@ -28,7 +28,7 @@ HERE: Final = Path(__file__).resolve().parent
 _LABELS: Final = {
     "method": "as the client sent it if it is registered (RFC 9110, and `PATCH`), else `OTHER`",
     "route": "the framework's template, such as `/users/<id>`, or what `set_route` was given; `unmatched` if there is none",
-    "status": "the status code of the response",
+    "status": "the status code of the response; `101` for a WebSocket session, which only `http_requests_total` counts",
     "status_class": "`1xx` to `5xx`",
     "exception": "the class of the exception",
 }
