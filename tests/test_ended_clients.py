@@ -322,3 +322,10 @@ def test_a_task_worker_that_lives_is_on_the_page_and_when_it_has_ended_its_count
     assert set() == live.eventually(lambda: set(path.glob("*.db")), lambda found: not found)
     samples = server.samples()
     assert (5.0, None) == tuple(servers.value(samples, name) for name in ("tasks_total", "running"))
+
+
+def test_a_directory_that_is_gone_is_no_news(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At the end of its server it is removed under the exporter's hands."""
+    folding = Folding(shared)
+    folding.fold()
+    assert [] == caplog.messages
