@@ -92,6 +92,55 @@ def test_a_worker_class_of_ones_own_that_serves_wsgi_is_counted() -> None:
     assert "does not serve WSGI" not in log
 
 
+FAULTS = {
+    "no descriptors": """
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), limits[1]))
+    metrics.post_worker_init(worker)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # gunicorn itself needs some
+""",
+    "no directory": """
+    [shutil.rmtree(path) for path in glob.glob("/dev/shm/wsgi_prom-*")]
+""",
+    "no memory": """
+    SlotFile.claim = classmethod(lambda *_: bytes(1 << 60))
+""",
+    "no space": """
+    with suppress(OSError), open("/dev/shm/full", "wb", buffering=0) as file:
+        while file.write(bytes(512)):
+            pass
+""",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path: Path) -> None:
+    """What goes wrong before its first request is told in one line; a directory that is gone is made again."""
+    text = (
+        f"import glob, os, resource, shutil\nfrom contextlib import suppress\n{IMPORT}"
+        "from wsgi_prom.hooks import gunicorn as metrics\n"
+        f"from wsgi_prom.storage.slots import SlotFile\ndef post_worker_init(worker):{FAULTS[fault]}"
+    )
+    server = live.gunicorn(config=configured(tmp_path, text), workers=1)
+    server.command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=1m own /dev/shm; exec "$@"',
+        "sh",
+        *server.command,
+    ]
+    with server:
+        assert server.metrics_url
+        driven = live.drive(server.url, ["/"] * 5)
+        log = server.log()
+    assert ([], 5) == (driven.failed, driven.answered["/", 200])
+    assert 1 == log.count("Booting worker with pid")
+    assert "Traceback" not in log
+    assert (fault != "no directory") == ("[ERROR] wsgi_prom: " in log)
+
+
 def test_a_worker_that_cannot_read_the_package_is_counted(tmp_path: Path) -> None:
     """--user drops to one who may not: all that a worker needs was imported before."""
     package = shutil.copytree(live.ROOT / "wsgi_prom", tmp_path / "wsgi_prom")
