@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import live
+import processes
 import pytest
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import directory, labels, locks, opening, variables
 from wsgi_prom.storage import format as layout
+from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.labels import LabelSets
 from wsgi_prom.storage.slots import SlotFile
 
@@ -222,8 +224,9 @@ def test_a_directory_that_took_the_place_of_the_locked_one_is_not_cleared(base: 
 NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values", labels.NAME, locks.NAME]
 
 
-def record(path: Path, owner: tuple[int, int] | None = None) -> None:
-    SlotFile.claim(path, owner).block(HITS, ())
+def record(path: Path, owner: tuple[int, int] | None = None, count: float = 0.0) -> None:
+    columns, first = SlotFile.claim(path, owner).block(HITS, ())
+    columns[first] = count
     sets = LabelSets(path, 10, owner)
     sets.allow("hits", ("a",))
     sets.close()
@@ -362,6 +365,44 @@ def test_a_server_of_roots_does_not_give_a_secret_to_its_workers_user(base: Path
     assert f"{variables.VARIABLE}={str(metrics)!r}: {locks.NAME} in it belongs to uid 0" in lines[0]
     assert 0 != done.returncode
     assert (0, "secret") == (secret.stat().st_uid, secret.read_text())
+
+
+@pytest.mark.parametrize("what", ["a directory of theirs", "a link of theirs"])
+def test_figures_that_a_stranger_has_put_in_the_place_of_the_directory_are_not_on_the_page(
+    base: Path, as_user: Callable[..., Any], what: str
+) -> None:
+    """Below a volume without a sticky bit anybody can rename: the page shows what it knew, and that it cannot read."""
+    volume = folder(base / "volume", 0, 0o777)
+    metrics = volume / "metrics"
+
+    def plant() -> None:
+        metrics.rename(volume / "away")
+        path = metrics if what == "a directory of theirs" else volume / "theirs"
+        record(path, count=1000.0)
+        path.chmod(0o755)
+        for file in path.iterdir():
+            file.chmod(0o644)
+        if path != metrics:
+            metrics.symlink_to(path)
+
+    def scraped() -> list[tuple[list[float], bool]]:
+        record(metrics, count=3.0)
+        collector = Collector(metrics)
+        found = []
+        for meanwhile in (lambda: None, lambda: planted.call("plant")):
+            meanwhile()
+            values = [
+                sample.value for metric in collector.collect().to_metrics() for sample in metric.samples
+            ]
+            found.append((values, collector.report.readable))
+        return found
+
+    def stranger(_: str) -> None:
+        os.setuid(STRANGER)
+        plant()
+
+    with processes.Child(stranger) as planted:
+        assert [([3.0], True), ([3.0], False)] == as_user(USER, scraped)
 
 
 SWAPPING = """

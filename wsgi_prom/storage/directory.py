@@ -115,11 +115,21 @@ def client_files(path: Path) -> list[Path]:
     return sorted(path / name for name in os.listdir(path) if client_format.origin(name))
 
 
-def trusted(path: Path) -> frozenset[int] | None:
-    """Return the uids whose files count in *path*: its owner's and root's where others can write to it, else None, for all. Raises OSError."""
-    found = path.stat()
-    open_to_others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return frozenset({0, found.st_uid}) if open_to_others else None
+def trusted(path: Path) -> frozenset[int]:
+    """
+    Return the uids whose files count in *path*: its owner's and root's.
+
+    Raises OSError, also for a directory that another user has put there, or has chosen by a link.
+    """
+    try:
+        with opening.opened(path) as folder:
+            uid = os.fstat(folder).st_uid
+    except DirectoryError as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
+    # Root looks at the directories of all, and others at theirs.
+    if uid != 0 and os.geteuid() not in {0, uid}:
+        raise PermissionError(errno.EPERM, f"it belongs to uid {uid}")
+    return frozenset({0, uid})
 
 
 def recorded(path: Path) -> bool:
