@@ -297,3 +297,34 @@ def test_what_is_no_application_is_told_by_its_signature(
     found = findings(done := check(f"shapes:{name}", "--json", cwd=tmp_path))["application"]
     assert (int(ok is False), ok) == (done.returncode, found["ok"])
     assert found["message"].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("around", "expected"),
+    [
+        ("lambda environ, start: inner(dict(environ), start)", "ok     routes: Flask's are seen"),
+        ("lambda environ, start: inner({k: v for k, v in environ.items() if 'prom' not in k}, start)",
+         "WRONG  routes: all are 'unmatched'"),
+        ("lambda environ, start: [start('302 Found', []), b''][1:]", "?      routes: Flask's are seen as they are, if"),
+    ],
+)  # fmt: skip
+def test_flasks_routes_are_looked_for_through_all_that_is_around_it(
+    around: str, expected: str, tmp_path: Path
+) -> None:
+    """By a request that ends before any function of the application's is called."""
+    (tmp_path / "around.py").write_text(
+        "from flask import Flask\n"
+        "app = Flask('shop')\n"
+        "@app.before_request\n"
+        "def before(): print('CALLED')\n"
+        "@app.get('/')\n"
+        "def index(): print('CALLED')\n"
+        "inner = app.wsgi_app\n"
+        f"app.wsgi_app = {around}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "wsgi_prom", "check", "around:app"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert expected in done.stdout
+    assert "CALLED" not in done.stdout + done.stderr

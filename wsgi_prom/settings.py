@@ -115,7 +115,7 @@ class Settings:
     # An application with more routes, methods and statuses than this has a label that is not a template.
     label_limit: int = _setting(
         "Application", 1000, setting_values.positive, "a number of label sets, 1 or more",
-        "label sets a metric may have in all processes; the rest is `OTHER`", shown="1000",
+        "label sets a metric may have in all processes; the rest is `OTHER`, first only in labels of callables", shown="1000",
     )  # fmt: skip
     # Loopback: what an application counts is nobody else's business. 9464 is the exporters' port of OpenTelemetry's
     # Prometheus reader, so that a dashboard's scrape configuration need not change.

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.cli import address
+from wsgi_prom.cli import address, probe
 from wsgi_prom.cli.arguments import add_json
 from wsgi_prom.cli.finding import Finding
 from wsgi_prom.cli.output import write, write_json
@@ -162,12 +162,27 @@ def _kind(app: object) -> str:
 def _routes(app: Any) -> Iterator[Finding]:
     found = list(detection.applications(app))
     for framework, item in found:
-        yield _adapter(framework, item)
+        yield _flask(app, item) if framework.name == "Flask" else _adapter(framework, item)
     if not found:
         # Behind a function it may be that of a framework which something has imported.
         remedies = [f"if it is {framework.name}'s, {framework.remedy}" for framework in detection.unadapted()]
         message = "those that the application gives to wsgi_prom.set_route(environ, template) are seen"
         yield Finding("routes", None, message, "; ".join(remedies))
+
+
+def _flask(app: Any, item: Any) -> Finding:
+    seen = probe.is_seen(app, item)
+    if seen:
+        return Finding("routes", True, "Flask's are seen as they are")
+    if seen is None:
+        message = (
+            "Flask's are seen as they are, if a request gets there as it came: one for / did not get there"
+        )
+        return Finding("routes", None, message)
+    message = "all are 'unmatched': a middleware around Flask calls it with an environ of its own making"
+    return Finding(
+        "routes", False, message, "app.wsgi_app = PrometheusMiddleware(app.wsgi_app), before that one"
+    )
 
 
 def _adapter(framework: detection.Framework, item: Any) -> Finding:

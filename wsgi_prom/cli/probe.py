@@ -1,0 +1,45 @@
+"""
+A request through all that stands around a Flask application, which ends before any of the application's functions is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+from typing import Any
+from wsgiref.util import setup_testing_defaults
+
+from wsgi_prom.routes import REQUEST
+
+
+class _ReachedError(BaseException):
+    """Raised in Flask's first signal of a request, and no Exception: no error handler takes it."""
+
+
+def is_seen(app: Any, flask_app: Any) -> bool | None:
+    """
+    Tell whether what is measured around *app* gets as far as *flask_app*, with a request for /; None if that does not.
+
+    The middleware around it is called as for any request. Flask matches the path and calls nothing but its functions at a
+    request's end.
+    """
+    found: list[bool] = []
+
+    def reached(_sender: Any, **_: Any) -> None:
+        found.append(sys.modules["flask"].request.environ.get(REQUEST) is not None)
+        raise _ReachedError
+
+    environ: dict[str, Any] = {"PATH_INFO": "/", "SCRIPT_NAME": ""}
+    setup_testing_defaults(environ)
+    environ[REQUEST] = SimpleNamespace(entered="/", _environ=environ, note=lambda _exception: None)
+    signal = sys.modules["flask"].request_started
+    signal.connect(reached, sender=flask_app, weak=False)
+    try:
+        with redirect_stdout(sys.stderr):
+            app(environ, lambda *_: lambda _data: None)
+    except (_ReachedError, Exception):  # noqa: S110 - of a middleware, which is not asked about
+        pass
+    finally:
+        signal.disconnect(reached, sender=flask_app)
+    return found[0] if found else None
