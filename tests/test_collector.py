@@ -53,7 +53,7 @@ def write_slot(path: Path, number: int, blocks: Iterable[Block], nonce: int | No
             keys += schema.line()
         keys += layout.block_line(schemas.index(schema), labels)
         values += struct.pack(f"={schema.width}d", *columns)
-    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION, nonce, len(keys))
+    header = layout.pack_header(nonce, len(keys))
     (path / f"wsgi_prom.{number}.keys").write_bytes(keys)
     (path / f"wsgi_prom.{number}.values").write_bytes((header + values).ljust(4096, b"\0"))
 
@@ -392,7 +392,7 @@ def test_a_damaged_commit_leaves_the_rest(shared: Path, committed: int, known: b
     collector = Collector(shared)
     expected = samples(collector) if known else {"reads_total": 1.0}
     file = shared / "wsgi_prom.1.values"
-    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION, 2, committed)
+    header = layout.pack_header(2, committed)
     file.write_bytes(header + file.read_bytes()[len(header) :])
     for _ in range(2):
         assert expected == samples(collector)

@@ -211,7 +211,7 @@ def test_a_future_version_is_refused_by_name() -> None:
     """
     A header of another version says which it is and which is read.
     """
-    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION + 1, 1, 0)
+    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION + 1, 1, 0, *[0] * 5)
     with pytest.raises(FormatError, match=f"version {layout.VERSION + 1}.*version {layout.VERSION}"):
         layout.unpack_header(header)
 

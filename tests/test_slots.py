@@ -553,6 +553,9 @@ def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., A
             def __init__(self, words: memoryview) -> None:
                 self._words = words
 
+            def __getitem__(self, index: slice) -> memoryview:
+                return self._words[index]
+
             def __setitem__(self, index: int, value: int) -> None:
                 found.append(slot.sound())
                 self._words[index] = value

@@ -26,6 +26,8 @@ _FAULT_ADDRESS: Final = -(-12 // _POINTER) * _POINTER
 # asm-generic/mman.h and signal.h, which these machines share; Python has no names for them.
 _MACHINES: Final = frozenset({"x86_64", "aarch64", "i686", "armv7l", "riscv64", "s390x", "ppc64le"})
 _MAP_FIXED: Final = 0x10
+_FAILED: Final = ctypes.c_size_t(-1).value
+_WRITABLE: Final = 0x200  # PyBUF_WRITE
 _SA_SIGINFO: Final = 4
 
 
@@ -40,8 +42,18 @@ class _Action(ctypes.Structure):
     )
 
 
-def address_of(memory: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+def map_file(fd: int, size: int) -> tuple[memoryview, int]:
+    """
+    Return the first *size* bytes of the file *fd* as memory, and its address. It stays for as long as the process lives.
+
+    Python's mmap keeps a descriptor of its own, and closes its number, whatever file that is by then. Raises OSError.
+    """
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    start = _libc.mmap(0, size, protection, mmap.MAP_SHARED, fd, 0)
+    if start == _FAILED:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return _view(start, size, _WRITABLE), start
 
 
 def map_over(start: int, size: int, fd: int | None) -> None:
@@ -67,6 +79,11 @@ def catch(handle: Callable[[int], bool]) -> None:
     """
     if platform.machine() not in _MACHINES:
         return
+    if _interpreters.PyInterpreterState_Next(_interpreters.PyInterpreterState_Head()):
+        # ctypes calls a function of one interpreter while another runs: it waits for a lock that this thread has. So the
+        # fault ends the process, which the server replaces.
+        _libc.sigaction(signal.SIGBUS, ctypes.byref(_Action()), None)
+        return
     _handlers[:] = [handle]
     now = _Action()
     _libc.sigaction(signal.SIGBUS, None, ctypes.byref(now))
@@ -89,6 +106,13 @@ _handlers: Final[list[Callable[[int], bool]]] = []
 _libc: Final[Any] = ctypes.PyDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_size_t
 _libc.mmap.argtypes = (*(ctypes.c_size_t,) * 2, *(ctypes.c_int,) * 3, ctypes.c_long)
+_interpreters: Final[Any] = ctypes.pythonapi
+_interpreters.PyInterpreterState_Head.restype = ctypes.c_void_p
+_interpreters.PyInterpreterState_Next.restype = ctypes.c_void_p
+_interpreters.PyInterpreterState_Next.argtypes = (ctypes.c_void_p,)
+_view: Final[Any] = ctypes.pythonapi.PyMemoryView_FromMemory
+_view.restype = ctypes.py_object
+_view.argtypes = (ctypes.c_size_t, ctypes.c_ssize_t, ctypes.c_int)
 _callback: Final = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t)(_on_fault)
 _before: Final = _Action()
 _ours: Final = _Action(handler=ctypes.cast(_callback, ctypes.c_void_p).value, flags=_SA_SIGINFO)

@@ -1,7 +1,7 @@
 r"""
 The bytes of a slot: a file of keys and a file of values, and nothing about processes, paths or locks.
 
-    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  reserved    64  doubles ...
+    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    72  doubles ...
     NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each block
                   {...}               a schema: label names, and the metrics that its columns make up
                   [number, "a", "b"]  a block: the schema's ordinal in this file, and the label values
@@ -32,11 +32,13 @@ from wsgi_prom.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAGIC: Final = b"wsgiprom"
-HEADER: Final = struct.Struct("=8sQQQ32x")
+HEADER: Final = struct.Struct("=8sQQQ5Q")
 FIRST_COLUMN: Final = HEADER.size // 8
-COMMITTED: Final = 3  # the header's field, counted in 8-byte words
+# The header's fields, each a word of 8 bytes. The claim is of who owns the slot (claims.py).
+COMMITTED: Final = 3
+CLAIM: Final = slice(4, 9)
 
 # A value file starts with one page and grows by half: room for 26 label sets of a request, or 504 counters.
 INITIAL_SIZE: Final = 4096
@@ -178,9 +180,9 @@ def keys_header(nonce: int) -> bytes:
     return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
 
 
-def pack_header(nonce: int, committed: int) -> bytes:
+def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 5) -> bytes:
     """Return the head of a value file; *committed* are bytes of its key file, whose own header is the least."""
-    return HEADER.pack(MAGIC, VERSION, nonce, committed)
+    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim)
 
 
 def unpack_header(data: bytes) -> tuple[int, int]:
@@ -191,7 +193,7 @@ def unpack_header(data: bytes) -> tuple[int, int]:
     """
     if len(data) < HEADER.size:
         raise FormatError(f"{len(data)} bytes are no value file, which has a header of {HEADER.size}")
-    magic, version, nonce, committed = HEADER.unpack_from(data)
+    magic, version, nonce, committed, *_ = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise FormatError(f"begins with {magic!r}, a value file with {MAGIC!r}")
     if version != VERSION:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import opening
+from wsgi_prom.storage.descriptor import Descriptor
 from wsgi_prom.storage.format import texts
 
 if TYPE_CHECKING:
@@ -45,9 +46,8 @@ class LabelSets:
         self._uid = os.geteuid() if owner is None else owner[0]
         self._allowed: dict[str, set[tuple[str, ...]]] = {}
         self._file = "" if path is None else str(path / NAME)
-        self._identity = (0, 0)
         self._offset = 0
-        self._fd = -1
+        self._opened: Descriptor | None = None
         # Two threads that read on from one offset both move it, past a line of another's: that label set was OTHER for
         # a request (seen under gunicorn's gthread).
         self._lock = threading.RLock()
@@ -72,7 +72,7 @@ class LabelSets:
                 self._read(self._news())
             if labels not in allowed and len(allowed) < self._limit:
                 line = texts((metric, *labels))
-                whole = os.write(self._fd, line) == len(line)
+                whole = os.write(self._fd(), line) == len(line)
                 lines = self._news()
                 if lines != line:
                     self._read(lines)
@@ -91,9 +91,14 @@ class LabelSets:
                 self._lock.release()
 
     def _let_go(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    def _fd(self) -> int:
+        if self._opened is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._opened.number()
 
     def _missing(self) -> bool:
         """Return whether the file is still to be opened, or was removed by somebody. Raises OSError for one too long."""
@@ -103,7 +108,8 @@ class LabelSets:
             return True
         if found.st_size > _LARGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self._file)
-        return self._fd < 0 or (found.st_dev, found.st_ino) != self._identity
+        opened = self._opened
+        return opened is None or opened.identity != (found.st_dev, found.st_ino) or not opened.is_open()
 
     def _open(self) -> None:
         """Open the file; make it if there is none. Raises OSError."""
@@ -112,11 +118,10 @@ class LabelSets:
             return
         try:
             with opening.opened(self._path, self._uid) as folder:
-                self._fd, self._offset = opening.open_file(NAME, folder, os.O_RDWR | os.O_APPEND), 0
+                self._opened = Descriptor(opening.open_file(NAME, folder, os.O_RDWR | os.O_APPEND))
+                self._offset = 0
         except DirectoryError as error:
             raise OSError(errno.EPERM, str(error)) from error
-        found = os.fstat(self._fd)
-        self._identity = found.st_dev, found.st_ino
 
     def _decide(self, labels: tuple[str, ...], allowed: set[tuple[str, ...]]) -> None:
         if len(allowed) < self._limit:
@@ -125,7 +130,7 @@ class LabelSets:
     def _news(self) -> bytes:
         """Return the whole lines that nobody has read here."""
         data = b""
-        while more := os.pread(self._fd, _MOST_BYTES, self._offset + len(data)):
+        while more := os.pread(self._fd(), _MOST_BYTES, self._offset + len(data)):
             data += more
             if len(more) < _MOST_BYTES:
                 break

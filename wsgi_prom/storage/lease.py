@@ -232,7 +232,9 @@ class Lease:
         if isinstance(lost, SlotFile):
             self._tell(
                 logging.ERROR,
-                "the values of slot %d were lost, pid %d goes on in another",
+                "another process has claimed slot %d, since its lock was lost; pid %d goes on in another, and nothing is lost"
+                if lost.taken
+                else "the values of slot %d were lost, pid %d goes on in another",
                 lost.number,
                 os.getpid(),
             )

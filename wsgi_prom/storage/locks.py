@@ -12,14 +12,17 @@ after the parent died, whether or not code of ours runs in it, and F_GETLK tells
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
 import struct
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.storage import opening
+from wsgi_prom.storage.descriptor import Descriptor
 from wsgi_prom.storage.variables import VARIABLE
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ FIRST_SLOT: Final = 64
 
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
+
+# Beyond all bytes that are held, and as many: locks of an open file, by which interpreters of one process exclude each other.
+_ASKING: Final = 1 << 32
 
 # The length of a file whose directory goes, of no content: on a full disk there is no space for any.
 _DISCARDED: Final = 7919
@@ -53,7 +59,8 @@ class Locks:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        # The kernel does not report a process's own locks to itself.
+        self._file = Descriptor(fd)
+        # What this process holds by this object: an interpreter's share of what the process holds.
         self._mine: tuple[int, set[int]] = (os.getpid(), set())
 
     @classmethod
@@ -104,7 +111,7 @@ class Locks:
     def discarded(self) -> bool:
         """Whether the directory was removed, or is being removed, at the end of its server."""
         try:
-            return os.fstat(self._fd).st_size == _DISCARDED
+            return os.fstat(self._file.number()).st_size == _DISCARDED
         except OSError:
             return False
 
@@ -115,16 +122,16 @@ class Locks:
             del opened[file]
         for path in [path for path, lock_file in known.items() if lock_file is self]:
             del known[path]
-        os.close(self._fd)
+        self._file.close()
 
     def mark_discarded(self) -> None:
         """Tell all that have the file open that the directory goes, so that none of them makes it again."""
-        os.ftruncate(self._fd, _DISCARDED)
+        os.ftruncate(self._file.number(), _DISCARDED)
 
     def mark_used(self) -> None:
         """Take that back, for a server that goes on in what another has half removed."""
         if self.discarded:
-            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._file.number(), 0)
 
     def current(self, directory: Path) -> bool:
         """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
@@ -142,13 +149,26 @@ class Locks:
 
     def touch(self) -> None:
         """Tell what cleans directories by age that the file is in use."""
-        os.utime(self._fd)
+        os.utime(self._file.number())
 
     def acquire(self, byte: int) -> bool:
-        """Take *byte* until this process releases it or ends, however it ends. False if another process has it."""
+        """
+        Take *byte* until this process releases it or ends, however it ends.
+
+        False if another process has it, or another interpreter of this one.
+        """
+        if self.mine(byte):
+            # It may be lost: to any close of another descriptor of the file (rule 1), as after a backup of the directory.
+            return self._lock(byte)
+        with self._asking(byte) as alone:
+            # The kernel gives a process what it has.
+            return alone and self.holder(byte) is None and self._lock(byte)
+
+    def _lock(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self._file.number(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):  # POSIX lets a system choose between EAGAIN and EACCES
+            self._own().discard(byte)
             return False
         self._own().add(byte)
         return True
@@ -160,38 +180,60 @@ class Locks:
         False if another process has it alone.
         """
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self._file.number(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):
             return False
         self._own().add(byte)
         return True
 
     def release(self, byte: int) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
         self._own().discard(byte)
+        with suppress(OSError):  # closed, and released by that
+            fcntl.lockf(self._file.number(), fcntl.LOCK_UN, 1, byte)
 
     def holder(self, byte: int) -> int | None:
         """Return the pid that holds *byte*, 0 if that process lives in another pid namespace, None if nobody does."""
-        own_pid = os.getpid()
-        if byte in self._own():
-            return own_pid
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, query))
+        try:
+            # Asked for an open file's lock, the kernel tells of this process's own too.
+            answer = fcntl.fcntl(self._file.number(), fcntl.F_OFD_GETLK, query)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # gVisor knows no such locks
+                raise
+            if self.mine(byte):
+                return os.getpid()
+            answer = fcntl.fcntl(self._file.number(), fcntl.F_GETLK, query)
+        kind, _, _, _, pid = _FLOCK.unpack(answer)
         return None if kind == fcntl.F_UNLCK else max(pid, 0)
 
     def servers(self) -> Iterator[int]:
         """Yield the pids of other processes that are masters of servers here; 0 for one in another pid namespace."""
         for byte in SERVERS:
             pid = None if self.mine(byte) else self.holder(byte)
-            if pid is not None:
+            if pid not in {None, os.getpid()}:
                 yield pid
 
     def _is(self, found: os.stat_result) -> bool:
-        # A child that became a daemon has closed it, and the number is another file's.
+        return (found.st_dev, found.st_ino) == self._file.identity and self._file.is_open()
+
+    @contextmanager
+    def _asking(self, byte: int) -> Iterator[bool]:
+        """Yield whether nothing else that has opened the lock file is about to take *byte*."""
+        what = _ASKING + byte
         try:
-            return os.path.samestat(os.fstat(self._fd), found)
-        except OSError:
-            return False
+            self._set_file_lock(fcntl.F_WRLCK, what)
+        except OSError as error:
+            # Without such locks only one interpreter in a process is safe.
+            yield error.errno == errno.EINVAL
+            return
+        try:
+            yield True
+        finally:
+            self._set_file_lock(fcntl.F_UNLCK, what)
+
+    def _set_file_lock(self, kind: int, byte: int) -> None:
+        lock = _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(self._file.number(), fcntl.F_OFD_SETLK, lock)
 
     def mine(self, byte: int) -> bool:
         return byte in self._own()

@@ -36,39 +36,39 @@ class Mapping:
     """
 
     def __init__(self, fd: int, size: int, on_loss: Callable[[], None]) -> None:
-        self._fd = fd
         self._on_loss = on_loss
         # Kept, so that no other memory can come to be at an address that is taken for ours.
-        self._maps: list[tuple[mmap.mmap, int]] = []
+        self._maps: list[tuple[int, int]] = []
         self.lost = False
         self.size = _reserved(fd, size)
-        self.grow(size)
+        self.grow(fd, size)
         _all.append(self)
         if faults is not None:
             faults.catch(_handle)
 
-    def grow(self, size: int) -> None:
+    def grow(self, fd: int, size: int) -> None:
         """Map *size* bytes, also where the file is mapped already, and reserve what is new of them. Raises OSError."""
         # What is there already may be stored to: where the file system cannot reserve, glibc reads a byte of each block and
         # writes it back (sysdeps/posix/posix_fallocate.c).
         if size > self.size:
-            os.posix_fallocate(self._fd, self.size, size - self.size)
-        memory = mmap.mmap(self._fd, size)
-        self._maps.append((memory, 0 if faults is None else faults.address_of(memory)))
+            os.posix_fallocate(fd, self.size, size - self.size)
+        self.memory, start = (
+            (memoryview(mmap.mmap(fd, size)), 0) if faults is None else faults.map_file(fd, size)
+        )
+        self._maps.append((start, size))
         self.size = size
-        self.memory = memoryview(memory)
         self.words = self.memory.cast("Q")
         self.columns = self.memory.cast("d")
 
     def __contains__(self, address: int) -> bool:
-        return any(start <= address < start + len(memory) for memory, start in self._maps)
+        return any(start <= address < start + size for start, size in self._maps)
 
     def give_up(self) -> None:
         """Put empty memory in the place of the file, for good."""
         self.lost = True
         if faults is not None:
-            for memory, start in self._maps:
-                faults.map_over(start, len(memory), None)
+            for start, size in self._maps:
+                faults.map_over(start, size, None)
 
     def move_to(self, fd: int) -> None:
         """
@@ -83,9 +83,8 @@ class Mapping:
             memory[:] = self.memory
             if self.lost:  # in the middle of it
                 raise OSError(errno.EIO, "the value file was cut short")
-        for memory, start in self._maps:
-            faults.map_over(start, len(memory), fd)
-        self._fd = fd
+        for start, size in self._maps:
+            faults.map_over(start, size, fd)
 
     def close(self) -> None:
         """Look after it no more. The views stay valid for as long as anybody has them."""

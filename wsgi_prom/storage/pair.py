@@ -12,11 +12,14 @@ import errno
 import mmap
 import os
 import time
+from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.storage import directory, format, opening  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.claims import Claim, ClaimedError
+from wsgi_prom.storage.descriptor import Descriptor
 from wsgi_prom.storage.mapping import Mapping
 
 if TYPE_CHECKING:
@@ -30,38 +33,42 @@ _TOUCH_SECONDS: Final = 3600
 
 class Pair:
     """
-    The files of slot *number* in *path*, which the caller holds; made if they are missing.
+    The files of slot *number* in *path*, whose lock the caller has; made if they are missing, and claimed by `map`.
 
     *owner* are the uid and gid that they are to belong to, by default the caller's. Call `map` before anything but
-    `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with, DirectoryError,
-    OSError.
+    `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with, ClaimedError,
+    DirectoryError, OSError.
     """
 
     mapping: Mapping
+    # Whether somebody else has claimed the slot.
+    taken = False
 
     def __init__(self, path: Path, number: int, owner: tuple[int, int] | None) -> None:
         self._path = path
         self._number = number
         self._uid = os.geteuid() if owner is None else owner[0]
         self._touched = time.monotonic()
-        self._keys_fd, self._values_fd = -1, -1
+        self._files: dict[str, Descriptor] = {}
+        self._claim = Claim.new()
         try:
             with opening.opened(path, self._uid) as folder:
-                self._keys_fd = self._open("keys", folder)
-                self._values_fd = self._open("values", folder)
-            self._size = os.fstat(self._values_fd).st_size
-            if self._size:
+                for kind in directory.KINDS:
+                    self._files[kind] = self._open(kind, folder)
+            self._size = os.fstat(self._fd("values")).st_size
+            self._new = not self._size
+            if not self._new:
                 self._read_keys()
             else:
                 self._size = format.INITIAL_SIZE
                 self._nonce = int.from_bytes(os.urandom(8), "big")
                 self._keys = bytearray(format.keys_header(self._nonce))
-                os.ftruncate(self._keys_fd, 0)
-                _write(self._keys_fd, self._keys, 0)
+                os.ftruncate(self._fd("keys"), 0)
+                _write(self._fd("keys"), self._keys, 0)
         except BaseException:
             self._close_files()
             raise
-        self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
+        self._keys_time = os.fstat(self._fd("keys")).st_mtime_ns
 
     @property
     def lines(self) -> bytes:
@@ -79,23 +86,44 @@ class Pair:
             raise FormatError(f"{self._size} bytes of values, the keys ask for {8 * end}")
         # As it grows, and not all of a file that somebody has made as long as a disk.
         size = min(self._size, max(format.INITIAL_SIZE, 12 * end))
-        self.mapping = Mapping(self._values_fd, _pages(size), on_loss)
-        # One store of the whole header: a value file is empty, all zero (and then refused), or right.
-        self.mapping.memory[: format.HEADER.size] = self._header()
+        self.mapping = Mapping(self._fd("values"), _pages(size), on_loss)
+        if self._new:
+            # One store of the whole header: a value file is empty, all zero (and then refused), or right.
+            self.mapping.memory[: format.HEADER.size] = self._header()
+            return
+        self.mapping.words[format.CLAIM] = array("Q", self._claim)
+        if self.mapping.words[format.COMMITTED] != len(self._keys):
+            raise ClaimedError  # by somebody who lives, and cannot be seen
+
+    def owned(self) -> bool:
+        """Return whether the claim in the mapped header is the one that was made here."""
+        return tuple(self.mapping.words[format.CLAIM]) == self._claim
+
+    def disclaim(self) -> None:
+        """Take the claim out of the file, if it is still there: nobody else has to wait for this process's end."""
+        with suppress(OSError, FormatError):
+            fd = self._fd("values")
+            header = os.pread(fd, format.HEADER.size, 0)
+            nonce, committed = format.unpack_header(header)
+            if format.HEADER.unpack(header)[format.CLAIM] == self._claim:
+                os.pwrite(fd, format.pack_header(nonce, committed), 0)
 
     def append(self, lines: bytes, end: int) -> None:
         """Add *lines* and commit them, with room for values up to the column *end*. Raises OSError."""
         if len(self._keys) + len(lines) > format.LARGEST_KEYS or 8 * end > format.LARGEST_VALUES:
             raise OSError(errno.EFBIG, "a slot has no space for so many label sets")
-        _write(self._keys_fd, lines, len(self._keys))
+        self._must_own()
+        _write(self._fd("keys"), lines, len(self._keys))
         if 8 * end > self.mapping.size:
-            if os.fstat(self._values_fd).st_size < self.mapping.size:
+            fd = self._fd("values")
+            if os.fstat(fd).st_size < self.mapping.size:
                 # Made longer it would be whole again, with zeros in the place of values.
                 self.mapping.lose()
                 raise OSError(errno.EIO, "the value file was cut short")
             # By half: a file of 1,000 label sets had as many bytes that were not used as it had of values when it was
             # doubled.
-            self.mapping.grow(_pages(max(self.mapping.size * 3 // 2, 8 * end)))
+            self.mapping.grow(fd, _pages(max(self.mapping.size * 3 // 2, 8 * end)))
+        self._must_own()  # whoever claims it reads what is committed after its claim is there
         self._keys_time = -1  # to be asked for when somebody looks, once for many lines
         self._keys += lines
         self.mapping.words[format.COMMITTED] = len(self._keys)
@@ -103,13 +131,15 @@ class Pair:
     def values_intact(self) -> bool:
         """Return whether the value file is as long as it was made, and its header as it was written."""
         size, keys = self.mapping.size, 0
-        if os.fstat(self._values_fd).st_size < size:
+        if os.fstat(self._fd("values")).st_size < size:
             return False
         found, header = b"", b""
         while keys != len(self._keys):  # a signal's handler has added some in the middle of it
             keys = len(self._keys)
             header = self._header()
             found = bytes(self.mapping.memory[: len(header)])
+        # All but the claim, which comes last.
+        self.taken = found != header and found[: 8 * format.CLAIM.start] == header[: 8 * format.CLAIM.start]
         return found == header and not self.mapping.lost
 
     def keys_intact(self) -> bool:
@@ -117,10 +147,10 @@ class Pair:
         if not self.in_place("keys"):
             return False
         # Only this process writes to it: no need to read what has the time of its last writing.
-        written = os.fstat(self._keys_fd).st_mtime_ns
+        written = os.fstat(self._fd("keys")).st_mtime_ns
         if written != self._keys_time:
             keys = bytes(self._keys)
-            if os.pread(self._keys_fd, len(keys), 0) != keys:
+            if os.pread(self._fd("keys"), len(keys), 0) != keys:
                 return False
             self._keys_time = written
         return True
@@ -131,8 +161,7 @@ class Pair:
             found = (self._path / directory.slot_file(self._number, kind)).lstat()
         except OSError:
             return False
-        own = os.fstat(self._keys_fd if kind == "keys" else self._values_fd)
-        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+        return (found.st_dev, found.st_ino) == self._files[kind].identity
 
     def copied(self) -> bool:
         """Return whether the file in the place of the values is an older one of this very slot's, which was put back."""
@@ -154,10 +183,10 @@ class Pair:
         with opening.opened(self._path, self._uid) as folder:
             directory.keep_aside(folder, self._number, "keys")
             fresh = self._open("keys", folder)
-        os.close(self._keys_fd)
-        self._keys_fd = fresh
-        _write(fresh, self._keys, 0)
-        self._keys_time = os.fstat(fresh).st_mtime_ns
+        self._files["keys"].close()
+        self._files["keys"] = fresh
+        _write(fresh.number(), self._keys, 0)
+        self._keys_time = os.fstat(fresh.number()).st_mtime_ns
 
     def remake(self, number: int) -> None:
         """
@@ -172,12 +201,12 @@ class Pair:
             directory.keep_aside(folder, number, "values")
             fresh = self._open("values", folder)
         try:
-            self.mapping.move_to(fresh)
+            self.mapping.move_to(fresh.number())
         except BaseException:
-            os.close(fresh)
+            fresh.close()
             raise
-        os.close(self._values_fd)
-        self._values_fd = fresh
+        self._files["values"].close()
+        self._files["values"] = fresh
 
     def touch(self) -> bool:
         """
@@ -187,9 +216,9 @@ class Pair:
         """
         if time.monotonic() - self._touched < _TOUCH_SECONDS:
             return False
-        for fd in (self._keys_fd, self._values_fd):
-            os.utime(fd)
-        self._keys_time = os.fstat(self._keys_fd).st_mtime_ns
+        for kind in directory.KINDS:
+            os.utime(self._fd(kind))
+        self._keys_time = os.fstat(self._fd("keys")).st_mtime_ns
         self._touched = time.monotonic()
         return True
 
@@ -199,32 +228,50 @@ class Pair:
             self.mapping.close()
         self._close_files()
 
-    def _open(self, kind: str, folder: int) -> int:
+    def _fd(self, kind: str) -> int:
+        """Return a descriptor for a use right away. Raises OSError where it was closed, and the file has another name."""
+        file = self._files[kind]
+        if not file.is_open() and self.in_place(kind):
+            with opening.opened(self._path, self._uid) as folder:
+                again = self._open(kind, folder)
+            if again.identity == file.identity:
+                file = self._files[kind] = again
+            else:
+                again.close()
+        return file.number()
+
+    def _must_own(self) -> None:
+        if not self.owned():
+            self.taken = True
+            self.mapping.lose()
+            raise OSError(errno.EBUSY, "another process has claimed the slot")
+
+    def _open(self, kind: str, folder: int) -> Descriptor:
         name = directory.slot_file(self._number, kind)
         try:
-            return opening.open_file(name, folder, os.O_RDWR)
+            return Descriptor(opening.open_file(name, folder, os.O_RDWR))
         except OSError as error:
             if isinstance(error, opening.NotOwnFileError) or error.errno in _NOT_A_FILE:
                 raise FormatError(f"{self._path / name} cannot be used: {error.strerror}") from error
             raise
 
     def _read_keys(self) -> None:
-        header = os.pread(self._values_fd, format.HEADER.size, 0)
+        header = os.pread(self._fd("values"), format.HEADER.size, 0)
         self._nonce, committed = format.unpack_header(header)
+        # First: if it lives, it sees to its files itself.
+        if Claim(*format.HEADER.unpack(header)[format.CLAIM]).lives():
+            raise ClaimedError
         # Only what is committed, and not as much memory as a damaged header asks for.
-        keys = os.pread(self._keys_fd, min(committed, format.LARGEST_KEYS), 0)
+        keys = os.pread(self._fd("keys"), min(committed, format.LARGEST_KEYS), 0)
         format.check_keys(keys, self._nonce, committed)
         self._keys = bytearray(keys)
 
     def _header(self) -> bytes:
-        return format.pack_header(self._nonce, len(self._keys))
+        return format.pack_header(self._nonce, len(self._keys), self._claim)
 
     def _close_files(self) -> None:
-        for fd in (self._keys_fd, self._values_fd):
-            if fd >= 0:
-                with suppress(OSError):  # a child that became a daemon has closed it
-                    os.close(fd)
-        self._keys_fd, self._values_fd = -1, -1
+        for file in self._files.values():
+            file.close()
 
 
 def _pages(size: int) -> int:

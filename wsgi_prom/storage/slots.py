@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.storage import directory, format, locks, opening  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.claims import ClaimedError
 from wsgi_prom.storage.pair import Pair
 
 if TYPE_CHECKING:
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 
 # Far above any pool of workers; the lock file is as long as its highest locked byte only in the kernel's books.
 MAX_SLOTS: Final = 65536
-
-# How many slots that cannot be opened are passed by. What is wrong with more is wrong with all.
+# How many slots that cannot be opened are passed by.
 _MOST_LEFT: Final = 16
 
 
@@ -109,6 +109,7 @@ class SlotFile:
         try:
             self._load()
         except BaseException:
+            self._files.disclaim()
             self._files.close()
             raise
 
@@ -117,7 +118,7 @@ class SlotFile:
         cls, path: Path, owner: tuple[int, int] | None = None, notice: Callable[[], None] = lambda: None
     ) -> SlotFile:
         """
-        Take the lowest slot of *path* that no living process holds, and go on in its files.
+        Take the lowest slot of *path* that nobody holds who lives, and go on in its files.
 
         *owner* are the uid and gid of the directory's user, where that is not the caller but whom root will be. Files
         that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew; a slot whose files
@@ -147,6 +148,8 @@ class SlotFile:
     def _open(cls, path: Path, lock_file: Locks, number: int, *options: Any) -> SlotFile | None:
         try:
             return cls(path, lock_file, number, *options)
+        except ClaimedError:
+            return None
         except FormatError:
             with opening.opened(path) as folder:
                 aside = lock_file.lies_in(folder) and directory.keep_aside(folder, number)
@@ -154,8 +157,13 @@ class SlotFile:
 
     @property
     def lost(self) -> bool:
-        """Whether the values are gone: another slot is to be claimed, and this one left."""
+        """Whether the values are gone, or somebody else's: another slot is to be claimed, and this one left."""
         return self._files.mapping.lost
+
+    @property
+    def taken(self) -> bool:
+        """Whether somebody else has claimed the slot, where what was recorded until this was noticed stays."""
+        return self._files.taken
 
     def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         with self._lock:
@@ -180,9 +188,11 @@ class SlotFile:
 
     def leave(self) -> None:
         """Let go of the files: of a slot that is lost, or that was inherited through a fork and has another holder."""
+        byte = locks.FIRST_SLOT + self.number
+        if self._locks.mine(byte):  # and not in a forked child
+            self._files.disclaim()
+            self._locks.release(byte)
         self._files.close()
-        if self._locks.mine(locks.FIRST_SLOT + self.number):
-            self._locks.release(locks.FIRST_SLOT + self.number)
 
     def sound(self) -> bool:
         """
@@ -201,6 +211,8 @@ class SlotFile:
                     return False
                 if self._files.touch():
                     self._locks.touch()
+                # Whoever has it, if it was lost, leaves it again.
+                self._locks.acquire(locks.FIRST_SLOT + self.number)
                 return (
                     self._locks.current(self.path)
                     and self._files.in_place("values")
@@ -220,20 +232,16 @@ class SlotFile:
         with self._lock, lock or nullcontext():
             lock_file = directory.prepare(self.path, owner=self.owner)
             byte = locks.FIRST_SLOT + self.number
+            kept = lock_file is self._locks and lock_file.holder(byte) == os.getpid()
             held = lock_file.acquire(byte)
             if self._files.in_place("values"):
-                if not held:
-                    # The lock file alone was removed, and by the new one another process goes on in our file.
-                    self._files.mapping.give_up()
-                    return
+                # Who has the lock, if it is not this process, finds its claim there, and leaves it again.
                 self._locks = lock_file
                 if not self._files.keys_intact():
                     self._files.remake_keys()
                 return
-            if lock_file is not self._locks and not (
-                held and (self._vacant(self.number) or self._files.copied())
-            ):
-                # In the new directory that is the slot of another process, which may have ended meanwhile.
+            if not kept and not (held and (self._vacant(self.number) or self._files.copied())):
+                # In a new directory, or without the lock, that is the slot of another process, which may have ended meanwhile.
                 if held:
                     lock_file.release(byte)
                 self.number = next(
