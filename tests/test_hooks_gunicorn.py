@@ -25,6 +25,8 @@ from wsgi_prom.hooks import gunicorn as metrics
 def on_starting(server): metrics.on_starting(server); print("own: on_starting", flush=True)
 def post_worker_init(worker): metrics.post_worker_init(worker); print("own: post_worker_init", flush=True)
 def on_exit(server): metrics.on_exit(server); print("own: on_exit", flush=True)
+def post_fork(server, worker): metrics.post_fork(server, worker)
+def child_exit(server, worker): metrics.child_exit(server, worker); print("own: child_exit", flush=True)
 """
 CONFIGURATIONS = {
     "below the import": IMPORT + OWN,

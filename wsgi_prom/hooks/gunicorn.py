@@ -88,6 +88,13 @@ def on_exit(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn counts the para
         _instance.stop()
 
 
+def __getattr__(name: str) -> Callable[..., None]:
+    """Return a hook of gunicorn's in which there is nothing to do: a configuration's own may call ours, whichever it is."""
+    if any(setting.name == name and setting.section == "Server Hooks" for setting in KNOWN_SETTINGS):
+        return lambda *_: None
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _serves_wsgi(worker: Any) -> bool:
     # By what both are, for anybody can write a worker.
     as_wsgi = takes_two(getattr(worker, "wsgi", None))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-_SECONDS: Final = 2
+_SECONDS: Final = 1
 _TIMES: Final = 150
 # Each is a byte in a worker's pipe, which has space for some 270 where that worker hangs.
 _SIGNALS: Final = 256
