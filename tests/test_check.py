@@ -28,16 +28,18 @@ REMEDIES = {
     "falcon": "app.add_middleware(wsgi_prom.frameworks.falcon.RouteMiddleware())",
 }
 
-# Run before the command: tells on stderr of all that Python does to the world outside.
+# Run before the command: tells on stderr of all that Python leaves in the world outside. A socket is closed again.
 WITNESS = """
 import os, sys
 def witness(event, arguments):
     made = event in {"os.mkdir", "os.rename", "os.remove", "os.chmod", "os.chown", "os.truncate", "os.link", "os.symlink",
-                     "socket.__new__", "socket.bind", "os.fork", "os.posix_spawn", "subprocess.Popen", "fcntl.lockf",
+                     "os.fork", "os.posix_spawn", "subprocess.Popen", "fcntl.lockf",
                      "fcntl.flock", "os.rmdir", "shutil.rmtree", "tempfile.mkdtemp"}
     # By its path: that a descriptor is opened again tells nothing of what it is.
     written = event == "open" and not isinstance(arguments[0], int) and isinstance(arguments[2], int) and (
         arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    # A unix socket's file.
+    written = written or (event == "socket.bind" and not isinstance(arguments[1], tuple))
     # Byte code of the package itself, before it has any: that of the application is looked for in its folder.
     if (made or written) and "__pycache__" not in str(arguments):
         print("MADE", event, arguments[:2], file=sys.stderr)
@@ -198,7 +200,7 @@ def test_what_an_application_prints_is_no_part_of_the_answer(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
-    """No file, socket, lock or process, for an application that records at its import and is wrapped by hand."""
+    """No file, lock or process, for an application that records at its import and is wrapped by hand."""
     folder, shared = tmp_path / "app", tmp_path / "shared"
     folder.mkdir()
     (folder / "own.py").write_text(
@@ -247,8 +249,11 @@ def test_the_same_port_of_another_address_is_free() -> None:
     [
         (
             "a..b:9464",
-            "a..b:9464 is not an address of this machine: 'a..b' has a label that is empty or too long",
+            "a..b:9464 cannot be listened at: 'a..b' has a label that is empty or too long",
         ),
+        ("192.0.2.1:9464", "192.0.2.1:9464 cannot be listened at: Cannot assign requested address"),
+        ("unix:/etc/hosts/metrics.sock", "/etc/hosts/metrics.sock: Not a directory"),
+        (f"unix:/tmp/{'long' * 30}", f"/tmp/{'long' * 30}: AF_UNIX path too long"),
         ("unix:/nowhere/metrics.sock", "/nowhere is not a directory"),
         ("unix:/etc/hosts", "/etc/hosts is there, and is no socket"),
     ],
@@ -257,6 +262,36 @@ def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) ->
     """What no start of a server would mend."""
     found = findings(done := check("--json", WSGI_PROM_BIND=bind))["address"]
     assert (1, False, told) == (done.returncode, found["ok"], found["message"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("from wsgi_prom.hooks.gunicorn import *\n1 / 0\n", None),
+        ("import wsgi_prom.hooks.gunicorn as hook\npost_fork = hook.post_fork\n", None),
+        ("no Python", None),
+        ("workers = 4  # not wsgi_prom.hooks.gunicorn\n1 / 0\n", "gunicorn.conf.py does not load it: "),
+        (None, "no gunicorn.conf.py here loads it: "),
+    ],
+)
+def test_a_hook_that_nothing_loads_is_asked_about(text: str | None, told: str | None, tmp_path: Path) -> None:
+    """With the line that is missing, from a configuration that is read and not executed."""
+    if text is not None:
+        (tmp_path / "gunicorn.conf.py").write_text(text)
+    found = findings(done := check("--json", cwd=tmp_path)).get("hook")
+    assert (0, told is not None) == (done.returncode, found is not None)
+    if told and found:
+        assert (None, True) == (found["ok"], found["message"].startswith(told))
+        assert "wsgi_prom.hooks.gunicorn" in found["remedy"]
+
+
+def test_an_application_that_is_wrapped_by_hand_needs_no_hook(tmp_path: Path) -> None:
+    """It is a choice: no word about it."""
+    (tmp_path / "byhand.py").write_text(
+        "import wsgi_prom, plain\napp = wsgi_prom.PrometheusMiddleware(plain.app)\n"
+    )
+    done = check("byhand:app", "--json", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    assert "hook" not in findings(done)
 
 
 def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:

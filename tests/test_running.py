@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import live
 import pytest
@@ -43,6 +44,16 @@ def run(
     return subprocess.run(
         [*place, *command], env=environ, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
+
+
+def without_psutil(folder: Path) -> str:
+    """Return a PYTHONPATH in *folder* from which psutil cannot be imported."""
+    (folder / "psutil.py").write_text("raise ImportError('psutil is not installed')\n")
+    return f"{live.ROOT}:{folder}"
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +116,38 @@ def test_check_knows_the_server_of_the_directory_that_the_environment_names(tmp_
     folder = str(tmp_path / "shared")
     with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=folder) as server:
         address = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
-        done = run(ALONE, "check", "--json", PROMETHEUS_MULTIPROC_DIR=folder, WSGI_PROM_BIND=address)
-    found = {finding["subject"]: finding for finding in json.loads(done.stdout)["findings"]}
-    assert (0, None) == (done.returncode, found["address"]["ok"])
+        env = {"PROMETHEUS_MULTIPROC_DIR": folder, "WSGI_PROM_BIND": address}
+        done = run(ALONE, "check", "--json", **env)
+        bare = run(ALONE, "check", "--json", **env, PYTHONPATH=without_psutil(tmp_path))
+    found, found_bare = findings(done), findings(bare)
+    assert [(0, None)] * 2 == [
+        (done.returncode, found["address"]["ok"]),
+        (bare.returncode, found_bare["address"]["ok"]),
+    ]
     assert found["running"]["message"].startswith(f"{folder}  (pid {server.pid}, ")
+    assert f"{folder}  (pid {server.pid}; an exporter)" == found_bare["running"]["message"]
+    assert found_bare["address"]["message"].startswith(
+        f"{address} is in use, perhaps by the exporter of a server"
+    )
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:{port}", "0.0.0.0:{port}", "[::]:{port}", "unix:{path}"])
+def test_without_psutil_an_address_in_use_is_told_with_what_tells_the_process(
+    bind: str, tmp_path: Path
+) -> None:
+    """It is wrong all the same; psutil is an extra."""
+    path = tmp_path / "metrics.sock"
+    with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
+        tcp.bind(("127.0.0.1", 0))
+        unix.bind(str(path))
+        tcp.listen()
+        unix.listen()
+        address = bind.format(port=tcp.getsockname()[1], path=path)
+        env = {"WSGI_PROM_BIND": address, "PYTHONPATH": without_psutil(tmp_path), "TMPDIR": str(tmp_path)}
+        done = run(ALONE, "check", "--json", **env)
+    found = findings(done)["address"]
+    assert (1, False, f"{address} is in use") == (done.returncode, found["ok"], found["message"])
+    assert found["remedy"].endswith("pip install 'wsgi-prom[processes]'")
 
 
 def test_what_is_in_use_is_not_reset(server: live.LiveServer) -> None:

@@ -5,41 +5,44 @@ from __future__ import annotations
 import ipaddress
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.finding import Finding
-from wsgi_prom.cli.listeners import command_line, holders, in_the_way, resolve
+from wsgi_prom.cli.listeners import INSTALL, command_line, holder, host, in_use, overlap, psutil
 from wsgi_prom.cli.running import running_servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_prom.cli.listeners import Listener
     from wsgi_prom.settings import Address, Settings
+
+_CHANGE: Final = "set WSGI_PROM_BIND to another address, or to off"
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
-    address = settings.bind
-    if address is None:
+    if settings.bind is None:
         return
+    if settings.bind.path:
+        yield _path(settings.bind)
+    else:
+        yield from _host(settings.bind, protected=_protected(settings))
+
+
+def _host(address: Address, *, protected: bool) -> Iterator[Finding]:
     try:
-        taken = in_the_way(address)
-        host = "" if address.path else resolve(address.host)
+        taken = in_use(address)
+        loopback = _loopback(host(address))
     except OSError as error:
-        yield Finding(
-            "address",
-            False,
-            f"{address} is not an address of this machine: {error.strerror or error}",
-            "set WSGI_PROM_BIND to one of this machine",
-        )
+        # Without the right to a port below 1024 it cannot be known: the server may have it.
+        ok = None if isinstance(error, PermissionError) else False
+        message = f"{address} cannot be listened at: {error.strerror or error}"
+        yield Finding("address", ok, message, "set WSGI_PROM_BIND to an address of this machine")
         return
     if taken:
-        yield _taken(address, taken[0])
-    elif address.path:
-        yield _path(address)
+        yield _taken(address)
     else:
         yield Finding("address", True, f"{address} is {'free' if address.port else 'any port that is free'}")
-    if host and not _protected(settings) and not _loopback(host):
+    if not protected and not loopback:
         yield Finding(
             "access",
             None,
@@ -49,37 +52,46 @@ def findings(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _taken(address: Address, listener: Listener) -> Finding:
-    pids = holders(listener.inode)
-    for server in running_servers():
-        if server.exporter in pids:
-            return Finding(
-                "address",
-                None,
-                f"{address} is in use by the exporter of a server that runs: {server}",
-                "if that is another server than this one, set WSGI_PROM_BIND to another address, or to off",
-            )
-    by = f"pid {pids[0]} ({command_line(pids[0])})" if pids else "a process of another user"
-    return Finding(
-        "address", False, f"{address} is in use by {by}", "set WSGI_PROM_BIND to another address, or to off"
-    )
-
-
 def _path(address: Address) -> Finding:
     path = Path(address.path)
+    another = "set WSGI_PROM_BIND to another path"
     try:
+        if in_use(address):
+            return _taken(address)
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            return Finding(
-                "address", False, f"{path} is there, and is no socket", "set WSGI_PROM_BIND to another path"
-            )
+            return Finding("address", False, f"{path} is there, and is no socket", another)
     except FileNotFoundError:
         if not path.parent.is_dir():
             return Finding(
                 "address", False, f"{path.parent} is not a directory", "make it, or set WSGI_PROM_BIND"
             )
     except OSError as error:
-        return Finding("address", False, f"{path}: {error.strerror}", "set WSGI_PROM_BIND to another path")
+        return Finding("address", False, f"{path}: {error.strerror or error}", another)
     return Finding("address", True, f"{address} is free")
+
+
+def _taken(address: Address) -> Finding:
+    servers = [server for server in running_servers() if server.exporter]
+    if psutil() is None:
+        if not servers:
+            return Finding("address", False, f"{address} is in use", f"{_CHANGE}; {INSTALL}")
+        return Finding(
+            "address",
+            None,
+            f"{address} is in use, perhaps by the exporter of a server that runs (see below)",
+            f"if it is another process, {_CHANGE}; {INSTALL}",
+        )
+    for server in servers:
+        if any(overlap(address, other) for other in server.metrics_at()):
+            return Finding(
+                "address",
+                None,
+                f"{address} is in use by the exporter of a server that runs: {server}",
+                f"if that is another server than this one, {_CHANGE}",
+            )
+    pid = holder(address)
+    by = f"pid {pid} ({command_line(pid)})" if pid else "a process that this user may not see"
+    return Finding("address", False, f"{address} is in use by {by}", _CHANGE)
 
 
 def _protected(settings: Settings) -> bool:

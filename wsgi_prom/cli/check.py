@@ -1,7 +1,7 @@
 """
 Check settings, directory and application without starting anything, and say why a route is `unmatched`.
 
-Nothing is made: no file, no socket, no slot.
+Nothing is left behind: no file, no slot, no socket. The address is tried for a moment; see listeners.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.cli import address, probe
+from wsgi_prom.cli import address, hook, probe
 from wsgi_prom.cli.arguments import add_json
 from wsgi_prom.cli.finding import Finding
 from wsgi_prom.cli.output import write, write_json
@@ -74,10 +74,15 @@ def _findings(reference: str | None) -> Iterator[Finding]:
         yield Finding("running", None, str(server))
     if reference is None:
         yield Finding("application", None, "not named", "wsgi-prom check MODULE:APP, or WSGI_PROM_APP")
-        return
+        yield from hook.findings()
+    else:
+        yield from _application(reference, "application" if named else "WSGI_PROM_APP")
+
+
+def _application(reference: str, setting: str) -> Iterator[Finding]:
     try:
         with _harmless():
-            app = load(reference, "application" if named else "WSGI_PROM_APP")
+            app = load(reference, setting)
     except WsgiPromError as error:
         yield Finding("application", False, str(error))
     except (Exception, SystemExit) as error:
@@ -95,6 +100,7 @@ def _findings(reference: str | None) -> Iterator[Finding]:
             )
         else:
             yield Finding("application", True, f"{reference}, {_kind(app)}")
+        yield from hook.findings()
         yield from _routes(app)
 
 

@@ -1,105 +1,118 @@
-"""Who listens where on this machine, as /proc tells: no socket is made, and nothing is connected to."""
+"""
+Whether an address is in use, and by which process. Processes are known where psutil is installed.
+"""
 
 from __future__ import annotations
 
-import ipaddress
-import os
+import errno
 import socket
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from importlib import import_module
+from typing import Any, Final
 
 from wsgi_prom.settings import Address
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-# proc(5): the states of TCP's sockets, and the flag of a unix socket that listens (__SO_ACCEPTCON).
-_LISTEN: Final = "0A"
-_ACCEPTS: Final = "00010000"
+INSTALL: Final = "to see which process has it, pip install 'wsgi-prom[processes]'"
+_WILDCARDS: Final = {"0.0.0.0", "::"}  # noqa: S104 - only compared
 
 
-class Listener(NamedTuple):
-    """A socket that listens at *address*, with the number by which processes' descriptors refer to it."""
+def in_use(address: Address) -> bool:
+    """
+    Tell whether another socket keeps an exporter from listening at *address*. Raises OSError where none could listen.
 
-    address: Address
-    inode: str
-
-
-def listeners() -> list[Listener]:
-    """Return the listeners of TCP and of unix sockets in this network namespace."""
-    found = []
-    for words in (words for name in ("tcp", "tcp6") for words in _table(name)):
-        if words[3] == _LISTEN:
-            host, _, port = words[1].partition(":")
-            found.append(Listener(Address(_ip(host), int(port, 16)), words[9]))
-    bound = (words for words in _table("unix") if words[3] == _ACCEPTS and len(words) > 7)
-    return found + [Listener(Address(path=words[7]), words[6]) for words in bound]
-
-
-def in_the_way(address: Address) -> list[Listener]:
-    """Return the listeners that keep another from listening at *address*. Raises OSError for a host that is no name."""
+    A path is connected to. A port is bound for a moment, as the exporter binds it; without listen(), so that a server that
+    starts meanwhile gets it all the same.
+    """
     if address.path:
-        return [listener for listener in listeners() if listener.address.path == address.path]
-    host = resolve(address.host)
-    return [
-        listener
-        for listener in listeners()
-        if listener.address.port == address.port != 0 and _meet(host, listener.address.host)
-    ]
+        return _answers(address.path)
+    family, name = _resolve(address)
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(name)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return True
+    return False
 
 
-def resolve(host: str) -> str:
-    """Return the IP address that an exporter told of *host* listens at. Raises OSError."""
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:  # its backlog is full
+            return True
+    return True
+
+
+def host(address: Address) -> str:
+    """Return the IP address that an exporter told of *address*, a host and a port, listens at. Raises OSError."""
+    return str(_resolve(address)[1][0])
+
+
+def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:
     try:
-        return str(socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][4][0])
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
     except UnicodeError as error:
-        raise OSError(f"{host!r} has a label that is empty or too long") from error
+        raise OSError(f"{address.host!r} has a label that is empty or too long") from error
+    return found[0][0], found[0][4]
 
 
-def holders(inode: str) -> list[int]:
-    """Return the pids that have the socket *inode* open, as far as this user may know them."""
-    return [pid for pid in _pids() if inode in sockets(pid)]
+def psutil() -> Any:
+    """Return psutil, or None where it is not installed."""
+    # Not imported above: every command imports this module.
+    with suppress(ImportError):
+        return import_module("psutil")
+    return None
 
 
-def sockets(pid: int) -> set[str]:
-    """Return the inodes of the sockets of process *pid*; none if it is another user's."""
-    found = set()
-    with suppress(OSError):
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
-                target = str(descriptor.readlink())
-                if target.startswith("socket:["):
-                    found.add(target[8:-1])
-    return found
+def listening(pid: int) -> list[Address]:
+    """Return the addresses that process *pid* listens at; none without psutil, or if it is gone or another user's."""
+    return [address for address, _ in _listeners(pid)]
+
+
+def holder(address: Address) -> int | None:
+    """Return the pid of a process that listens where *address* is; None without psutil, or if it is another user's."""
+    return next((pid for other, pid in _listeners() if overlap(address, other)), None)
+
+
+def overlap(address: Address, other: Address) -> bool:
+    """Tell whether a socket at *other*, an IP address or a path, keeps one from *address*. Raises OSError."""
+    if address.path or address.port != other.port:
+        return address == other
+    return host(address) == other.host or bool(_WILDCARDS & {host(address), other.host})
 
 
 def command_line(pid: int) -> str:
-    """Return the command line of process *pid*, empty if it is gone."""
-    with suppress(OSError):
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ").strip()
-    return ""
+    """Return the command line of process *pid*; empty without psutil, or if it is gone."""
+    processes = psutil()
+    if processes is None:
+        return ""
+    try:
+        return " ".join(processes.Process(pid).cmdline()).strip()
+    except processes.Error:
+        return ""
 
 
-def _table(name: str) -> Iterator[list[str]]:
-    with suppress(OSError):  # a kernel without IPv6
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            yield line.split(maxsplit=7) if name == "unix" else line.split()
-
-
-def _ip(text: str) -> str:
-    # Groups of four bytes, each in the order of the machine; all of ours have the lowest first.
-    raw = bytes.fromhex(text)
-    ip = ipaddress.ip_address(b"".join(raw[n : n + 4][::-1] for n in range(0, len(raw), 4)))
-    return str(getattr(ip, "ipv4_mapped", None) or ip)
-
-
-def _meet(one: str, other: str) -> bool:
-    # A socket at :: takes IPv4 too, unless it was told otherwise.
-    if "::" in {one, other}:
-        return True
-    return one == other or ("0.0.0.0" in {one, other} and (":" in one) == (":" in other))  # noqa: S104
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+def _listeners(pid: int | None = None) -> list[tuple[Address, int | None]]:
+    """Return the addresses that processes listen at, or that process *pid* does, each with a pid that this user may know."""
+    processes = psutil()
+    if processes is None:
+        return []
+    try:
+        source = processes if pid is None else processes.Process(pid)
+        # Of a unix socket /proc tells psutil no state; one that only connects has no path.
+        found = [
+            (Address(*item.laddr) if item.family != socket.AF_UNIX else Address(path=item.laddr), item)
+            for item in (*source.net_connections("tcp"), *source.net_connections("unix"))
+            if item.laddr and item.status in {processes.CONN_LISTEN, processes.CONN_NONE}
+        ]
+    except (processes.Error, RuntimeError):  # the latter for a line of the kernel's that psutil cannot read
+        return []
+    return [(address, getattr(item, "pid", pid)) for address, item in found]

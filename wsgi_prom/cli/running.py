@@ -7,10 +7,14 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wsgi_prom.cli.listeners import command_line, listeners, sockets
+from wsgi_prom.cli.listeners import command_line, listening
 from wsgi_prom.storage import directory, locks, opening, variables
 from wsgi_prom.storage.locks import Locks
+
+if TYPE_CHECKING:
+    from wsgi_prom.settings import Address
 
 
 @dataclass(frozen=True)
@@ -22,15 +26,20 @@ class RunningServer:
     exporter: int | None
 
     def __str__(self) -> str:
-        named = f"pid {self.pid}, {command_line(self.pid)}" if self.pid else "in another pid namespace"
-        return f"{self.directory}  ({named}; {self._metrics()})"
+        named = (
+            ", ".join(filter(None, (f"pid {self.pid}", command_line(self.pid))))
+            if self.pid
+            else "in another pid namespace"
+        )
+        found = ", ".join(map(str, self.metrics_at()))
+        metrics = (
+            f"metrics at {found}" if found else "no exporter" if self.exporter is None else "an exporter"
+        )
+        return f"{self.directory}  ({named}; {metrics})"
 
-    def _metrics(self) -> str:
-        if self.exporter is None:
-            return "no exporter"
-        held = sockets(self.exporter)
-        found = [str(listener.address) for listener in listeners() if listener.inode in held]
-        return f"metrics at {', '.join(found)}" if found else "an exporter"
+    def metrics_at(self) -> list[Address]:
+        """Return the addresses that its exporter listens at; none where they cannot be known."""
+        return listening(self.exporter) if self.exporter else []
 
 
 def running_servers() -> list[RunningServer]:
