@@ -57,7 +57,7 @@ $(VENV)/tests: pyproject.toml $(VENV)/demo
 $(OLDEST)/tests: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra demo --group frameworks \
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra demo --extra processes --group frameworks \
 		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[demo]' --group tests
 	touch $@

@@ -1,8 +1,7 @@
 """
-The parts of the documentation that the code tells: the tables of settings.md, from the settings' fields, and metrics.md, from
-pages that the package has made.
+Generate the tables of settings.md from the settings' fields, and metrics.md from pages that the package renders.
 
-`make docs` writes them; `python docs/generate.py --check` writes nothing and ends with 1 where one is out of date.
+`make docs` writes them. `python docs/generate.py --check` writes nothing, and exits with 1 if one is out of date.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ _LABELS: Final = {
 
 _OPTIONAL_MARK: Final = " \\*"
 
-# Requests that bring every metric of ours to the page, in a process whose directory is the first argument; then that page.
-# The others are settings that are switched on.
+# Run in a process of its own: makes requests until every metric of ours has a value, and prints the page. The first argument
+# is the directory; the others are settings to switch on.
 # Labels that a page has only where a server runs.
 _OF_A_SERVER: Final = {catalog.TARGET_INFO[0]: {"application", "server", "pid"}}
 
@@ -86,12 +85,12 @@ class Row(NamedTuple):
 
 
 def settings_page(page: str) -> str:
-    """Return *page*, the text of settings.md, with each section's table as the fields tell."""
+    """Return *page*, the text of settings.md, with each section's table made from the fields."""
     for section in dict.fromkeys(field.metadata["section"] for field in dataclasses.fields(Settings)):
         found = re.search(rf"\n## {section}\n(?:[^|#\n].*\n|\n)*((?:\|.*\n)+)", page)
         if found is None:
             raise ValueError(f"settings.md has no table in a section {section!r}")
-        # What the client library reads itself, and no field tells.
+        # Variables that the client library reads itself have no field.
         others = [line for line in found[1].splitlines()[2:] if f"| `{PREFIX}" not in line]
         lines = [_line("variable", "default", ""), "|---|---|---|", *_rows(section), *others]
         page = page[: found.start(1)] + "\n".join(lines) + "\n" + page[found.end(1) :]
@@ -106,8 +105,8 @@ def _rows(section: str) -> list[str]:
     ]
 
 
-def metrics_page() -> str:
-    """Return the text of metrics.md."""
+def _rows_of_all_switches() -> dict[str, Row]:
+    """Return the metrics of every page, with the setting that switches a metric or a label on."""
     rows = _metrics()
     switches = [field.name for field in dataclasses.fields(Settings) if field.default is False]
     for switch in switches:
@@ -121,7 +120,12 @@ def metrics_page() -> str:
     missing = [name for name in _catalogue() if name not in rows]
     if missing:
         raise ValueError(f"no page shows {', '.join(missing)}: add a request that brings it")
-    rows = {name: rows[name] for name in [*_catalogue(), *rows]}
+    return {name: rows[name] for name in [*_catalogue(), *rows]}
+
+
+def metrics_page() -> str:
+    """Return the text of metrics.md."""
+    rows = _rows_of_all_switches()
     ours = {name for name in rows if name.startswith("wsgi_prom_")}
     return "\n".join(
         [

@@ -1,5 +1,6 @@
 """
-The values that settings may have: what a text or a keyword means, or a ValueError (or another, of a wrong type).
+Parse the values of settings, from a variable's text or from a keyword. Wrong ones raise ValueError, TypeError, KeyError,
+OverflowError or AttributeError.
 """
 
 from __future__ import annotations
@@ -107,12 +108,12 @@ def labels(value: str | Mapping[str, Any]) -> tuple[tuple[str, LabelValue], ...]
 
 @dataclass(frozen=True)
 class PathPattern:
-    """Whether a request's whole path matches one of *patterns*, regular expressions each."""
+    """Tells whether a request's whole path matches one of *patterns*, which are regular expressions."""
 
     patterns: tuple[str, ...]
 
     def __call__(self, environ: Mapping[str, Any]) -> bool:
-        # re keeps what it compiled: as fast as a compiled pattern kept here, and this object has a value.
+        # re caches compiled patterns: as fast as keeping them here, and objects with equal patterns stay equal.
         path = environ.get("PATH_INFO", "")
         return any(re.fullmatch(pattern, path) for pattern in self.patterns)
 

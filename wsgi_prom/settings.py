@@ -1,8 +1,8 @@
 """
-The settings: what can be set, its default and the reason for it, and the one place that reads the environment.
+The settings, their defaults with the reasons, and the one place that reads the environment.
 
-Every setting is an environment variable `WSGI_PROM_<NAME>`; those of the middleware are keywords of
-`PrometheusMiddleware` too, which win.
+Every setting is an environment variable `WSGI_PROM_<NAME>`. Those of the middleware are also keywords of
+`PrometheusMiddleware`; a keyword wins over the variable.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SERVICE_LINK: Final = re.compile(
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
 
-# Who may read the metrics: in the middleware, those at metrics_path.
+# The settings that say who may read the metrics. The middleware applies them to metrics_path.
 _READERS: Final = ("allow", "token_file", "users_file")
 
 
@@ -47,10 +47,10 @@ def _setting(
     section: str, default: Any, parse: Any, right: str, text: str, *, shown: str = "", keyword: bool = True
 ) -> Any:
     """
-    Return a field. *right* is what messages call a right value.
+    Return a field. Messages describe its right values by *right*.
 
-    *section*, *text* and *shown* (the default, where its value does not tell) are those of docs/settings.md. *keyword*:
-    whether the middleware takes it as one; the others are the server's or the exporter's.
+    docs/settings.md shows *section*, *text*, and *shown* for the default. *keyword* tells whether the middleware takes it
+    as a keyword; the other settings are the server's or the exporter's.
     """
     known = {"parse": parse, "right": right, "section": section, "text": text, "shown": shown}
     return dataclasses.field(default=default, metadata={**known, "keyword": keyword})
@@ -66,12 +66,12 @@ class Settings:
         "the application for `wsgi_prom.wsgi:application`, `module:callable` or `module:factory()`",
         keyword=False,
     )  # fmt: skip
-    # Off unless asked for: a path of the application that anybody can read is a decision of its own.
+    # Off by default: it shows the metrics to every client of the application.
     metrics_path: str | None = _setting(
         "Application", None, setting_values.path, "an absolute path, such as /metrics",
         "a path of the application that shows the metrics too", shown="off",
     )  # fmt: skip
-    # Before the name of each metric of the application's requests: two applications of one Prometheus job.
+    # Tells two applications of one Prometheus job apart.
     prefix: str = _setting(
         "Application", "", setting_values.prefix, "the beginning of a metric name, such as shop_",
         "before the name of each request metric, such as `shop_`",
@@ -86,18 +86,18 @@ class Settings:
         setting_values.buckets, "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
         "upper bounds of the duration histogram, in seconds", shown="5 ms to 10 s",
     )  # fmt: skip
-    # A queue is empty, or it is the server's worst problem: coarser, and further up.
+    # Coarser, with higher bounds: a queue is empty most of the time, and holds requests for seconds when it is not.
     queue_buckets: tuple[float, ...] = _setting(
         "Application", (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
         setting_values.buckets, "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
         "the same for the time in the proxy's queue", shown="1 ms to 60 s",
     )  # fmt: skip
-    # Off: for all but streams it says what the duration says, and costs another histogram for each route.
+    # Off: only for streams it differs from the duration, and it costs another histogram for each route.
     first_byte: bool = _setting(
         "Application", False, setting_values.switch, "on or off",
         f"`{FIRST_BYTE[0]}` too", shown="off",
     )  # fmt: skip
-    # Off: it multiplies the most expensive metric, and most questions are answered by the counter's status.
+    # Off: it multiplies the most expensive metric, and the counter's status answers most questions.
     status_class: bool = _setting(
         "Application", False, setting_values.switch, "on or off",
         "a label `status_class` (`2xx`) on the duration", shown="off",
@@ -112,26 +112,25 @@ class Settings:
         "a list of regular expressions for whole paths, separated by blanks",
         "regular expressions for whole paths not to measure; as a keyword also a callable",
     )  # fmt: skip
-    # An application with more routes, methods and statuses than this has a label that is not a template.
+    # More than the routes, methods and statuses of an application whose labels are templates.
     label_limit: int = _setting(
         "Application", 1000, setting_values.positive, "a number of label sets, 1 or more",
         "label sets a metric may have in all processes; the rest is `OTHER`, first only in labels of callables", shown="1000",
     )  # fmt: skip
-    # Loopback: what an application counts is nobody else's business. 9464 is the exporters' port of OpenTelemetry's
-    # Prometheus reader, so that a dashboard's scrape configuration need not change.
+    # Loopback: no other machine reads the metrics unless that is asked for. 9464 is the port of OpenTelemetry's Prometheus
+    # exporter, so that an existing scrape configuration need not change.
     bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
         "Exporter", Address("127.0.0.1", 9464), setting_values.address,
         "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off",
         "where the exporter listens: `HOST:PORT`, `[IPV6]:PORT`, `unix:/PATH`, or `off`",
         shown="`127.0.0.1:9464`", keyword=False,
     )  # fmt: skip
-    # Its own user's, until somebody else is to read it.
+    # Only the exporter's own user can connect by default.
     socket_mode: int = _setting(
         "Exporter", 0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660",
         "the mode of the socket at `unix:/PATH`", shown="600", keyword=False,
     )  # fmt: skip
-    # Who may read the metrics, at the exporter and at metrics_path. Secrets are in files, for they can be replaced there,
-    # and the environment of a process can be read by more than its user thinks.
+    # Secrets are in files: a file can be replaced while the server runs, and child processes do not inherit it.
     tls_cert: str | None = _setting(
         "Exporter", None, setting_values.file, "the absolute path of a file",
         "a certificate chain in PEM: the exporter speaks TLS 1.2 or newer, and nothing else", keyword=False,

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 @cache
 def installed() -> str:
-    # Read once: an exporter may have no descriptor left at a later scrape.
+    # Read once: at a later scrape the exporter may have no file descriptor left.
     try:
         return version("wsgi-prom")
     except (PackageNotFoundError, OSError):  # a checkout on PYTHONPATH, not installed

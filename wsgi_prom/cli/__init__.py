@@ -1,4 +1,4 @@
-"""The commands `wsgi-prom` and `python -m wsgi_prom`: data on stdout, messages on stderr, one line an error."""
+"""The commands `wsgi-prom` and `python -m wsgi_prom`: data on stdout, messages on stderr, one line for an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         module = import_module(f"wsgi_prom.cli.{name}")
-        # Not from its docstring: there is none under PYTHONOPTIMIZE=2.
+        # Not from its docstring, which PYTHONOPTIMIZE=2 removes.
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(arguments.run(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has enough. What Python flushes as it ends goes nowhere, and is no second error.
+        # The reader has closed the pipe. What Python flushes at exit goes to /dev/null, or it would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except WsgiPromError as error:

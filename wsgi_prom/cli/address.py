@@ -1,4 +1,4 @@
-"""What `wsgi-prom check` finds about the address of the exporter: whether it is free, and to whom it is open."""
+"""Check the exporter's address: whether it is free, and who can connect to it."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ def _host(address: Address, *, protected: bool) -> Iterator[Finding]:
         taken = in_use(address)
         loopback = _loopback(host(address))
     except OSError as error:
-        # Without the right to a port below 1024 it cannot be known: the server may have it.
-        ok = None if isinstance(error, PermissionError) else False
         message = f"{address} cannot be listened at: {error.strerror or error}"
-        yield Finding("address", ok, message, "set WSGI_PROM_BIND to an address of this machine")
+        if isinstance(
+            error, PermissionError
+        ):  # a port below 1024, which the exporter's user may have the right to
+            yield Finding("address", None, message, "set WSGI_PROM_BIND to a port from 1024 up")
+        else:
+            yield Finding("address", False, message, "set WSGI_PROM_BIND to an address of this machine")
         return
     if taken:
         yield _taken(address)

@@ -29,7 +29,7 @@ def directory_of(arguments: argparse.Namespace) -> Path:
 
 
 def _own(path: Path) -> Path:
-    """Return where processes share values if *path* is named: for root, who reads all, those of the only user who does."""
+    """Return the directory that servers told of *path* share. For root that of the only user who has one there."""
     own = opening.own_directory(path)
     if own == path or exists(own) or os.geteuid() != 0:
         return own
@@ -57,7 +57,7 @@ def _only_server() -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Tell whether *path* is there. Raises what no server's start will mend: NotADirectoryError, PermissionError."""
+    """Tell whether *path* is there. Raises NotADirectoryError or PermissionError, which no server's start will mend."""
     try:
         path.stat()
     except FileNotFoundError:

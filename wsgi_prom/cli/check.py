@@ -91,7 +91,7 @@ def _application(reference: str, setting: str) -> Iterator[Finding]:
         )
     else:
         if may_be_factory(app):
-            # Certain of a class: what its call returns is no response.
+            # A class is certainly wrong: its call returns no response.
             yield Finding(
                 "application",
                 False if issubclass(type(app), type) else None,
@@ -144,15 +144,15 @@ def _harmless() -> Iterator[None]:
     # The application's metrics live in this process's memory, whatever PROMETHEUS_MULTIPROC_DIR says.
     lease.defer()
     adoption.install()
-    # In a server it is there by now, which prometheus-flask-exporter asks for at its import.
+    # A server has made it by now. prometheus-flask-exporter needs it at its import.
     if not os.path.isdir(os.environ.get(variables.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
         os.environ[variables.VARIABLE] = str(directory.name_temporary().parent)
-    # Servers have their working directory there.
+    # Servers import from their working directory.
     folder = str(Path.cwd())
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     sys.path.insert(0, folder)
     try:
-        # What it prints is no part of our answer.
+        # Not on stdout: what it prints is not part of our output.
         with redirect_stdout(sys.stderr):
             yield
     finally:
@@ -170,7 +170,7 @@ def _routes(app: Any) -> Iterator[Finding]:
     for framework, item in found:
         yield _flask(app, item) if framework.name == "Flask" else _adapter(framework, item)
     if not found:
-        # Behind a function it may be that of a framework which something has imported.
+        # A function may hide the application of any framework that is imported.
         remedies = [f"if it is {framework.name}'s, {framework.remedy}" for framework in detection.unadapted()]
         message = "those that the application gives to wsgi_prom.set_route(environ, template) are seen"
         yield Finding("routes", None, message, "; ".join(remedies))
@@ -196,7 +196,7 @@ def _adapter(framework: detection.Framework, item: Any) -> Finding:
         return Finding("routes", True, f"{framework.name}'s are seen as they are")
     try:
         adapted = framework.adapted(item)
-    except Exception as error:  # its inner objects, of a version that was never seen
+    except Exception as error:  # an untested version of the framework may have other attributes
         message = f"{framework.name}'s adapter could not be looked for: {type(error).__name__}: {error}"
         return Finding("routes", None, message, framework.remedy)
     if adapted:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUMMARY: Final = "Run a real server under load, break it, and compare what was sent with what was counted."
 _SERVERS: Final = ("uwsgi", "gunicorn")
 _REQUESTS: Final = 4000
-# Fewer are over before anything could happen to them.
+# Fewer requests end before a worker can be killed.
 _LEAST_REQUESTS: Final = 300
 _POLL_SECONDS: Final = 0.2
 
@@ -99,8 +99,8 @@ def _hold(server: Server, console: Console) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let other signals end the demo as Ctrl-C does: it has a server to end."""
-    # SIGINT too: a shell without job control has what it runs in the background ignore it.
+    """Let other signals end the demo as Ctrl-C does: it has to stop its server."""
+    # SIGINT too: a shell without job control makes its background processes ignore it.
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         numbers.append(signal.SIGHUP)

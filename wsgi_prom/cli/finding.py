@@ -1,4 +1,4 @@
-"""What `wsgi-prom check` has found."""
+"""A result of `wsgi-prom check`."""
 
 from __future__ import annotations
 

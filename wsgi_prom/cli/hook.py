@@ -1,4 +1,4 @@
-"""What `wsgi-prom check` finds about the server's hook: whether a gunicorn.conf.py here loads it."""
+"""Check whether the gunicorn.conf.py of the working directory loads the hook. It is read, and not executed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def findings() -> Iterator[Finding]:
-    """Call it after the application's import. Nothing is found where that wrapped it: the hook is then a choice."""
+    """Call it after the application's import. An application that wraps itself needs no hook: no finding."""
     if "wsgi_prom.middleware" in sys.modules:
         return
     path = Path("gunicorn.conf.py")
     try:
-        # Without its comments, and not executed.
+        # Without its comments.
         code = ast.unparse(ast.parse(path.read_bytes()))
     except FileNotFoundError:
         yield Finding(
@@ -29,7 +29,7 @@ def findings() -> Iterator[Finding]:
             "for metrics, start gunicorn with -c python:wsgi_prom.hooks.gunicorn; uWSGI needs shared-import = "
             "wsgi_prom.hooks.uwsgi and module = wsgi_prom.wsgi:application",
         )
-    except (OSError, SyntaxError, ValueError):  # which gunicorn says itself
+    except (OSError, SyntaxError, ValueError):  # gunicorn says so itself
         return
     else:
         if "wsgi_prom.hooks" not in code:

@@ -1,9 +1,9 @@
 """
-What commands write: data on stdout, messages on stderr, one line each.
+Write data to stdout, and messages to stderr, one line each.
 """
 
-# Rule 1: no control character of others' texts (a client's header in a label, a file's name) reaches a terminal.
-# Rule 2: what goes to a file or a pipe is exactly the data, in UTF-8 whatever the locale.
+# Rule 1: no control character of a text from outside (a client's header in a label, a file's name) reaches a terminal.
+# Rule 2: a file or a pipe gets exactly the data, in UTF-8 whatever the locale.
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(text: str) -> None:
 
 def write_json(data: object) -> None:
     """Write *data* to stdout as JSON."""
-    # All of it ASCII, and of the control characters only DEL as it is.
+    # json escapes all but ASCII, and every control character but DEL.
     write(json.dumps(data, indent=2).replace("\x7f", "\\u007f") + "\n")
 
 

@@ -1,8 +1,8 @@
 """
 Make a line for WSGI_PROM_USERS_FILE: a user and a hashed password.
 
-The password is asked for, or is the first line of stdin where that is no terminal. It is never an argument, which any
-user of the machine could read.
+The command asks for the password, or reads it from the first line of stdin if that is not a terminal. It is never an
+argument, which any user of the machine could read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         password = getpass.getpass()
         if password != getpass.getpass("Once more: "):
-            raise PasswordError("these are two passwords. Begin anew.")
+            raise PasswordError("the two passwords differ. Start again.")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
     if not password:

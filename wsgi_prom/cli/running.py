@@ -1,4 +1,4 @@
-"""The servers of this user that run, as the locks in their directories tell: for commands that are told no directory."""
+"""Find this user's running servers by the locks in their directories, for commands without --directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server: the *directory* of its processes, the *pid* of its master (0 in another pid namespace), its *exporter*'s if it has one."""
+    """A server: the *directory* of its processes, its master's *pid*, its *exporter*'s; a pid is 0 in another pid namespace."""
 
     directory: Path
     pid: int
@@ -44,18 +44,17 @@ class RunningServer:
 
 def running_servers() -> list[RunningServer]:
     """
-    Return the servers with a living master: all users' for root, else one's own.
+    Return the servers with a living master: all users' for root, else this user's own.
 
-    Those whose directory the hook has made, and those of the directory that the environment names.
-    Nothing is made, and no lock is taken.
+    A server is found if the hook made its directory, or if the environment names it. Makes nothing and takes no lock.
     """
     found = []
-    # Where directory.name_temporary makes them. Not by tempfile, which writes a file to find out where it can.
+    # Where directory.name_temporary makes them. Not by tempfile, which writes a file to find a folder that it can write to.
     bases = {Path("/dev/shm"), Path(os.environ.get("TMPDIR") or "/tmp")}  # noqa: S108 - only looked at
     paths = {path for base in bases for path in _listed(base)}
     named = variables.configured()
     for path in sorted(paths | ({opening.own_directory(named.absolute())} if named else set())):
-        with suppress(OSError):  # it goes with its server
+        with suppress(OSError):  # its server has just removed it
             server = _server(path)
             if server is not None:
                 found.append(server)
@@ -72,7 +71,7 @@ def _server(path: Path) -> RunningServer | None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in {0, found.st_uid}:
         return None
-    # Not by Locks.of, which opens it for writing. Whether it may be closed again: this process holds no lock in it.
+    # Not by Locks.of, which opens it for writing. Closing it loses no lock: this process holds none in it.
     fd = os.open(path / locks.NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         lock_file = Locks(fd)

@@ -1,7 +1,7 @@
 """
-Serve the metrics of a shared directory: what a hook starts by itself.
+Serve the metrics of a shared directory, as a hook does by itself.
 
-By hand for uWSGI's attach-daemon, systemd, or a sidecar container on a shared volume.
+Start it by hand for uWSGI's attach-daemon, systemd, or a sidecar container on a shared volume.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _wait_for(path: Path) -> None:
     """
     Wait until a server has made *path*: an exporter beside servers may be started first.
 
-    It is not made here. A misspelt one would be served, empty, for good; and it has to be the workers' own.
+    It is not made here: a misspelt path would be served, empty, for good, and the workers' user has to own it.
     """
     if exists(path):
         return
