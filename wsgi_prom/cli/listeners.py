@@ -79,7 +79,7 @@ def listening(pid: int) -> list[Address]:
 
 def holder(address: Address) -> int | None:
     """Return the pid of a process that listens where *address* is; None without psutil, or if it is another user's."""
-    return next((pid for other, pid in _listeners() if overlap(address, other)), None)
+    return next((pid for other, pid in _listeners() if pid and overlap(address, other)), None)
 
 
 def overlap(address: Address, other: Address) -> bool:

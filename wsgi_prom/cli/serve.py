@@ -47,24 +47,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # As gunicorn's: it is in gunicorn's log that most of it is read.
+    # Not in the log's form: several servers are told in several lines, to a user at a terminal.
+    path = directory_of(arguments)
+    # gunicorn's format: a hook's exporter writes to gunicorn's log.
     line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")
     try:
-        return _serve(arguments)
+        return _serve(arguments, path)
     except WsgiPromError as error:
         log.error("%s", error)
         return 1
 
 
-def _serve(arguments: argparse.Namespace) -> int:
+def _serve(arguments: argparse.Namespace, path: Path) -> int:
     settings = Settings.read(bind=arguments.bind)
     if settings.bind is None:
         raise SettingError(
             f"{'--bind' if arguments.bind else 'WSGI_PROM_BIND'}=off leaves nothing to serve on. "
             "Give --bind HOST:PORT or --bind unix:/PATH."
         )
-    path = directory_of(arguments)
     if arguments.parent is None:
         _wait_for(path)
     serve(
