@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,7 @@ def test_the_process_that_answers_is_killed_twenty_times(name: str) -> None:
     assert last[0] == guard
     # No zombie among them.
     assert [last[1]] == children
+    assert "was ended by SIGKILL; it is started again\n" in log
     assert "Traceback" not in log
     assert status == 200
     assert [] == server.leftovers
@@ -474,10 +476,9 @@ def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
     assert Life(process.pid).over() is True
 
 
-def test_a_process_told_to_end_while_it_becomes_the_guard_ends(tmp_path: Path) -> None:
-    """Its guard is killed, a scrape hangs longer than is waited for, and SIGTERM comes in the middle of it."""
-    slow = """
-import os, signal, sys, time
+# A guard whose *clock* is the second argument.
+GUARDED = """
+import itertools, logging, os, sys, time
 from pathlib import Path
 from wsgi_prom.exporter import listener
 from wsgi_prom.exporter.access import Access
@@ -494,15 +495,49 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 
+logging.basicConfig(stream=sys.stderr, format="wsgi_prom: %(message)s")
 path = Path(sys.argv[1])
 place = Place(path, directory.prepare(path))
 place.take()
 door = listener.Door(Settings(), Access(Settings()))
 listening = Listening(Address("127.0.0.1", 0))
 print("metrics at", listening.url(), flush=True)
-Guard(place, lambda: listening, lambda _: listener.server(app, listening.socket.dup(), door), os.getppid()).run()
+Guard(
+    place,
+    lambda: listening,
+    lambda _: listener.server(app, listening.socket.dup(), door),
+    os.getppid(),
+    clock=eval(sys.argv[2]),
+).run()
 """
-    server = live.LiveServer([sys.executable, "-c", slow, tmp_path / "shared"], ready=(r"metrics at", 1))
+
+
+@pytest.mark.parametrize(
+    ("clock", "said"),
+    [
+        ("lambda: 0.0", ["started again"] * 2 + ["3rd time"]),
+        ("itertools.count(0, 60).__next__", ["started again"] * 6),
+    ],
+    ids=["at once", "a minute later"],
+)
+def test_kills_that_follow_at_once_are_said_three_times(clock: str, said: list[str], tmp_path: Path) -> None:
+    """A crash loop does not fill the log, and a process that had lived long before it was killed is told of each time."""
+    with live.LiveServer([sys.executable, "-c", GUARDED, tmp_path / "shared", clock]) as server:
+        for _ in range(6):
+            (answering,) = live.eventually(server.children, bool)
+            server.signal_child(answering, signal.SIGKILL)
+            live.eventually(server.children, lambda pids, killed=answering: pids and killed not in pids)
+        log = server.log()
+    assert said == re.findall(r"started again(?=\n)|3rd time", log)
+    assert len(said) == log.count("was ended by SIGKILL")
+    assert [] == server.leftovers
+
+
+def test_a_process_told_to_end_while_it_becomes_the_guard_ends(tmp_path: Path) -> None:
+    """Its guard is killed, a scrape hangs longer than is waited for, and SIGTERM comes in the middle of it."""
+    server = live.LiveServer(
+        [sys.executable, "-c", GUARDED, tmp_path / "shared", "time.monotonic"], ready=(r"metrics at", 1)
+    )
     with server, ThreadPoolExecutor(1) as pool:
         url = server.wait_for_log(r"metrics at (http://[^/]+)")[1]
         assert b"ok" == live.request(f"{url}/").body

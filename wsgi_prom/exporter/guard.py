@@ -58,15 +58,22 @@ class Guard:
     Keep a process answering with a server that *make* returns, until the process *parent* ends.
 
     This process has taken the *place*. *listen* is tried until it returns the socket that the servers listen on, which
-    this process keeps open.
+    this process keeps open. *clock* tells in seconds how long a process has answered.
     """
 
     def __init__(
-        self, place: Place, listen: Callable[[], Listening], make: Callable[[Listening], Any], parent: int
+        self,
+        place: Place,
+        listen: Callable[[], Listening],
+        make: Callable[[Listening], Any],
+        parent: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._place = place
         self._listen = listen
         self._make = make
+        self._clock = clock
         self._server = Life(parent)
         self._ending = False
         # How many in a row did not live long.
@@ -103,7 +110,7 @@ class Guard:
 
     def _keep_answering(self, listening: Listening) -> None:
         while not self._over():
-            started = time.monotonic()
+            started = self._clock()
             guard = os.getpid()
             # Nothing of what both share is touched by the child's collections, which would copy it.
             gc.collect()
@@ -121,7 +128,7 @@ class Guard:
             if status == 0:
                 break
             if status is not None:
-                self._wait_before_next(_told(child, status), time.monotonic() - started)
+                self._wait_before_next(_told(child, status), self._clock() - started)
 
     def _answer(self, listening: Listening, guard: int) -> None:
         """Be the process that answers. Returns when it has become the guard."""
