@@ -17,6 +17,7 @@ from servers import value
 
 from wsgi_prom.exporter.listening import AddressInUseError, Listening
 from wsgi_prom.settings import Address
+from wsgi_prom.storage import directory
 
 # What an agent of tracing puts on the path of every Python that is started below it.
 AGENT = "import os; open(os.environ['AGENT_LOG'], 'a').write(f'{os.getpid()}\\n')"
@@ -216,6 +217,33 @@ def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path)
     assert {("/", "200"): 10} == counted == servers.requests_counted(live.parse_samples(page))
     assert "Traceback" not in server.log()
     assert [] == server.leftovers
+
+
+def test_an_exporter_that_a_reload_calls_off_before_it_is_up_ends(tmp_path: Path) -> None:
+    """It has no place by which it could be seen: HUP at once after the start, with the exporter off by then."""
+    with configured("gunicorn HUP", tmp_path, WSGI_PROM_BIND="127.0.0.1:0") as server:
+        gunicorn_settings(tmp_path, WSGI_PROM_BIND="off")
+        hang_up(server).wait_for_log("Booting worker", count=2)
+        left = live.eventually(lambda: servers.exporter_processes(server), lambda pids: not pids)
+        status = server.get("/").status
+    assert [] == left
+    assert 200 == status
+    assert [] == server.leftovers
+
+
+@pytest.mark.parametrize("how", [[], ["--replace"]], ids=["started", "replacing"])
+def test_an_exporter_leaves_the_place_to_one_that_was_started_later(how: list[str], tmp_path: Path) -> None:
+    """Of two that come up at once, the one with the settings of the last reload serves, whichever is the faster."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    directory.prepare(shared).set_launch(2)
+    former = exporters.serve(shared)
+    former._ready = None
+    former.command += ["--parent", str(os.getpid()), "--launch", "1", *how]
+    with former:
+        assert (0, "") == (former.wait(), former.log())
+        with exporters.serve(shared) as later:
+            assert 200 == live.request(later.metrics_url).status
 
 
 @pytest.mark.parametrize("way", ["gunicorn HUP", "uwsgi SIGHUP"])

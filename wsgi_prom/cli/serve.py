@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--server", default="", metavar="NAME", help="likewise")
     parser.add_argument(
+        "--launch", type=int, metavar="NUMBER", help="end at once if the server has started another since"
+    )
+    parser.add_argument(
         "--replace", action="store_true", help="take the place of the exporter that the directory has"
     )
 
@@ -73,6 +76,7 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         settings.bind,
         parent=arguments.parent,
         replace=arguments.replace,
+        launch=arguments.launch,
         settings=settings,
         target=Target(arguments.application or settings.app or "", arguments.server),
     )

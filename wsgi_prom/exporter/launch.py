@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -61,19 +62,24 @@ def launch(
     gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
     *parent*, by default this one. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
     """
-    running = Locks.of(path).holder(locks.EXPORTER)
-    if running is not None and not reload:
+    lock_file = Locks.of(path)
+    running = lock_file.holder(locks.EXPORTER)
+    if not reload and (running is not None or address is None):
         return
     if address is None:
+        _number(lock_file)
+        # Now: one that came up meanwhile has seen no number.
+        running = lock_file.holder(locks.EXPORTER)
         if running:
             terminate(running, signal.SIGTERM)
         return
     command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve"]
     command += ["--directory", str(path), "--bind", str(address), *(target or Target()).arguments()]
     environ = _environment()
-    if running and _given(running) == (_arguments(command), environ):
+    # One that runs with these settings is the right one if no other is on its way.
+    if running and _given(running) == ([*command, "--launch", str(lock_file.launch())], environ):
         return
-    command += ["--parent", str(parent or os.getpid())]
+    command += ["--launch", str(_number(lock_file)), "--parent", str(parent or os.getpid())]
     if reload:
         command.append("--replace")
     user: dict[str, Any] = {}
@@ -94,6 +100,16 @@ def launch(
         status = process.wait(_START_SECONDS)
         if status:
             raise OSError(f"{command[0]} ended with status {status}")
+
+
+def _number(lock_file: Locks) -> int:
+    """Return a number for the exporter that is started now, and have all before it end that have not come up yet."""
+    number = time.monotonic_ns()
+    with suppress(
+        OSError
+    ):  # a full disk, on which there is no number of before either: it would have the space
+        lock_file.set_launch(number)
+    return number
 
 
 def _environment() -> dict[str, str]:
@@ -123,7 +139,7 @@ def _given(pid: int) -> tuple[list[str], dict[str, str]] | None:
 
 
 def _arguments(command: list[str]) -> list[str]:
-    """Return what of *command* says what to serve: all before the last two options."""
+    """Return what of *command* says what to serve: all before the server's pid."""
     return command[: command.index("--parent")] if "--parent" in command else command
 
 

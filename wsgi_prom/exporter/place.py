@@ -33,11 +33,13 @@ class Place:
     """
     The exporter's place in the directory *path*, whose lock file is *lock_file*.
 
-    After a fork the child has none until it calls `keep`. One thread of a process at a time.
+    *launch* is the number that its server gave it: a later launch, or none at all by the settings of a reload, takes the
+    place from one that has not come up yet. None for an exporter that was started by hand. After a fork the child has none until it calls `keep`. One thread of a process at a time.
     """
 
-    def __init__(self, path: Path, lock_file: Locks) -> None:
+    def __init__(self, path: Path, lock_file: Locks, launch: int | None = None) -> None:
         self.path = path
+        self._launch = launch
         # A server that was there before the directory was made again holds its byte in the file of its time.
         self._lock_files = [lock_file]
         self._presence = Presence()
@@ -47,18 +49,31 @@ class Place:
         return self._lock_files[-1]
 
     def take(self) -> bool:
-        """Take the place. False if the directory has an exporter."""
-        return self.lock_file.acquire(locks.EXPORTER)
+        """Take the place. False if the directory has an exporter, or this one is superseded."""
+        if self.superseded() or not self.lock_file.acquire(locks.EXPORTER):
+            return False
+        # Again: who calls this one off before it has the place does not see it, and later sees that it has.
+        if self.superseded():
+            self.let_go()
+            return False
+        return True
+
+    def superseded(self) -> bool:
+        """Return whether its server has started another since, or called it off: it is to leave without a word."""
+        return self._launch is not None and self.lock_file.launch() not in {0, self._launch}
 
     def take_over(self) -> bool:
         """
         Take the place from the exporter that has it, which is told to end, and lets go when it no longer listens.
 
-        Returns False if it cannot be told, since it runs in another pid namespace or as another user.
+        Returns False if it cannot be told, since it runs in another pid namespace or as another user, and if this one is
+        superseded.
         """
         deadline = time.monotonic() + _TAKE_OVER_SECONDS
         told: set[int] = set()
         while not self.take():
+            if self.superseded():
+                return False
             late = time.monotonic() > deadline
             holder = self.lock_file.holder(locks.EXPORTER)
             if holder == 0:

@@ -38,13 +38,15 @@ def serve(
     *,
     parent: int | None = None,
     replace: bool = False,
+    launch: int | None = None,
     settings: Settings | None = None,
     target: Target | None = None,
 ) -> None:
     """
     Serve the metrics of *path*, which are those of *target*, on *address*, until SIGTERM or the end of the process *parent*.
 
-    Returns at once if the directory has an exporter already, unless it is to *replace* that one. With *parent* it forks,
+    Returns at once if the directory has an exporter already, unless it is to *replace* that one, and if *launch*, the number
+    that its server gave it, is not that of the last one. With *parent* it forks,
     and waits for an address that it cannot have yet; a directory that was made for that server is removed when it is gone;
     returns at once if it is so already. Call it in the main thread, as the only one. Raises SettingError, DirectoryError,
     AddressInUseError.
@@ -52,7 +54,7 @@ def serve(
     if parent is not None and _left(path, parent):
         return
     settings = settings or Settings()
-    place = Place(path, directory.prepare(path))
+    place = Place(path, directory.prepare(path), launch)
     try:
         metrics = MetricsApp(path, settings=settings, target=target)
         app, door = ExporterApp(metrics), listener.Door(settings, metrics.access)
@@ -62,15 +64,8 @@ def serve(
             place.take_over()
         raise
     if not (place.take_over() if replace else place.take()):
-        pid = place.lock_file.holder(locks.EXPORTER)
-        if replace:
-            log.warning(
-                "the exporter of %s (pid %s) cannot be replaced: it runs as another user or in another pid namespace, "
-                "and goes on with the settings that it has. Restart it",
-                path, pid or "unknown",
-            )  # fmt: skip
-        else:
-            log.info("%s has an exporter already, pid %s", path, pid)
+        if not place.superseded():
+            _log_other(place, replace=replace)
         return
 
     def listen() -> Listening:
@@ -87,6 +82,18 @@ def serve(
         answer(place, listen(), server)
         return
     Guard(place, listen, server, parent).run()
+
+
+def _log_other(place: Place, *, replace: bool) -> None:
+    pid = place.lock_file.holder(locks.EXPORTER)
+    if replace:
+        log.warning(
+            "the exporter of %s (pid %s) cannot be replaced: it runs as another user or in another pid namespace, "
+            "and goes on with the settings that it has. Restart it",
+            place.path, pid or "unknown",
+        )  # fmt: skip
+    else:
+        log.info("%s has an exporter already, pid %s", place.path, pid)
 
 
 def _left(path: Path, parent: int) -> bool:
