@@ -106,7 +106,8 @@ def _remove_own_client_files() -> None:
     # in them is in our cells now.
     path = lease.directory and (variables.configured() or lease.directory)
     if path is not None and path.is_dir():
-        client_values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
+        # From prometheus-client 0.26 on. Without it the removed files stay open until the process ends.
+        getattr(client_values, "close_all_multiprocess_files", int)()
         for client_file in directory.client_files(path):
             if client_file.stem.endswith(f"_{os.getpid()}"):
                 client_file.unlink(missing_ok=True)
