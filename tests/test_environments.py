@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import stat
 import sys
 from typing import TYPE_CHECKING, Final
 
+import exporters
 import live
 import pytest
 import servers
@@ -17,6 +19,7 @@ from wsgi_prom.settings import Address
 from wsgi_prom.storage import directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 UNKNOWN: Final = 54321
@@ -165,6 +168,37 @@ def answers(url: str) -> bool:
         return live.request(url).status == 200
     except OSError:
         return False
+
+
+@pytest.fixture
+def running(monkeypatch: pytest.MonkeyPatch, shared: Path) -> Iterator[live.LiveServer]:
+    """An exporter of another server's on the same directory, without a token; this one has one."""
+    with exporters.serve(shared) as server:
+        assert server.metrics_url
+        monkeypatch.setenv("WSGI_PROM_BIND", "127.0.0.1:0")
+        monkeypatch.setenv("WSGI_PROM_TOKEN_FILE", "/etc/token")
+        yield server
+
+
+def test_settings_that_another_servers_exporter_does_not_have_are_told(
+    running: live.LiveServer, shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page that stays open to all is no secret of the log."""
+    launch(shared, None)
+    assert "" == caplog.text
+    launch(shared, Address("127.0.0.1", 0))
+    assert [running.pid] == running.processes()
+    assert ["WSGI_PROM_TOKEN_FILE"] == re.findall(r"with other settings \((.*)\) and keeps them", caplog.text)
+
+
+def test_an_exporter_that_cannot_be_replaced_ends(
+    running: live.LiveServer, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload has added a token, and Python was removed meanwhile: the page does not stay open without one."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    with pytest.raises(OSError, match="/nowhere/python3"):
+        launch(shared, Address("127.0.0.1", 0), reload=True)
+    assert 0 == running.wait()
 
 
 def test_a_frozen_application_is_told_how_to_have_an_exporter(

@@ -7,6 +7,7 @@ reaps them all.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -37,8 +38,17 @@ _VARIABLES: Final = re.compile(
 _PROGRAM: Final = (
     "import os; os.fork() and os._exit(0); from wsgi_prom.cli import main; raise SystemExit(main())"
 )
+# What says who may read the page, and where it is. Servers that share a directory have one exporter.
+_OF_READERS: Final = tuple(
+    f"WSGI_PROM_{name}"
+    for name in (
+        "BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "USERS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA",
+    )
+)  # fmt: skip
 # Python's own start takes 20 ms. A master that starts waits no longer than this for one that hangs.
 _START_SECONDS: Final = 5.0
+
+log = logging.getLogger("wsgi_prom")
 
 # Kept for the life of the master: a Popen that is collected while its process runs is a ResourceWarning.
 _started: list[subprocess.Popen[bytes]] = []
@@ -58,30 +68,42 @@ def launch(
     Start the exporter of *path*, unless there is none to be or it runs already.
 
     At a *reload* one that was given something else (another address, say, or no token) is replaced by one that is given
-    this, and one that is not to be any more is ended. *target* says whose metrics they are. It runs as *owner*, a uid and a
-    gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
-    *parent*, by default this one. Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
+    this, and one that is not to be any more is ended, or cannot be replaced: its page would be open to those whom the new
+    settings exclude. *target* says whose metrics they are. It runs as *owner*, a uid and a gid, by default as the caller,
+    and writes its log to *log_file*, by default to stderr. It lives as long as the process *parent*, by default this one.
+    Does not wait for it: if it cannot listen, that is in its log. Raises OSError.
     """
     lock_file = Locks.of(path)
     running = lock_file.holder(locks.EXPORTER)
-    if not reload and (running is not None or address is None):
+    environ = _environment()
+    if running is not None and not reload:
+        if address is not None:
+            _warn_of_other_settings(path, running, environ)
         return
     if address is None:
-        _number(lock_file)
-        # Now: one that came up meanwhile has seen no number.
-        running = lock_file.holder(locks.EXPORTER)
-        if running:
-            terminate(running, signal.SIGTERM)
+        if reload:
+            _call_off(lock_file)
         return
-    command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve"]
-    command += ["--directory", str(path), "--bind", str(address), *(target or Target()).arguments()]
-    environ = _environment()
-    # One that runs with these settings is the right one if no other is on its way.
-    if running and _given(running) == ([*command, "--launch", str(lock_file.launch())], environ):
-        return
-    command += ["--launch", str(_number(lock_file)), "--parent", str(parent or os.getpid())]
-    if reload:
-        command.append("--replace")
+    try:
+        command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve", "--directory", str(path)]
+        command += ["--bind", str(address), *(target or Target()).arguments()]
+        # One that runs with these settings is the right one if no other is on its way.
+        if running and _given(running) == ([*command, "--launch", str(lock_file.launch())], environ):
+            return
+        command += ["--launch", str(_number(lock_file)), "--parent", str(parent or os.getpid())]
+        _start(command + ["--replace"] * reload, environ, owner, log_file)
+    except OSError:
+        if reload:
+            _call_off(lock_file)
+        raise
+
+
+def _start(
+    command: list[str],
+    environ: dict[str, str],
+    owner: tuple[int, int] | None,
+    log_file: IO[bytes] | int | None,
+) -> None:
     user: dict[str, Any] = {}
     if owner is not None and os.geteuid() == 0:
         user = {"user": owner[0], "group": owner[1], "extra_groups": []}
@@ -102,14 +124,36 @@ def launch(
             raise OSError(f"{command[0]} ended with status {status}")
 
 
+def _call_off(lock_file: Locks) -> None:
+    """End the exporter that runs, or is on its way."""
+    _number(lock_file)
+    # Asked after that: one that comes up later sees the number.
+    running = lock_file.holder(locks.EXPORTER)
+    if running:
+        terminate(running, signal.SIGTERM)
+
+
 def _number(lock_file: Locks) -> int:
-    """Return a number for the exporter that is started now, and have all before it end that have not come up yet."""
+    """Return a number for the exporter that is started now. Those of before end if they have not come up yet."""
     number = time.monotonic_ns()
-    with suppress(
-        OSError
-    ):  # a full disk, on which there is no number of before either: it would have the space
+    # A full disk, on which there is no number of before either: it would have the space.
+    with suppress(OSError):
         lock_file.set_launch(number)
     return number
+
+
+def _warn_of_other_settings(path: Path, running: int, environ: dict[str, str]) -> None:
+    """Say which settings of this server the exporter *running*, which another server has started, does not have."""
+    given = _given(running)
+    if given is None:
+        return
+    names = sorted(name for name in _OF_READERS if environ.get(name) != given[1].get(name))
+    if names:
+        log.warning(
+            "the exporter of %s (pid %d) was started with other settings (%s) and keeps them. Give all servers of the "
+            "directory the same settings, and reload the one that started the exporter",
+            path, running, ", ".join(names),
+        )  # fmt: skip
 
 
 def _environment() -> dict[str, str]:
