@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import exporters
 import live
@@ -19,8 +20,19 @@ from wsgi_prom.exporter.listening import AddressInUseError, Listening
 from wsgi_prom.settings import Address
 from wsgi_prom.storage import directory
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # What an agent of tracing puts on the path of every Python that is started below it.
 AGENT = "import os; open(os.environ['AGENT_LOG'], 'a').write(f'{os.getpid()}\\n')"
+
+
+class Agents(NamedTuple):
+    """The server called *name*, in whose Pythons an agent starts and writes their pids to *log*."""
+
+    name: str
+    server: live.LiveServer
+    log: Path
 
 
 def zombies(pid: int) -> list[int]:
@@ -29,46 +41,51 @@ def zombies(pid: int) -> list[int]:
     return [child for child in children if live.parent(child) == pid and live.stat_fields(child)[0] == "Z"]
 
 
-@pytest.mark.parametrize("name", servers.BOTH)
-def test_the_children_of_a_master_are_its_workers(name: str) -> None:
-    """Who counts them (Airflow's webserver, Datadog's gunicorn check) finds no exporter, and no zombie, among them."""
-    with servers.start(name, workers=2) as server:
-        guard, _ = servers.pair(server)
-        workers = server.workers()
-        children = server.children()
-        left = zombies(server.pid)
-        parent = live.parent(guard)
-        folder = servers.shared_directory(server)
-        samples = server.samples()
-        log = server.log()
-        pid = server.pid
-    assert 2 == len(workers)
-    assert workers == children
-    assert [] == left
-    assert parent not in {pid, *workers}
-    # uWSGI says so of each child that ends and is no worker.
-    assert "subprocess" not in log
+@pytest.fixture(scope="module", params=servers.BOTH)
+def agents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
+    """A server with a sitecustomize on its path, by which ddtrace, New Relic and OpenTelemetry start in every Python."""
+    folder = tmp_path_factory.mktemp("agents")
+    (folder / "sitecustomize.py").write_text(AGENT)
+    log = folder / "agent.log"
+    path = f"{folder}:{live.ROOT}:{live.APPS}"
+    with servers.start(request.param, workers=2, PYTHONPATH=path, AGENT_LOG=str(log)) as server:
+        yield Agents(request.param, server, log)
     assert [] == server.leftovers
-    # The page and the log say whose metrics they are.
-    names = {"application": "plain:app", "server": name.split(maxsplit=1)[0].replace("uwsgi", "uWSGI")}
-    assert 1 == value(samples, "wsgi_prom_target_info", **names, pid=str(pid), directory=str(folder))
+
+
+def test_the_children_of_a_master_are_its_workers(agents: Agents) -> None:
+    """Who counts them (Airflow's webserver, Datadog's gunicorn check) finds no exporter, and no zombie, among them."""
+    server = agents.server
+    guard, _ = servers.pair(server)
+    workers = server.workers()
+    assert 2 == len(workers)
+    assert workers == server.children()
+    assert [] == zombies(server.pid)
+    assert live.parent(guard) not in {server.pid, *workers}
+    # uWSGI says so of each child that ends and is no worker.
+    assert "subprocess" not in server.log()
+
+
+def test_the_page_and_the_log_say_whose_metrics_they_are(agents: Agents) -> None:
+    """By the application, the server, its pid and its directory."""
+    server = agents.server
+    guard, _ = servers.pair(server)
+    folder = servers.shared_directory(server)
+    kind = agents.name.split(maxsplit=1)[0].replace("uwsgi", "uWSGI")
+    labels = {"application": "plain:app", "server": kind, "pid": str(server.pid), "directory": str(folder)}
+    assert 1 == value(server.samples(), "wsgi_prom_target_info", **labels)
     assert re.search(
         rf"(?m)^\[\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[{guard}\] \[INFO\] wsgi_prom: metrics at \S+ \(of the directory {folder}\)$",
-        log,
+        server.log(),
     )
 
 
-@pytest.mark.parametrize("name", servers.BOTH)
-def test_no_agent_starts_in_the_exporter(name: str, tmp_path: Path) -> None:
-    """A sitecustomize on the path, by which ddtrace, New Relic and OpenTelemetry start themselves in every Python."""
-    (tmp_path / "sitecustomize.py").write_text(AGENT)
-    log = tmp_path / "agent.log"
-    path = f"{tmp_path}:{live.ROOT}:{live.APPS}"
-    with servers.start(name, workers=1, PYTHONPATH=path, AGENT_LOG=str(log)) as server:
-        found = {*servers.pair(server)}
-        samples = server.samples()
-        started = {int(line) for line in log.read_text().split()}
-    assert server.pid in started
+def test_no_agent_starts_in_the_exporter(agents: Agents) -> None:
+    """It would trace the exporter, and start threads in a process that forks."""
+    found = {*servers.pair(agents.server)}
+    samples = agents.server.samples()
+    started = {int(line) for line in agents.log.read_text().split()}
+    assert agents.server.pid in started
     assert set() == found & started
     assert ("wsgi_prom_build_info" in {name for name, _ in samples}) is True
 
@@ -185,9 +202,21 @@ def configured(way: str, folder: Path, **variables: str):
                     server.signal_child(pid, signal.SIGTERM)
 
 
+def kill_both(server: live.LiveServer) -> None:
+    """Kill both processes of the exporter, so that nobody is left to start another."""
+    guard, answering = servers.pair(server)
+    server.signal_child(guard, signal.SIGSTOP)
+    for pid in (answering, guard):
+        server.signal_child(pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("way", RELOADS)
 def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path) -> None:
-    """A token and another address are in force, the counters go on, and the former address is free; once more, a mistake."""
+    """
+    A token and another address are in force, the counters go on, and the former address is free.
+
+    Once more, after both processes of the exporter were killed, it starts another; and once more, with a mistake, it ends it.
+    """
     settings, reload = RELOADS[way]
     token = tmp_path / "token"
     token.write_text("0123456789abcdef0123456789abcdef")
@@ -208,6 +237,10 @@ def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path)
             with pytest.raises(OSError, match="refused"):
                 live.request(before)
             if way != "gunicorn USR2":
+                kill_both(server)
+                hang_up(server).wait_for_log(live.METRICS_LINE, count=3)
+                again = live.request(f"http://{address}/metrics", headers=credentials).body.decode()
+                assert counted == servers.requests_counted(live.parse_samples(again))
                 settings(tmp_path, WSGI_PROM_BIND=address, WSGI_PROM_TOKEN_FILE=str(tmp_path / "none"))
                 reload(server)
                 server.wait_for_log(r"WSGI_PROM_TOKEN_FILE=.* cannot be read")
@@ -244,21 +277,6 @@ def test_an_exporter_leaves_the_place_to_one_that_was_started_later(how: list[st
         assert (0, "") == (former.wait(), former.log())
         with exporters.serve(shared) as later:
             assert 200 == live.request(later.metrics_url).status
-
-
-@pytest.mark.parametrize("way", ["gunicorn HUP", "uwsgi SIGHUP"])
-def test_a_reload_starts_an_exporter_whose_processes_were_killed(way: str, tmp_path: Path) -> None:
-    """Both at once: nobody is left to start another before."""
-    with configured(way, tmp_path, WSGI_PROM_BIND="127.0.0.1:0") as server:
-        live.drive(server.url, ["/"] * 10)
-        guard, answering = servers.pair(server)
-        os.kill(guard, signal.SIGSTOP)
-        for pid in (answering, guard):
-            server.signal_child(pid, signal.SIGKILL)
-        hang_up(server).wait_for_log(live.METRICS_LINE, count=2)
-        counted = servers.requests_counted(server.samples())
-    assert {("/", "200"): 10} == counted
-    assert [] == server.leftovers
 
 
 def test_a_scrape_that_has_begun_is_finished_by_an_exporter_that_is_replaced(tmp_path: Path) -> None:
