@@ -755,7 +755,7 @@ def test_a_signal_handler_may_make_new_series(recording: Callable[..., Any], sha
             made.append(Counter(f"t_made_{len(made)}", "Help.", registry=None))
             made[-1].inc()
             handlers.inc()
-            if not over:
+            if not over and len(made) < 500:  # on a busy machine there is always one more that is due
                 signal.setitimer(signal.ITIMER_REAL, 0.0003)
 
         over = False

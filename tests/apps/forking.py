@@ -28,12 +28,22 @@ if TYPE_CHECKING:
 
 RECORDED = Counter("app_recorded_total", "By whom.", ["by"])
 # Made here: labels() of the client library takes a lock, in which a handler or a finalizer must not ask for it again.
-WAYS = ("child", "later", "multiprocessing", "subprocess", "handler", "interrupted", "finalizer", "greenlet")
+WAYS = (
+    "child",
+    "later",
+    "multiprocessing",
+    "subprocess",
+    "program",
+    "handler",
+    "interrupted",
+    "finalizer",
+    "greenlet",
+)
 BY = {way: RECORDED.labels(way) for way in WAYS}
 PYTHON = str(Path(sys.prefix) / "bin" / "python")
 RECORD = """
 from prometheus_client import Counter
-Counter("app_recorded_total", "By whom.", ["by"]).labels("subprocess").inc()
+Counter("app_recorded_total", "By whom.", ["by"]).labels({by!r}).inc()
 """
 
 warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork of a process with threads
@@ -82,9 +92,15 @@ def child_of_multiprocessing() -> None:
     child.join()
 
 
-def subprocess_of_its_own() -> None:
-    # It knows the directory from its environment, and wsgi_prom not at all.
-    subprocess.run([PYTHON, "-c", RECORD], check=True)
+def subprocess_with_the_package() -> None:
+    # It imports an application that is wrapped by hand, and finds the server by the environment that it inherits.
+    code = "import wrapped" + RECORD.format(by="subprocess")
+    subprocess.run([PYTHON, "-c", code], cwd=Path(__file__).parent, check=True)
+
+
+def subprocess_without_the_package() -> None:
+    # For the client library alone there is no shared directory.
+    subprocess.run([PYTHON, "-c", RECORD.format(by="program")], check=True)
 
 
 def signals() -> None:
@@ -142,7 +158,8 @@ HANDLERS: dict[str, Callable[[], str | None]] = {
     "/goes-on": child_that_goes_on,
     "/daemon": daemon,
     "/multiprocessing": child_of_multiprocessing,
-    "/subprocess": subprocess_of_its_own,
+    "/subprocess": subprocess_with_the_package,
+    "/program": subprocess_without_the_package,
     "/signals": signals,
     "/finalizers": finalizers,
     "/greenlets": greenlets,

@@ -18,6 +18,7 @@ CHILDREN: dict[str, dict[str, int]] = {
     "/goes-on": {"later": 1},
     "/multiprocessing": {"multiprocessing": 1},
     "/subprocess": {"subprocess": 1},
+    "/program": {"program": 0},
     "/finalizers": {"finalizer": 50},
 }
 # A handler is the main thread's, and that is not gunicorn's for requests, where it has threads.
@@ -48,11 +49,12 @@ def assert_recorded(case: Case, added: dict[str, dict[str, int]]) -> None:
     "name", some(["gunicorn sync", "uwsgi prefork", "gunicorn gthread", "uwsgi lazy-apps"])
 )
 def test_what_a_request_s_children_and_handlers_record_is_exact(name: str) -> None:
-    """os.fork() in a request, multiprocessing, a subprocess, a signal handler, __del__ under gc, all at once."""
+    """os.fork() in a request, multiprocessing, subprocesses with this package and without, a signal handler, __del__ under gc, all at once."""
     added = CHILDREN if "gthread" in name else {**CHILDREN, **HANDLERS}
     # A subprocess takes a hundred times as long as all the rest.
-    asked = [kind for kind in kinds(added) if kind.path != "/subprocess"] * scale.forks
-    asked += [Kind("/subprocess", "/subprocess", 200, b"done")] * max(1, scale.forks // 4)
+    slow = {"/subprocess", "/program"}
+    asked = [kind for kind in kinds(added) if kind.path not in slow] * scale.forks
+    asked += [kind for kind in kinds(added) if kind.path in slow] * max(1, scale.forks // 4)
     instants(f"forks {name}").shuffle(asked)
     with targets.start(name, app="forking:app", workers=3) as server:
         with (
