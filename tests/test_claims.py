@@ -208,7 +208,7 @@ def test_a_claim_lives_as_long_as_its_process(in_child: Callable[..., Any]) -> N
         with processes.Child(lambda: tuple(Claim.new())) as child:
             other = Claim(*child.call())
             found = {"other": other.lives()}
-            found |= {field: other._replace(**{field: 1}).lives() for field in ("started", "place")}
+            found |= {field: other._replace(**{field: 1}).lives() for field in ("started", "namespace")}
             os.kill(child.pid, signal.SIGKILL)
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             found["zombie"] = other.lives()

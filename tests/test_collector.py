@@ -22,6 +22,7 @@ from wsgi_prom.storage import directory
 from wsgi_prom.storage import format as layout
 from wsgi_prom.storage.collector import Collector
 from wsgi_prom.storage.locks import FIRST_SLOT
+from wsgi_prom.storage.pair import Pair
 from wsgi_prom.storage.slots import SlotFile
 
 if TYPE_CHECKING:
@@ -577,6 +578,69 @@ def test_a_living_slots_new_series_appear(shared: Path) -> None:
         assert (0, 1) == (collector.report.slots_live, collector.report.slots_free)
 
 
+@pytest.mark.parametrize("orderly", [False, True], ids=["killed", "left"])
+def test_gauges_of_a_slot_that_is_being_taken_over(shared: Path, orderly: bool) -> None:
+    """
+    Who has taken a slot's lock has not its former owner's live gauges, before they are cleared and afterwards.
+    """
+    kept: dict[str, SlotFile] = {}
+
+    def owner(step: str) -> None:
+        if step == "lock":
+            assert directory.prepare(shared).acquire(FIRST_SLOT)
+        elif step == "claim":
+            kept["slot"] = SlotFile.claim(shared)
+        elif step == "record":
+            for schema in (BUSY, READS):
+                columns, first = kept["slot"].block(schema, ())
+                columns[first] += 1.0
+        else:
+            kept["slot"].leave()
+
+    collector = Collector(shared)
+    seen: list[tuple[dict[str, float], int]] = []
+
+    def look() -> None:
+        seen.append((samples(collector), collector.report.slots_live))
+
+    with processes.Child(owner) as former, processes.Child(owner) as following:
+        for step in ("claim", "record", *(["leave"] if orderly else [])):
+            former.call(step)
+        former.kill()
+        for step in ("lock", "claim", "record"):
+            following.call(step)
+            look()
+    assert [
+        ({"reads_total": 1.0}, 0),
+        ({"reads_total": 1.0, "busy": 0.0}, 1),
+        ({"reads_total": 2.0, "busy": 1.0}, 1),
+    ] == seen
+
+
+def test_a_slot_is_claimed_after_its_gauges_were_cleared(
+    in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Scrapes just before the claim and just after it show no gauge of the former owner's.
+    """
+    write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (2.0,))])
+    claim = Pair.claim
+
+    def run() -> list[dict[str, float]]:
+        found: list[dict[str, float]] = []
+
+        def scraped(files: Pair) -> None:
+            found.append(samples(shared))
+            claim(files)
+            found.append(samples(shared))
+
+        monkeypatch.setattr(Pair, "claim", scraped)
+        SlotFile.claim(shared)
+        return found
+
+    assert [{"reads_total": 1.0}, {"reads_total": 1.0, "busy": 0.0}] == in_child(run)
+
+
 def test_a_missing_directory_is_an_error_of_its_own(shared: Path) -> None:
     """
     A directory that cannot be read at all raises DirectoryError with its name, and is read when it is there again.
@@ -607,11 +671,10 @@ def test_the_report_says_what_was_met(shared: Path) -> None:
     write_slot(shared, 1, [(WAIT, (), (1.0, 1.0, 1.0, 1.0))])
     (shared / "wsgi_prom.2.values").write_bytes(b"garbage")
     (shared / "counter_1.db").write_bytes(b"garbage!")
-    lock_file = directory.prepare(shared)
-    assert lock_file.acquire(FIRST_SLOT)
+    slot = SlotFile.claim(shared)
     collector = Collector(shared)
     collector.collect()
-    lock_file.release(FIRST_SLOT)
+    slot.leave()
     report = collector.report
     assert (1, 1, 8 * 5, 0) == (report.slots_live, report.slots_free, report.value_bytes, report.conflicts)
     assert ("slot 2", "counter_1.db") == report.unreadable

@@ -1,10 +1,13 @@
 """
-Who has claimed a slot, as its value file tells. It holds where the lock does not: record locks belong to a process, so
-that its interpreters do not exclude each other, and to close any descriptor of the lock file drops them all.
+Which process has claimed a slot, as the header of its value file says.
+
+A claim tells two owners of one slot apart where the record lock cannot: the interpreters of a process share its locks,
+and a process loses them all when it closes any descriptor of the lock file.
 """
 
-# Rule 1: a claimant leaves a slot whose claim is that of somebody living. Where it cannot tell, the lock alone decides.
-# Rule 2: whoever finds another's claim in its slot stores nothing more there.
+# Rule 1: a process does not take a slot whose claimant lives. Where it cannot tell, the lock alone decides.
+# Rule 2: a process that finds another's claim in its slot stores nothing more there.
+# Rule 3: the claim is written after the former owner's gauges were cleared, so that a scrape knows whose they are.
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ import os
 from binascii import crc32
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from wsgi_prom.storage import format  # noqa: A004 - the module of that name is the room
 
 try:
     import ctypes
@@ -25,48 +30,69 @@ _PF_EXITING: Final = 4
 
 
 class ClaimedError(Exception):
-    """The slot is somebody's who lives, though its lock is free."""
+    """The process that has claimed the slot lives, though the slot's lock is free."""
 
 
 class Claim(NamedTuple):
     """
-    The words of a claim in a value file's header, all 0 for a slot that nobody has.
+    The words of a claim in a value file's header, all 0 for a slot that nobody has claimed.
 
-    *nonce* is of this one claim, *started* when its process began (clock ticks after boot), *place* says which boot and
-    pid namespace the pid is of, and *program* changes at an exec. What cannot be known is 0.
+    *nonce* differs in every claim, *started* is when the process began (clock ticks after boot), *namespace* identifies
+    the boot and the pid namespace that *pid* is of, and *program* changes at an exec. A word that cannot be known is 0.
     """
 
     nonce: int = 0
     pid: int = 0
     started: int = 0
-    place: int = 0
+    namespace: int = 0
     program: int = 0
 
     @classmethod
     def new(cls) -> Claim:
         """Return a claim of this process, unlike any other."""
-        pid, place = os.getpid(), _place()
+        pid, namespace = os.getpid(), _namespace()
         return cls(
-            int.from_bytes(os.urandom(8), "big"), pid, _started(pid) if place else 0, place, _program()
+            int.from_bytes(os.urandom(8), "big"),
+            pid,
+            _started(pid) if namespace else 0,
+            namespace,
+            _program(),
         )
+
+    @classmethod
+    def read(cls, header: bytes) -> Claim:
+        """Return the claim in the *header* of a value file, which `format.unpack_header` accepts."""
+        return cls(*format.HEADER.unpack_from(header)[format.CLAIM])
+
+    def may_be_of(self, pid: int) -> bool:
+        """
+        Return whether the process *pid*, which holds the slot's lock, may have made this claim.
+
+        False says that it has only just taken the lock: the claim, and the gauges, are those of the owner before it.
+        *pid* is 0 where the kernel does not tell it; then, and for a claim of another pid namespace, only a slot that
+        nobody has claimed is certain.
+        """
+        if not self.nonce:
+            return False
+        return pid in {0, self.pid} or not self.namespace or self.namespace != _namespace()
 
     def lives(self) -> bool:
         """
-        Return whether the claimant certainly lives: another process, or something else in this one.
+        Return whether the claimant certainly lives: another process, or another interpreter of this one.
 
-        False for one in another pid namespace, and where /proc tells nothing.
+        False for a process in another pid namespace, and where /proc cannot be read.
         """
         if not self.nonce:
             return False
         own = Claim.new()
-        if self.pid == own.pid:  # which had it before this process, perhaps, or before an exec
+        if self.pid == own.pid:  # or of an earlier process with this pid, or of this one before an exec
             return self[2:] == own[2:]
-        return self.place == own.place != 0 and self.started == _started(self.pid) != 0
+        return self.namespace == own.namespace != 0 and self.started == _started(self.pid) != 0
 
 
-def _place() -> int:
+def _namespace() -> int:
     try:
-        # A /proc of another pid namespace tells of other processes.
+        # /proc may be that of another pid namespace, where the same pid is another process.
         if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115 - no path
             return 0
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
@@ -76,7 +102,7 @@ def _place() -> int:
 
 
 def _started(pid: int) -> int:
-    """Return when the process *pid* began; 0 if it is ending, or cannot be seen (proc_pid_stat(5))."""
+    """Return when the process *pid* began; 0 if it is ending or cannot be seen (proc_pid_stat(5))."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

@@ -33,11 +33,11 @@ _TOUCH_SECONDS: Final = 3600
 
 class Pair:
     """
-    The files of slot *number* in *path*, whose lock the caller has; made if they are missing, and claimed by `map`.
+    The files of slot *number* in *path*, whose lock the caller has; made if they are missing.
 
-    *owner* are the uid and gid that they are to belong to, by default the caller's. Call `map` before anything but
-    `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with, ClaimedError,
-    DirectoryError, OSError.
+    *owner* are the uid and gid that they are to belong to, by default the caller's. Call `map` and then `claim` before
+    anything but `lines` and `close`. Not for two threads at once. Raises FormatError for what cannot be gone on with,
+    ClaimedError, DirectoryError, OSError.
     """
 
     mapping: Mapping
@@ -90,7 +90,13 @@ class Pair:
         if self._new:
             # One store of the whole header: a value file is empty, all zero (and then refused), or right.
             self.mapping.memory[: format.HEADER.size] = self._header()
-            return
+
+    def claim(self) -> None:
+        """
+        Put the claim of this process into the header, after `map` and after the former owner's gauges were cleared.
+
+        A scrape takes the gauges for this process's from then on. Raises ClaimedError.
+        """
         self.mapping.words[format.CLAIM] = array("Q", self._claim)
         if self.mapping.words[format.COMMITTED] != len(self._keys):
             raise ClaimedError  # by somebody who lives, and cannot be seen
@@ -105,7 +111,7 @@ class Pair:
             fd = self._fd("values")
             header = os.pread(fd, format.HEADER.size, 0)
             nonce, committed = format.unpack_header(header)
-            if format.HEADER.unpack(header)[format.CLAIM] == self._claim:
+            if Claim.read(header) == self._claim:
                 os.pwrite(fd, format.pack_header(nonce, committed), 0)
 
     def append(self, lines: bytes, end: int) -> None:
@@ -259,7 +265,7 @@ class Pair:
         header = os.pread(self._fd("values"), format.HEADER.size, 0)
         self._nonce, committed = format.unpack_header(header)
         # First: if it lives, it sees to its files itself.
-        if Claim(*format.HEADER.unpack(header)[format.CLAIM]).lives():
+        if Claim.read(header).lives():
             raise ClaimedError
         # Only what is committed, and not as much memory as a damaged header asks for.
         keys = os.pread(self._fd("keys"), min(committed, format.LARGEST_KEYS), 0)

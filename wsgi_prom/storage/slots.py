@@ -276,11 +276,8 @@ class SlotFile:
         blocks = format.parse_lines(self._files.lines, schemas)
         # By identity: the hash of a schema takes 2 us, which is most of what taking over a thousand label sets would be.
         numbers = {id(schema): self._schemas.setdefault(schema, n) for n, schema in enumerate(schemas)}
-        anew = {
-            id(schema)
-            for schema in schemas
-            if any(metric.mode in format.PER_PROCESS_MODES for metric in schema.metrics)
-        }
+        modes = format.PER_PROCESS_MODES
+        anew = {id(schema) for schema in schemas if any(metric.mode in modes for metric in schema.metrics)}
         cleared: list[slice] = []
         for schema, labelvalues in blocks:
             self._blocks.setdefault((numbers[id(schema)], labelvalues), self._end)
@@ -290,6 +287,7 @@ class SlotFile:
         self._files.map(self._end, self._notice)
         for gauge in cleared:
             self._files.mapping.memory[gauge] = bytes(gauge.stop - gauge.start)
+        self._files.claim()
 
 
 def _of_one_slot(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.storage import directory, format, locks  # noqa: A004 - the module of that name is the room
+from wsgi_prom.storage.claims import Claim
 from wsgi_prom.storage.client_format import check_plain
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class SlotSource:
         """
         fd, found = _open(self._values, owners)
         try:
-            nonce, committed = format.unpack_header(os.pread(fd, format.HEADER.size, 0))
+            header = os.pread(fd, format.HEADER.size, 0)
+            nonce, committed = format.unpack_header(header)
             if nonce != self._nonce or committed != self._committed:
                 # The size as it is after the header was read: what is committed there fits in.
                 room = (os.fstat(fd).st_size - format.HEADER.size) // 8
@@ -88,7 +90,9 @@ class SlotSource:
             os.close(fd)
         if len(data) != size:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
-        live = lock_file is not None and lock_file.holder(locks.FIRST_SLOT + self._number) is not None
+        holder = None if lock_file is None else lock_file.holder(locks.FIRST_SLOT + self._number)
+        # A process that has the lock and has not claimed the slot yet has not cleared its former owner's gauges either.
+        live = holder is not None and Claim.read(header).may_be_of(holder)
         data = self._layout.folded(data)
         identity = found.st_dev, found.st_ino
         return [Reading(self._layout, data, nonce, str(self._number), live, nonce, identity)]
