@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,12 +106,15 @@ def _remove_own_client_files() -> None:
     # Where the environment named a directory before the library was imported, its metrics made files there. What was
     # in them is in our cells now.
     path = lease.directory and (variables.configured() or lease.directory)
-    if path is not None and path.is_dir():
-        # From prometheus-client 0.26 on. Without it the removed files stay open until the process ends.
-        getattr(client_values, "close_all_multiprocess_files", int)()
-        for client_file in directory.client_files(path):
-            if client_file.stem.endswith(f"_{os.getpid()}"):
-                client_file.unlink(missing_ok=True)
+    if path is None:
+        return
+    with suppress(OSError, DirectoryError), opening.opened(path) as folder:
+        for name in directory.client_files(folder):
+            if name.endswith(f"_{os.getpid()}.db"):
+                os.unlink(name, dir_fd=folder)
+    # Afterwards: a file that nobody has open is added to the archive. From prometheus-client 0.26 on; without it the
+    # removed files stay open until the process ends.
+    getattr(client_values, "close_all_multiprocess_files", int)()
 
 
 def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = None) -> Cell:

@@ -1,13 +1,13 @@
 r"""
-What ended processes of the client library have left, added up: one file whose size is that of the label sets, however many they were.
+What ended processes of the client library have left, added up in one file, which grows with the label sets and not with the processes.
 
     wsgi_prom.archive   "wsgi_prom archive <version> <generation>\n", then JSON: the sums, and the gauges
     wsgi_prom.ended.<generation>.<random>.<name>   a file that is to be added, or has been
 """
 
-# Rule 1: the archive's rename is the one step that counts files: those up to its generation are in it and are removed,
-#         those above it count as what they are. A kill between two steps neither loses nor doubles anything.
-# Rule 2: sums are kept as several doubles each whose sum is exact. So the page's total, rounded once, is the same
+# Rule 1: the archive's rename is the one step that counts files: files up to its generation are in it and are removed,
+#         files above it are read one by one. A kill between two steps neither loses nor doubles anything.
+# Rule 2: a sum is kept as several doubles that add up to it exactly. So the page's total, rounded once, is the same
 #         before and after files were added, and never goes back by a last digit.
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_N
 
 
 class Gauge(NamedTuple):
-    """What is left of a gauge: the parts of its sum or its one value, when that was set, and by which process."""
+    """What is left of a gauge: the parts of its sum, or its one value, when it was set, and by which process."""
 
     parts: tuple[float, ...]
     timestamp: float
@@ -48,7 +48,7 @@ class Archive:
     """
     The archive as of *generation*: *sums* by type and key, *gauges* by mode and key.
 
-    Of gauges: `live*` speak of living processes, and leave nothing; of `all`, which are of one process, the last one stays.
+    Gauges of the `live*` modes are of living processes, and leave nothing; of mode `all`, the last process stays.
     """
 
     def __init__(self, generation: int = 0) -> None:
@@ -144,7 +144,7 @@ def read(folder: int, owners: frozenset[int] | None = None) -> Archive:
 
 
 def write(folder: int, archive: Archive) -> None:
-    """Put *archive* in the place of the one in the directory *folder*, in one step. Raises OSError, and leaves the former one then."""
+    """Replace the archive in the directory *folder* by *archive*, in one step. Raises OSError, and leaves the former one then."""
     with suppress(FileNotFoundError):
         os.unlink(_NEW, dir_fd=folder)
     fd = os.open(_NEW, _NEW_FLAGS, 0o600, dir_fd=folder)

@@ -1,10 +1,10 @@
 """
-What processes without wsgi_prom record by the client library's own multiprocess mode: their files, and what is left of ended ones.
+The files of processes that record by the client library's own multiprocess mode, and the archive of those that have ended.
 """
 
-# Rule 1: others may add files to the archive, and remove them, while they are read: what was read counts only if the
-#         archive is the same before and after, and every file that was listed could be opened.
-# Rule 2: a file that cannot be read keeps what it had at the last scrape, for as long as it is there.
+# Rule 1: another process may add files to the archive, and remove them, while they are read here: what was read counts
+#         only if the archive is the same before and after, and every file that was listed could be opened.
+# Rule 2: for a file that cannot be read, what it had at the last scrape counts, for as long as it is there.
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     Setting = tuple[Part, float, float]  # of a gauge: its value, and when that was set
 
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-# Of a file that is looked at by who adds it to the archive, BlockingIOError.
-_GONE: Final = (FileNotFoundError, BlockingIOError)
 _TRIES: Final = 10
 
 
@@ -94,10 +92,13 @@ class ClientFiles:
                 continue
             try:
                 files[name] = origin, self._entries(folder, name, origin, owners, blocks)
-            except _GONE:
+            except FileNotFoundError:
                 complete = False
-            except (OSError, FormatError):
-                self.unreadable.append(name)
+            except (OSError, FormatError) as error:
+                if isinstance(error, BlockingIOError):  # another process checks whether it is in use
+                    complete = False
+                else:
+                    self.unreadable.append(name)
                 if name in self._files:
                     files[name] = self._files[name]
                     self._learn(blocks, parts_of(*files[name]))

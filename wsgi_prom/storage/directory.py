@@ -110,9 +110,9 @@ def slot_numbers(path: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match and match[2] == "values" and not match[3])
 
 
-def client_files(path: Path) -> list[Path]:
-    """Return the files in *path* that the client library's own multiprocess mode wrote."""
-    return sorted(path / name for name in os.listdir(path) if client_format.origin(name))
+def client_files(folder: int | Path) -> list[str]:
+    """Return the names of the files in *folder* that the client library's own multiprocess mode wrote. Raises OSError."""
+    return sorted(name for name in os.listdir(folder) if client_format.origin(name))
 
 
 def trusted(path: Path) -> frozenset[int]:
