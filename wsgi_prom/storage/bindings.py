@@ -1,4 +1,4 @@
-"""All that records into a process's slot, and is told when that becomes another."""
+"""The objects that record into a process's slot. Each is told when the process records into another slot."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Binding(Protocol):
 
 class Bindings:
     """
-    The bindings of one lease, each for as long as somebody refers to it. *current* returns the slot that is in force.
+    The bindings of one lease, each for as long as somebody refers to it. *current* returns the lease's current slot.
 
-    For who is behind the lease's gate, but for `add`'s removal of those that are gone.
+    Not thread safe: the caller holds the lease's gate. A binding that is collected removes itself without it.
     """
 
     def __init__(self, current: Callable[[], Slot]) -> None:

@@ -6,7 +6,7 @@ The names and the bytes of the files that the client library's own multiprocess 
 """
 
 # Rule 1: only what is used is read, within bounds: a file may be sparse, and of any length.
-# Rule 2: anything but an entry is a FormatError. A file that is being made has none yet, which is no error.
+# Rule 2: anything but an entry is a FormatError. A file without entries is none: its process may be making it.
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def read_entries(fd: int) -> list[Entry]:
             if length < 1 or end > used:
                 raise FormatError(f"an entry of {length} bytes at {start}, {used} are used")
             # At least one byte of padding, as the library has it.
-            place = end + 8 - (length + 4) % 8
-            value, timestamp = struct.unpack_from("dd", data, place)
+            values = end + 8 - (length + 4) % 8
+            value, timestamp = struct.unpack_from("dd", data, values)
             entries.append((data[start + 4 : end].decode(), value, timestamp))
-            start = place + 16
+            start = values + 16
     except (struct.error, UnicodeDecodeError) as error:
         raise FormatError(f"no entry at {start}: {error}") from error
     return entries

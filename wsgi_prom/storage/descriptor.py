@@ -1,7 +1,7 @@
 """
-A file that this process has open, until other code closes it.
+A file descriptor that knows when other code of the process has closed it.
 
-Code that becomes a daemon closes all descriptors, and opens files of its own: under the same numbers.
+Code that becomes a daemon closes all descriptors, and opens files of its own under the same numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Descriptor:
         self.identity = found.st_dev, found.st_ino
 
     def number(self) -> int:
-        """Return the number, for a use right away. Raises OSError if it is closed, or another file's by now."""
+        """Return the number, for immediate use. Raises OSError if it is closed, or is another file's by now."""
         found = os.fstat(self._fd)
         if (found.st_dev, found.st_ino) != self.identity:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

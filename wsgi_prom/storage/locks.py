@@ -282,14 +282,14 @@ class Presence:
 
 def unused(fd: int) -> bool:
     """
-    Return whether no process has the file open or mapped that this one has open as *fd*, for writing, once.
+    Return whether no other process has the file open or mapped; this process has it open as *fd*, for writing, once.
 
     The kernel gives a write lease on a file to its owner, and only if nobody else has it open (fcntl(2), F_SETLEASE): in
     any pid namespace, whichever user, on tmpfs, ext4 and overlayfs alike (tried). False where it cannot tell.
     """
     try:
-        # Who opens the file meanwhile waits for the lease's end, and the kernel signals that: not by SIGIO, which ends a
-        # process that has no handler for it.
+        # A process that opens the file meanwhile waits until the lease ends, and the kernel signals this process: by
+        # SIGURG, since SIGIO ends a process that has no handler for it.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

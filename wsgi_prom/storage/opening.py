@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.storage.descent import Owner
 
-# What another process of root's has made and not yet given away: it takes microseconds.
+# How often a file is opened again that another root process has made and not given away yet, which takes microseconds.
 _ATTEMPTS: Final = 20
 _PAUSE_SECONDS: Final = 0.01
 

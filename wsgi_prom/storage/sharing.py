@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def shared_directory() -> Path | None:
     """
-    Return the directory to record into, None if there is none: no server has told of one, or that server has ended.
+    Return the directory to record into, None if no server has announced one, or that server has ended.
 
-    It may be asked in any process and interpreter; nothing is made. A handful of system calls where a server has told.
+    Works in any process and interpreter, and makes nothing. It costs a handful of system calls.
     """
     found = variables.announced()
     if found is not None:
