@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ import live
 import pytest
 import servers
 from labels import Route, application, by_status, environ_of, label, labels
+
+from wsgi_prom import PrometheusMiddleware
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +150,89 @@ def test_a_route_is_seen_through_other_middleware(
 
     found, expected = in_child(work)
     assert expected == found
+
+
+def fixed(app: Any) -> Any:
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    return ProxyFix(app)
+
+
+def dispatched(app: Any) -> Any:
+    from prometheus_client import make_wsgi_app
+    from werkzeug.exceptions import NotFound
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    return DispatcherMiddleware(NotFound(), {"/app": app, "/metrics": make_wsgi_app()})
+
+
+def with_shared_data(app: Any) -> Any:
+    from werkzeug.middleware.shared_data import SharedDataMiddleware
+
+    return SharedDataMiddleware(app, {})
+
+
+def with_static_files(app: Any) -> Any:
+    from whitenoise import WhiteNoise
+
+    return WhiteNoise(app)
+
+
+def of_a_subclass(app: Any) -> Any:
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    class Copying(ProxyFix):
+        def __call__(self, environ: Any, start_response: Any) -> Any:
+            return super().__call__(dict(environ), start_response)
+
+    return Copying(app)
+
+
+def named_alike(app: Any) -> Any:
+    """Return a function with the name and module of one that hands on its environ, as decorators do."""
+    return functools.wraps(PrometheusMiddleware(app))(copied(app))
+
+
+def flask_app() -> Any:
+    from flask import Flask
+
+    app: Any = Flask("shop")
+    app.get("/users/<int:id>")(lambda id: "ok")  # noqa: A006 - Flask calls it by this name
+    return app
+
+
+def inside(between: Callable[[Any], Any]) -> Any:
+    """Return a Flask application with a middleware inside of it, by Flask's idiom."""
+    app = flask_app()
+    app.wsgi_app = between(app.wsgi_app)
+    return app
+
+
+HANDING_ON = [fixed, dispatched, with_shared_data, with_static_files]
+
+
+@pytest.mark.parametrize(
+    ("between", "costs"),
+    [(between, False) for between in HANDING_ON]
+    + [(between, True) for between in (copied, by_webob, of_a_subclass, named_alike)],
+)
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_flasks_signal_is_used_only_where_its_route_might_be_lost(
+    between: Callable[[Any], Any], costs: bool, where: str, in_child: Callable[..., Any]
+) -> None:
+    """It takes as long as all that is measured. ProxyFix, a dispatcher, whitenoise show the route without it, others with it."""
+
+    def work() -> Any:
+        from flask import request_started
+
+        app = between(flask_app()) if where == "outside" else inside(between)
+        target = "/app/users/7" if between is dispatched else "/users/7"
+        route, _ = label(app, environ_of("GET", target), validate=False)
+        return route, bool(request_started.receivers)
+
+    route, connected = in_child(work)
+    assert route == ("/app/users/<int:id>" if between is dispatched else "/users/<int:id>")
+    assert connected is costs
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

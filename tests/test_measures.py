@@ -138,6 +138,8 @@ READS: dict[str, Any] = {
     "read1": lambda body: body.read1(4),
     "readinto": lambda body: body.readinto(bytearray(5)),
     "recv": lambda body: body.recv(6),
+    "again": lambda body: (body.read(), body.seek(0), body.read(3), body.seek(-1, 1), body.read(2)),
+    "length first": lambda body: (body.seek(0, 2), body.tell(), body.seek(0), body.read(6)),
     "getvalue": lambda body: body.getvalue(),
 }
 
@@ -156,7 +158,7 @@ READS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("how", "size"),
     [("nothing", 0), ("read", 7), ("read in parts", 5), ("lines", 7), ("iteration", 7), ("next", 4),
-     ("read1", 4), ("readinto", 5), ("recv", 6)],
+     ("read1", 4), ("readinto", 5), ("recv", 6), ("again", 7), ("length first", 6)],
 )  # fmt: skip
 def test_the_size_of_a_request_is_what_was_read_of_its_body(
     headers: dict[str, Any], how: str, size: int, in_child: Any
@@ -182,13 +184,19 @@ def test_the_size_of_a_request_is_what_was_read_of_its_body(
     assert found["http_request_size_bytes_count{GET,/r}"] == 2
 
 
-def test_a_body_that_cannot_be_counted_is_left_out(in_child: Any) -> None:
-    """A request that tells of a body and has no input: its size is not known, which is not 0."""
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"CONTENT_LENGTH": "5", "wsgi.input": None},
+        {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "", "uwsgi.version": b"2.0.31"},
+    ],
+    ids=["no input", "read by uwsgi.chunked_read()"],
+)
+def test_a_body_that_cannot_be_counted_is_left_out(environ: dict[str, Any], in_child: Any) -> None:
+    """A request that tells of a body which is not read from its input: the size is not known, which is not 0."""
 
     def work() -> Any:
-        environ = environ_of(CONTENT_LENGTH="5")
-        del environ["wsgi.input"]
-        get(plain, environ)
+        get(plain, environ_of(**environ))
         get(plain)
         return all_recorded()
 

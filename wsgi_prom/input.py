@@ -6,6 +6,7 @@ The body of a request, counted as the application reads it: the length that a cl
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,14 +20,14 @@ _FILLING: Final = frozenset({"readinto", "readinto1", "recv_into"})
 
 class Input:
     """
-    A server's `wsgi.input`, which counts the bytes that pass in `size`.
+    A server's `wsgi.input`, which counts the bytes that pass in `size`: those that are read again after a seek, once.
 
     For one thread at a time, like the server's. Whatever else the server's object has is found here too.
     """
 
     def __init__(self, source: Any) -> None:
         self._source = source
-        self.size = 0
+        self._position = self.size = 0
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._source, name)
@@ -34,7 +35,8 @@ class Input:
             return partial(self._read, found)
         if name in _FILLING:
             return partial(self._fill, found)
-        return found
+        # waitress' and, with post-buffering, uWSGI's can be read again.
+        return partial(self._seek, found) if name == "seek" else found
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._source:
@@ -61,13 +63,23 @@ class Input:
     def _fill(self, method: Callable[..., int | None], *buffer: Any, **keywords: Any) -> int | None:
         size = method(*buffer, **keywords)
         if isinstance(size, int):
-            self.size += size
+            self._advance(size)
         return size
+
+    def _seek(self, method: Callable[..., object], *where: Any, **keywords: Any) -> object:
+        returned = method(*where, **keywords)
+        with suppress(Exception):  # uWSGI's seek() returns None: only tell() says where it is now
+            self._position = self._source.tell()
+        return returned
 
     def _counted(self, data: bytes) -> bytes:
         if isinstance(data, bytes | bytearray):
-            self.size += len(data)
+            self._advance(len(data))
         return data
+
+    def _advance(self, size: int) -> None:
+        self._position += size
+        self.size = max(self.size, self._position)
 
 
 # That of a request which tells of no body.

@@ -125,7 +125,8 @@ class MeasuredRequest(FileResponse):
         environ = self._environ
         source = environ.get("wsgi.input")
         self.received = None
-        if source is not None:
+        # uWSGI's has nothing of a body in chunks, which an application reads by uwsgi.chunked_read(): how much is not known.
+        if source is not None and (environ.get("CONTENT_LENGTH") or "uwsgi.version" not in environ):
             environ["wsgi.input"] = self.received = Input(source)
         return None if self._recorder.times_first_byte else self.received
 

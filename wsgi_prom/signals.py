@@ -6,15 +6,15 @@ What frameworks tell by their signals: exceptions that they answer themselves, a
 #         request, or up to a second later.
 # Rule 2: a receiver never raises: the framework would answer 500.
 # Rule 3: Flask's signal for each request takes 16,000 instructions, as much as all that is measured of it. It is connected
-#         only where something may stand between the middleware and Flask.
+#         only where a middleware that is not known here stands around Flask: it may copy environ, or call start_response
+#         after Flask has returned.
 
 from __future__ import annotations
 
 import logging
 import sys
 import weakref
-from collections import deque
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.routes import REQUEST, UNMATCHED, elsewhere, say_rule
@@ -28,19 +28,36 @@ log = logging.getLogger("wsgi_prom")
 
 _connected: Final[set[str]] = set()
 
-# The Flask applications that are measured, each as the object itself.
-_flasks: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
-# The types of what else is measured, behind which there may be a Flask; of many, the last.
-_others: Final[deque[type]] = deque(maxlen=1)
+# Weak references to the applications that are measured.
+_measured: Final[list[Callable[[], Any]]] = []
+
+# Middleware whose class hands on the environ and start_response that it is called with, by the module and name of the class:
+# the attributes in which it has the applications that it calls.
+_HANDING_ON: Final = {
+    ("werkzeug.middleware.dispatcher", "DispatcherMiddleware"): ("app", "mounts"),
+    ("werkzeug.middleware.proxy_fix", "ProxyFix"): ("app",),
+    ("werkzeug.middleware.shared_data", "SharedDataMiddleware"): ("app",),
+    ("whitenoise.base", "WhiteNoise"): ("application",),
+}
+# Modules whose applications call no Flask, or are middlewares of ours.
+_WITHOUT_FLASK: Final = frozenset(
+    {
+        "django.core.handlers.wsgi",
+        "prometheus_client.exposition",
+        "werkzeug.exceptions",
+        "werkzeug.wrappers.response",
+        "wsgi_prom.exporter.app",
+        "wsgi_prom.middleware",
+    }
+)
 
 
 def watch(app: Any) -> None:
     """Take note of an application that is measured, and connect what is there. Runs none of its code. Thread safe."""
-    flask = getattr(sys.modules.get("flask"), "Flask", None)
-    if flask is not None and issubclass(type(app), flask):
-        _flasks.add(app)
-    elif flask is None or type(app) is not MethodType or app.__func__ is not flask.wsgi_app:
-        _others.append(type(app))
+    try:
+        _measured.append(weakref.ref(app, _measured.remove))
+    except TypeError:  # an object that takes no weak references
+        _measured.append(lambda: app)
     connect()
 
 
@@ -68,7 +85,8 @@ def _connect_flask_exceptions(flask: Any) -> bool:
 
 
 def _connect_flask_routes(flask: Any) -> bool:
-    if not _others and all(_is_direct(app, flask.Flask) for app in list(_flasks)):
+    apps = [app() for app in list(_measured)]
+    if all(app is None or reaches_flask_unchanged(app, flask.Flask) for app in apps):
         return False
     flask.request_started.connect(_flask_started, weak=False)
     return True
@@ -92,15 +110,42 @@ _SIGNALS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
 }
 
 
-def _is_direct(app: Any, flask: Any) -> bool:
-    """Tell whether nothing but a middleware of ours stands between *app*, a Flask, and its request."""
+def reaches_flask_unchanged(app: Any, flask: Any) -> bool:
+    """
+    Tell whether each application of the class *flask* behind *app* is called with the environ and start_response of *app*.
+
+    False where that is not known. By types and attributes alone: runs none of the application's code.
+    """
+    waiting, seen = [app], {id(app)}
+    while waiting:
+        parts = _handed_on_to(waiting.pop(), flask)
+        if parts is None:
+            return False
+        waiting += [part for part in parts if id(part) not in seen]
+        seen.update(map(id, parts))
+    return True
+
+
+def _handed_on_to(app: Any, flask: Any) -> list[Any] | None:
+    """Return what *app* calls with its own environ and start_response, None if that is not known."""
     kind = type(app)
-    own = vars(app).get("wsgi_app")
-    return (
-        kind.__call__ is flask.__call__
-        and kind.wsgi_app is flask.wsgi_app
-        and (own is None or getattr(own, "__module__", "") == "wsgi_prom.middleware")
-    )
+    if kind is MethodType:
+        return [] if app.__func__ is flask.wsgi_app else None
+    if issubclass(kind, flask):
+        unchanged = kind.__call__ is flask.__call__ and kind.wsgi_app is flask.wsgi_app
+        own = vars(app).get("wsgi_app")
+        return None if not unchanged else [] if own is None else [own]
+    # (Not a function's `__module__`, which functools.wraps copies from another.)
+    if (app.__globals__.get("__name__") if kind is FunctionType else kind.__module__) in _WITHOUT_FLASK:
+        return []
+    names = _HANDING_ON.get((kind.__module__, kind.__qualname__))
+    if names is None:
+        return None
+    found: list[Any] = []
+    for name in names:
+        part = vars(app).get(name)
+        found += part.values() if type(part) is dict else [part]
+    return found
 
 
 def _flask_started(_sender: Any, **_: Any) -> None:

@@ -1,7 +1,8 @@
 """
 Check settings, directory and application without starting anything, and say why a route is `unmatched`.
 
-Nothing is left behind: no file, no slot, no socket. The address is tried for a moment; see listeners.py.
+Nothing is left behind: no file, no slot, no socket. The address is tried for a moment; see listeners.py. The application is
+imported. Flask behind unknown middleware is sent a request; see probe.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ _MARKS = {True: "ok", False: "WRONG", None: "?"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "application", nargs="?", metavar="MODULE:APP", help="the application (default: WSGI_PROM_APP)"
+        "application",
+        nargs="?",
+        metavar="MODULE:APP",
+        help="the application (default: WSGI_PROM_APP). It is imported. Where other middleware stands around a Flask "
+        "application, it is sent a GET / too, which ends before Flask calls a view or a before_request function",
     )
     add_json(parser)
 

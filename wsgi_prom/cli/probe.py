@@ -11,6 +11,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 from wsgi_prom.routes import REQUEST
+from wsgi_prom.signals import reaches_flask_unchanged
 
 
 class _ReachedError(BaseException):
@@ -19,11 +20,14 @@ class _ReachedError(BaseException):
 
 def is_seen(app: Any, flask_app: Any) -> bool | None:
     """
-    Tell whether what is measured around *app* gets as far as *flask_app*, with a request for /; None if that does not.
+    Tell whether what is measured around *app* gets as far as *flask_app*; None if a request for / does not get there.
 
-    The middleware around it is called as for any request. Flask matches the path and calls nothing but its functions at a
-    request's end.
+    No request is made where all that stands around Flask is known to hand on its environ. Otherwise middleware, and any
+    other application that answers /, is called as for any request; Flask opens the session, matches the path, and calls
+    nothing but the functions that it has for a request's end.
     """
+    if reaches_flask_unchanged(app, sys.modules["flask"].Flask):
+        return True
     found: list[bool] = []
 
     def reached(_sender: Any, **_: Any) -> None:
