@@ -1,5 +1,5 @@
 """
-The response of an application that is no list: what goes to the server in its place, and how its end is told.
+A response that is not a list: the iterable that the server gets in its place, and how the end is noticed.
 """
 
 # Rule 1: the application's iterable is read by a generator, since one is resumed for less than a call of __next__. It
@@ -90,7 +90,7 @@ def respond(
         return result
     try:
         return _respond(request, result, sent, wrapper, finish, sizes)
-    except Exception:  # of a type, or of a server's object, that is like none that is known
+    except Exception:  # a type or a server's object of an unforeseen form
         request._recorder.fail("body")
         request.leave()
         return result

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def size_of(kind: Any) -> Size:
-    """Return what tells the size of results of the type *kind*, as far as anything does."""
+    """Return a function that returns the size of a result of the type *kind*, None if that is not known."""
     if _is_of_django(kind):
         return _django_size
     return _werkzeug_size(kind)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FileResponse:
-    """What is known of a request that is answered with a file."""
+    """The part of a measured request for a response that is a file."""
 
     __slots__ = ()
 
@@ -30,7 +30,7 @@ class FileResponse:
         def leave(self) -> None: ...
 
     def takes_file(self, result: Any) -> None:
-        """Answer with *result*, which is of the server's file_wrapper. It is counted when its file is closed, or else now."""
+        """Measure *result*, of the server's file_wrapper. It is counted when its file is closed; now, if that cannot be seen."""
         own = isinstance(result, File)
         self._file = result if own else getattr(result, "filelike", getattr(result, "file", None))
         if not look_into(result, self):
@@ -129,7 +129,7 @@ class Wrapper:
 
 
 def look_into(result: Any, request: FileResponse) -> bool:
-    """See to it that the file in *result*, the server's own object, tells *request*; return whether that can be done."""
+    """Make the file in *result*, the server's own object, report to *request*. Returns False if there is none to be found."""
     if isinstance(result, File):
         result.answer(request)
         return True

@@ -33,7 +33,7 @@ def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
 
 
 def told_length(headers: Iterable[tuple[str, str]], fail: Callable[[str], None]) -> int:
-    """Return of how many bytes a response has told, or more than any has. *fail* counts the current exception. Never raises."""
+    """Return the Content-Length of a response, `sys.maxsize` without a valid one. *fail* counts an exception. Never raises."""
     try:
         length = content_length(headers)
         if length is not None:
@@ -47,13 +47,13 @@ def told_length(headers: Iterable[tuple[str, str]], fail: Callable[[str], None])
 
 
 def may_lack_body(method: str, status: str) -> bool:
-    """Tell whether HTTP has no body for this response, of which some servers send it all the same."""
+    """Tell whether HTTP has no body for this response. Some servers send one all the same."""
     return method == "HEAD" or status[:3] in {"204", "304"} or status[:1] == "1"
 
 
 def drops_body(environ: WSGIEnvironment, method: str, *, file: bool) -> bool:
     """
-    Tell whether the server of *environ* sends nothing of a body that `may_lack_body`, which may be a *file*.
+    Tell whether the server of *environ* drops the body of a response that `may_lack_body`. *file*: of its file_wrapper.
 
     gunicorn drops each from 26.1 on (http/wsgi.py, _response_omits_body); waitress that of a status, unless it is a
     file's (task.py, has_body). uWSGI, wsgiref, cheroot and older gunicorns send what they are given.

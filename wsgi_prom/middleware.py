@@ -8,9 +8,9 @@ The middleware: any WSGI application (PEP 3333), measured, and otherwise as it w
 # Rule 3: what is known to be complete is counted before the server sends the last of it: a worker killed after that
 #         has answered, and counted. (Of 60 that were killed right after a Flask answer had arrived, 29 had counted it
 #         while that was done in close().)
-# Rule 4: the way of a request whose response is complete lies in one function. What it costs is calls (430 instructions
+# Rule 4: the fast path, of a request whose response is complete, lies in one function. What it costs is calls (430 instructions
 #         each, of 14,500 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
-#         processor's caches, twice their time). Whatever is not usual leaves it.
+#         processor's caches, twice their time). Everything else leaves it for the slow path.
 # Rule 5: nothing is called between a look at `guarded` and the last of the stores behind it, so that no other thread and no
 #         signal's handler comes in between (see storage/turns.py); where one may, the recorder does it, with the lock. The
 #         token says last whether a request is in progress.
@@ -109,7 +109,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         __slots__ = ()
 
     def finish(request: MeasuredRequest) -> None:
-        """Count a usual *request*, whose response is complete and none of the usual ones."""
+        """Count a *request* whose complete response was not a plain list."""
         if request.token is lease.lock and lease.alive[1] and not hasattr(request, "waited"):
             try:
                 seconds = perf_counter() - request._started
@@ -150,9 +150,9 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         requests: dict[str, dict[Any, dict[str, Columns]]] = recorder.requests,
         gauge: InProgress = recorder.serving,
         asked: tuple[Callable[[WSGIEnvironment], object], ...] = recorder.asked,
-        # What tells the size of a result, by its type, but for what the file_wrapper makes.
+        # The functions that return a result's size, by its type. The objects of a file_wrapper have none.
         sizes: dict[type, Size] = {},  # noqa: B006 - each middleware's own
-        # In the place of the body of a request that tells of none. None is for all that must not take the usual way.
+        # Stands for the body of a request that has none. None sends a request to the slow path.
         bodiless: Any = None if recorder.times_first_byte else 0,
         first_bound: float = recorder.bounds[0],
         sent_column: int = recorder.sent_column,
@@ -177,7 +177,7 @@ def _measured(  # noqa: C901, PLR0915 - rule 4
         request._started = started = perf_counter()
         received = bodiless
         try:
-            # What the application can no longer take away, should it clear its environ.
+            # Kept here: the application may clear its environ.
             try:
                 request.method = method = environ["REQUEST_METHOD"]
                 request.entered = environ["PATH_INFO"]

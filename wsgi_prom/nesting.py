@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wsgi_prom.recorder import Recorder
     from wsgi_prom.settings import Settings
 
-# Those that somebody wrote in this process and that are in use, with their settings.
+# The middlewares that somebody wrote, as far as they are in use in this process, with their settings.
 _explicit: Final[dict[weakref.ref[Any], Settings]] = {}
 
 
@@ -59,7 +59,7 @@ def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
 
 def leave_out(environ: WSGIEnvironment, recorder: Recorder) -> None:
     """
-    See to it that no middleware outside, nor a hook's inside, measures the request of *environ*.
+    Keep each middleware outside, and a hook's inside, from measuring the request of *environ*.
 
     *recorder* is that of the middleware which leaves it out. Never raises.
     """

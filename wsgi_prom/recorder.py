@@ -79,7 +79,7 @@ class Recorder:
         # The block of a request by what it says of itself: method, route (with the labels that are asked for) and
         # status. Three look-ups take a third less than one by a tuple, which has to be made and hashed.
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
-        # The same of those whose body a server may not send: the middleware does not find them, and asks `leave`.
+        # The same for responses that may lack a body. Apart, so that the fast path misses them: `leave` knows their size.
         self._bodiless: dict[str, dict[Any, dict[str, Columns]]] = {}
         self._known_requests = 0
         self.serving = in_progress(self._in_progress)
@@ -264,7 +264,7 @@ class Recorder:
         """
         Return *labels*, or what stands for those beyond the limit.
 
-        First without what callables say, within a limit of its own: a client that makes up their values takes nothing
+        The values of callables go first, within a limit of its own: a client that makes them up takes no label sets
         from routes.
         """
         name = schema.metrics[0].name
@@ -278,7 +278,7 @@ class Recorder:
         return schemas.folded(schema, labels)
 
     def look_after(self, now: float, environ: WSGIEnvironment) -> None:
-        """Look whether the slot is as it should be, and for frameworks' signals. For a request of *environ* that begins at *now*."""
+        """Check the slot, connect frameworks' signals, warn of unshared processes. *now* is when the request of *environ* began."""
         self.look_at = now + _LOOK_SECONDS
         signals.connect()
         for _ in range(lease.look_after()):

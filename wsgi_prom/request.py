@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _ABSENT: Final = object()
 
-# The token of a request whose exception was noted, until it leaves: the middleware's short way knows no exceptions.
+# The token of a request whose exception was noted, until it leaves: keeps it off the fast path, which counts no exceptions.
 _NOTED: Final = object()
 
 
@@ -33,7 +33,7 @@ class MeasuredRequest(FileResponse):
     """
     What is known of a request. For one thread at a time, like the request itself.
 
-    The middleware makes it, fills it in, and hands it what is not usual: a response that is not complete, new labels.
+    The middleware makes it, fills it in, and hands it what the fast path does not handle: a streamed response, new labels.
     """
 
     # Those that few requests have are not set in others.
@@ -121,7 +121,7 @@ class MeasuredRequest(FileResponse):
         return self._write(data)
 
     def measure_input(self) -> Input | None:
-        """See to it that the request's body is counted as it is read, by what is returned: None for the long way."""
+        """Count the body as it is read. Returns what counts it, None if the request has to take the slow path."""
         environ = self._environ
         source = environ.get("wsgi.input")
         self.received = None
@@ -131,7 +131,7 @@ class MeasuredRequest(FileResponse):
         return None if self._recorder.times_first_byte else self.received
 
     def measure_queue(self) -> float | None:
-        """Find out how long the request has waited. It is counted with the request: a middleware inside may measure that."""
+        """Return the seconds that the request has waited, None if unknown. Its end counts them: a middleware inside may measure it."""
         try:
             # The wall clock, and only here: the proxy's is another machine's, or process's.
             self.waited = waited = queue_seconds(self._environ, time.time())
@@ -195,7 +195,7 @@ class MeasuredRequest(FileResponse):
         self.leave(not self.sent, type(error))
 
     def note(self, exception: type[BaseException]) -> None:
-        """Note that the application answers an exception of this type itself. It is counted with the request, if it is the first."""
+        """Note an exception that the application answers itself. The first of a request is counted with it."""
         if getattr(self, "token", None) is not None and not hasattr(self, "_noted"):
             self._noted = exception, self.token
             self.token = _NOTED
@@ -261,7 +261,7 @@ class MeasuredRequest(FileResponse):
             self._recorder.count_aborted(self.method, where)
 
     def _noted_exception(self) -> type[BaseException] | None:
-        """Return what was noted, and have the token again that it was noted in the place of."""
+        """Return the noted exception, and put the request's token back in its place. None if there is none."""
         if getattr(self, "token", None) is not _NOTED:
             return None
         exception, self.token = self._noted

@@ -60,7 +60,7 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
 
 
 def publish(environ: WSGIEnvironment, template: str) -> None:
-    """Say it for a framework: under the prefix that the application is mounted at, unless it was said before."""
+    """Set the route that a framework reports, below the application's mount. A route that was set before stays."""
     if KEY not in environ:
         try:
             request = environ[REQUEST]
@@ -72,7 +72,7 @@ def publish(environ: WSGIEnvironment, template: str) -> None:
 
 
 def say_rule(environ: WSGIEnvironment, template: str) -> None:
-    """Say it for a framework that may be called more than once for a request: the last call counts. See RULE."""
+    """Set the route that Flask's signal reports. If Flask is called again for the request, that call wins. See RULE."""
     request = environ.get(REQUEST)
     if request is not None:
         request._environ[RULE] = template if template == UNMATCHED else mount(environ) + template

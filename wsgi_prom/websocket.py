@@ -2,7 +2,7 @@
 Requests that ask for a WebSocket, and others whose connection the application takes from the server.
 """
 
-# Rule 1: they are counted and not timed: what they last is a session's length, which is no latency of their route.
+# Rule 1: these requests are counted and not timed: they last as long as a session, which is no latency of their route.
 # Rule 2: the application of a session never calls start_response (simple-websocket, uWSGI), or calls one that sends
 #         nothing (gevent-websocket). It leaves by StopIteration under gunicorn (simple_websocket.Server, gunicorn's
 #         ThreadWorker and AsyncWorker), and by an OSError where the client has left (uwsgi.websocket_recv).

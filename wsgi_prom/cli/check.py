@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "application",
         nargs="?",
         metavar="MODULE:APP",
-        help="the application (default: WSGI_PROM_APP). It is imported. Where other middleware stands around a Flask "
+        help="the application (default: WSGI_PROM_APP). It is imported. Where unknown middleware stands around a Flask "
         "application, it is sent a GET / too, which ends before Flask calls a view or a before_request function",
     )
     add_json(parser)
