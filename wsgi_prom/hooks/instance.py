@@ -76,8 +76,8 @@ class Instance:
         """
         Make the directory ready and start the exporter of *target*. Call it in the master, before it forks.
 
-        Without *exporter* that is left to `launch`, where this process is not the master yet. *owner* are the uid and gid that the workers drop to. After a reload the server goes on with what is in the
-        directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
+        Without *exporter* that is left to `launch`, where this process is not the master yet. *owner* are the uid and gid
+        that the workers drop to. After a reload the server goes on with what is in the directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
         that says why. Does nothing the second time.
         """
         if self._started:
@@ -91,14 +91,7 @@ class Instance:
         if settings.metrics_path is not None:
             # A worker that has dropped to another user may not be able to read it.
             import_module("wsgi_prom.exporter.app")
-        # Made again for the workers' user, unless the application has put something there.
-        self._unmake()
-        if os.environ.get(variables.VARIABLE) != str(self.path):
-            self._choose()
-        if not self._new:
-            self._use_own(owner)
-        # A daemon is another process than the one that read the configuration.
-        self._tell()
+        self._choose_again(owner)
         try:
             self._lock_file = self._enter(owner)
         except DirectoryError as error:
@@ -150,6 +143,17 @@ class Instance:
         if settings.app:
             target = replace(target, application=settings.app)
         return partial(launch, self.path, settings.bind, target=target, owner=owner)
+
+    def _choose_again(self, owner: tuple[int, int] | None) -> None:
+        """Choose the directory by what is in force now, and tell of it in this process."""
+        # Made again for the workers' user, unless the application has put something there.
+        self._unmake()
+        if os.environ.get(variables.VARIABLE) != str(self.path):
+            self._choose()
+        if not self._new:
+            self._use_own(owner)
+        # A daemon is another process than the one that read the configuration.
+        self._tell()
 
     def _use_own(self, owner: tuple[int, int] | None) -> None:
         named, self.path = self.path, opening.own_directory(self.path, owner)
