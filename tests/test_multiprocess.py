@@ -27,7 +27,7 @@ def plain(_environ: Any, start_response: Any) -> Any:
 
 
 def warnings(environ: dict[str, Any], requests: int = 1) -> list[str]:
-    """Return what *requests* of *environ* log."""
+    """Return what *requests* of *environ* log of processes that share no directory."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -36,7 +36,7 @@ def warnings(environ: dict[str, Any], requests: int = 1) -> list[str]:
     for _ in range(requests):
         setup_testing_defaults(environ)
         measured(dict(environ), lambda *_: lambda _data: None)
-    return lines
+    return [line for line in lines if WARNING in line]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,6 @@ def test_the_first_request_warns_and_names_the_remedy(
 ) -> None:
     """Once, and in the words of the server."""
     (line,) = in_child(warnings, {"wsgi.multiprocess": True, **more}, 3)
-    assert WARNING in line
     assert remedy in line
 
 
