@@ -77,8 +77,9 @@ class Instance:
         Make the directory ready and start the exporter of *target*. Call it in the master, before it forks.
 
         Without *exporter* that is left to `launch`, where this process is not the master yet. *owner* are the uid and gid
-        that the workers drop to. After a reload the server goes on with what is in the directory. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line
-        that says why. Does nothing the second time.
+        that the workers drop to. After a reload the server goes on with what is in the directory. A wrong setting, or a
+        directory of the user's choice that cannot be used, ends the process with one line that says why. Does nothing the
+        second time.
         """
         if self._started:
             return
