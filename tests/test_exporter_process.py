@@ -213,7 +213,7 @@ def kill_both(server: live.LiveServer) -> None:
 @pytest.mark.parametrize("way", RELOADS)
 def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path) -> None:
     """
-    A token and another address are in force, the counters go on, and the former address is free.
+    The exporter asks for the new token at the new address, the counters go on, and the old address is free.
 
     Once more, after both processes of the exporter were killed, it starts another; and once more, with a mistake, it ends it.
     """

@@ -193,7 +193,7 @@ def test_the_size_of_a_request_is_what_was_read_of_its_body(
     ids=["no input", "read by uwsgi.chunked_read()"],
 )
 def test_a_body_that_cannot_be_counted_is_left_out(environ: dict[str, Any], in_child: Any) -> None:
-    """A request that tells of a body which is not read from its input: the size is not known, which is not 0."""
+    """The size of a body that the application does not read from wsgi.input is unknown, and so left out."""
 
     def work() -> Any:
         get(plain, environ_of(**environ))

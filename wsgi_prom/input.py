@@ -82,5 +82,5 @@ class Input:
         self.size = max(self.size, self._position)
 
 
-# That of a request which tells of no body.
+# The input of a request that announces no body.
 NO_BODY: Final = Input(None)

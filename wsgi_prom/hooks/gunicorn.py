@@ -7,7 +7,7 @@ A configuration may define functions with these names itself, before or after th
 """
 
 # Rule 1: reading the configuration leaves nothing, for --check-config and --print-config read it too. The server starts
-#         with on_starting, in the arbiter, which comes after raw_env is in force, and after a preloaded application was
+#         with on_starting, in the arbiter, which runs after gunicorn has applied raw_env, and after a preloaded application was
 #         imported. That may look for the directory (prometheus-flask-exporter does): it is there, empty, until then.
 # Rule 2: nothing that a worker needs is imported in the worker for the first time: --user may not be able to read it.
 # Rule 3: nothing but a configuration mistake, told at start, ends a server or a worker.

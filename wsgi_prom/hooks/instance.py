@@ -52,7 +52,7 @@ class Instance:
         found = (variables.announced(self._master) if self._reload else None) or variables.configured()
         self._new = found is None
         self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
-        # In force before the application is imported, which may look at it.
+        # Before the application is imported, which may look at the variable.
         self._tell()
 
     def make_early(self) -> None:
@@ -146,7 +146,7 @@ class Instance:
         return partial(launch, self.path, settings.bind, target=target, owner=owner)
 
     def _choose_again(self, owner: tuple[int, int] | None) -> None:
-        """Choose the directory by what is in force now, and tell of it in this process."""
+        """Choose the directory again, by the environment as it is now, and set the variable in this process."""
         # Made again for the workers' user, unless the application has put something there.
         self._unmake()
         if os.environ.get(variables.VARIABLE) != str(self.path):

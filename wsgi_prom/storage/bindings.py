@@ -58,7 +58,7 @@ class Bindings:
             keep = True
 
     def bind_all(self, *, keep: bool) -> None:
-        """Bind all to the slot that is in force, each whatever is wrong with another. Raises what the last of them did."""
+        """Bind all to the current slot. An error of one does not keep the others from it; the last error is raised."""
         self._behind = list(self)
         self.catch_up(keep=keep)
 

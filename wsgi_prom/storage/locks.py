@@ -203,7 +203,7 @@ class Locks:
         """Return the pid that holds *byte*, 0 if that process lives in another pid namespace, None if nobody does."""
         query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         try:
-            # Asked for an open file's lock, the kernel tells of this process's own too.
+            # A query for an open-file lock (F_OFD_GETLK) also reports this process's own record locks.
             answer = fcntl.fcntl(self._file.number(), fcntl.F_OFD_GETLK, query)
         except OSError as error:
             if error.errno != errno.EINVAL:  # gVisor knows no such locks
