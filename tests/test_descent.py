@@ -23,7 +23,7 @@ from wsgi_prom.storage.labels import LabelSets
 from wsgi_prom.storage.slots import SlotFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 and os.environ.get("CI") != "true", reason="needs root, to be several users"
@@ -279,20 +279,26 @@ def test_a_file_that_another_of_roots_processes_is_about_to_give_away_is_waited_
     assert 1 == len(pauses)
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o666])
-def test_files_that_a_member_of_the_group_planted_are_not_used(
-    base: Path, as_user: Callable[..., Any], mode: int
-) -> None:
-    """In a directory that a group can write to: a stranger's slot files are set aside, and a stranger's list not read."""
+def planted(base: Path, as_user: Callable[..., Any], names: Iterable[str], mode: int) -> Path:
+    """Return a directory that a group can write to, in which a stranger of that group has made files of *names*."""
     metrics = folder(base / "metrics", USER, 0o770)
     os.chown(metrics, USER, GROUP)
 
     def plant() -> None:
         os.umask(0)
-        for name in NAMES[:3]:
+        for name in names:
             os.close(os.open(metrics / name, os.O_CREAT | os.O_EXCL, mode))
 
     as_user(STRANGER, plant)
+    return metrics
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_files_that_a_member_of_the_group_planted_are_not_used(
+    base: Path, as_user: Callable[..., Any], mode: int
+) -> None:
+    """In a directory that a group can write to: a stranger's slot files are set aside, and a stranger's list not read."""
+    metrics = planted(base, as_user, NAMES[:3], mode)
     as_user(USER, record, metrics)
     owners = {path.name: path.stat().st_uid for path in metrics.iterdir()}
     assert {
@@ -307,14 +313,7 @@ def test_a_lock_file_that_a_member_of_the_group_planted_is_refused(
     base: Path, as_user: Callable[..., Any], mode: int
 ) -> None:
     """Who holds a byte of it would be taken for alive."""
-    metrics = folder(base / "metrics", USER, 0o770)
-    os.chown(metrics, USER, GROUP)
-
-    def plant() -> None:
-        os.umask(0)
-        os.close(os.open(metrics / locks.NAME, os.O_CREAT | os.O_EXCL, mode))
-
-    as_user(STRANGER, plant)
+    metrics = planted(base, as_user, [locks.NAME], mode)
     assert f"belongs to uid {STRANGER}, the directory to uid {USER}" in as_user(USER, refusal, metrics)
 
 
