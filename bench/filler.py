@@ -167,9 +167,9 @@ def _reap() -> None:
 
 def main() -> None:
     if sys.argv[1] == "ours":
-        from wsgi_prom.storage import adoption
+        from wsgi_prom.client import patch
 
-        adoption.install()
+        patch.install()
     import prometheus_client  # noqa: F401 - before the forks, which share it
 
     answer(_Nursery().respond)

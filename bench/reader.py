@@ -58,8 +58,8 @@ def ours(path: Path) -> Callable[[], bytes]:
     """The exporter's own pages, in a process that has imported all that the exporter does."""
     from prometheus_client import CollectorRegistry
 
-    import wsgi_prom.exporter.server  # noqa: F401 - its memory counts
-    from wsgi_prom.exporter.pages import Pages
+    import wsgi_prom.exporter.process.server  # noqa: F401 - its memory counts
+    from wsgi_prom.exporter.page_cache import Pages
 
     pages = Pages(path, CollectorRegistry())
     return lambda: pages.page(time.monotonic()).content

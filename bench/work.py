@@ -163,7 +163,7 @@ def memory(_app: Any, _bare: Any = None) -> Callable[[], float]:
 
 def takeover(_app: Any, _bare: Any = None) -> Callable[[], float]:
     """Take the slot of a dead process over: milliseconds. Of ours only, the client library has nothing like it."""
-    from wsgi_prom.storage.slots import SlotFile
+    from wsgi_prom.store.slots import SlotFile
 
     pid = os.fork()
     if pid == 0:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from wsgi_prom import catalog
-from wsgi_prom.catalog import OPTIONAL
+from wsgi_prom import metrics
+from wsgi_prom.metrics import OPTIONAL
 from wsgi_prom.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _OPTIONAL_MARK: Final = " \\*"
 # Run in a process of its own: makes requests until every metric of ours has a value, and prints the page. The first argument
 # is the directory; the others are settings to switch on.
 # Labels that a page has only where a server runs.
-_OF_A_SERVER: Final = {catalog.TARGET_INFO[0]: {"application", "server", "pid"}}
+_OF_A_SERVER: Final = {metrics.TARGET_INFO[0]: {"application", "server", "pid"}}
 
 _PAGE: Final = """
 import logging, os, sys, time
@@ -185,7 +185,7 @@ def _metrics(*switches: str) -> dict[str, Row]:
 
 def _catalogue() -> list[str]:
     """Return the names of the catalogue's metrics, in its order."""
-    return [entry[0] for entry in vars(catalog).values() if type(entry) is tuple]
+    return [entry[0] for entry in vars(metrics).values() if type(entry) is tuple]
 
 
 def _order(label: str) -> int:

@@ -15,7 +15,7 @@ from wsgiref.validate import validator
 import live
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

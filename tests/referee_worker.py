@@ -181,25 +181,25 @@ class Ours:
     """wsgi_prom: installed, a slot for each process, and one collector for all scrapes."""
 
     def __init__(self, path: Path) -> None:
-        from wsgi_prom.storage.collector import Collector
+        from wsgi_prom.merge.collector import Collector
 
         self._path = path
         self._collector = Collector(path)
         self._deferred = False
 
     def install(self) -> None:
-        from wsgi_prom.storage import adoption
+        from wsgi_prom.client import patch
 
-        adoption.install()
+        patch.install()
 
     def defer(self) -> None:
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store.current_slot import lease
 
         lease.defer()
         self._deferred = True
 
     def know(self) -> None:
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store.current_slot import lease
 
         if self._deferred:
             lease.attach(self._path)
@@ -210,8 +210,8 @@ class Ours:
     ended = started
 
     def slot(self) -> int | None:
-        from wsgi_prom.storage.lease import lease
-        from wsgi_prom.storage.slots import SlotFile
+        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.slots import SlotFile
 
         if not lease.alive[0]:
             return None
@@ -301,7 +301,7 @@ def serve(way: str, fd: int) -> None:
     )
     if way == "ours":
         # Imports are what costs; each plan is a fork of this process.
-        for module in ("exporter.exposition", "storage.adoption", "storage.collector"):
+        for module in ("exporter.exposition", "client.patch", "merge.collector"):
             importlib.import_module(f"wsgi_prom.{module}")
 
     connection = Connection(fd)

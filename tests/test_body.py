@@ -9,7 +9,7 @@ from wsgiref.util import setup_testing_defaults
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

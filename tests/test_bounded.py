@@ -17,7 +17,7 @@ import live
 import pytest
 import servers
 
-from wsgi_prom.storage.labels import LabelSets
+from wsgi_prom.store.label_limit import LabelSets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,10 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.storage import archive, directory
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.folding import Folding
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.merge.folding import Folding
+from wsgi_prom.store import archive, directory
+from wsgi_prom.store import file_format as layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

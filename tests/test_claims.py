@@ -13,12 +13,12 @@ import processes
 import pytest
 import servers
 
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage import locks
-from wsgi_prom.storage.claims import Claim
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.locks import Locks
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import locks
+from wsgi_prom.store.claims import Claim
+from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +40,10 @@ except ImportError:  # before Python 3.13
 # What an interpreter of its own runs: it records, and keeps the counter.
 RECORD = """
 from prometheus_client import Counter
-from wsgi_prom.storage import adoption
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.client import patch
+from wsgi_prom.store.current_slot import lease
 if {name!r} not in globals():
-    adoption.install()
+    patch.install()
     {name} = Counter({name!r}, "Help.", ["page"], registry=None)
 for number in range({times}):
     {name}.labels(str(number % 10)).inc()
@@ -77,7 +77,7 @@ def holders(path: Path) -> list[int | None]:
 
 
 def share(path: Path) -> Any:
-    from wsgi_prom.storage.lease import lease
+    from wsgi_prom.store.current_slot import lease
 
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)
     return lease

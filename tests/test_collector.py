@@ -18,12 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.storage import directory
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.locks import FIRST_SLOT
-from wsgi_prom.storage.pair import Pair
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.locks import FIRST_SLOT
+from wsgi_prom.store.slot_files import Pair
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -793,7 +793,7 @@ def test_a_collector_without_a_directory_shows_the_processs_own(in_child: Callab
     """
 
     def run() -> tuple[dict[str, float], dict[str, float]]:
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store.current_slot import lease
 
         lease.part_from_parent()
         collector = Collector(None)

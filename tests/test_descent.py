@@ -16,11 +16,11 @@ import processes
 import pytest
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, labels, locks, opening, variables
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.labels import LabelSets
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory, directory_files, environment, label_limit, locks
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.label_limit import LabelSets
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -201,10 +201,10 @@ def test_what_takes_the_place_of_a_directory_that_was_checked_is_not_used(base: 
     app = folder(base / "app", USER)
     metrics = folder(app / "metrics", USER, 0o700)
     etc = folder(base / "etc", 0)
-    with opening.opened(metrics, USER) as checked:
+    with directory_files.opened(metrics, USER) as checked:
         metrics.rename(app / "away")
         link(metrics, etc, USER)
-        os.close(opening.open_file(locks.NAME, checked, os.O_RDWR))
+        os.close(directory_files.open_file(locks.NAME, checked, os.O_RDWR))
         assert directory.keep_aside(checked, 0)
     assert ([], [locks.NAME]) == (os.listdir(etc), os.listdir(app / "away"))
 
@@ -221,7 +221,7 @@ def test_a_directory_that_took_the_place_of_the_locked_one_is_not_cleared(base: 
     assert ["counter_7.db", locks.NAME] == sorted(os.listdir(metrics))
 
 
-NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values", labels.NAME, locks.NAME]
+NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values", label_limit.NAME, locks.NAME]
 
 
 def record(path: Path, owner: tuple[int, int] | None = None, count: float = 0.0) -> None:
@@ -274,7 +274,7 @@ def test_a_file_that_another_of_roots_processes_is_about_to_give_away_is_waited_
         os.chown(metrics / locks.NAME, USER, USER)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening.time, "sleep", pause)
+        patch.setattr(directory_files.time, "sleep", pause)
         directory.prepare(metrics, owner=(USER, USER))
     assert 1 == len(pauses)
 
@@ -302,7 +302,7 @@ def test_files_that_a_member_of_the_group_planted_are_not_used(
     as_user(USER, record, metrics)
     owners = {path.name: path.stat().st_uid for path in metrics.iterdir()}
     assert {
-        **dict.fromkeys(["wsgi_prom.0.keys.bad", "wsgi_prom.0.values.bad", labels.NAME], STRANGER),
+        **dict.fromkeys(["wsgi_prom.0.keys.bad", "wsgi_prom.0.values.bad", label_limit.NAME], STRANGER),
         **dict.fromkeys(["wsgi_prom.0.keys", "wsgi_prom.0.values", locks.NAME], USER),
     } == owners
     assert [0] * 3 == [(metrics / name).stat().st_size for name in owners if owners[name] == STRANGER]
@@ -320,7 +320,7 @@ def test_a_lock_file_that_a_member_of_the_group_planted_is_refused(
 PREPARE = """
 import sys
 from pathlib import Path
-from wsgi_prom.storage import directory
+from wsgi_prom.store import directory
 path = Path(sys.argv[1])
 directory.prepare(path)
 print(Path("/").stat().st_uid, path.stat().st_uid)
@@ -357,11 +357,11 @@ def test_a_server_of_roots_does_not_give_a_secret_to_its_workers_user(base: Path
     command += ["--user", "www-data", "--group", "www-data", "plain:app"]
     done = subprocess.run(
         live.for_any_user(command), capture_output=True, text=True, timeout=60, check=False, cwd=base,
-        env=live.environment({variables.VARIABLE: str(metrics)}, mark="none", runtime=base),
+        env=live.environment({environment.VARIABLE: str(metrics)}, mark="none", runtime=base),
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if "wsgi_prom: " in line]
     assert 1 == len(lines), done.stderr
-    assert f"{variables.VARIABLE}={str(metrics)!r}: {locks.NAME} in it belongs to uid 0" in lines[0]
+    assert f"{environment.VARIABLE}={str(metrics)!r}: {locks.NAME} in it belongs to uid 0" in lines[0]
     assert 0 != done.returncode
     assert (0, "secret") == (secret.stat().st_uid, secret.read_text())
 

@@ -12,14 +12,14 @@ import processes
 import pytest
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory, locks, variables
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.store import directory, environment, locks
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.storage.locks import Locks
+    from wsgi_prom.store.locks import Locks
 
 NOBODY = 65534
 OURS = [
@@ -112,7 +112,7 @@ def refused(path: Path, *arguments: Any, **options: Any) -> str:
     with pytest.raises(DirectoryError) as caught:
         directory.prepare(path, *arguments, **options)
     message = str(caught.value)
-    assert f"{variables.VARIABLE}={str(path)!r}" in message
+    assert f"{environment.VARIABLE}={str(path)!r}" in message
     assert "Name a directory" in message
     return message
 
@@ -218,11 +218,11 @@ def test_the_environment_names_the_directory_at_each_call(shared: Path) -> None:
     """
     Set, unset or empty: what counts is the moment.
     """
-    assert variables.configured() is None
-    os.environ[variables.VARIABLE] = str(shared)
-    assert shared == variables.configured()
-    os.environ[variables.VARIABLE] = ""
-    assert variables.configured() is None
+    assert environment.configured() is None
+    os.environ[environment.VARIABLE] = str(shared)
+    assert shared == environment.configured()
+    os.environ[environment.VARIABLE] = ""
+    assert environment.configured() is None
 
 
 def test_names_of_temporary_directories_differ() -> None:

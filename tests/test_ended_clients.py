@@ -15,9 +15,9 @@ import servers
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.storage import archive, directory
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.folding import Folding
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.merge.folding import Folding
+from wsgi_prom.store import archive, directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +110,7 @@ def test_a_file_that_is_open_stays(shared: Path) -> None:
 
 def fold_elsewhere(path: Path) -> set[str]:
     """Fold in a process of its own, and return the names of the files that are there then."""
-    script = f"from pathlib import Path; from wsgi_prom.storage.folding import Folding; Folding(Path({str(path)!r})).fold()"
+    script = f"from pathlib import Path; from wsgi_prom.merge.folding import Folding; Folding(Path({str(path)!r})).fold()"
     subprocess.run([sys.executable, "-c", script], check=True)
     return names(path)
 
@@ -263,7 +263,7 @@ def test_scrapes_beside_a_folding_process_never_go_back(shared: Path) -> None:
     script = f"""
 import time
 from pathlib import Path
-from wsgi_prom.storage.folding import Folding
+from wsgi_prom.merge.folding import Folding
 folding = Folding(Path({str(shared)!r}))
 end = time.monotonic() + 20
 while time.monotonic() < end and not Path({str(shared / "stop")!r}).exists():

@@ -14,9 +14,9 @@ import pytest
 import servers
 from servers import value
 
-from wsgi_prom.exporter.launch import launch
+from wsgi_prom.exporter.process.launch import launch
 from wsgi_prom.settings import Address
-from wsgi_prom.storage import directory
+from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

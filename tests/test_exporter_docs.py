@@ -139,7 +139,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_the_documents_figures_are_the_modules() -> None:
     """The limits that the documentation names are those that are in force."""
-    from wsgi_prom.exporter import channel, listener
+    from wsgi_prom.exporter.http import channel, listener
 
     last = TEXT.split("## What it withstands")[1].replace(",", "")
     named = [float(figure) for figure in re.findall(r"(\d+) (?:connections|seconds|KB)", last)]

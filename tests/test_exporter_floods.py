@@ -11,8 +11,8 @@ import exporters
 import live
 import pytest
 
-from wsgi_prom.exporter import channel
 from wsgi_prom.exporter.access import Access
+from wsgi_prom.exporter.http import channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -239,7 +239,7 @@ def test_few_descriptors(tmp_path) -> None:
 
 def test_who_never_reads_is_left_when_time_is_over() -> None:
     """The time for an answer ends the connection of a client that takes no byte; waitress would wait until it does."""
-    from wsgi_prom.exporter import listener
+    from wsgi_prom.exporter.http import listener
     from wsgi_prom.settings import Settings
 
     with socket.socket() as listening, socket.socket() as client:

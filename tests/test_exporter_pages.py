@@ -17,14 +17,14 @@ from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.exposition import Names
-from wsgi_prom.exporter.pages import ARRIVAL, PageFile, Pages
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.exporter.page_cache import ARRIVAL, PageFile, Pages
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from wsgi_prom.storage.families import Families
+    from wsgi_prom.merge.families import Families
 
 
 class Slow(CollectorRegistry):

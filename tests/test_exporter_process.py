@@ -16,9 +16,9 @@ import pytest
 import servers
 from servers import value
 
-from wsgi_prom.exporter.listening import AddressInUseError, Listening
+from wsgi_prom.exporter.http.listening import AddressInUseError, Listening
 from wsgi_prom.settings import Address
-from wsgi_prom.storage import directory
+from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,8 @@ import live
 import pytest
 
 from wsgi_prom.errors import SettingError
+from wsgi_prom.exporter.http.tls import Tls
 from wsgi_prom.exporter.passwords import Hashed
-from wsgi_prom.exporter.tls import Tls
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:

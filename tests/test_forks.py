@@ -24,10 +24,10 @@ from prometheus_client import (
 )
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.storage import forks
-from wsgi_prom.storage.adoption import install
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.variables import VARIABLE
+from wsgi_prom.client.patch import install
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import fork_locks
+from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def seen(fork: Callable[[], int]) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = fork()
     if pid == 0 and fork is processes.fork_unseen:
-        forks.free()
+        fork_locks.free()
     return pid
 
 
@@ -134,9 +134,9 @@ def test_a_lock_goes_with_its_metric(in_child: Callable[..., Any]) -> None:
 
     def run() -> int:
         install()
-        before = len(forks._locks)
+        before = len(fork_locks._locks)
         kept = [Counter("t_hits", "Help.", ["page"], registry=None) for _ in range(100)][-2:]
-        return len(forks._locks) - before - len(kept)
+        return len(fork_locks._locks) - before - len(kept)
 
     assert 0 == in_child(run)
 

@@ -11,7 +11,7 @@ import pytest
 import wire
 from pairs import Fleet, Pair
 
-from wsgi_prom.catalog import METHODS, OTHER
+from wsgi_prom.metrics import METHODS, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

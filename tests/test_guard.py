@@ -21,9 +21,9 @@ import live
 import pytest
 import servers
 
-from wsgi_prom.exporter.life import Life
-from wsgi_prom.storage import directory, locks
-from wsgi_prom.storage.locks import Locks
+from wsgi_prom.exporter.process.life import Life
+from wsgi_prom.store import directory, locks
+from wsgi_prom.store.locks import Locks
 
 if TYPE_CHECKING:
     from typing import Self
@@ -170,9 +170,9 @@ def test_no_scrape_notices_that_the_guard_is_killed(name: str) -> None:
 HOPELESS = """
 import logging, os, socket, sys
 from pathlib import Path
-from wsgi_prom.exporter.guard import Guard
-from wsgi_prom.exporter.place import Place
-from wsgi_prom.storage import directory
+from wsgi_prom.exporter.process.guard import Guard
+from wsgi_prom.exporter.process.place import Place
+from wsgi_prom.store import directory
 
 logging.basicConfig(stream=sys.stderr, format="wsgi_prom: %(message)s")
 listening = socket.socket()
@@ -480,13 +480,13 @@ def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
 GUARDED = """
 import itertools, logging, os, sys, time
 from pathlib import Path
-from wsgi_prom.exporter import listener
+from wsgi_prom.exporter.http import listener
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.guard import Guard
-from wsgi_prom.exporter.listening import Listening
-from wsgi_prom.exporter.place import Place
+from wsgi_prom.exporter.process.guard import Guard
+from wsgi_prom.exporter.http.listening import Listening
+from wsgi_prom.exporter.process.place import Place
 from wsgi_prom.settings import Address, Settings
-from wsgi_prom.storage import directory
+from wsgi_prom.store import directory
 
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/slow":

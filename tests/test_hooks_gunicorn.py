@@ -121,7 +121,7 @@ def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path
     text = (
         f"import glob, os, resource, shutil\nfrom contextlib import suppress\n{IMPORT}"
         "from wsgi_prom.hooks import gunicorn as metrics\n"
-        f"from wsgi_prom.storage.slots import SlotFile\ndef post_worker_init(worker):{FAULTS[fault]}"
+        f"from wsgi_prom.store.slots import SlotFile\ndef post_worker_init(worker):{FAULTS[fault]}"
     )
     server = live.gunicorn(config=configured(tmp_path, text), workers=1)
     server.command = [

@@ -10,8 +10,8 @@ import processes
 import pytest
 
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.storage import directory, locks
-from wsgi_prom.storage.locks import Locks
+from wsgi_prom.store import directory, locks
+from wsgi_prom.store.locks import Locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,9 +91,9 @@ def test_a_directory_that_is_removed_while_it_is_made_is_made_again(
     path = tmp_path / directory.name_temporary().name
 
     def run() -> int:
-        from wsgi_prom.storage import opening
+        from wsgi_prom.store import directory_files
 
-        writable, times = opening.writable, []
+        writable, times = directory_files.writable, []
 
         def meanwhile(folder: int) -> bool:
             times.append(1)
@@ -101,7 +101,7 @@ def test_a_directory_that_is_removed_while_it_is_made_is_made_again(
                 path.rmdir()
             return writable(folder) or True
 
-        opening.writable = meanwhile
+        directory_files.writable = meanwhile
         directory.prepare(path, new=True)
         return len(times)
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def share(path: Path) -> None:
-    from wsgi_prom.storage import adoption
+    from wsgi_prom.client import patch
 
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)
-    adoption.install()
+    patch.install()
 
 
 def total(path: Path, name: str) -> float:
     """Return the sum of the samples called *name* that a new collector shows."""
-    from wsgi_prom.storage.collector import Collector
+    from wsgi_prom.merge.collector import Collector
 
     families = Collector(path).collect().to_metrics()
     return sum(sample.value for metric in families for sample in metric.samples if sample.name == name)
@@ -73,7 +73,7 @@ def test_two_objects_of_one_series_bring_what_both_recorded(
     def run() -> float:
         from prometheus_client import CollectorRegistry, Counter
 
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store.current_slot import lease
 
         share(shared)
         lease.defer()
@@ -94,8 +94,8 @@ def test_a_slot_that_is_claimed_while_a_thread_meets_new_labels(
 
     def run() -> float:
         from wsgi_prom import PrometheusMiddleware
-        from wsgi_prom.storage.lease import lease
-        from wsgi_prom.storage.slots import MemorySlot
+        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.slots import MemorySlot
 
         def app(_environ: Any, start_response: Any) -> list[bytes]:
             start_response("200 OK", [])
@@ -133,7 +133,7 @@ def test_what_a_signal_handler_raises_passes(in_child: Callable[..., Any]) -> No
 
     def run() -> bool:
         from wsgi_prom import PrometheusMiddleware
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store.current_slot import lease
 
         def app(environ: Any, start_response: Any) -> list[bytes]:
             start_response("200 OK", [])
@@ -171,7 +171,7 @@ def test_a_flood_without_a_slot_asks_for_one_once_a_second(
     def run() -> int:
         from prometheus_client import Counter
 
-        from wsgi_prom.storage.slots import SlotFile
+        from wsgi_prom.store.slots import SlotFile
 
         share(shared)
         counter = Counter("hits", "Help.", ["number"], registry=None)

@@ -66,8 +66,8 @@ def traces(folder: Path) -> set[str]:
 
 FULL = """
 from contextlib import suppress
-from wsgi_prom.storage import directory
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.store import directory
+from wsgi_prom.store.slots import SlotFile
 
 path = directory.name_temporary()
 lock_file = directory.prepare(path)

@@ -17,7 +17,7 @@ import pytest
 import servers
 from servers import value
 
-from wsgi_prom.storage import directory
+from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     import socket

@@ -13,8 +13,8 @@ from test_middleware import HEADERS, Closable, all_recorded, environ_of, plain
 
 from wsgi_prom import PrometheusMiddleware, set_route
 from wsgi_prom.errors import SettingError
-from wsgi_prom.headers import content_length, queue_seconds
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.request.headers import content_length, queue_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -347,7 +347,7 @@ def test_the_first_byte_is_a_histogram_of_its_own(in_child: Any) -> None:
 
 def test_each_metric_can_be_turned_off(in_child: Any) -> None:
     """Without the optional ones there is the count of requests, and nothing else."""
-    from wsgi_prom.catalog import OPTIONAL
+    from wsgi_prom.metrics import OPTIONAL
 
     def fail(_environ: Any, _start_response: Any) -> Any:
         raise ZeroDivisionError

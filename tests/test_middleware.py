@@ -16,7 +16,7 @@ from wsgiref.validate import validator
 import pytest
 
 from wsgi_prom import PrometheusMiddleware, set_route
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

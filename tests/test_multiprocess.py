@@ -11,7 +11,7 @@ import live
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store.current_slot import lease
 
 WARNING = "share no directory"
 GUNICORN = "Start gunicorn with -c python:wsgi_prom.hooks.gunicorn, or set PROMETHEUS_MULTIPROC_DIR to"

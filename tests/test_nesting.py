@@ -14,9 +14,9 @@ from wsgiref.util import FileWrapper, setup_testing_defaults
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
+from wsgi_prom.merge.collector import Collector
 from wsgi_prom.middleware import wrap_for_hook
-from wsgi_prom.storage import turns
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.store import turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsgi_prom.storage import directory
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.labels import NAME as LABELS
-from wsgi_prom.storage.labels import LabelSets
-from wsgi_prom.storage.lease import Lease
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.current_slot import Lease
+from wsgi_prom.store.label_limit import NAME as LABELS
+from wsgi_prom.store.label_limit import LabelSets
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.storage.slots import Slot
+    from wsgi_prom.store.slots import Slot
 
 HITS = layout.counter("hits", "Hits.", ("page",))
 HUGE = 2**35

@@ -22,9 +22,9 @@ from webob import Request
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.introspection import own_metrics
-from wsgi_prom.storage import directory
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory
+from wsgi_prom.store import file_format as layout
 
 # Any character, lone surrogates too, and those that mean something to a parser often.
 HOSTILE = st.text(

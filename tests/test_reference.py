@@ -11,9 +11,9 @@ import live
 import pytest
 import servers
 
+from wsgi_prom.app_interface import takes_two
+from wsgi_prom.app_reference import load
 from wsgi_prom.errors import SettingError
-from wsgi_prom.interface import takes_two
-from wsgi_prom.reference import load
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:

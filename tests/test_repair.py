@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import processes
 import pytest
 
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +28,13 @@ class Recorded:
     def __call__(self, action: str, *arguments: Any) -> Any:
         from prometheus_client import Counter, Gauge, Summary
 
-        from wsgi_prom.storage import adoption
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.client import patch
+        from wsgi_prom.store.current_slot import lease
 
         if not self._made:
             self._made = True
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._path)
-            adoption.install()
+            patch.install()
             self.hits = Counter("hits", "Hits.", ["page"], registry=None)
             self.level = Gauge("level", "Level.", registry=None, multiprocess_mode="livesum")
             self.drift = Summary("drift", "Drift.", registry=None)
@@ -298,7 +298,7 @@ def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[...,
     """
 
     def run() -> dict[str, float]:
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store.current_slot import lease
 
         recorded = Recorded(shared)
         recorded("count", "/", 1)
@@ -350,8 +350,8 @@ def test_a_directory_that_was_discarded_is_not_made_again(
     """
 
     def run() -> bool:
-        from wsgi_prom.storage import directory
-        from wsgi_prom.storage.lease import lease
+        from wsgi_prom.store import directory
+        from wsgi_prom.store.current_slot import lease
 
         path = tmp_path / "wsgi_prom-0-0123456789abcdef"
         recorded = Recorded(path)

@@ -11,7 +11,7 @@ from labels import application, by_status, environ_of, label
 
 from wsgi_prom import set_route
 from wsgi_prom.frameworks import django as django_adapter
-from wsgi_prom.routes import KEY, REQUEST, publish
+from wsgi_prom.request.routes import KEY, REQUEST, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,12 +18,12 @@ from test_collector import BUSY, HITS, INF, READS, SIZE, WAIT, WAIT_LATER, sampl
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.schemas import request_schema
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.merge.layouts import Index, Layout
+from wsgi_prom.request.schemas import request_schema
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage import directory
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.layouts import Index, Layout
+from wsgi_prom.store import directory
+from wsgi_prom.store import file_format as layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from test_collector import Block
 
-    from wsgi_prom.storage.children import Child
+    from wsgi_prom.merge.children import Child
 
 ORDERS = layout.counter("orders", "Orders.", ("shop", "kind"))
 LATENCY = layout.histogram("latency", "Latency.", ("shop",), (0.1, 1.0, 10.0, INF))

@@ -11,10 +11,10 @@ import processes
 import pytest
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.directory import prepare
-from wsgi_prom.storage.slots import MemorySlot, SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.directory import prepare
+from wsgi_prom.store.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_prom.errors import WsgiPromError
-from wsgi_prom.storage import directory, labels, locks, opening
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.labels import LabelSets
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory, directory_files, label_limit, locks
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.label_limit import LabelSets
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ STRANGER = 54321
 HITS = layout.counter("hits", "Hits.", ())
 
 SLOT_NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values"]
-NAMES = [*SLOT_NAMES, locks.NAME, labels.NAME]
+NAMES = [*SLOT_NAMES, locks.NAME, label_limit.NAME]
 
 
 class Foreign:
@@ -288,6 +288,6 @@ def test_it_is_the_effective_user_who_writes(in_child: Callable[..., Any], tmp_p
 
     def run() -> tuple[bool, ...]:
         os.seteuid(NOBODY)
-        return tuple(opening.writable(folder) for folder in folders)
+        return tuple(directory_files.writable(folder) for folder in folders)
 
     assert (False, True) == in_child(run)

@@ -26,7 +26,7 @@ from pairs import Fleet, Pair
 from werkzeug.middleware.lint import LintMiddleware
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

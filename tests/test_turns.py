@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.recorder import Recorder
-from wsgi_prom.storage import turns
-from wsgi_prom.storage.cells import Cell
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.client.cells import Cell
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.request.recorder import Recorder
+from wsgi_prom.store import turns
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,8 +19,8 @@ from pathlib import Path
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 from prometheus_client import CollectorRegistry, Enum, Gauge, Info, multiprocess
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.storage.adoption import install
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.client.patch import install
+from wsgi_prom.merge.collector import Collector
 """
 MAKE = """
 class Orders:

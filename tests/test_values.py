@@ -19,11 +19,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from prometheus_client import values as client_values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from wsgi_prom.storage import values as value_class
-from wsgi_prom.storage.adoption import install
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.lease import lease
-from wsgi_prom.storage.variables import VARIABLE
+from wsgi_prom.client import values as value_class
+from wsgi_prom.client.patch import install
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

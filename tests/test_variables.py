@@ -14,12 +14,12 @@ import live
 import pytest
 import servers
 
-from wsgi_prom.storage import directory, locks, sharing, variables
+from wsgi_prom.store import directory, environment, locks, shared_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VARIABLE = variables.VARIABLE
+VARIABLE = environment.VARIABLE
 
 
 @pytest.fixture(
@@ -99,8 +99,8 @@ def test_a_directory_is_shared_for_as_long_as_its_server_lives(shared: Path) -> 
     """A process that outlives the server that told it of a directory does not make it again."""
     lock_file = directory.prepare(shared)
     assert lock_file.acquire(locks.SERVERS[0])
-    variables.announce(shared)
-    script = "from wsgi_prom.storage.sharing import shared_directory; print(shared_directory())"
+    environment.announce(shared)
+    script = "from wsgi_prom.store.shared_directory import shared_directory; print(shared_directory())"
     found = [run(script)]
     lock_file.release(locks.SERVERS[0])
     found.append(run(script))
@@ -109,27 +109,27 @@ def test_a_directory_is_shared_for_as_long_as_its_server_lives(shared: Path) -> 
 
 def test_a_copied_environment_is_nobodys_choice(shared: Path) -> None:
     """The variable with the directory that a server has told is not the user's; with another one it is, and wins."""
-    variables.announce(shared)
+    environment.announce(shared)
     os.environ[VARIABLE] = str(shared)
-    assert variables.configured() is None
-    assert shared == sharing.shared_directory()
+    assert environment.configured() is None
+    assert shared == shared_directory.shared_directory()
     os.environ[VARIABLE] = str(shared.parent / "another")
-    assert shared.parent / "another" == variables.configured() == sharing.shared_directory()
-    assert variables.announced() is None
+    assert shared.parent / "another" == environment.configured() == shared_directory.shared_directory()
+    assert environment.announced() is None
 
 
 def test_a_directory_below_the_users_is_found() -> None:
     """Where a server records below the directory that the user named, its processes do."""
     os.environ[VARIABLE] = "/run/metrics"
-    variables.announce(Path("/run/metrics/own"))
-    assert Path("/run/metrics/own") == sharing.shared_directory()
+    environment.announce(Path("/run/metrics/own"))
+    assert Path("/run/metrics/own") == shared_directory.shared_directory()
 
 
 @pytest.mark.parametrize("text", ["", "x /a", "1", "1 a", " /a", "-1 /a"])
 def test_what_nobody_of_ours_wrote_is_ignored(text: str) -> None:
     """Anything but a pid and an absolute path counts as unset."""
     os.environ["_WSGI_PROM_SERVER"] = text
-    assert variables.announced() is None
+    assert environment.announced() is None
 
 
 def run(script: str) -> str:

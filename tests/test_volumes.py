@@ -14,8 +14,8 @@ import live
 import pytest
 import servers
 
-from wsgi_prom.storage import opening
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store import directory_files
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -112,12 +112,12 @@ def test_processes_by_hand_and_collectors_of_the_application_find_it(
         from prometheus_client import CollectorRegistry, Counter
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        from wsgi_prom.storage import adoption
+        from wsgi_prom.client import patch
 
         os.setgid(USER)
         os.setuid(USER)
         os.environ[VARIABLE] = str(volume)
-        adoption.install()
+        patch.install()
         Counter("hits", "Hits.", registry=None).inc(3)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(volume))
@@ -150,7 +150,7 @@ def test_where_a_directory_of_ones_own_is_used(
     os.chown(named, uid, gid)
     named.chmod(mode)
     expected = named / f"wsgi_prom-{USER if owner else 0}" if below else named
-    assert expected == opening.own_directory(named, owner)
+    assert expected == directory_files.own_directory(named, owner)
     assert [] == os.listdir(named)
 
 

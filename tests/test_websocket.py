@@ -13,7 +13,7 @@ import pytest
 import websocket
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

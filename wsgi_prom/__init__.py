@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wsgi_prom.exporter.app import MetricsApp
     from wsgi_prom.middleware import PrometheusMiddleware
-    from wsgi_prom.routes import set_route
+    from wsgi_prom.request.routes import set_route
 
 __all__ = ("MetricsApp", "PrometheusMiddleware", "set_route")
 
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> object:
 
         return MetricsApp
     if name == "set_route":
-        from wsgi_prom.routes import set_route  # noqa: PLC0415
+        from wsgi_prom.request.routes import set_route  # noqa: PLC0415
 
         return set_route
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

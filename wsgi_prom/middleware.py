@@ -1,54 +1,21 @@
 """
-The middleware: any WSGI application (PEP 3333), measured, and otherwise as it was.
+The middleware, put together: settings, where it records, who answers `metrics_path`, and the application that is measured.
 """
-
-# Rule 1: whatever fails in here is counted, logged once, and kept from the application.
-# Rule 2: a list, tuple, bytes or file_wrapper result goes to the server as the same object: it is that object's type
-#         that gets a response its Content-Length, or its sendfile.
-# Rule 3: what is known to be complete is counted before the server sends the last of it: a worker killed after that
-#         has answered, and counted. (Of 60 that were killed right after a Flask answer had arrived, 29 had counted it
-#         while that was done in close().)
-# Rule 4: the fast path, of a request whose response is complete, lies in one function. What it costs is calls (430 instructions
-#         each, of 14,500 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
-#         processor's caches, twice their time). Everything else leaves it for the slow path.
-# Rule 5: nothing is called between a look at `guarded` and the last of the stores behind it, so that no other thread and no
-#         signal's handler comes in between (see storage/turns.py); where one may, the recorder does it, with the lock. The
-#         token says last whether a request is in progress.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from functools import lru_cache
-from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wsgi_prom import nesting, signals
-from wsgi_prom.body import respond, wrap
-from wsgi_prom.callables import has_method
-from wsgi_prom.catalog import LONGEST_LABEL
-from wsgi_prom.exemptions import exemptions
-from wsgi_prom.files import Wrapper
-from wsgi_prom.nesting import takes_over
-from wsgi_prom.recorder import Recorder
-from wsgi_prom.request import MeasuredRequest
-from wsgi_prom.routes import REQUEST
+from wsgi_prom.request import nesting, signals
+from wsgi_prom.request.exemptions import exemptions
+from wsgi_prom.request.measurement import measured
+from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage.lease import lease
-from wsgi_prom.websocket import WebSocketRequest, asks_for_websocket
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-    from wsgi_prom.blocks import InProgress
-    from wsgi_prom.contents import Size
-    from wsgi_prom.storage.lease import Lease
-    from wsgi_prom.storage.mark import Mark
-    from wsgi_prom.storage.slots import Columns
-
-# Raised for new labels, a missing start_response or a wrong type; the slow path handles them.
-_UNUSUAL: Final = (KeyError, AttributeError, TypeError)
+    from _typeshed.wsgi import WSGIApplication
 
 
 def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplication:  # noqa: N802 - known as a class
@@ -74,224 +41,24 @@ def wrap_for_hook(app: WSGIApplication) -> WSGIApplication:
 def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIApplication:
     recorder = _recorder(settings)
     if lease.directory is not None:
-        from wsgi_prom.storage import adoption  # noqa: PLC0415 - 56 ms that a single process need not pay
+        from wsgi_prom.client import patch  # noqa: PLC0415 - 56 ms that a single process need not pay
 
-        adoption.install()
+        patch.install()
     if explicit or not nesting.explicit():
         # Else the hook's is shown once it has counted a request: it may be that none is left for it.
         recorder.show_in_progress()
     signals.watch(app)
-    exempt = exemptions(app, recorder, settings, explicit=explicit)
-    middleware = _measured(app, recorder, exempt, explicit=explicit)
+    metrics: WSGIApplication | None = None
+    if settings.metrics_path is not None:
+        from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415 - brings WebOb
+
+        metrics = MetricsApp(settings=settings)
+    exempt = exemptions(app, recorder, settings, metrics, explicit=explicit)
+    middleware = measured(app, recorder, exempt, explicit=explicit)
     if explicit:
         nesting.add(middleware, settings)
     return middleware
 
 
-def _measured(  # noqa: C901, PLR0915 - rule 4
-    app: WSGIApplication,
-    recorder: Recorder,
-    exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None,
-    *,
-    explicit: bool,
-) -> WSGIApplication:
-    # The server's file_wrapper: a class, which is seen in what it makes, or a function, as uWSGI's, which ours stands in for.
-    wrapper_class: type | None = None
-    wrapper_function: Any = None
-    told_wrapper: Wrapper | None = None
-
-    class Request(MeasuredRequest):
-        __slots__ = ()
-        _recorder = recorder
-        _explicit = explicit
-
-    class Session(WebSocketRequest, Request):
-        __slots__ = ()
-
-    def finish(request: MeasuredRequest) -> None:
-        """Count a *request* whose complete response was not a plain list."""
-        if request.token is lease.lock and lease.alive[1] and not hasattr(request, "waited"):
-            try:
-                seconds = perf_counter() - request._started
-                bucket = 1 + bisect_left(recorder.bounds, seconds)
-                received, gauge = getattr(request, "received", None), recorder.serving
-                where: Any = request._route
-                if recorder.asked:
-                    request.placed = where = request.place(where, recorder.asked)
-                if not lease.guarded and request.token is not None:
-                    block = recorder.requests[request.method][where][request._status]
-                    block[0] += seconds
-                    block[bucket] += 1.0
-                    if recorder.counts_sent:
-                        block[recorder.sent_column] += request.sent
-                    if received is not None:
-                        block[recorder.received_column] += received.size
-                    if recorder.counts_in_progress:
-                        gauge.columns[0] = gauge.count = gauge.count - 1.0
-                    request.token = None
-                    request._environ[REQUEST] = None
-                    return
-            except _UNUSUAL:
-                pass
-        request.leave()
-
-    # A function: an object with __call__ takes 700 instructions more. Its defaults are what it works with, which nobody
-    # gives: they lie side by side, where a closure has an object for each, which every call counts up and down again, and
-    # which a framework's request has pushed out of the processor's cache (6 % of what this adds to a Flask request).
-    # The application stays in the closure, where `wsgi-prom check` looks for what a function wraps.
-    def middleware(  # noqa: C901, PLR0911, PLR0912, PLR0915 - rule 4
-        environ: WSGIEnvironment,
-        start_response: StartResponse,
-        exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None = exempt,
-        recorder: Recorder = recorder,
-        Request: type[MeasuredRequest] = Request,  # noqa: N803 - a class
-        lease: Lease = lease,
-        alive: Mark = lease.alive,
-        requests: dict[str, dict[Any, dict[str, Columns]]] = recorder.requests,
-        gauge: InProgress = recorder.serving,
-        asked: tuple[Callable[[WSGIEnvironment], object], ...] = recorder.asked,
-        # The functions that return a result's size, by its type. The objects of a file_wrapper have none.
-        sizes: dict[type, Size] = {},  # noqa: B006 - each middleware's own
-        # Stands for the body of a request that has none. None sends a request to the slow path.
-        bodiless: Any = None if recorder.times_first_byte else 0,
-        first_bound: float = recorder.bounds[0],
-        sent_column: int = recorder.sent_column,
-        counts_received: bool = recorder.counts_received,
-        counts_sent: bool = recorder.counts_sent,
-        counts_in_progress: bool = recorder.counts_in_progress,
-        counts_queue: bool = recorder.counts_queue,
-        has_method: bool = has_method(app),
-        waited: float | None = None,
-    ) -> Iterable[bytes]:
-        nonlocal wrapper_class, wrapper_function, told_wrapper
-        if exempt is not None:
-            other = exempt(environ)
-            if other is not None:
-                return other(environ, start_response)
-        request = Request()
-        if environ.setdefault(REQUEST, request) is not request and not takes_over(request, environ):
-            return app(environ, start_response)
-        request._environ = environ
-        request._start_response = start_response
-        request.sent = 0
-        request._started = started = perf_counter()
-        received = bodiless
-        try:
-            # Kept here: the application may clear its environ.
-            try:
-                request.method = method = environ["REQUEST_METHOD"]
-                request.entered = environ["PATH_INFO"]
-            except KeyError:  # uWSGI calls it for a request of two empty lines too
-                request.method = method = environ.get("REQUEST_METHOD", "")
-                request.entered = environ.get("PATH_INFO", "")
-            # Once it is known to be a class it is not looked at any more: 400 instructions.
-            if wrapper_class is None:
-                wrapper: Any = environ.get("wsgi.file_wrapper")
-                if wrapper is not wrapper_function:
-                    if isinstance(wrapper, type):
-                        told_wrapper, wrapper_class = None, wrapper
-                    elif not isinstance(wrapper, Wrapper):  # of an earlier pass of the same environ
-                        told_wrapper = None if wrapper is None else Wrapper(wrapper)
-                        wrapper_function = wrapper
-                if told_wrapper is not None:
-                    environ["wsgi.file_wrapper"] = told_wrapper
-            if counts_received and (
-                ("CONTENT_LENGTH" in environ and environ["CONTENT_LENGTH"])  # noqa: RUF019 - 100 instructions less
-                or "HTTP_TRANSFER_ENCODING" in environ
-            ):
-                received = request.measure_input()
-            if started > recorder.look_at:
-                recorder.look_after(started, environ)
-            if not alive[0]:
-                lease.renew()
-            if counts_in_progress:
-                if lease.guarded:
-                    gauge.enter(request)
-                else:
-                    gauge.columns[0] = gauge.count = gauge.count + 1.0
-                    request.token = lease.lock
-            else:
-                request.token = lease.lock
-            if counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ):
-                waited = request.measure_queue()
-            if "HTTP_UPGRADE" in environ and asks_for_websocket(environ):
-                request.__class__, received = Session, None
-        except Exception:
-            recorder.fail("enter")
-            received = None
-            if not hasattr(request, "token"):
-                gauge.enter(request)
-        except BaseException:  # of a signal's handler
-            request.dismiss()
-            raise
-        try:
-            result: Any = (
-                app.__call__(environ, request.start)  # type: ignore[operator]
-                if has_method
-                else app(environ, request.start)
-            )
-            if received is None:
-                return respond(request, result, None, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
-            kind: type = type(result)
-            sent: int | None
-            if kind is list:
-                try:
-                    if not counts_sent:
-                        sent = 0
-                    else:
-                        sent = len(result[0]) if len(result) == 1 else sum(map(len, result))
-                except Exception:  # items that are not bytes
-                    return respond(request, result, None, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
-            else:
-                try:
-                    size_of = sizes[kind]
-                except Exception:  # not met, a file, or a type that cannot be a key
-                    return respond(request, result, None, wrapper_class, finish, sizes)  # type: ignore[no-any-return]
-                sent = size_of(result)
-                if sent is None:
-                    return wrap(request, result, finish)  # type: ignore[no-any-return]
-            if request.token is lease.lock and alive[1]:
-                try:
-                    seconds = perf_counter() - started
-                    # Most requests are of the first bucket.
-                    bucket = 1 if seconds <= first_bound else 1 + bisect_left(recorder.bounds, seconds)
-                    where: Any = request._route
-                    if asked:
-                        # As `place` does, but for what is unusual.
-                        try:
-                            label: Any = asked[0](environ) if len(asked) == 1 else None
-                        except Exception:  # the user's callable
-                            label = None
-                        if type(label) is str and len(label) <= LONGEST_LABEL:
-                            request.placed = where = (where, label)
-                        else:
-                            request.placed = where = request.place(where, asked)
-                    # Another thread may have dismissed the request: that of a middleware inside.
-                    if not lease.guarded and request.token is not None:
-                        block = requests[method][where][request._status]
-                        block[0] += seconds
-                        block[bucket] += 1.0
-                        if counts_sent:
-                            # With what went out by a write(): nothing as a rule.
-                            block[sent_column] += sent + request.sent
-                        if received:
-                            block[recorder.received_column] += received.size
-                        if counts_in_progress:
-                            gauge.columns[0] = gauge.count = gauge.count - 1.0
-                        request.token = None
-                        environ[REQUEST] = None
-                        if waited is not None:
-                            request.count_queue()
-                        return result  # type: ignore[no-any-return]
-                except _UNUSUAL:
-                    pass
-            return respond(request, result, sent, wrapper_class, MeasuredRequest.leave, sizes)  # type: ignore[no-any-return]
-        except BaseException as error:  # of a signal's handler too
-            request.fail(error)
-            raise
-
-    return middleware
-
-
-# One for all middlewares with the same settings: each keeps a table of its blocks.
+# One for all middlewares with the same settings: each keeps a table of its rows.
 _recorder = lru_cache(Recorder)

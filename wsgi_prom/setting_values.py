@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.catalog import OPTIONAL
-from wsgi_prom.reference import parse
+from wsgi_prom.app_reference import parse
+from wsgi_prom.metrics import OPTIONAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

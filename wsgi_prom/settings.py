@@ -16,8 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import setting_values
-from wsgi_prom.catalog import FIRST_BYTE, OPTIONAL
 from wsgi_prom.errors import SettingError
+from wsgi_prom.metrics import FIRST_BYTE, OPTIONAL
 from wsgi_prom.setting_values import Address, PathPattern
 
 if TYPE_CHECKING:

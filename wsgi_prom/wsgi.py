@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from wsgi_prom.app_reference import load
 from wsgi_prom.middleware import wrap_for_hook
-from wsgi_prom.reference import load
 from wsgi_prom.settings import Settings
 
 application = wrap_for_hook(load(Settings.read().app))

@@ -6,7 +6,7 @@ from typing import Any
 
 from contenders.bare import app
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.catalog import DURATION, OPTIONAL
+from wsgi_prom.metrics import DURATION, OPTIONAL
 
 
 def application() -> Any:

@@ -9,7 +9,7 @@ import importlib
 
 import descriptors
 
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store.current_slot import lease
 
 try:
     import uwsgidecorators

@@ -20,9 +20,9 @@ from chaos.referee import KINDS, Case
 from chaos.scale import FULL, scale
 from processes import in_child
 
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -106,7 +106,7 @@ def test_a_master_that_is_killed_leaves_exact_figures_and_a_clean_start(
 
 def read_directory(path: Path) -> live.Samples:
     from wsgi_prom.exporter.exposition import render
-    from wsgi_prom.storage.collector import Collector
+    from wsgi_prom.merge.collector import Collector
 
     page = render(Collector(path).collect())
     return live.parse_samples(page if isinstance(page, str) else page.decode())

@@ -91,7 +91,7 @@ class Master:
     def scrape(self) -> tuple[live.Samples, int, float]:
         """Return a page, its bytes, and how long a new collector takes for one, the median of some."""
         from wsgi_prom.exporter.exposition import render
-        from wsgi_prom.storage.collector import Collector
+        from wsgi_prom.merge.collector import Collector
 
         def collect() -> tuple[str, float]:
             started = time.perf_counter()

@@ -23,8 +23,8 @@ TIMES = 20_000
 
 RECORDER = """
 import os, sys
-from wsgi_prom.storage import adoption
-adoption.install()
+from wsgi_prom.client import patch
+patch.install()
 from prometheus_client import Counter
 counter = Counter("app_apart_total", "By two at once.")
 counter.inc()
@@ -37,7 +37,7 @@ for _ in range(int(sys.argv[1]) - 1):
 
 def read(path: Path) -> live.Samples:
     from wsgi_prom.exporter.exposition import render
-    from wsgi_prom.storage.collector import Collector
+    from wsgi_prom.merge.collector import Collector
 
     return live.parse_samples(render(Collector(path).collect()))
 

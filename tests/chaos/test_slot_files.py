@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import in_child
 
-from wsgi_prom.storage import directory
-from wsgi_prom.storage import format as layout
-from wsgi_prom.storage.collector import Collector
-from wsgi_prom.storage.locks import FIRST_SLOT, Locks
-from wsgi_prom.storage.slots import SlotFile
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.locks import FIRST_SLOT, Locks
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,13 +20,14 @@ from chaos.scale import FULL, scale
 from processes import in_child
 from prometheus_client import Counter
 
-from wsgi_prom.storage import adoption, variables
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.client import patch
+from wsgi_prom.store import environment
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsgi_prom.storage.slots import Slot
+    from wsgi_prom.store.slots import Slot
 
 WORKERS = 2
 QUIET = dict.fromkeys(servers.UWSGI, ("--forkbomb-delay", "0", "--disable-logging"))
@@ -77,8 +78,8 @@ def test_a_flood_that_finds_no_space_is_not_tried_for_at_each_label_set(shared: 
     """
 
     def flood() -> tuple[int, float]:
-        os.environ[variables.VARIABLE] = str(shared)
-        adoption.install()
+        os.environ[environment.VARIABLE] = str(shared)
+        patch.install()
         counter = Counter("flood", "Flood.", ["number"], registry=None)
         counter.labels("first").inc()
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import opening, variables
+from wsgi_prom.store import directory_files, environment
 
 if TYPE_CHECKING:
     import argparse
@@ -19,18 +19,18 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--directory",
         type=Path,
         metavar="PATH",
-        help=f"the shared directory (default: {variables.VARIABLE}, or that of the only server that runs)",
+        help=f"the shared directory (default: {environment.VARIABLE}, or that of the only server that runs)",
     )
 
 
 def directory_of(arguments: argparse.Namespace) -> Path:
-    path: Path | None = arguments.directory or variables.configured() or variables.announced()
+    path: Path | None = arguments.directory or environment.configured() or environment.announced()
     return _own(path.absolute()) if path else _only_server().absolute()
 
 
 def _own(path: Path) -> Path:
     """Return the directory that servers told of *path* share. For root that of the only user who has one there."""
-    own = opening.own_directory(path)
+    own = directory_files.own_directory(path)
     if own == path or exists(own) or os.geteuid() != 0:
         return own
     found = [
@@ -51,7 +51,7 @@ def _only_server() -> Path:
         return found[0].directory
     if not found:
         raise DirectoryError(
-            f"no server of this user runs here with a directory that wsgi_prom made. Give --directory, or set {variables.VARIABLE}."
+            f"no server of this user runs here with a directory that wsgi_prom made. Give --directory, or set {environment.VARIABLE}."
         )
     raise DirectoryError(f"{len(found)} servers run. Choose one by --directory:", *map(str, found))
 

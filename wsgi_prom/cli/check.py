@@ -14,20 +14,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.app_interface import may_be_factory
+from wsgi_prom.app_reference import load
 from wsgi_prom.cli import address, hook, probe
 from wsgi_prom.cli.arguments import add_json
 from wsgi_prom.cli.finding import Finding
 from wsgi_prom.cli.output import write, write_json
 from wsgi_prom.cli.running import running_servers
+from wsgi_prom.client import patch
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.tls import Tls
+from wsgi_prom.exporter.http.tls import Tls
 from wsgi_prom.frameworks import detection
-from wsgi_prom.interface import may_be_factory
-from wsgi_prom.reference import load
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
-from wsgi_prom.storage import adoption, directory, opening, variables
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store import directory, directory_files, environment
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     import argparse
@@ -124,13 +125,13 @@ def _access(settings: Settings) -> Iterator[Finding]:
 
 
 def _directory() -> Finding:
-    path = variables.configured()
+    path = environment.configured()
     if path is None:
         base = directory.name_temporary().parent
         if os.access(base, os.W_OK | os.X_OK):
             return Finding("directory", True, f"made in {base} by the server's hook, for as long as it runs")
-        return Finding("directory", False, f"{base} cannot be written", f"set {variables.VARIABLE}")
-    path = opening.own_directory(path.absolute())
+        return Finding("directory", False, f"{base} cannot be written", f"set {environment.VARIABLE}")
+    path = directory_files.own_directory(path.absolute())
     parent = next(folder for folder in (path, *path.parents) if folder.exists())
     try:
         if parent == path:
@@ -148,10 +149,10 @@ def _harmless() -> Iterator[None]:
     """Import an application as a server would, and leave nothing behind."""
     # The application's metrics live in this process's memory, whatever PROMETHEUS_MULTIPROC_DIR says.
     lease.defer()
-    adoption.install()
+    patch.install()
     # A server has made it by now. prometheus-flask-exporter needs it at its import.
-    if not os.path.isdir(os.environ.get(variables.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
-        os.environ[variables.VARIABLE] = str(directory.name_temporary().parent)
+    if not os.path.isdir(os.environ.get(environment.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
+        os.environ[environment.VARIABLE] = str(directory.name_temporary().parent)
     # Servers import from their working directory.
     folder = str(Path.cwd())
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True

@@ -9,8 +9,8 @@ from wsgi_prom.cli.output import tell, write, write_json
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.introspection import own_metrics
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.storage import directory
-from wsgi_prom.storage.collector import Collector
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     import argparse

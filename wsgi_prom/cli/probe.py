@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
-from wsgi_prom.routes import REQUEST
-from wsgi_prom.signals import reaches_flask_unchanged
+from wsgi_prom.request.routes import REQUEST
+from wsgi_prom.request.signals import reaches_flask_unchanged
 
 
 class _ReachedError(BaseException):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
 from wsgi_prom.cli.output import write
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.storage import directory
+from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     import argparse

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.listeners import command_line, listening
-from wsgi_prom.storage import directory, locks, opening, variables
-from wsgi_prom.storage.locks import Locks
+from wsgi_prom.store import directory, directory_files, environment, locks
+from wsgi_prom.store.locks import Locks
 
 if TYPE_CHECKING:
     from wsgi_prom.settings import Address
@@ -52,8 +52,8 @@ def running_servers() -> list[RunningServer]:
     # Where directory.name_temporary makes them. Not by tempfile, which writes a file to find a folder that it can write to.
     bases = {Path("/dev/shm"), Path(os.environ.get("TMPDIR") or "/tmp")}  # noqa: S108 - only looked at
     paths = {path for base in bases for path in _listed(base)}
-    named = variables.configured()
-    for path in sorted(paths | ({opening.own_directory(named.absolute())} if named else set())):
+    named = environment.configured()
+    for path in sorted(paths | ({directory_files.own_directory(named.absolute())} if named else set())):
         with suppress(OSError):  # its server has just removed it
             server = _server(path)
             if server is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
 from wsgi_prom.errors import SettingError, WsgiPromError
-from wsgi_prom.exporter.server import serve
+from wsgi_prom.exporter.process.server import serve
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import Settings
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily
 
-from wsgi_prom import catalog
-from wsgi_prom.routes import find_route, set_route
+from wsgi_prom import metrics
+from wsgi_prom.request.routes import find_route, set_route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +57,7 @@ class Naive:
         return self._app(environ, start)
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(*catalog.REQUESTS, labels=("method", "route", "status"))
+        family = CounterMetricFamily(*metrics.REQUESTS, labels=("method", "route", "status"))
         for labels, count in self._counts.items():
             family.add_metric(labels, count)
         yield family

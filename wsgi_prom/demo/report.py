@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from rich import box
 from rich.table import Table
 
-from wsgi_prom import catalog
+from wsgi_prom import metrics
 from wsgi_prom.demo.quantile import histogram_quantile
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def print_departures(console: Console, gone: Sequence[Departure], moments: Seque
     _print(console, table)
     most = max((moment.in_progress for moment in moments), default=0.0)
     console.print(
-        f"{catalog.IN_PROGRESS[0]}: at most {most:.0f}, {moments[-1].in_progress:.0f} at the end. "
+        f"{metrics.IN_PROGRESS[0]}: at most {most:.0f}, {moments[-1].in_progress:.0f} at the end. "
         f"Workers then: {', '.join(map(str, sorted(moments[-1].workers)))}.",
         soft_wrap=True,
     )

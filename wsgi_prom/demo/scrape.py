@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from wsgi_prom import catalog
+from wsgi_prom import metrics
 from wsgi_prom.demo.load import NAIVE, Row, send
 from wsgi_prom.demo.server import DemoError
 
@@ -43,7 +43,7 @@ class Page(NamedTuple):
 
     def by_row(self) -> dict[Row, float]:
         """Return the counts of requests."""
-        name = f"{catalog.REQUESTS[0]}_total"
+        name = f"{metrics.REQUESTS[0]}_total"
         found = {}
         for (sample, labels), value in self.samples.items():
             if sample == name:
@@ -55,13 +55,13 @@ class Page(NamedTuple):
         return sum(self.by_row().values())
 
     def in_progress(self) -> float:
-        return self.samples.get((catalog.IN_PROGRESS[0], frozenset()), 0.0)
+        return self.samples.get((metrics.IN_PROGRESS[0], frozenset()), 0.0)
 
     def durations(self) -> dict[tuple[str, str], dict[float, float]]:
         """Return the cumulative buckets of the durations by method and route."""
         found: dict[tuple[str, str], dict[float, float]] = {}
         for (sample, labels), value in self.samples.items():
-            if sample == f"{catalog.DURATION[0]}_bucket":
+            if sample == f"{metrics.DURATION[0]}_bucket":
                 values = dict(labels)
                 found.setdefault((values["method"], values["route"]), {})[float(values["le"])] = value
         return found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter import passwords
-from wsgi_prom.exporter.plain import plain
+from wsgi_prom.exporter.responses import plain
 from wsgi_prom.exporter.watched import Watched, read
 
 if TYPE_CHECKING:

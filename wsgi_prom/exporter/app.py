@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names
-from wsgi_prom.exporter.pages import ARRIVAL, PageFile, Pages
-from wsgi_prom.exporter.plain import plain
+from wsgi_prom.exporter.page_cache import ARRIVAL, PageFile, Pages
+from wsgi_prom.exporter.responses import plain
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.exporter.webob import (
     Request,
@@ -21,7 +21,7 @@ from wsgi_prom.exporter.webob import (
     create_accept_header,
 )
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

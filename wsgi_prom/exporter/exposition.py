@@ -14,7 +14,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.utils import floatToGoString
 
-from wsgi_prom.storage.families import label_name, metric_name
+from wsgi_prom.merge.families import label_name, metric_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
-    from wsgi_prom.storage.children import Child, Form, Labels
-    from wsgi_prom.storage.families import Families, Family
+    from wsgi_prom.merge.children import Child, Form, Labels
+    from wsgi_prom.merge.families import Families, Family
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"

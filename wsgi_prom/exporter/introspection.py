@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from wsgi_prom import catalog, version
+from wsgi_prom import metrics, version
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-    from wsgi_prom.storage.collector import Report
+    from wsgi_prom.merge.collector import Report
 
 
 def own_metrics(report: Report, *others: Metric) -> list[Metric]:
     """Return the `wsgi_prom_*` metrics of the scrape that *report* is about, and *others*."""
-    build = GaugeMetricFamily(*catalog.BUILD_INFO, labels=["version"])
+    build = GaugeMetricFamily(*metrics.BUILD_INFO, labels=["version"])
     build.add_metric([version.installed()], 1)
-    slots = GaugeMetricFamily(*catalog.SLOTS, labels=["state"])
+    slots = GaugeMetricFamily(*metrics.SLOTS, labels=["state"])
     slots.add_metric(["live"], report.slots_live)
     slots.add_metric(["free"], report.slots_free)
     return [
         build,
         *others,
         slots,
-        GaugeMetricFamily(*catalog.SCRAPE_DURATION, report.duration),
-        GaugeMetricFamily(*catalog.VALUE_BYTES, report.value_bytes),
-        GaugeMetricFamily(*catalog.DIRECTORY_READABLE, report.readable),
-        GaugeMetricFamily(*catalog.UNREADABLE, len(report.unreadable)),
-        GaugeMetricFamily(*catalog.CONFLICTS, report.conflicts),
+        GaugeMetricFamily(*metrics.SCRAPE_DURATION, report.duration),
+        GaugeMetricFamily(*metrics.VALUE_BYTES, report.value_bytes),
+        GaugeMetricFamily(*metrics.DIRECTORY_READABLE, report.readable),
+        GaugeMetricFamily(*metrics.UNREADABLE, len(report.unreadable)),
+        GaugeMetricFamily(*metrics.CONFLICTS, report.conflicts),
     ]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from wsgi_prom import catalog
-from wsgi_prom.storage.locks import Locks
+from wsgi_prom import metrics
+from wsgi_prom.store.locks import Locks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ class Target:
 
     def info(self, directory: Path) -> Metric:
         """Return a sample for each server's master that uses *directory*, or one that names none."""
-        family = GaugeMetricFamily(*catalog.TARGET_INFO, labels=["application", "server", "pid", "directory"])
+        family = GaugeMetricFamily(*metrics.TARGET_INFO, labels=["application", "server", "pid", "directory"])
         for pid in _masters(directory) or [""]:
             family.add_metric([self.application, self.server, pid, str(directory)], 1)
         for sample in family.samples:

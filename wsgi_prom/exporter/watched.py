@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from wsgi_prom.errors import SettingError
-from wsgi_prom.storage import forks
+from wsgi_prom.store import fork_locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class Watched(Generic[T]):
     def __init__(self, load: Callable[[], T], *paths: str) -> None:
         self._load = load
         self._paths = paths
-        self._lock = forks.lock()
+        self._lock = fork_locks.lock()
         # Looked at before it is read: what changes meanwhile is another look's change.
         self._seen = self._look()
         self._value = load()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgiref.sync import iscoroutinefunction  # Django's own dependency
 
-from wsgi_prom.routes import publish
+from wsgi_prom.request.routes import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable

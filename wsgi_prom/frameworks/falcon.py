@@ -17,8 +17,8 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from wsgi_prom.routes import publish
-from wsgi_prom.signals import note
+from wsgi_prom.request.routes import publish
+from wsgi_prom.request.signals import note
 
 
 class RouteMiddleware:

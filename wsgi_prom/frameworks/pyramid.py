@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.routes import publish
+from wsgi_prom.request.routes import publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.config import KNOWN_SETTINGS
 
+from wsgi_prom.app_interface import takes_two
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs
 from wsgi_prom.hooks.instance import Instance, attempt
-from wsgi_prom.interface import takes_two
 from wsgi_prom.middleware import wrap_for_hook
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,17 +13,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NoReturn
 
+from wsgi_prom.client import patch
 from wsgi_prom.errors import DirectoryError, WsgiPromError
-from wsgi_prom.exporter.launch import launch
+from wsgi_prom.exporter.process.launch import launch
 from wsgi_prom.settings import Settings
-from wsgi_prom.storage import adoption, directory, locks, opening, variables
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store import directory, directory_files, environment, locks
+from wsgi_prom.store.current_slot import lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wsgi_prom.exporter.target import Target
-    from wsgi_prom.storage.locks import Locks
+    from wsgi_prom.store.locks import Locks
 
 log = logging.getLogger("wsgi_prom")
 
@@ -46,10 +47,10 @@ class Instance:
         self._launch: Callable[..., None] | None = None
         self._choose()
         lease.defer()
-        adoption.install()
+        patch.install()
 
     def _choose(self) -> None:
-        found = (variables.announced(self._master) if self._reload else None) or variables.configured()
+        found = (environment.announced(self._master) if self._reload else None) or environment.configured()
         self._new = found is None
         self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
         # Before the application is imported, which may look at the variable.
@@ -61,7 +62,7 @@ class Instance:
 
         It is removed at the end of this process if no server starts. Never raises.
         """
-        with suppress(OSError, DirectoryError), opening.made(self.path, os.geteuid(), None, new=True):
+        with suppress(OSError, DirectoryError), directory_files.made(self.path, os.geteuid(), None, new=True):
             self._early = True
             atexit.register(self._unmake, os.getpid())
 
@@ -149,7 +150,7 @@ class Instance:
         """Choose the directory again, by the environment as it is now, and set the variable in this process."""
         # Made again for the workers' user, unless the application has put something there.
         self._unmake()
-        if os.environ.get(variables.VARIABLE) != str(self.path):
+        if os.environ.get(environment.VARIABLE) != str(self.path):
             self._choose()
         if not self._new:
             self._use_own(owner)
@@ -157,12 +158,12 @@ class Instance:
         self._tell()
 
     def _use_own(self, owner: tuple[int, int] | None) -> None:
-        named, self.path = self.path, opening.own_directory(self.path, owner)
+        named, self.path = self.path, directory_files.own_directory(self.path, owner)
         if self.path != named:
             log.warning(
                 "%s=%s is open to others, or root's: the server uses %s, which is its user's alone. Programs with the client "
                 "library alone write to %s, and are not on the page: set the variable to %s for those that should be.",
-                variables.VARIABLE, named, self.path, named, self.path,
+                environment.VARIABLE, named, self.path, named, self.path,
             )  # fmt: skip
 
     def _enter(self, owner: tuple[int, int] | None) -> Locks:
@@ -180,8 +181,8 @@ class Instance:
 
     def environ_of_successor(self, environ: dict[str, str]) -> None:
         """Name the directory in *environ*, which another master is started with that goes on in it."""
-        if variables.configured() != self.path:
-            variables.announce(self.path, environ)
+        if environment.configured() != self.path:
+            environment.announce(self.path, environ)
 
     def stop(self) -> None:
         """Remove the directory if wsgi_prom made it and no other server uses it. The exporter may have done so before."""
@@ -189,9 +190,9 @@ class Instance:
             directory.discard(self.path, self._lock_file)
 
     def _tell(self) -> None:
-        if variables.configured() != self.path:
-            variables.show(self.path)
-            variables.announce(self.path)
+        if environment.configured() != self.path:
+            environment.show(self.path)
+            environment.announce(self.path)
 
     def _unmake(self, pid: int = 0) -> None:
         """Remove what `make_early` has made, in the process *pid* alone if one is given, and not in its children."""

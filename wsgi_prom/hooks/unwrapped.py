@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uwsgi
 
-from wsgi_prom.catalog import IN_PROGRESS, REQUESTS
+from wsgi_prom.metrics import IN_PROGRESS, REQUESTS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ import uwsgi
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, unwrapped
 from wsgi_prom.hooks.instance import Instance, attempt
-from wsgi_prom.storage import forks
-from wsgi_prom.storage.lease import lease
+from wsgi_prom.store import fork_locks
+from wsgi_prom.store.current_slot import lease
 
 log = logging.getLogger("wsgi_prom")
 
@@ -63,7 +63,7 @@ def _owner() -> tuple[int, int] | None:
 
 def _after_fork() -> None:
     # uWSGI runs none of Python's callbacks. Before anything else: what follows may use a metric.
-    forks.free()
+    fork_locks.free()
     with attempt("this process claims its slot when it records something"):
         if uwsgi.worker_id() > 0:
             lease.renew()

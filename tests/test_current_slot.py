@@ -1,0 +1,579 @@
+"""The lease: what a process records into, before and after forks of every kind, with threads, and without a directory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import processes
+import pytest
+
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.current_slot import Lease
+from wsgi_prom.store.environment import VARIABLE
+from wsgi_prom.store.fork_guard import PidMark, fork_mark
+from wsgi_prom.store.slots import MemorySlot, SlotFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wsgi_prom.store.slots import Slot
+
+HITS = layout.counter("hits", "Hits.", ("page",))
+FORKS = [os.fork, processes.fork_unseen]
+MARKS = [fork_mark, PidMark]
+
+
+class Tally:
+    """A counter that records as this package's own do, and knows what it brought."""
+
+    def __init__(self, lease: Lease, page: str = "/") -> None:
+        self._lease = lease
+        self._page = page
+        self._own = 0.0
+        self._columns: Any = [0.0]
+        self._index = 0
+        lease.add(self)
+
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        columns, index = slot.block(HITS, (self._page,))
+        with self._lease.lock:
+            if keep:
+                self._columns[self._index] -= self._own
+                columns[index] += self._own
+            else:
+                self._own = 0.0
+            self._columns, self._index = columns, index
+
+    def inc(self) -> None:
+        if not self._lease.alive[0]:
+            self._lease.renew()
+        with self._lease.lock:
+            self._own += 1.0
+            self._columns[self._index] += 1.0
+
+
+def hits(path: Path) -> dict[str, float]:
+    """Return what a scrape shows of each page."""
+    for metric in Collector(path).collect().to_metrics():
+        if metric.name == "hits":
+            return {sample.labels["page"]: sample.value for sample in metric.samples}
+    return {}
+
+
+def slots(path: Path) -> int:
+    return len(list(path.glob("*.values")))
+
+
+def held(lease: Lease) -> int | None:
+    return lease.slot.number if isinstance(lease.slot, SlotFile) else None
+
+
+def child_of(fork: Callable[[], int], function: Callable[[], object]) -> int:
+    """Fork, run *function* in the child, and return the child's pid at once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def wait(pid: int) -> int:
+    """Wait for a child, for a bounded time: one that hangs is killed."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(processes.WAIT_SECONDS):
+            os.kill(pid, signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    status = os.waitpid(pid, 0)[1]
+    done.set()
+    watcher.join()
+    return os.waitstatus_to_exitcode(status)
+
+
+def wait_simply(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_nothing_is_claimed_before_the_first_record(
+    in_child: Callable[..., Any], shared: Path, mark: Any
+) -> None:
+    """
+    Something that could record makes no file; the first record does.
+    """
+
+    def run() -> tuple[bool, bool]:
+        os.environ[VARIABLE] = str(shared)
+        tally = Tally(Lease(mark()))
+        before = shared.exists()
+        tally.inc()
+        return before, shared.exists()
+
+    assert (False, True) == in_child(run)
+    assert {"/": 1.0} == hits(shared)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_renew_claims_without_a_record(in_child: Callable[..., Any], shared: Path, mark: Any) -> None:
+    """
+    A worker that its server's hook announced holds a slot before its first request, and shows zeros.
+    """
+
+    def run() -> int | None:
+        lease = Lease(mark())
+        tally = Tally(lease)
+        lease.attach(shared)
+        lease.renew()
+        lease.renew()
+        del tally
+        return held(lease)
+
+    assert 0 == in_child(run)
+    assert (1, {"/": 0.0}) == (slots(shared), hits(shared))
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_forked_child_records_in_a_slot_of_its_own(
+    in_child: Callable[..., Any], shared: Path, mark: Any, fork: Any
+) -> None:
+    """
+    Child and grandchild part from their parent's slot with their first record, whoever called fork.
+    """
+
+    def run() -> tuple[Any, ...]:
+        lease = Lease(mark())
+        lease.attach(shared)
+        tally = Tally(lease)
+        tally.inc()
+        seen, told = os.pipe()
+
+        def grandchild() -> None:
+            tally.inc()
+            os.write(told, b"%d" % held(lease))
+
+        def child() -> None:
+            tally.inc()
+            os.write(told, b"%d" % held(lease))
+            assert 0 == wait_simply(child_of(fork, grandchild))
+            tally.inc()
+
+        status = wait_simply(child_of(fork, child))
+        tally.inc()
+        return status, os.read(seen, 10), held(lease)
+
+    assert (0, b"12", 0) == in_child(run)
+    assert (3, {"/": 5.0}) == (slots(shared), hits(shared))
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_child_that_does_not_record_claims_nothing(
+    in_child: Callable[..., Any], shared: Path, mark: Any, fork: Any
+) -> None:
+    """
+    A subprocess of a worker, or a master that only manages, costs no slot.
+    """
+
+    def run() -> int:
+        lease = Lease(mark())
+        lease.attach(shared)
+        tally = Tally(lease)
+        tally.inc()
+        return wait_simply(child_of(fork, lambda: Tally(lease, "/child")))
+
+    assert 0 == in_child(run)
+    assert (1, {"/": 1.0}) == (slots(shared), hits(shared))
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_a_parent_counted_in_memory_stays_with_it(
+    in_child: Callable[..., Any], shared: Path, mark: Any
+) -> None:
+    """
+    Figures from before the directory was known are the parent's alone: its children start from 0.
+    """
+
+    def run() -> int:
+        lease = Lease(mark())
+        lease.defer()
+        tally = Tally(lease)
+        tally.inc()
+        status = wait_simply(child_of(os.fork, lambda: (lease.attach(shared), tally.inc())))
+        lease.attach(shared)
+        return status
+
+    assert 0 == in_child(run)
+    assert {"/": 2.0} == hits(shared)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_attach_moves_what_was_recorded_exactly_once(
+    in_child: Callable[..., Any], shared: Path, mark: Any
+) -> None:
+    """
+    Two objects of one series bring each record to the slot once, and attaching again changes nothing.
+    """
+
+    def run() -> None:
+        lease = Lease(mark())
+        lease.defer()
+        first, second = Tally(lease), Tally(lease)
+        first.inc()
+        second.inc()
+        first.inc()
+        lease.attach(shared)
+        assert {"/": 3.0} == hits(shared)
+        lease.attach(shared)
+        second.inc()
+        assert {"/": 4.0} == hits(shared)
+
+    in_child(run)
+
+
+def test_attach_before_the_first_record_claims_nothing(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A master that learns of the directory and never records has no slot.
+    """
+
+    def run() -> None:
+        lease = Lease()
+        tally = Tally(lease)
+        lease.attach(shared)
+        del tally
+
+    in_child(run)
+    assert not shared.exists()
+
+
+def test_defer_keeps_to_memory_whatever_the_environment_says(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """
+    A hook that only reads the configuration leaves no trace, also if the application records at import.
+    """
+
+    def run() -> None:
+        os.environ[VARIABLE] = str(shared)
+        lease = Lease()
+        lease.defer()
+        Tally(lease).inc()
+        assert lease.directory is None
+        assert isinstance(lease.slot, MemorySlot)
+
+    in_child(run)
+    assert not shared.exists()
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("fork", FORKS)
+def test_without_a_directory_a_child_goes_on_with_a_copy(
+    in_child: Callable[..., Any], mark: Any, fork: Any
+) -> None:
+    """
+    An application that shares nothing works as with the client library alone: the child's figures include its parent's.
+    """
+
+    def run() -> int:
+        lease = Lease(mark())
+        tally = Tally(lease)
+        tally.inc()
+
+        def child() -> None:
+            tally.inc()
+            assert [(HITS, ("/",), [2.0])] == lease.slot.blocks()
+
+        status = wait_simply(child_of(fork, child))
+        assert [(HITS, ("/",), [1.0])] == lease.slot.blocks()
+        return status
+
+    assert 0 == in_child(run)
+
+
+def test_a_directory_that_is_set_late_is_used_by_children(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    The environment is looked at when a process first records, not when this package is imported.
+    """
+
+    def run() -> int:
+        lease = Lease()
+        tally = Tally(lease)
+        os.environ[VARIABLE] = str(shared)
+        return wait_simply(child_of(os.fork, tally.inc))
+
+    assert 0 == in_child(run)
+    assert {"/": 1.0} == hits(shared)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_threads_that_record_first_at_the_same_time_share_one_slot(
+    in_child: Callable[..., Any], shared: Path, mark: Any
+) -> None:
+    """
+    One slot for a process, and no increment of any thread is lost while it is claimed.
+    """
+
+    def run() -> None:
+        sys.setswitchinterval(1e-5)
+        lease = Lease(mark())
+        lease.attach(shared)
+        tallies = [Tally(lease, str(number % 3)) for number in range(8)]
+        barrier = threading.Barrier(len(tallies))
+
+        def record(tally: Tally) -> None:
+            barrier.wait(processes.WAIT_SECONDS)
+            for _ in range(500):
+                tally.inc()
+
+        threads = [threading.Thread(target=record, args=(tally,)) for tally in tallies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    for _ in range(5):
+        in_child(run)
+    assert 1 == slots(shared)
+    assert 5 * 8 * 500 == sum(hits(shared).values())
+
+
+def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """
+    A series that one thread makes in the middle of another's first record is not left behind in memory.
+    """
+
+    def run() -> None:
+        sys.setswitchinterval(1e-6)
+        lease = Lease()
+        lease.attach(shared)
+        barrier = threading.Barrier(4)
+        kept = []
+
+        def record(thread: int) -> None:
+            barrier.wait(processes.WAIT_SECONDS)
+            for number in range(25):
+                tally = Tally(lease, f"{thread} {number}")
+                kept.append(tally)
+                tally.inc()
+
+        threads = [threading.Thread(target=record, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    for turn in range(1, 61):
+        in_child(run)
+        assert {float(turn)} == set(hits(shared).values())
+    assert 100 == len(hits(shared))
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, mark: Any) -> None:
+    """
+    A child that is forked while other threads hold locks records at once, and every increment of all is counted.
+    """
+    forks = 120
+
+    def run() -> tuple[float, set[int]]:
+        sys.setswitchinterval(1e-5)
+        lease = Lease(mark())
+        lease.attach(shared)
+        tally = Tally(lease)
+        over = threading.Event()
+        counted = []
+
+        def record() -> None:
+            done = 0
+            while not over.is_set():
+                tally.inc()
+                done += 1
+                if done % 1000 == 0:
+                    Tally(lease, f"page {done}").inc()
+                    done += 1
+            counted.append(done)
+
+        threads = [threading.Thread(target=record) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        statuses = {wait(child_of(os.fork, tally.inc)) for _ in range(forks)}
+        over.set()
+        for thread in threads:
+            thread.join()
+        return float(sum(counted)), statuses
+
+    recorded, statuses = in_child(run)
+    assert {0} == statuses
+    assert recorded + forks == sum(hits(shared).values())
+    assert 2 == slots(shared)
+
+
+def test_forks_while_a_slot_is_claimed(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A child that is forked in the middle of its parent's first record has a slot of its own and does not hang.
+    """
+
+    def run() -> int:
+        sys.setswitchinterval(1e-6)
+        lease = Lease()
+        lease.attach(shared)
+        tallies = [Tally(lease, str(number)) for number in range(4)]
+        threads = [threading.Thread(target=tally.inc) for tally in tallies]
+        for thread in threads:
+            thread.start()
+        status = wait(child_of(os.fork, tallies[0].inc))
+        for thread in threads:
+            thread.join()
+        return status
+
+    assert {0} == {in_child(run) for _ in range(40)}
+    assert 40 * 5 == sum(hits(shared).values())
+
+
+def test_a_directory_that_cannot_be_used_is_logged_once(
+    in_child: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Recording never raises: the process keeps its figures to itself, and one line of the log says why.
+    """
+    file = tmp_path / "file"
+    file.touch()
+
+    def run() -> list[str]:
+        os.environ[VARIABLE] = str(file)
+        lease = Lease()
+        tally = Tally(lease)
+        with caplog.at_level(logging.INFO):
+            tally.inc()
+            tally.inc()
+        assert [(HITS, ("/",), [2.0])] == lease.slot.blocks()
+        return [record.getMessage() for record in caplog.records]
+
+    (message,) = in_child(run)
+    assert str(file) in message
+    assert "is not a directory" in message
+
+
+def test_a_removed_directory_does_not_disturb(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    A process whose directory is removed goes on recording, old series and new; what comes after starts anew.
+    """
+
+    def run() -> int:
+        import shutil
+
+        lease = Lease()
+        lease.attach(shared)
+        tally = Tally(lease)
+        tally.inc()
+        shutil.rmtree(shared)
+        tally.inc()
+        Tally(lease, "/new").inc()
+        return wait_simply(child_of(os.fork, tally.inc))
+
+    assert 0 == in_child(run)
+    assert {"/": 1.0, "/new": 0.0} == hits(shared) or {"/": 1.0} == hits(shared)
+
+
+def test_what_is_no_longer_referenced_is_not_moved(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    The lease keeps nothing alive that records into it.
+    """
+
+    def run() -> None:
+        lease = Lease()
+        lease.attach(shared)
+        Tally(lease, "/gone")
+        kept = Tally(lease, "/kept")
+        gc.collect()
+        kept.inc()
+
+    in_child(run)
+    assert {"/kept": 1.0} == hits(shared)
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("fork", FORKS)
+def test_the_mark_is_zero_in_a_child_alone(in_child: Callable[..., Any], mark: Any, fork: Any) -> None:
+    """
+    Both kinds of fork guard are 0 in a child until it sets them, and unchanged in the parent.
+    """
+
+    def run() -> list[int]:
+        guard = mark()
+        assert (0, 0) == (guard[0], guard[1])
+        guard[0] = guard[1] = 1
+
+        def child() -> None:
+            assert (0, 0) == (guard[0], guard[1])
+            guard[1] = 1
+            assert (0, 1) == (guard[0], guard[1])
+
+        assert 0 == wait_simply(child_of(fork, child))
+        return [guard[0], guard[1]]
+
+    assert [1, 1] == in_child(run)
+
+
+class Advised:
+    """Memory whose kernel answers to the advice that it *takes*, and to no other; it is never wiped."""
+
+    def __init__(self, takes: Callable[[int], bool]) -> None:
+        self._takes = takes
+        self._bytes = bytearray(2)
+
+    def madvise(self, option: int) -> None:
+        if not self._takes(option):
+            raise OSError(22, os.strerror(22))
+
+    def __getitem__(self, index: int) -> int:
+        return self._bytes[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._bytes[index] = value
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [lambda _: False, lambda option: option < 18, lambda _: True],
+    ids=["no advice", "Linux before 4.14", "qemu-user"],
+)
+@pytest.mark.parametrize("fork", FORKS)
+def test_a_kernel_without_the_guard_falls_back_to_the_pid(
+    in_child: Callable[..., Any], fork: Any, takes: Callable[[int], bool]
+) -> None:
+    """
+    Where the kernel refuses to wipe a page at a fork, or says yes to anything, the guard asks for the pid.
+    """
+
+    def run() -> list[int]:
+        guard = fork_mark(Advised(takes))
+        guard[0] = guard[1] = 1
+
+        def child() -> None:
+            assert (0, 0) == (guard[0], guard[1])
+
+        assert 0 == wait_simply(child_of(fork, child))
+        return [guard[0], guard[1]]
+
+    assert [1, 1] == in_child(run)

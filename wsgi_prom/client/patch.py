@@ -1,0 +1,172 @@
+"""
+Taking the client library over: its value class, its locks, the metrics that were made before, and its multiprocess
+collector.
+
+So that an application's own metrics work whatever was imported first, and code that it already has for the client
+library's multiprocess mode is answered from the slots.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import metrics, multiprocess, registry
+from prometheus_client import values as client_values
+
+from wsgi_prom.client import unsupported
+from wsgi_prom.client.cells import Cell, Latest
+from wsgi_prom.client.values import Value
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.store import directory, directory_files, environment, fork_locks
+from wsgi_prom.store.current_slot import lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import CollectorRegistry
+
+
+def install() -> None:
+    """
+    Put `Value` in the place of the client library's value class, also for the metrics that exist already.
+
+    Does nothing when it is done already. Call it before other threads record: an increment that runs meanwhile in one
+    of those metrics may be lost.
+    """
+    if client_values.ValueClass is not Value:
+        client_values.ValueClass = Value
+        path = lease.directory
+        if path is not None and path != environment.configured():
+            environment.show(path)  # another interpreter of the server, whose environment does not have it
+        existing = [item for item in gc.get_objects() if _is_of_client(type(item))]
+        fork_locks.replace((metrics, registry, client_values), existing)
+        _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
+        _remove_own_client_files()
+        unsupported.install(existing)
+        metrics.MetricWrapperBase.labels = _quick(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
+        multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
+        multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
+
+
+def _is_of_client(kind: type) -> bool:
+    # By type, since asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code. The registry's
+    # is abstract, and looks for any type's hash, which a metaclass may refuse.
+    try:
+        return issubclass(kind, (metrics.MetricWrapperBase, registry.CollectorRegistry))
+    except Exception:
+        return False
+
+
+def _quick(labels: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    Return the library's *labels* with a way past its lock, and past making texts of texts, to a child that is there.
+
+    It is two thirds of what `Counter.labels(...).inc()` costs. Looking into a dict is one operation, in any thread.
+    """
+
+    @wraps(labels)
+    def quick(self: Any, *labelvalues: Any, **labelkwargs: Any) -> Any:
+        for value in labelvalues:
+            if type(value) is not str:  # an Enum of texts is not the text that the library makes of it
+                return labels(self, *labelvalues, **labelkwargs)
+        # A metric that is a child itself has none.
+        child = None if labelkwargs else getattr(self, "_metrics", {}).get(labelvalues)
+        return labels(self, *labelvalues, **labelkwargs) if child is None else child
+
+    return quick
+
+
+def _adopt(existing: list[Any]) -> None:
+    # Metrics of any registry or none: in multiprocess mode the library counts them all.
+    for metric in existing:
+        if metric._labelnames and not metric._labelvalues:
+            continue  # the parent of children, which has no value
+        if isinstance(metric, metrics.Counter):
+            metric._value = _take_over(metric._value, _value(metric, "_total"))
+        elif isinstance(metric, metrics.Gauge):
+            metric._value = _take_over(metric._value, _value(metric, "", mode=metric._multiprocess_mode))
+        elif isinstance(metric, metrics.Summary):
+            metric._count = _take_over(metric._count, _value(metric, "_count"))
+            metric._sum = _take_over(metric._sum, _value(metric, "_sum"))
+        elif isinstance(metric, metrics.Histogram):
+            total = _value(metric, "_sum")
+            buckets = [_value(metric, "_bucket", bound=bound) for bound in metric._upper_bounds]
+            # After all are made: only then are they the columns of a block.
+            metric._sum = _take_over(metric._sum, total)
+            metric._buckets = [_take_over(*pair) for pair in zip(metric._buckets, buckets, strict=True)]
+
+
+def _remove_own_client_files() -> None:
+    # Where the environment named a directory before the library was imported, its metrics made files there. What was
+    # in them is in our cells now.
+    path = lease.directory and (environment.configured() or lease.directory)
+    if path is None:
+        return
+    with suppress(OSError, DirectoryError), directory_files.opened(path) as folder:
+        for name in directory.client_files(folder):
+            if name.endswith(f"_{os.getpid()}.db"):
+                os.unlink(name, dir_fd=folder)
+    # Afterwards: a file that nobody has open is added to the archive. From prometheus-client 0.26 on; without it the
+    # removed files stay open until the process ends.
+    getattr(client_values, "close_all_multiprocess_files", int)()
+
+
+def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = None) -> Cell:
+    names, values = metric._labelnames, metric._labelvalues
+    if bound is not None:
+        names, values = (*names, "le"), (*values, str(bound))
+    found: Cell = Value(
+        metric._type,
+        metric._name,
+        metric._name + suffix,
+        names,
+        values,
+        metric._documentation,
+        multiprocess_mode=mode,
+    )
+    return found
+
+
+def _take_over(old: Any, fresh: Cell) -> Any:
+    value = old.get()
+    if value:
+        # The library does not say when a gauge was set: before anything that is set from now on.
+        fresh.set(value, sys.float_info.min if isinstance(fresh, Latest) else None)
+    return fresh
+
+
+def _init(self: Any, registry: CollectorRegistry | None, path: str | None = None) -> None:
+    # Unlike the library, do not ask for the directory yet: before a server starts, it is not made.
+    self._path = path
+    self._lock = fork_locks.lock()
+    self._merged = None
+    if registry:
+        registry.register(self)
+
+
+def _collect(self: Any) -> Iterable[Metric]:
+    path = directory_files.own_directory(Path(self._path)) if self._path else lease.directory
+    if path is None:
+        return []
+    if not hasattr(self, "_lock"):
+        _init(self, None, self._path)  # made before the installation
+    from wsgi_prom.merge.collector import Collector  # noqa: PLC0415 - 17 ms that a worker need not pay
+    from wsgi_prom.merge.folding import Folding  # noqa: PLC0415
+
+    with self._lock:
+        # Anew in a child: a thread of the parent may have been in the middle of a scrape.
+        key = path, os.getpid()
+        if self._merged is None or self._merged[0] != key:
+            self._merged = key, Collector(path), Folding(path)
+        self._merged[2].fold()
+        try:
+            return list(self._merged[1].collect().to_metrics())
+        except DirectoryError:
+            return []  # as the library shows a directory that has no files

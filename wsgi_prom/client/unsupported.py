@@ -1,0 +1,119 @@
+"""
+What the client library has and a shared page does not show: said once, where an application makes one.
+
+Info, Enum, custom collectors and gauges with a function live in one process; the library's own multiprocess mode leaves
+them out too, without a word.
+"""
+
+# Rule 1: nothing here raises into the application, or changes what the library does for it.
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import metrics, multiprocess, registry
+from prometheus_client import values as client_values
+
+from wsgi_prom.client.cells import Extreme, Own
+from wsgi_prom.store.current_slot import lease
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+log = logging.getLogger("wsgi_prom")
+
+_MESSAGES: Final = {
+    "info": (
+        "Info %s is on no page: it lives in one process. Use a Gauge with the same labels, set to 1, and "
+        'multiprocess_mode="livemax".'
+    ),
+    "stateset": (
+        "Enum %s is on no page: it lives in one process. Use a Gauge with a label for the state, set to 1 or 0, and "
+        'multiprocess_mode="livemax".'
+    ),
+    "function": (
+        "Gauge %s is on no page: its function can be called in its own process alone. Call set() where the figure "
+        "changes, or in a thread."
+    ),
+    "collector": (
+        "the custom collector %s is on no page: it can be called in its own process alone. Record into a Counter or "
+        "Gauge instead, or serve it from a process of its own."
+    ),
+    "merge": (
+        "MultiProcessCollector.merge(%s) knows the files of processes without wsgi_prom alone; those of this server are not in its "
+        "result. Use MultiProcessCollector(registry), which has them."
+    ),
+}
+_said: Final[set[str]] = set()
+
+
+def install(existing: Iterable[Any]) -> None:
+    """Watch what is made from now on, and look at the metrics and registries that *existing* are. Call it once."""
+    for kind in (metrics.Info, metrics.Enum):
+        _watch(kind, "_metric_init", lambda metric, *_: _say(metric._type, metric._name))
+    _watch(metrics.Gauge, "set_function", _without_value)
+    _watch(registry.CollectorRegistry, "register", lambda _, collector, *__: _look(collector))
+    multiprocess.MultiProcessCollector.merge = staticmethod(_merge(multiprocess.MultiProcessCollector.merge))  # type: ignore[method-assign]
+    for item in existing:
+        with suppress(Exception):
+            if isinstance(item, registry.CollectorRegistry):
+                for collector in list(item._collector_to_names):
+                    _look(collector)
+            elif item._type in {"info", "stateset"}:
+                _say(item._type, item._name)
+            elif isinstance(item, metrics.Gauge) and "_child_samples" in vars(item):
+                _without_value(item)
+
+
+def _watch(kind: type, name: str, look: Callable[..., None]) -> None:
+    method = getattr(kind, name)
+
+    @wraps(method)
+    def watched(*arguments: Any, **keywords: Any) -> Any:
+        result = method(*arguments, **keywords)
+        with suppress(Exception):
+            look(*arguments, *keywords.values())
+        return result
+
+    setattr(kind, name, watched)
+
+
+def _look(collector: Any) -> None:
+    # By type, since asking a proxy for its class runs the application's code. The library's own are no news.
+    kind = type(collector)
+    if not issubclass(kind, metrics.MetricWrapperBase) and not kind.__module__.startswith(
+        "prometheus_client."
+    ):
+        _say("collector", kind.__qualname__)
+
+
+def _without_value(gauge: Any, *_: Any) -> None:
+    """Have *gauge*, whose figure is not known here, on no page rather than as 0."""
+    cell = gauge._value
+    gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
+    if isinstance(cell, (Own, Extreme)):
+        with lease.lock:
+            # As before this process had it: the column that says so.
+            cell._columns[cell._index + 1] = 0.0
+        cell._block = None  # which nobody else refers to, and which would set it again in the next slot
+    _say("function", gauge._name)
+
+
+def _merge(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def merge(*arguments: Any, **keywords: Any) -> Any:
+        # Not answered with all there is: applications merge the files of one dead worker, and write the result back.
+        with suppress(Exception):
+            _say("merge", "files")
+        return method(*arguments, **keywords)
+
+    return merge
+
+
+def _say(kind: str, name: str) -> None:
+    if kind not in _said:
+        _said.add(kind)
+        log.warning(_MESSAGES[kind], name)

@@ -1,0 +1,37 @@
+"""
+Processes of one server that share no directory: each shows its own requests alone, so that the page is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.store.current_slot import lease
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+log = logging.getLogger("wsgi_prom")
+
+_GUNICORN: Final = "Start gunicorn with -c python:wsgi_prom.hooks.gunicorn, or set"
+_UWSGI: Final = "Add shared-import = wsgi_prom.hooks.uwsgi to uWSGI's configuration, or set"
+
+_warned = False
+
+
+def warn_unshared(environ: WSGIEnvironment) -> None:
+    """Warn, once in a process, where *environ* says that its server has others and nothing is shared with them."""
+    global _warned
+    if _warned or not environ.get("wsgi.multiprocess") or not lease.unshared:
+        return
+    _warned = True
+    if "uwsgi.version" in environ:
+        remedy = _UWSGI
+    else:
+        remedy = _GUNICORN if str(environ.get("SERVER_SOFTWARE")).startswith("gunicorn") else "Set"
+    log.warning(
+        "wsgi_prom: the processes of this server share no directory, and each shows its own requests alone: the metrics are "
+        "those of one process, another at each scrape. %s PROMETHEUS_MULTIPROC_DIR to an empty directory for them",
+        remedy,
+    )

@@ -1,0 +1,213 @@
+r"""
+What ended processes of the client library have left, added up in one file, which grows with the label sets and not with the processes.
+
+    wsgi_prom.archive   "wsgi_prom archive <version> <generation>\n", then JSON: the sums, and the gauges
+    wsgi_prom.ended.<generation>.<random>.<name>   a file that is to be added, or has been
+"""
+
+# Rule 1: the archive's rename is the one step that counts files: files up to its generation are in it and are removed,
+#         files above it are read one by one. A kill between two steps neither loses nor doubles anything.
+# Rule 2: a sum is kept as several doubles that add up to it exactly. So the page's total, rounded once, is the same
+#         before and after files were added, and never goes back by a last digit.
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.store import client_format, locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wsgi_prom.store.client_format import Entry, Origin
+
+NAME: Final = "wsgi_prom.archive"
+_NEW: Final = "wsgi_prom.archive.new"
+_ENDED: Final = re.compile(r"wsgi_prom\.ended\.(\d{1,18})\.[0-9a-f]{16}\.(.+)", re.ASCII)
+_HEADER: Final = re.compile(rb"wsgi_prom archive 1 (\d{1,18})\n")
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class Gauge(NamedTuple):
+    """What is left of a gauge: the parts of its sum, or its one value, when it was set, and by which process."""
+
+    parts: tuple[float, ...]
+    timestamp: float
+    pid: str
+
+
+class Archive:
+    """
+    The archive as of *generation*: *sums* by type and key, *gauges* by mode and key.
+
+    Gauges of the `live*` modes are of living processes, and leave nothing; of mode `all`, the last process stays.
+    """
+
+    def __init__(self, generation: int = 0) -> None:
+        self.generation = generation
+        self.sums: dict[tuple[str, str], tuple[float, ...]] = {}
+        self.gauges: dict[tuple[str, str], Gauge] = {}
+
+    def add(self, origin: Origin, entries: Iterable[Entry]) -> None:
+        """Add the *entries* of a file. Those of `all` gauges are to come in the order of their processes."""
+        typ, mode, pid = origin
+        for key, value, timestamp in entries:
+            if typ != "gauge":
+                self.sums[typ, key] = exact((*self.sums.get((typ, key), ()), value))
+            elif not mode.startswith("live"):
+                found = Gauge((value,), timestamp, pid)
+                before = self.gauges.get((mode, key))
+                self.gauges[mode, key] = found if before is None else _merged(mode, before, found)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Archive:
+        """Raises FormatError for anything that `dump` has not made."""
+        archive = cls(generation(data))
+        try:
+            sums, gauges = json.loads(data[data.index(b"\n") :])
+            for typ, key, *parts in sums:
+                archive.sums[_text(typ), _text(key)] = _numbers(parts)
+            for mode, key, timestamp, pid, *parts in gauges:
+                archive.gauges[_text(mode), _text(key)] = Gauge(_numbers(parts), float(timestamp), _text(pid))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise FormatError(f"no archive: {error}") from error
+        return archive
+
+    def dump(self) -> bytes:
+        sums = [(*name, *parts) for name, parts in self.sums.items()]
+        gauges = [(*name, kept.timestamp, kept.pid, *kept.parts) for name, kept in self.gauges.items()]
+        lines = json.dumps([sums, gauges], separators=(",", ":"))
+        return b"wsgi_prom archive 1 %d\n%s\n" % (self.generation, lines.encode("ascii"))
+
+
+def exact(values: Iterable[float]) -> tuple[float, ...]:
+    """Return as few doubles as have exactly the sum of *values*, unless that is not finite."""
+    parts: list[float] = []
+    # J. R. Shewchuk, Adaptive Precision Floating-Point Arithmetic, 1997: as math.fsum does it inside.
+    for value in values:
+        rest = value
+        kept = 0
+        for part in parts:
+            high, low = (rest, part) if abs(rest) >= abs(part) else (part, rest)
+            rest = high + low
+            error = low - (rest - high)
+            if error:
+                parts[kept] = error
+                kept += 1
+        parts[kept:] = [rest]
+    return tuple(parts) if all(map(math.isfinite, parts)) else (total(parts),)
+
+
+def total(values: Iterable[float]) -> float:
+    """Return the sum of *values*, rounded once: in any order the same."""
+    found = list(values)
+    try:
+        return math.fsum(found)
+    except (OverflowError, ValueError):  # beyond what a double holds on the way, or infinities of both signs
+        return sum(found)
+
+
+def generation(data: bytes) -> int:
+    """Return the generation that an archive begins with. Raises FormatError."""
+    found = _HEADER.match(data)
+    if found is None:
+        raise FormatError(f"begins with {data[:40]!r}, which no archive does")
+    return int(found[1])
+
+
+def read(folder: int, owners: frozenset[int] | None = None) -> Archive:
+    """
+    Return the archive in the directory that is open as *folder*, an empty one if there is none.
+
+    It must belong to one of *owners* if they are given: uids. Raises FormatError, OSError.
+    """
+    try:
+        fd = os.open(NAME, _READ_FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        return Archive()
+    try:
+        client_format.check_plain(fd, owners)
+        size = os.fstat(fd).st_size
+        if size > client_format.MOST_BYTES:
+            raise FormatError(f"{size} bytes are no archive")
+        return Archive.parse(os.pread(fd, size, 0))
+    finally:
+        os.close(fd)
+
+
+def write(folder: int, archive: Archive) -> None:
+    """Replace the archive in the directory *folder* by *archive*, in one step. Raises OSError, and leaves the former one then."""
+    with suppress(FileNotFoundError):
+        os.unlink(_NEW, dir_fd=folder)
+    fd = os.open(_NEW, _NEW_FLAGS, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(archive.dump())
+        os.rename(_NEW, NAME, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(_NEW, dir_fd=folder)
+        raise
+
+
+def ended_name(number: int, name: str) -> str:
+    """Return a name for the file *name* of an ended process that the archive of generation *number* is to have: never the same twice."""
+    return f"wsgi_prom.ended.{number}.{os.urandom(8).hex()}.{name}"
+
+
+def ended(name: str) -> tuple[int, str] | None:
+    """Return the generation and the former name that *name* tells, None if `ended_name` has not made it."""
+    found = _ENDED.fullmatch(name)
+    return (int(found[1]), found[2]) if found and client_format.origin(found[2]) else None
+
+
+def own(name: str) -> bool:
+    """Return whether *name* is that of a file of this module."""
+    return name in {NAME, _NEW} or ended(name) is not None
+
+
+def removable(name: str) -> bool:
+    """Return whether *name* is that of a file of this module or of the client library."""
+    return own(name) or client_format.origin(name) is not None
+
+
+def of_ended(folder: int, name: str) -> bool:
+    """Return whether the client library's file *name* in the directory *folder* is one of a process that has surely ended."""
+    try:
+        fd = os.open(name, _LOOK_FLAGS, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        return locks.unused(fd)
+    finally:
+        os.close(fd)
+
+
+def _merged(mode: str, before: Gauge, found: Gauge) -> Gauge:
+    if mode == "sum":
+        return Gauge(exact((*before.parts, *found.parts)), 0.0, "")
+    if mode == "mostrecent":
+        return found if found.timestamp > before.timestamp else before
+    if mode in {"min", "max"}:
+        return (min if mode == "min" else max)(before, found, key=lambda gauge: gauge.parts[0])
+    return found
+
+
+def _text(item: Any) -> str:
+    if not isinstance(item, str):
+        raise TypeError(f"{item!r} is no text")
+    return item
+
+
+def _numbers(items: list[Any]) -> tuple[float, ...]:
+    if not items:
+        raise ValueError("no numbers")
+    return tuple(map(float, items))

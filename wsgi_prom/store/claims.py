@@ -1,0 +1,121 @@
+"""
+Which process has claimed a slot, as the header of its value file says.
+
+A claim tells two owners of one slot apart where the record lock cannot: the interpreters of a process share its locks,
+and a process loses them all when it closes any descriptor of the lock file.
+"""
+
+# Rule 1: a process does not take a slot whose claimant lives. Where it cannot tell, the lock alone decides.
+# Rule 2: a process that finds another's claim in its slot stores nothing more there.
+# Rule 3: the claim is written after the former owner's gauges were cleared, so that a scrape knows whose they are.
+
+from __future__ import annotations
+
+import os
+from binascii import crc32
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from wsgi_prom.store import file_format
+
+try:
+    import ctypes
+except ImportError:  # a Python that was built without libffi
+    ctypes = None  # type: ignore[assignment]
+
+# sys/auxv.h: where the kernel has put 16 random bytes when it started the program.
+_AT_RANDOM: Final = 25
+# linux/sched.h: set before a process's locks are dropped, and until it is a zombie.
+_PF_EXITING: Final = 4
+
+
+class ClaimedError(Exception):
+    """The process that has claimed the slot lives, though the slot's lock is free."""
+
+
+class Claim(NamedTuple):
+    """
+    The words of a claim in a value file's header, all 0 for a slot that nobody has claimed.
+
+    *nonce* differs in every claim, *started* is when the process began (clock ticks after boot), *namespace* identifies
+    the boot and the pid namespace that *pid* is of, and *program* changes at an exec. A word that cannot be known is 0.
+    """
+
+    nonce: int = 0
+    pid: int = 0
+    started: int = 0
+    namespace: int = 0
+    program: int = 0
+
+    @classmethod
+    def new(cls) -> Claim:
+        """Return a claim of this process, unlike any other."""
+        pid, namespace = os.getpid(), _namespace()
+        return cls(
+            int.from_bytes(os.urandom(8), "big"),
+            pid,
+            _started(pid) if namespace else 0,
+            namespace,
+            _program(),
+        )
+
+    @classmethod
+    def read(cls, header: bytes) -> Claim:
+        """Return the claim in the *header* of a value file, which `file_format.unpack_header` accepts."""
+        return cls(*file_format.HEADER.unpack_from(header)[file_format.CLAIM])
+
+    def may_be_of(self, pid: int) -> bool:
+        """
+        Return whether the process *pid*, which holds the slot's lock, may have made this claim.
+
+        False says that it has only just taken the lock: the claim, and the gauges, are those of the owner before it.
+        *pid* is 0 where the kernel does not tell it; then, and for a claim of another pid namespace, only a slot that
+        nobody has claimed is certain.
+        """
+        if not self.nonce:
+            return False
+        return pid in {0, self.pid} or not self.namespace or self.namespace != _namespace()
+
+    def lives(self) -> bool:
+        """
+        Return whether the claimant certainly lives: another process, or another interpreter of this one.
+
+        False for a process in another pid namespace, and where /proc cannot be read.
+        """
+        if not self.nonce:
+            return False
+        own = Claim.new()
+        if self.pid == own.pid:  # or of an earlier process with this pid, or of this one before an exec
+            return self[2:] == own[2:]
+        return self.namespace == own.namespace != 0 and self.started == _started(self.pid) != 0
+
+
+def _namespace() -> int:
+    try:
+        # /proc may be that of another pid namespace, where the same pid is another process.
+        if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115 - no path
+            return 0
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        return crc32(boot) << 32 | Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+    except OSError:
+        return 0
+
+
+def _started(pid: int) -> int:
+    """Return when the process *pid* began; 0 if it is ending or cannot be seen (proc_pid_stat(5))."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    ends = fields[0] in {b"Z", b"X"} or int(fields[6]) & _PF_EXITING
+    return 0 if ends else int(fields[19])
+
+
+def _program() -> int:
+    try:
+        getauxval = ctypes.CDLL(None).getauxval
+    except AttributeError:  # there is none
+        return 0
+    getauxval.argtypes, getauxval.restype = (ctypes.c_ulong,), ctypes.c_ulong
+    address = getauxval(_AT_RANDOM)
+    return int.from_bytes(ctypes.string_at(address, 8), "big") if address else 0

@@ -1,0 +1,281 @@
+"""
+The shared directory: choosing it, making it, and clearing it without touching anything that is not ours.
+"""
+
+# Rule 1: only names that this package or the client library gives to its files are removed, only plain files, and
+#         no link is followed: names are removed relative to the opened directory.
+# Rule 2: what somebody live holds is not removed: a slot by its lock, a file of the client library's by who has it open.
+# Rule 3: the directory is opened by directory_files.py, and everything is done relative to its descriptor, which nobody keeps:
+#         a directory may be removed and made again while its users live.
+# Rule 4: what was made for one server goes with it, and is known by its name: a mark in it could not be told from one
+#         that is not written yet, or is removed already, by a process that was killed.
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.store import archive, client_format, directory_files, label_limit, locks
+from wsgi_prom.store.environment import VARIABLE
+from wsgi_prom.store.locks import Locks
+
+if TYPE_CHECKING:
+    from wsgi_prom.store.directory_walk import Owner
+
+KINDS: Final = ("values", "keys")
+_SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
+_OTHER_FILES: Final = frozenset({locks.NAME, label_limit.NAME})
+
+# Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
+_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
+_TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
+# A directory that is younger may belong to a server that has made it and not yet locked it. By the clock, which may be
+# set in between, so that a server looks whether it is still there when it has locked it.
+_STALE_AFTER_SECONDS: Final = 60
+_ATTEMPTS: Final = 3
+
+
+def name_temporary() -> Path:
+    """
+    Choose a name for a directory of one server, without making it.
+
+    Never raises: where nothing can be written to, it is one that cannot be made.
+    """
+    base = _SHARED_MEMORY
+    if not os.access(base, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        import tempfile  # noqa: PLC0415 - 4 ms that each worker would pay
+
+        with suppress(FileNotFoundError):  # there is no temporary directory either
+            base = Path(tempfile.gettempdir())
+    return base / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
+
+
+def temporary(path: Path) -> bool:
+    """Return whether *path* is a name for a directory of one server, which is removed at its end."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+
+
+def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Locks:
+    """
+    Make *path* if it is missing (it has to be if it is *new*) and check that it may be used; nothing in it is changed.
+
+    *owner*, a uid and a gid, is the user that the workers run as where that is not the caller. Raises DirectoryError,
+    which says what is wrong and what would be right.
+    """
+    uid = os.geteuid() if owner is None else owner[0]
+    problem: OSError | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            with directory_files.made(path, uid, owner, new=new) as folder:
+                if not directory_files.writable(folder):
+                    raise DirectoryError(_unwritable(path))
+                return Locks.within(folder, path, create=True)
+        except FileNotFoundError as error:  # another process may remove it before there is a lock in it
+            problem = error
+        except OSError as error:
+            problem = error
+            break
+    raise DirectoryError(
+        f"{VARIABLE}={str(path)!r}: {(problem and problem.strerror) or problem}. "
+        "Name a directory that the server's user can write to, or unset it to have one made."
+    ) from problem
+
+
+def check(path: Path, uid: int | None = None) -> None:
+    """
+    Raise DirectoryError unless *path* is a directory that nobody but *uid* (the caller) and root can write to.
+
+    Nothing is made. What a third user owns is refused: the directory, one above it, a link on the way.
+    """
+    try:
+        with directory_files.opened(path, os.geteuid() if uid is None else uid) as folder:
+            if not directory_files.writable(folder):
+                raise DirectoryError(_unwritable(path))
+    except OSError as error:
+        raise DirectoryError(
+            f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {_remedy(path)}"
+        ) from error
+
+
+def slot_numbers(path: Path) -> list[int]:
+    """Return the numbers of the slots that have a value file in *path*, in order."""
+    found = (_SLOT_FILE.fullmatch(name) for name in os.listdir(path))
+    return sorted(int(match[1]) for match in found if match and match[2] == "values" and not match[3])
+
+
+def client_files(folder: int | Path) -> list[str]:
+    """Return the names of the files in *folder* that the client library's own multiprocess mode wrote. Raises OSError."""
+    return sorted(name for name in os.listdir(folder) if client_format.origin(name))
+
+
+def trusted(path: Path) -> frozenset[int]:
+    """
+    Return the uids whose files count in *path*: its owner's and root's.
+
+    Raises OSError, also for a directory that another user has put there, or has chosen by a link.
+    """
+    try:
+        with directory_files.opened(path) as folder:
+            uid = os.fstat(folder).st_uid
+    except DirectoryError as error:
+        raise PermissionError(errno.EPERM, str(error)) from error
+    # Root looks at the directories of all, and others at theirs.
+    if uid != 0 and os.geteuid() not in {0, uid}:
+        raise PermissionError(errno.EPERM, f"it belongs to uid {uid}")
+    return frozenset({0, uid})
+
+
+def recorded(path: Path) -> bool:
+    """Return whether a process has recorded into *path*, through us or through the client library alone. Raises OSError."""
+    return bool(slot_numbers(path) or client_files(path))
+
+
+def slot_file(number: int, kind: str) -> str:
+    """Return the name of a file of slot *number*; *kind* is one of KINDS."""
+    return f"wsgi_prom.{number}.{kind}"
+
+
+def keep_aside(folder: int, number: int, *kinds: str) -> bool:
+    """
+    Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones.
+
+    The directory is open as *folder*.
+
+    Returns False where that cannot be done: a folder with something in it is not replaced.
+    """
+    for kind in kinds or KINDS:
+        bad = slot_file(number, kind)
+        aside = f"{bad}.bad"
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.rmdir(aside, dir_fd=folder)
+            with suppress(FileNotFoundError):
+                os.rename(bad, aside, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}:
+                raise
+            return False
+    return True
+
+
+def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
+    """Return what processes other than this one hold in *path*: a role and a pid (0 in another pid namespace) each."""
+    roles = [("exporter", locks.EXPORTER)]
+    roles += [("server", byte) for byte in locks.SERVERS]
+    roles += [(f"slot {number}", locks.FIRST_SLOT + number) for number in slot_numbers(path)]
+    found = [(role, lock_file.holder(byte)) for role, byte in roles if not lock_file.mine(byte)]
+    return [(role, pid) for role, pid in found if pid is not None]
+
+
+def clear(path: Path, lock_file: Locks) -> None:
+    """Remove the files of earlier runs from *path*, whose lock file is *lock_file*. A slot that is taken meanwhile keeps its files."""
+    with directory_files.opened(path) as folder:
+        # Otherwise somebody has put another directory there.
+        names = os.listdir(folder) if lock_file.lies_in(folder) else []
+        # The archive last: without it the files that are in it count again.
+        for name in sorted(names, key=archive.NAME.__eq__):
+            slot = _SLOT_FILE.fullmatch(name)
+            if slot:
+                byte = locks.FIRST_SLOT + int(slot[1])
+                if lock_file.mine(byte) or not lock_file.acquire(byte):
+                    continue
+                _remove(name, folder)
+                lock_file.release(byte)
+            elif (
+                name == label_limit.NAME
+                or archive.own(name)
+                or (client_format.origin(name) and archive.of_ended(folder, name))
+            ):
+                _remove(name, folder)
+
+
+def discard(path: Path, lock_file: Locks) -> bool:
+    """
+    Remove a directory that was made for one server, if no other server's master uses it. Returns whether it is gone.
+
+    *lock_file* is that of the directory as the caller knows it. Several processes may do this at the same time, or go on
+    with what one of them was killed over. Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in
+    files that have no name any more.
+    """
+    try:
+        with directory_files.opened(path) as folder:
+            if not _empty(path, folder, lock_file):
+                return False
+            with directory_files.passed(path.parent, os.fstat(folder).st_uid) as parent:
+                os.rmdir(path.name, dir_fd=parent)
+    except FileNotFoundError:
+        return not os.path.lexists(path)
+    except (OSError, DirectoryError):
+        return False  # somebody has put something there, which is not ours to remove
+    return True
+
+
+def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
+    """Remove what is ours from the directory of one server, open as *folder*, unless it is in use."""
+    current = Locks.within(folder, path)
+    if not temporary(path) or (current is not lock_file and lock_file.discarded):
+        return False  # in the latter case somebody else has made it again
+    if any(True for known in (current, lock_file) for _ in known.servers()):
+        return False
+    for known in (current, lock_file):
+        with suppress(OSError):  # what is removed may be what makes space for it
+            known.mark_discarded()
+    # The lock file last: without one it is as good as empty.
+    for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
+        if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or archive.removable(name):
+            _remove(name, folder)
+    return True
+
+
+def sweep(own: Path, owner: Owner | None = None) -> None:
+    """
+    Remove the directories that servers of this user left beside *own*, that of the caller's server, which is locked by now.
+
+    They were killed together with their exporter, or, under uWSGI, had none at their end. Those of *owner* too, the user
+    that root's workers drop to.
+    """
+    users = {os.geteuid()} | ({owner[0]} if owner else set())
+    for path in own.parent.iterdir():
+        try:
+            found = path.lstat()
+            if (
+                temporary(path)
+                and path != own
+                and stat.S_ISDIR(found.st_mode)
+                and found.st_uid in users
+                and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
+            ):
+                try:
+                    lock_file = Locks.of(path)
+                except FileNotFoundError:
+                    path.rmdir()
+                    continue
+                try:
+                    if not holders(path, lock_file):
+                        discard(path, lock_file)
+                finally:
+                    lock_file.close()
+        except (OSError, DirectoryError):
+            continue  # another server sweeps too, or the directory holds what is not ours
+
+
+def _remedy(path: Path) -> str:
+    return f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
+
+
+def _unwritable(path: Path) -> str:
+    return f"{VARIABLE}={str(path)!r} cannot be written by this process. {_remedy(path)}"
+
+
+def _remove(name: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            os.unlink(name, dir_fd=folder)

@@ -1,0 +1,153 @@
+"""
+Opening the shared directory, and files in it that belong to its user.
+"""
+
+# Rule 1: the directory is reached as in descent.py, and everything is done relative to its descriptor.
+# Rule 2: root gives away only what this very call has made. What exists belongs to its user already, or is refused.
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.store.directory_walk import Descent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from wsgi_prom.store.directory_walk import Owner
+
+# How often a file is opened again that another root process has made and not given away yet, which takes microseconds.
+_ATTEMPTS: Final = 20
+_PAUSE_SECONDS: Final = 0.01
+
+
+class NotOwnFileError(OSError):
+    """A file is not a plain one, has a second name, or belongs to another user than its directory."""
+
+
+def own_directory(path: Path, owner: Owner | None = None) -> Path:
+    """
+    Return where the processes of one user share values if *path* is named: there, or in a directory of their own below it.
+
+    The latter where everybody can write to *path*, or it is root's and the user is not root: /tmp, a volume of Kubernetes.
+    *owner*, a uid and a gid, is the user, by default the caller. Nothing is made, and what is there is not checked.
+    """
+    uid = os.geteuid() if owner is None else owner[0]
+    try:
+        found = path.stat()
+        roots = found.st_uid in {0, os.stat("/").st_uid}  # noqa: PTH116 - no Path for it
+    except OSError:
+        return path
+    open_to_all = bool(found.st_mode & stat.S_IWOTH)
+    # Root could make a directory where the workers' user cannot reach it.
+    reached = (
+        owner is None
+        or found.st_mode & stat.S_IXOTH
+        or (found.st_mode & stat.S_IXGRP and found.st_gid == owner[1])
+    )
+    below = open_to_all or (roots and found.st_uid != uid and reached)
+    return path / f"wsgi_prom-{uid}" if stat.S_ISDIR(found.st_mode) and below else path
+
+
+@contextmanager
+def opened(path: Path, uid: int | None = None) -> Iterator[int]:
+    """
+    Open the shared directory *path* and yield its descriptor; all that is done with its files is relative to that.
+
+    It must belong to *uid*, and nobody else may be able to write to it; without *uid* it may be anybody's. Raises
+    DirectoryError, which says what is wrong and what would be right, FileNotFoundError and other OSErrors.
+    """
+    fd = Descent(path, uid).open()
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def passed(path: Path, uid: int) -> Iterator[int]:
+    """Open *path*, a directory above one of *uid*'s, which may be anybody's as far as that is safe; see `opened`."""
+    fd = Descent(path, None).reach(uid)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def made(path: Path, uid: int, owner: Owner | None, *, new: bool) -> Iterator[int]:
+    """
+    Do as `opened`, and make *path* and its parents if they are missing: given to *owner*, a uid and a gid, if there is one.
+
+    If it is *new* it must be missing, and its parent must not.
+    """
+    fd = Descent(path, uid, owner, make=True, new=new).open()
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def writable(folder: int) -> bool:
+    """Return whether this process may make files in the directory *folder*, as who it is now: root may have lent its rights away."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=effective)
+
+
+def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int:
+    """
+    Open *name* in the directory *folder*, made if it is missing; *flags* are added to those that keep it safe.
+
+    A file that is made belongs to the directory's user. Raises NotOwnFileError for one that does not, FileNotFoundError
+    without *create*, other OSErrors: EISDIR, ELOOP and ENXIO for what is no file.
+    """
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    user = os.fstat(folder)
+    for _ in range(_ATTEMPTS):
+        try:
+            fd = os.open(name, flags, dir_fd=folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+            with suppress(FileExistsError):  # another process was faster
+                return _make_file(name, folder, flags, user)
+            continue
+        except PermissionError as error:
+            if os.lstat(name, dir_fd=folder).st_uid != user.st_uid:
+                raise _not_own(name, os.lstat(name, dir_fd=folder), user) from error
+            raise
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == user.st_uid:
+            return fd
+        os.close(fd)
+        if found.st_size or not os.geteuid() == found.st_uid != user.st_uid:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    raise _not_own(name, found, user)
+
+
+def _not_own(name: str, found: os.stat_result, user: os.stat_result) -> NotOwnFileError:
+    if found.st_uid != user.st_uid:
+        what = f"belongs to uid {found.st_uid}, the directory to uid {user.st_uid}"
+    elif stat.S_ISREG(found.st_mode):
+        what = "has another name too"
+    else:
+        what = "is not a plain file"
+    return NotOwnFileError(errno.EPERM, what, name)
+
+
+def _make_file(name: str, folder: int, flags: int, user: os.stat_result) -> int:
+    fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+    try:
+        if user.st_uid != os.geteuid():
+            os.fchown(fd, user.st_uid, user.st_gid)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,223 @@
+"""
+The way down to a directory, one component after the other, past whatever other users may have put there.
+"""
+
+# Rule 1: each component of a path is opened relative to the one before it, and the kernel follows no link. What was
+#         checked is what the descriptor is, whatever is renamed meanwhile.
+# Rule 2: a directory on the way, or a link, that belongs to a third user is refused: neither root, nor the user of the
+#         shared directory, nor the caller.
+# Rule 3: root makes nothing in a directory of its own that somebody else may have put in the path.
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.store.environment import VARIABLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# O_PATH: to pass through a directory takes no right to list it.
+_PASS_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# As the kernel has it (MAXSYMLINKS).
+_MOST_LINKS: Final = 40
+
+Owner = tuple[int, int]
+
+
+class Descent:
+    """The way from the root directory to *path*, one component after the other."""
+
+    def __init__(
+        self,
+        path: Path,
+        uid: int | None,
+        owner: Owner | None = None,
+        *,
+        make: bool = False,
+        new: bool = False,
+    ) -> None:
+        self._path = path
+        self._uid = uid
+        self._owner = owner
+        self._make = make
+        self._new = new
+        # Each with whether it comes from a link: what a link leads to is not made.
+        self._names = [(name, False) for name in reversed(os.path.abspath(path).split("/"))]  # noqa: PTH100 - links stay
+        self._links = 0
+        # Directories and links on the way, and whose they are.
+        self._passed: list[tuple[str, str, int]] = []
+        self._here = os.open("/", _PASS_FLAGS)
+        self._found = os.fstat(self._here)
+        self._where = "/"
+        # Where root is not mapped (a user namespace), its files are those of whoever has the root directory.
+        self._rulers = {0, self._found.st_uid}
+        # Whether nobody but root can have chosen what is here.
+        self._chosen_by_root = True
+
+    def open(self) -> int:
+        fd = self.reach(self._uid)
+        try:
+            if self._uid is not None:
+                self._check(self._uid)
+            return os.open(".", _LIST_FLAGS, dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def reach(self, uid: int | None) -> int:
+        """Go there; *uid* is whose directory it is that is looked for, without whoever has this one."""
+        try:
+            while self._names:
+                name, linked = self._names.pop()
+                if name not in {"", "."}:
+                    self._step(name, linked)
+            self._refuse_strangers(self._found.st_uid if uid is None else uid)
+        except BaseException:
+            os.close(self._here)
+            raise
+        return self._here
+
+    def _step(self, name: str, linked: bool) -> None:
+        last = not any(name not in {"", "."} for name, _ in self._names)
+        try:
+            fd = os.open(name, _PASS_FLAGS, dir_fd=self._here)
+        except FileNotFoundError:
+            if not self._make or linked or (self._new and not last):
+                raise
+            self._make_directory(name, last)
+            fd = os.open(name, _PASS_FLAGS, dir_fd=self._here)
+        except OSError as error:
+            if error.errno not in {errno.ENOTDIR, errno.ELOOP}:
+                raise
+            self._follow(name, last)
+            return
+        else:
+            if self._new and last:
+                os.close(fd)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self._path))
+        above, self._found = self._found, os.fstat(fd)
+        self._passed.append((self._where, "belongs", above.st_uid))
+        self._chosen_by_root = self._chosen_by_root and self._fixed(above, self._found)
+        self._where = os.path.join(self._where, name)  # noqa: PTH118
+        os.close(self._here)
+        self._here = fd
+
+    def _follow(self, name: str, last: bool) -> None:
+        """Go on with what the link *name* says, if it is one."""
+        link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._here)
+        try:
+            found = os.fstat(link)
+            if not stat.S_ISLNK(found.st_mode):
+                if last:
+                    raise DirectoryError(
+                        f"{self._shown} is not a directory. Name a directory, or unset it to have one made."
+                    )
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
+            # By its descriptor: another one may be in its place by now.
+            target = os.readlink("", dir_fd=link)
+        finally:
+            os.close(link)
+        self._links += 1
+        if self._links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
+        self._passed.append((self._where, "belongs", self._found.st_uid))
+        self._passed.append((os.path.join(self._where, name), "is a link that belongs", found.st_uid))  # noqa: PTH118
+        self._chosen_by_root = self._chosen_by_root and self._fixed(self._found, found)
+        self._names += [(part, True) for part in reversed(target.split("/"))]
+        if target.startswith("/"):
+            os.close(self._here)
+            self._here = os.open("/", _PASS_FLAGS)
+            self._found, self._where = os.fstat(self._here), "/"
+
+    def _refuse_strangers(self, uid: int) -> None:
+        for where, belongs, owner in self._passed:
+            if owner not in self._rulers | {uid, os.geteuid()}:
+                shown = self._shown if where == str(self._path) else f"{self._shown}: {where}"
+                remedy = (
+                    "Name a directory itself, or remove the link."
+                    if "link" in belongs
+                    else "Name a directory below one of root's."
+                )
+                raise DirectoryError(
+                    f"{shown} {belongs} to uid {owner}, who can put another directory there; the workers run as uid {uid}. {remedy}"
+                )
+
+    def _check(self, uid: int) -> None:
+        remedy = (
+            f"Name a directory of its own, such as {str(self._path / 'wsgi_prom')!r}: it is made at start."
+        )
+        if self._found.st_uid != uid:
+            raise DirectoryError(
+                f"{self._shown} belongs to uid {self._found.st_uid}, the workers run as uid {uid}. {remedy}"
+            )
+        if self._found.st_mode & stat.S_IWOTH:
+            raise DirectoryError(f"{self._shown} can be written by everybody. {remedy}")
+
+    @property
+    def _shown(self) -> str:
+        return f"{VARIABLE}={str(self._path)!r}"
+
+    def _make_directory(self, name: str, last: bool) -> None:
+        self._passed.append((self._where, "belongs", self._found.st_uid))
+        self._refuse_strangers(os.geteuid() if self._uid is None else self._uid)
+        mode = 0o700 if last else 0o755
+        if self._owner is None:
+            with suppress(FileExistsError):
+                # With a mode: the umask alone, 000, would open it to everybody.
+                os.mkdir(name, mode, dir_fd=self._here)
+            return
+        if not self._chosen_by_root and self._found.st_uid != self._owner[0]:
+            raise DirectoryError(
+                f"{self._shown} cannot be made: {self._where} is root's, and another user can put it there. Make the "
+                "directory yourself, or name one below a directory that only root can write to."
+            )
+        # What others can replace is theirs anyway, and of root's they could put something else there.
+        owner = self._owner if last or not self._fixed(self._found) else (os.geteuid(), os.getegid())
+        self._make_and_give(name, mode, owner)
+
+    def _make_and_give(self, name: str, mode: int, owner: Owner) -> None:
+        """
+        Make the directory *name* as root, and show it when it is *owner*'s.
+
+        In a directory that only root can enter: in one that others can write to, they could put another directory of
+        root's in the place of what was made, before it is opened to be given away.
+        """
+        stage = f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
+        os.mkdir(stage, 0o700, dir_fd=self._here)
+        stage_fd = os.open(stage, _PASS_FLAGS, dir_fd=self._here)
+        try:
+            found = os.fstat(stage_fd)
+            if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise OSError(errno.EPERM, "another user has replaced what was being made", name)
+            try:
+                os.mkdir(stage, 0o700, dir_fd=stage_fd)
+                fd = os.open(stage, _LIST_FLAGS, dir_fd=stage_fd)
+                try:
+                    os.fchmod(fd, mode)  # whatever the umask
+                    os.fchown(fd, *owner)
+                finally:
+                    os.close(fd)
+                os.rename(stage, name, src_dir_fd=stage_fd, dst_dir_fd=self._here)
+            except OSError as error:
+                with suppress(OSError):
+                    os.rmdir(stage, dir_fd=stage_fd)
+                if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:  # another process was faster
+                    raise
+        finally:
+            os.close(stage_fd)
+            os.rmdir(stage, dir_fd=self._here)
+
+    def _fixed(self, folder: os.stat_result, entry: os.stat_result | None = None) -> bool:
+        """Return whether nobody but root can replace what is in *folder*: all of it, or, below a sticky one, *entry*."""
+        if folder.st_uid not in self._rulers:
+            return False
+        group = stat.S_IWGRP if folder.st_gid != 0 else 0
+        if not folder.st_mode & (group | stat.S_IWOTH):
+            return True
+        return bool(folder.st_mode & stat.S_ISVTX) and entry is not None and entry.st_uid in self._rulers

@@ -1,0 +1,298 @@
+"""
+Who is alive, as the kernel knows it: one lock file a directory, one byte of it for each slot, server and exporter.
+
+The design began with flock on each slot's own file. Record locks (fcntl F_SETLK) took its place since they belong to
+the process and not to the open file: a child that inherits the descriptor does not keep its parent's slot occupied
+after the parent died, whether or not code of ours runs in it, and F_GETLK tells who holds a byte without taking it.
+"""
+
+# Rule 1: a process loses all its record locks on a file when it closes any descriptor of it (fcntl(2)). So a lock
+#         file is opened once in a process, here, and is not closed while the process may hold a byte of it.
+# Rule 2: nothing here waits. A stopped process that holds a byte must not stop another.
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import struct
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.store import directory_files
+from wsgi_prom.store.descriptor import Descriptor
+from wsgi_prom.store.environment import VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAME: Final = "wsgi_prom.lock"
+
+EXPORTER: Final = 0
+SERVERS: Final = range(1, 63)
+FOLDING: Final = 63  # who adds files to the archive
+FIRST_SLOT: Final = 64
+
+# struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
+_FLOCK: Final = struct.Struct("@hhqqi0q")
+
+# Beyond all bytes that are held, and as many: locks of an open file, by which interpreters of one process exclude each other.
+_ASKING: Final = 1 << 32
+
+# The length of a file whose directory goes, of no content: on a full disk there is no space for any.
+_DISCARDED: Final = 7919
+
+
+class Locks:
+    """
+    The lock file of one directory, as this process sees it.
+
+    Safe in threads, and across forks: a child holds none of what its parent holds. Get it by `Locks.of`.
+    """
+
+    _opened: Final[dict[tuple[int, int], Locks]] = {}
+    # The last one of each path, whether or not it is still there.
+    _known: Final[dict[Path, Locks]] = {}
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._file = Descriptor(fd)
+        # What this process holds by this object: an interpreter's share of what the process holds.
+        self._mine: tuple[int, set[int]] = (os.getpid(), set())
+
+    @classmethod
+    def of(cls, directory: Path) -> Locks:
+        """
+        Open the lock file of *directory*, once in this process.
+
+        Raises FileNotFoundError, DirectoryError for a directory that another user chose, and for anything but a plain
+        file of its user's, OSError.
+        """
+        with directory_files.opened(directory) as folder:
+            return cls.within(folder, directory)
+
+    @classmethod
+    def within(cls, folder: int, directory: Path, *, create: bool = False) -> Locks:
+        """Do as `of`, for *directory* that is open as *folder*. With *create* the file is made if it is missing."""
+        try:
+            found = os.lstat(NAME, dir_fd=folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+        else:
+            opened = cls._opened.get((found.st_dev, found.st_ino))
+            if opened is not None and opened._is(found):
+                cls._known[directory] = opened
+                return opened
+        try:
+            fd = directory_files.open_file(NAME, folder, os.O_RDWR, create=create)
+        except directory_files.NotOwnFileError as error:
+            raise DirectoryError(
+                f"{VARIABLE}={str(directory)!r}: {NAME} in it {error.strerror}. Remove that file, or name another directory."
+            ) from error
+        found = os.fstat(fd)
+        # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
+        lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
+        if lock_file._fd != fd and not lock_file._is(found):
+            lock_file = cls._opened[found.st_dev, found.st_ino] = cls(fd)
+        cls._known[directory] = lock_file
+        return lock_file
+
+    @classmethod
+    def known_discarded(cls, directory: Path) -> bool:
+        """Return whether *directory*, as this process or its parent knew it, was removed at the end of its server."""
+        known = cls._known.get(directory)
+        return known is not None and known.discarded
+
+    @property
+    def discarded(self) -> bool:
+        """Whether the directory was removed, or is being removed, at the end of its server."""
+        try:
+            return os.fstat(self._file.number()).st_size == _DISCARDED
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the file, of which this process must not hold a byte (rule 1): that of a directory it only looked at."""
+        opened, known = self._opened, self._known
+        for file in [file for file, lock_file in opened.items() if lock_file is self]:
+            del opened[file]
+        for path in [path for path, lock_file in known.items() if lock_file is self]:
+            del known[path]
+        self._file.close()
+
+    def mark_discarded(self) -> None:
+        """Tell all that have the file open that the directory goes, so that none of them makes it again."""
+        os.ftruncate(self._file.number(), _DISCARDED)
+
+    def mark_used(self) -> None:
+        """Take that back, for a server that goes on in what another has half removed."""
+        if self.discarded:
+            os.ftruncate(self._file.number(), 0)
+
+    def current(self, directory: Path) -> bool:
+        """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
+        try:
+            return self._is((directory / NAME).lstat())
+        except OSError:
+            return False
+
+    def lies_in(self, folder: int) -> bool:
+        """Return whether this is the lock file of the directory that is open as *folder*."""
+        try:
+            return self._is(os.lstat(NAME, dir_fd=folder))
+        except OSError:
+            return False
+
+    def launch(self) -> int:
+        """Return the number of the last exporter that a server started or called off here, 0 if none is known."""
+        return int.from_bytes(os.pread(self._file.number(), 8, 0), "little")
+
+    def set_launch(self, number: int) -> None:
+        """Have `launch` return *number*, in every process. Raises OSError on a full disk."""
+        os.pwrite(self._file.number(), number.to_bytes(8, "little"), 0)
+
+    def touch(self) -> None:
+        """Tell what cleans directories by age that the file is in use."""
+        os.utime(self._file.number())
+
+    def acquire(self, byte: int) -> bool:
+        """
+        Take *byte* until this process releases it or ends, however it ends.
+
+        False if another process has it, or another interpreter of this one.
+        """
+        if self.mine(byte):
+            # It may be lost: to any close of another descriptor of the file (rule 1), as after a backup of the directory.
+            return self._lock(byte)
+        with self._asking(byte) as alone:
+            # The kernel gives a process what it has.
+            return alone and self.holder(byte) is None and self._lock(byte)
+
+    def _lock(self, byte: int) -> bool:
+        try:
+            fcntl.lockf(self._file.number(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):  # POSIX lets a system choose between EAGAIN and EACCES
+            self._own().discard(byte)
+            return False
+        self._own().add(byte)
+        return True
+
+    def share(self, byte: int) -> bool:
+        """
+        Take *byte* beside others who share it; what this process held alone becomes shared, without a moment between.
+
+        False if another process has it alone.
+        """
+        try:
+            fcntl.lockf(self._file.number(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return False
+        self._own().add(byte)
+        return True
+
+    def release(self, byte: int) -> None:
+        self._own().discard(byte)
+        with suppress(OSError):  # closed, and released by that
+            fcntl.lockf(self._file.number(), fcntl.LOCK_UN, 1, byte)
+
+    def holder(self, byte: int) -> int | None:
+        """Return the pid that holds *byte*, 0 if that process lives in another pid namespace, None if nobody does."""
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+        try:
+            # A query for an open-file lock (F_OFD_GETLK) also reports this process's own record locks.
+            answer = fcntl.fcntl(self._file.number(), fcntl.F_OFD_GETLK, query)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # gVisor knows no such locks
+                raise
+            if self.mine(byte):
+                return os.getpid()
+            answer = fcntl.fcntl(self._file.number(), fcntl.F_GETLK, query)
+        kind, _, _, _, pid = _FLOCK.unpack(answer)
+        return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+    def servers(self) -> Iterator[int]:
+        """Yield the pids of other processes that are masters of servers here; 0 for one in another pid namespace."""
+        for byte in SERVERS:
+            pid = None if self.mine(byte) else self.holder(byte)
+            if pid not in {None, os.getpid()}:
+                yield pid
+
+    def _is(self, found: os.stat_result) -> bool:
+        return (found.st_dev, found.st_ino) == self._file.identity and self._file.is_open()
+
+    @contextmanager
+    def _asking(self, byte: int) -> Iterator[bool]:
+        """Yield whether nothing else that has opened the lock file is about to take *byte*."""
+        what = _ASKING + byte
+        try:
+            self._set_file_lock(fcntl.F_WRLCK, what)
+        except OSError as error:
+            # Without such locks only one interpreter in a process is safe.
+            yield error.errno == errno.EINVAL
+            return
+        try:
+            yield True
+        finally:
+            self._set_file_lock(fcntl.F_UNLCK, what)
+
+    def _set_file_lock(self, kind: int, byte: int) -> None:
+        lock = _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+        fcntl.fcntl(self._file.number(), fcntl.F_OFD_SETLK, lock)
+
+    def mine(self, byte: int) -> bool:
+        return byte in self._own()
+
+    def _own(self) -> set[int]:
+        pid = os.getpid()
+        if self._mine[0] != pid:
+            self._mine = (pid, set())
+        return self._mine[1]
+
+
+class Presence:
+    """
+    A shared BSD lock on a directory itself, which systemd-tmpfiles takes as a sign to leave it and all below it alone.
+
+    tmpfiles.d(5), Age: what is locked so, shared or not, is skipped while the aging algorithm runs (tried with 252: an
+    unlocked directory beside it was removed). Unlike a record lock it is kept by whoever has the descriptor, so that a
+    forked child has it too.
+    """
+
+    def __init__(self) -> None:
+        self._fd: int | None = None
+
+    def keep(self, folder: int) -> None:
+        """Have the lock on the directory that is open as *folder*. Call it now and then; raises OSError."""
+        if self._fd is not None and os.path.samestat(os.fstat(folder), os.fstat(self._fd)):
+            return
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:  # systemd-tmpfiles holds it, alone, while it looks into the directory
+            os.close(fd)
+            raise
+        self._fd, before = fd, self._fd
+        if before is not None:
+            os.close(before)
+
+
+def unused(fd: int) -> bool:
+    """
+    Return whether no other process has the file open or mapped; this process has it open as *fd*, for writing, once.
+
+    The kernel gives a write lease on a file to its owner, and only if nobody else has it open (fcntl(2), F_SETLEASE): in
+    any pid namespace, whichever user, on tmpfs, ext4 and overlayfs alike (tried). False where it cannot tell.
+    """
+    try:
+        # A process that opens the file meanwhile waits until the lease ends, and the kernel signals this process: by
+        # SIGURG, since SIGIO ends a process that has no handler for it.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
