@@ -60,7 +60,7 @@ def in_child() -> Callable[..., object]:
     """
     `in_child(function, *arguments)`: the function's result, from a forked process; its exception fails the test.
 
-    What records into the process's one lease goes in here.
+    What records into the process's one current slot goes in here.
     """
     return processes.in_child
 

@@ -193,16 +193,16 @@ class Ours:
         patch.install()
 
     def defer(self) -> None:
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
-        lease.defer()
+        current_slot.defer()
         self._deferred = True
 
     def know(self) -> None:
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
         if self._deferred:
-            lease.attach(self._path)
+            current_slot.attach(self._path)
 
     def started(self, pid: int) -> None:
         pass
@@ -210,13 +210,13 @@ class Ours:
     ended = started
 
     def slot(self) -> int | None:
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
         from wsgi_prom.store.slots import SlotFile
 
-        if not lease.alive[0]:
+        if not current_slot.alive[0]:
             return None
-        assert isinstance(lease.slot, SlotFile), "recorded, and holds no slot"
-        return lease.slot.number
+        assert isinstance(current_slot.slot, SlotFile), "recorded, and holds no slot"
+        return current_slot.slot.number
 
     def scrape(self, owners: dict[int, Any]) -> Page:
         from prometheus_client.parser import text_string_to_metric_families

@@ -26,7 +26,7 @@ HUGE = 2**35
 
 
 def write_slot(path: Path, number: int, schema: layout.Schema, *, committed: int = 0) -> None:
-    keys = layout.keys_header(number) + schema.line() + layout.block_line(0, ("x",) * len(schema.labelnames))
+    keys = layout.keys_header(number) + schema.line() + layout.row_line(0, ("x",) * len(schema.labelnames))
     (path / directory.slot_file(number, "keys")).write_bytes(keys)
     values = layout.pack_header(number, committed or len(keys)) + struct.pack("d", 1.0)
     (path / directory.slot_file(number, "values")).write_bytes(values)

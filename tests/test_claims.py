@@ -41,7 +41,7 @@ except ImportError:  # before Python 3.13
 RECORD = """
 from prometheus_client import Counter
 from wsgi_prom.client import patch
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 if {name!r} not in globals():
     patch.install()
     {name} = Counter({name!r}, "Help.", ["page"], registry=None)
@@ -77,10 +77,10 @@ def holders(path: Path) -> list[int | None]:
 
 
 def share(path: Path) -> Any:
-    from wsgi_prom.store.current_slot import lease
+    from wsgi_prom.store.current_slot import current_slot
 
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)
-    return lease
+    return current_slot
 
 
 def lose_lock(path: Path) -> None:
@@ -158,13 +158,18 @@ def test_a_process_that_lost_its_lock_keeps_its_slot(in_child: Callable[..., Any
     """
 
     def run() -> tuple[Any, ...]:
-        lease = share(shared)
+        current_slot = share(shared)
         record(None, "hits", 40)
         lose_lock(shared)
         lost = processes.in_child(holders, shared)
-        other = processes.in_child(lambda: (record(None, "child", 20), lease.slot.number)[1])
+        other = processes.in_child(lambda: (record(None, "child", 20), current_slot.slot.number)[1])
         record(None, "hits", 40)
-        return lost[0], other, lease.look_after(), processes.in_child(holders, shared)[0] == os.getpid()
+        return (
+            lost[0],
+            other,
+            current_slot.look_after(),
+            processes.in_child(holders, shared)[0] == os.getpid(),
+        )
 
     assert (None, 1, 0, True) == in_child(run)
     assert {"hits": 80.0, "child": 20.0} == totals(shared)
@@ -179,7 +184,7 @@ def test_who_finds_another_s_claim_in_its_slot_goes_on_in_another(
     """
 
     def run() -> tuple[Any, ...]:
-        lease = share(shared)
+        current_slot = share(shared)
         record(None, "hits", 40)
         lose_lock(shared)
         with processes.Child(lambda: Locks.of(shared).acquire(locks.FIRST_SLOT)) as other:
@@ -188,11 +193,11 @@ def test_who_finds_another_s_claim_in_its_slot_goes_on_in_another(
             record(None, "hits", 10)
             before = (shared / "wsgi_prom.0.keys").read_bytes()
             if noticed == "look":
-                lease.look_after()
+                current_slot.look_after()
             record(None, "more", 10)
             record(None, "hits", 10)
             unchanged = before == (shared / "wsgi_prom.0.keys").read_bytes()
-            return lease.slot.number, unchanged, lease.look_after()
+            return current_slot.slot.number, unchanged, current_slot.look_after()
 
     assert (1, True, 0) == in_child(run)
     assert {"hits": 60.0, "more": 10.0} == totals(shared)
@@ -280,7 +285,7 @@ def test_whose_descriptors_are_closed_counts_on(
     def become_daemon() -> None:
         from wsgi_prom import PrometheusMiddleware
 
-        lease = share(shared)
+        current_slot = share(shared)
         measured = PrometheusMiddleware(lambda _, start: (start("200 OK", []), [b"x"])[1])
         record(None, "hits", 20)
         measured({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: None)
@@ -291,7 +296,7 @@ def test_whose_descriptors_are_closed_counts_on(
         for number in range(20):
             record(None, f"more{number}", 500)
             measured({"REQUEST_METHOD": f"GET{number}", "PATH_INFO": "/"}, lambda *_: None)
-        assert 0 == lease.look_after()
+        assert 0 == current_slot.look_after()
         assert opened == [fd for fd in opened if os.pread(fd, 1, 0) == b""]
         if not forked:
             assert processes.in_child(holders, shared)[0] == os.getpid()

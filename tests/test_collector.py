@@ -22,7 +22,7 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.locks import FIRST_SLOT
-from wsgi_prom.store.slot_files import Pair
+from wsgi_prom.store.slot_files import SlotFiles
 from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
@@ -39,20 +39,20 @@ WAIT = layout.histogram("wait", "Wait.", (), (0.1, 1.0, INF))
 WAIT_LATER = layout.histogram("wait", "Wait.", (), (0.5, 1.0, 5.0, INF))
 BUSY = layout.gauge("busy", "Busy.", (), "livesum")
 
-Block = tuple[layout.Schema, tuple[str, ...], tuple[float, ...]]
+Row = tuple[layout.Schema, tuple[str, ...], tuple[float, ...]]
 
 
-def write_slot(path: Path, number: int, blocks: Iterable[Block], nonce: int | None = None) -> None:
+def write_slot(path: Path, number: int, rows: Iterable[Row], nonce: int | None = None) -> None:
     """Write the files of a slot that nobody holds."""
     directory.prepare(path)
     nonce = 1 + number if nonce is None else nonce
     schemas: list[layout.Schema] = []
     keys, values = layout.keys_header(nonce), b""
-    for schema, labels, columns in blocks:
+    for schema, labels, columns in rows:
         if schema not in schemas:
             schemas.append(schema)
             keys += schema.line()
-        keys += layout.block_line(schemas.index(schema), labels)
+        keys += layout.row_line(schemas.index(schema), labels)
         values += struct.pack(f"={schema.width}d", *columns)
     header = layout.pack_header(nonce, len(keys))
     (path / f"wsgi_prom.{number}.keys").write_bytes(keys)
@@ -361,9 +361,9 @@ def test_a_slot_file_cut_anywhere_leaves_the_rest(shared: Path, name: str, known
     """
     A slot whose files end too early is counted and left out, or shown as it was when it was read; the others are served.
     """
-    blocks = [(HITS, ("/a",), (1.0,)), (WAIT, (), (1.5, 1.0, 2.0, 3.0)), (HITS, ("/b",), (1.0,))]
+    rows = [(HITS, ("/a",), (1.0,)), (WAIT, (), (1.5, 1.0, 2.0, 3.0)), (HITS, ("/b",), (1.0,))]
     write_slot(shared, 0, [(READS, (), (1.0,))])
-    write_slot(shared, 1, blocks)
+    write_slot(shared, 1, rows)
     file = shared / f"wsgi_prom.1.{name}"
     whole = file.read_bytes()
     needed = len(whole) if name == "keys" else 64 + 8 * 6
@@ -511,30 +511,30 @@ def test_a_collector_with_a_past_shows_what_a_new_one_does(
     slots: dict[int, tuple[int, dict[Any, tuple[float, ...]]]] = {}
     scraped: dict[int, dict[Any, tuple[float, ...]]] = {}
     for turn, (kind, number, key, value) in enumerate(steps, start=1):
-        nonce, blocks = slots.get(number, (turn, {}))
+        nonce, rows = slots.get(number, (turn, {}))
         if kind == "remove":
             slots.pop(number, None)
             for file in shared.glob(f"wsgi_prom.{number}.*"):
                 file.unlink()
         else:
             if kind == "replace":
-                nonce, blocks = turn, {}
-            if kind != "change" or key in blocks:
-                blocks[key] = (value,) * key[0].width
-            slots[number] = nonce, blocks
-            write_slot(shared, number, [(*block, columns) for block, columns in blocks.items()], nonce)
+                nonce, rows = turn, {}
+            if kind != "change" or key in rows:
+                rows[key] = (value,) * key[0].width
+            slots[number] = nonce, rows
+            write_slot(shared, number, [(*row, columns) for row, columns in rows.items()], nonce)
         if kind == "spoil":
             (shared / f"wsgi_prom.{number}.values").write_bytes(b"spoilt")
             del slots[number]
         model = folder / f"model {turn}"
         directory.prepare(model)
-        present = {nonce: (number, blocks) for number, (nonce, blocks) in slots.items()}
+        present = {nonce: (number, rows) for number, (nonce, rows) in slots.items()}
         gone = {
-            nonce: (100 + nonce, {key: columns for key, columns in blocks.items() if key[0].metrics[0].type != "gauge"})
-            for nonce, blocks in scraped.items() if nonce not in present
+            nonce: (100 + nonce, {key: columns for key, columns in rows.items() if key[0].metrics[0].type != "gauge"})
+            for nonce, rows in scraped.items() if nonce not in present
         }  # fmt: skip
         for nonce, (place, held) in (present | gone).items():
-            write_slot(model, place, [(*block, columns) for block, columns in held.items()], nonce)
+            write_slot(model, place, [(*row, columns) for row, columns in held.items()], nonce)
             scraped[nonce] = dict(held)
         fresh = Collector(model)
         # Which of two metrics with one name is shown depends on who was first.
@@ -557,7 +557,7 @@ def test_a_living_slots_new_series_appear(shared: Path) -> None:
     def record(schema: layout.Schema, labels: tuple[str, ...]) -> None:
         if not kept:
             kept.append(SlotFile.claim(shared))
-        columns, first = kept[0].block(schema, labels)
+        columns, first = kept[0].row(schema, labels)
         columns[first] += 1.0
 
     collector = Collector(shared)
@@ -592,7 +592,7 @@ def test_gauges_of_a_slot_that_is_being_taken_over(shared: Path, orderly: bool) 
             kept["slot"] = SlotFile.claim(shared)
         elif step == "record":
             for schema in (BUSY, READS):
-                columns, first = kept["slot"].block(schema, ())
+                columns, first = kept["slot"].row(schema, ())
                 columns[first] += 1.0
         else:
             kept["slot"].leave()
@@ -624,17 +624,17 @@ def test_a_slot_is_claimed_after_its_gauges_were_cleared(
     Scrapes just before the claim and just after it show no gauge of the former owner's.
     """
     write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (2.0,))])
-    claim = Pair.claim
+    claim = SlotFiles.claim
 
     def run() -> list[dict[str, float]]:
         found: list[dict[str, float]] = []
 
-        def scraped(files: Pair) -> None:
+        def scraped(files: SlotFiles) -> None:
             found.append(samples(shared))
             claim(files)
             found.append(samples(shared))
 
-        monkeypatch.setattr(Pair, "claim", scraped)
+        monkeypatch.setattr(SlotFiles, "claim", scraped)
         SlotFile.claim(shared)
         return found
 
@@ -732,8 +732,8 @@ def test_pages_are_parsed_back(
         layout.histogram("wait", help_text, names, (0.5, 1e21, INF)),
     ]
     columns = {"size": figures[1::-1]}
-    blocks = [(schema, columns.get(schema.metrics[0].name, figures[: schema.width])) for schema in schemas]
-    write_slot(shared, 0, [(schema, values, found) for schema, found in blocks for values in labels])
+    rows = [(schema, columns.get(schema.metrics[0].name, figures[: schema.width])) for schema in schemas]
+    write_slot(shared, 0, [(schema, values, found) for schema, found in rows for values in labels])
     families = Collector(shared).collect()
     expected = _pairs(families.to_metrics())
     for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
@@ -793,14 +793,14 @@ def test_a_collector_without_a_directory_shows_the_processs_own(in_child: Callab
     """
 
     def run() -> tuple[dict[str, float], dict[str, float]]:
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
-        lease.part_from_parent()
+        current_slot.part_from_parent()
         collector = Collector(None)
-        lease.slot.block(READS, ())[0][0] += 2.0
+        current_slot.slot.row(READS, ())[0][0] += 2.0
         before = samples(collector)
-        lease.slot.block(HITS, ("/a",))[0][0] += 1.0
-        lease.slot.block(READS, ())[0][0] += 1.0
+        current_slot.slot.row(HITS, ("/a",))[0][0] += 1.0
+        current_slot.slot.row(READS, ())[0][0] += 1.0
         return before, samples(collector)
 
     before, after = in_child(run)

@@ -1,4 +1,4 @@
-"""The lease: what a process records into, before and after forks of every kind, with threads, and without a directory."""
+"""The current slot: what a process records into, before and after forks of every kind, with threads, and without a directory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store.current_slot import Lease
+from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.environment import VARIABLE
-from wsgi_prom.store.fork_guard import PidMark, fork_mark
+from wsgi_prom.store.fork_guard import PidGuard, new_fork_guard
 from wsgi_prom.store.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 
 HITS = layout.counter("hits", "Hits.", ("page",))
 FORKS = [os.fork, processes.fork_unseen]
-MARKS = [fork_mark, PidMark]
+GUARDS = [new_fork_guard, PidGuard]
 
 
 class Tally:
     """A counter that records as this package's own do, and knows what it brought."""
 
-    def __init__(self, lease: Lease, page: str = "/") -> None:
-        self._lease = lease
+    def __init__(self, current_slot: CurrentSlot, page: str = "/") -> None:
+        self._current_slot = current_slot
         self._page = page
         self._own = 0.0
         self._columns: Any = [0.0]
         self._index = 0
-        lease.add(self)
+        current_slot.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
-        columns, index = slot.block(HITS, (self._page,))
-        with self._lease.lock:
+        columns, index = slot.row(HITS, (self._page,))
+        with self._current_slot.lock:
             if keep:
                 self._columns[self._index] -= self._own
                 columns[index] += self._own
@@ -54,9 +54,9 @@ class Tally:
             self._columns, self._index = columns, index
 
     def inc(self) -> None:
-        if not self._lease.alive[0]:
-            self._lease.renew()
-        with self._lease.lock:
+        if not self._current_slot.alive[0]:
+            self._current_slot.renew()
+        with self._current_slot.lock:
             self._own += 1.0
             self._columns[self._index] += 1.0
 
@@ -73,8 +73,8 @@ def slots(path: Path) -> int:
     return len(list(path.glob("*.values")))
 
 
-def held(lease: Lease) -> int | None:
-    return lease.slot.number if isinstance(lease.slot, SlotFile) else None
+def held(current_slot: CurrentSlot) -> int | None:
+    return current_slot.slot.number if isinstance(current_slot.slot, SlotFile) else None
 
 
 def child_of(fork: Callable[[], int], function: Callable[[], object]) -> int:
@@ -112,9 +112,9 @@ def wait_simply(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 def test_nothing_is_claimed_before_the_first_record(
-    in_child: Callable[..., Any], shared: Path, mark: Any
+    in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
     """
     Something that could record makes no file; the first record does.
@@ -122,7 +122,7 @@ def test_nothing_is_claimed_before_the_first_record(
 
     def run() -> tuple[bool, bool]:
         os.environ[VARIABLE] = str(shared)
-        tally = Tally(Lease(mark()))
+        tally = Tally(CurrentSlot(guard()))
         before = shared.exists()
         tally.inc()
         return before, shared.exists()
@@ -131,118 +131,118 @@ def test_nothing_is_claimed_before_the_first_record(
     assert {"/": 1.0} == hits(shared)
 
 
-@pytest.mark.parametrize("mark", MARKS)
-def test_renew_claims_without_a_record(in_child: Callable[..., Any], shared: Path, mark: Any) -> None:
+@pytest.mark.parametrize("guard", GUARDS)
+def test_renew_claims_without_a_record(in_child: Callable[..., Any], shared: Path, guard: Any) -> None:
     """
     A worker that its server's hook announced holds a slot before its first request, and shows zeros.
     """
 
     def run() -> int | None:
-        lease = Lease(mark())
-        tally = Tally(lease)
-        lease.attach(shared)
-        lease.renew()
-        lease.renew()
+        current_slot = CurrentSlot(guard())
+        tally = Tally(current_slot)
+        current_slot.attach(shared)
+        current_slot.renew()
+        current_slot.renew()
         del tally
-        return held(lease)
+        return held(current_slot)
 
     assert 0 == in_child(run)
     assert (1, {"/": 0.0}) == (slots(shared), hits(shared))
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_forked_child_records_in_a_slot_of_its_own(
-    in_child: Callable[..., Any], shared: Path, mark: Any, fork: Any
+    in_child: Callable[..., Any], shared: Path, guard: Any, fork: Any
 ) -> None:
     """
     Child and grandchild part from their parent's slot with their first record, whoever called fork.
     """
 
     def run() -> tuple[Any, ...]:
-        lease = Lease(mark())
-        lease.attach(shared)
-        tally = Tally(lease)
+        current_slot = CurrentSlot(guard())
+        current_slot.attach(shared)
+        tally = Tally(current_slot)
         tally.inc()
         seen, told = os.pipe()
 
         def grandchild() -> None:
             tally.inc()
-            os.write(told, b"%d" % held(lease))
+            os.write(told, b"%d" % held(current_slot))
 
         def child() -> None:
             tally.inc()
-            os.write(told, b"%d" % held(lease))
+            os.write(told, b"%d" % held(current_slot))
             assert 0 == wait_simply(child_of(fork, grandchild))
             tally.inc()
 
         status = wait_simply(child_of(fork, child))
         tally.inc()
-        return status, os.read(seen, 10), held(lease)
+        return status, os.read(seen, 10), held(current_slot)
 
     assert (0, b"12", 0) == in_child(run)
     assert (3, {"/": 5.0}) == (slots(shared), hits(shared))
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("fork", FORKS)
 def test_a_child_that_does_not_record_claims_nothing(
-    in_child: Callable[..., Any], shared: Path, mark: Any, fork: Any
+    in_child: Callable[..., Any], shared: Path, guard: Any, fork: Any
 ) -> None:
     """
     A subprocess of a worker, or a master that only manages, costs no slot.
     """
 
     def run() -> int:
-        lease = Lease(mark())
-        lease.attach(shared)
-        tally = Tally(lease)
+        current_slot = CurrentSlot(guard())
+        current_slot.attach(shared)
+        tally = Tally(current_slot)
         tally.inc()
-        return wait_simply(child_of(fork, lambda: Tally(lease, "/child")))
+        return wait_simply(child_of(fork, lambda: Tally(current_slot, "/child")))
 
     assert 0 == in_child(run)
     assert (1, {"/": 1.0}) == (slots(shared), hits(shared))
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 def test_what_a_parent_counted_in_memory_stays_with_it(
-    in_child: Callable[..., Any], shared: Path, mark: Any
+    in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
     """
     Figures from before the directory was known are the parent's alone: its children start from 0.
     """
 
     def run() -> int:
-        lease = Lease(mark())
-        lease.defer()
-        tally = Tally(lease)
+        current_slot = CurrentSlot(guard())
+        current_slot.defer()
+        tally = Tally(current_slot)
         tally.inc()
-        status = wait_simply(child_of(os.fork, lambda: (lease.attach(shared), tally.inc())))
-        lease.attach(shared)
+        status = wait_simply(child_of(os.fork, lambda: (current_slot.attach(shared), tally.inc())))
+        current_slot.attach(shared)
         return status
 
     assert 0 == in_child(run)
     assert {"/": 2.0} == hits(shared)
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 def test_attach_moves_what_was_recorded_exactly_once(
-    in_child: Callable[..., Any], shared: Path, mark: Any
+    in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
     """
     Two objects of one series bring each record to the slot once, and attaching again changes nothing.
     """
 
     def run() -> None:
-        lease = Lease(mark())
-        lease.defer()
-        first, second = Tally(lease), Tally(lease)
+        current_slot = CurrentSlot(guard())
+        current_slot.defer()
+        first, second = Tally(current_slot), Tally(current_slot)
         first.inc()
         second.inc()
         first.inc()
-        lease.attach(shared)
+        current_slot.attach(shared)
         assert {"/": 3.0} == hits(shared)
-        lease.attach(shared)
+        current_slot.attach(shared)
         second.inc()
         assert {"/": 4.0} == hits(shared)
 
@@ -255,9 +255,9 @@ def test_attach_before_the_first_record_claims_nothing(in_child: Callable[..., A
     """
 
     def run() -> None:
-        lease = Lease()
-        tally = Tally(lease)
-        lease.attach(shared)
+        current_slot = CurrentSlot()
+        tally = Tally(current_slot)
+        current_slot.attach(shared)
         del tally
 
     in_child(run)
@@ -273,36 +273,36 @@ def test_defer_keeps_to_memory_whatever_the_environment_says(
 
     def run() -> None:
         os.environ[VARIABLE] = str(shared)
-        lease = Lease()
-        lease.defer()
-        Tally(lease).inc()
-        assert lease.directory is None
-        assert isinstance(lease.slot, MemorySlot)
+        current_slot = CurrentSlot()
+        current_slot.defer()
+        Tally(current_slot).inc()
+        assert current_slot.directory is None
+        assert isinstance(current_slot.slot, MemorySlot)
 
     in_child(run)
     assert not shared.exists()
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 @pytest.mark.parametrize("fork", FORKS)
 def test_without_a_directory_a_child_goes_on_with_a_copy(
-    in_child: Callable[..., Any], mark: Any, fork: Any
+    in_child: Callable[..., Any], guard: Any, fork: Any
 ) -> None:
     """
     An application that shares nothing works as with the client library alone: the child's figures include its parent's.
     """
 
     def run() -> int:
-        lease = Lease(mark())
-        tally = Tally(lease)
+        current_slot = CurrentSlot(guard())
+        tally = Tally(current_slot)
         tally.inc()
 
         def child() -> None:
             tally.inc()
-            assert [(HITS, ("/",), [2.0])] == lease.slot.blocks()
+            assert [(HITS, ("/",), [2.0])] == current_slot.slot.rows()
 
         status = wait_simply(child_of(fork, child))
-        assert [(HITS, ("/",), [1.0])] == lease.slot.blocks()
+        assert [(HITS, ("/",), [1.0])] == current_slot.slot.rows()
         return status
 
     assert 0 == in_child(run)
@@ -314,8 +314,8 @@ def test_a_directory_that_is_set_late_is_used_by_children(in_child: Callable[...
     """
 
     def run() -> int:
-        lease = Lease()
-        tally = Tally(lease)
+        current_slot = CurrentSlot()
+        tally = Tally(current_slot)
         os.environ[VARIABLE] = str(shared)
         return wait_simply(child_of(os.fork, tally.inc))
 
@@ -323,9 +323,9 @@ def test_a_directory_that_is_set_late_is_used_by_children(in_child: Callable[...
     assert {"/": 1.0} == hits(shared)
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("guard", GUARDS)
 def test_threads_that_record_first_at_the_same_time_share_one_slot(
-    in_child: Callable[..., Any], shared: Path, mark: Any
+    in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
     """
     One slot for a process, and no increment of any thread is lost while it is claimed.
@@ -333,9 +333,9 @@ def test_threads_that_record_first_at_the_same_time_share_one_slot(
 
     def run() -> None:
         sys.setswitchinterval(1e-5)
-        lease = Lease(mark())
-        lease.attach(shared)
-        tallies = [Tally(lease, str(number % 3)) for number in range(8)]
+        current_slot = CurrentSlot(guard())
+        current_slot.attach(shared)
+        tallies = [Tally(current_slot, str(number % 3)) for number in range(8)]
         barrier = threading.Barrier(len(tallies))
 
         def record(tally: Tally) -> None:
@@ -364,15 +364,15 @@ def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
 
     def run() -> None:
         sys.setswitchinterval(1e-6)
-        lease = Lease()
-        lease.attach(shared)
+        current_slot = CurrentSlot()
+        current_slot.attach(shared)
         barrier = threading.Barrier(4)
         kept = []
 
         def record(thread: int) -> None:
             barrier.wait(processes.WAIT_SECONDS)
             for number in range(25):
-                tally = Tally(lease, f"{thread} {number}")
+                tally = Tally(current_slot, f"{thread} {number}")
                 kept.append(tally)
                 tally.inc()
 
@@ -388,8 +388,8 @@ def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
     assert 100 == len(hits(shared))
 
 
-@pytest.mark.parametrize("mark", MARKS)
-def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, mark: Any) -> None:
+@pytest.mark.parametrize("guard", GUARDS)
+def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, guard: Any) -> None:
     """
     A child that is forked while other threads hold locks records at once, and every increment of all is counted.
     """
@@ -397,9 +397,9 @@ def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, 
 
     def run() -> tuple[float, set[int]]:
         sys.setswitchinterval(1e-5)
-        lease = Lease(mark())
-        lease.attach(shared)
-        tally = Tally(lease)
+        current_slot = CurrentSlot(guard())
+        current_slot.attach(shared)
+        tally = Tally(current_slot)
         over = threading.Event()
         counted = []
 
@@ -409,7 +409,7 @@ def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, 
                 tally.inc()
                 done += 1
                 if done % 1000 == 0:
-                    Tally(lease, f"page {done}").inc()
+                    Tally(current_slot, f"page {done}").inc()
                     done += 1
             counted.append(done)
 
@@ -435,9 +435,9 @@ def test_forks_while_a_slot_is_claimed(in_child: Callable[..., Any], shared: Pat
 
     def run() -> int:
         sys.setswitchinterval(1e-6)
-        lease = Lease()
-        lease.attach(shared)
-        tallies = [Tally(lease, str(number)) for number in range(4)]
+        current_slot = CurrentSlot()
+        current_slot.attach(shared)
+        tallies = [Tally(current_slot, str(number)) for number in range(4)]
         threads = [threading.Thread(target=tally.inc) for tally in tallies]
         for thread in threads:
             thread.start()
@@ -461,12 +461,12 @@ def test_a_directory_that_cannot_be_used_is_logged_once(
 
     def run() -> list[str]:
         os.environ[VARIABLE] = str(file)
-        lease = Lease()
-        tally = Tally(lease)
+        current_slot = CurrentSlot()
+        tally = Tally(current_slot)
         with caplog.at_level(logging.INFO):
             tally.inc()
             tally.inc()
-        assert [(HITS, ("/",), [2.0])] == lease.slot.blocks()
+        assert [(HITS, ("/",), [2.0])] == current_slot.slot.rows()
         return [record.getMessage() for record in caplog.records]
 
     (message,) = in_child(run)
@@ -482,13 +482,13 @@ def test_a_removed_directory_does_not_disturb(in_child: Callable[..., Any], shar
     def run() -> int:
         import shutil
 
-        lease = Lease()
-        lease.attach(shared)
-        tally = Tally(lease)
+        current_slot = CurrentSlot()
+        current_slot.attach(shared)
+        tally = Tally(current_slot)
         tally.inc()
         shutil.rmtree(shared)
         tally.inc()
-        Tally(lease, "/new").inc()
+        Tally(current_slot, "/new").inc()
         return wait_simply(child_of(os.fork, tally.inc))
 
     assert 0 == in_child(run)
@@ -497,14 +497,14 @@ def test_a_removed_directory_does_not_disturb(in_child: Callable[..., Any], shar
 
 def test_what_is_no_longer_referenced_is_not_moved(in_child: Callable[..., Any], shared: Path) -> None:
     """
-    The lease keeps nothing alive that records into it.
+    The current slot keeps nothing alive that records into it.
     """
 
     def run() -> None:
-        lease = Lease()
-        lease.attach(shared)
-        Tally(lease, "/gone")
-        kept = Tally(lease, "/kept")
+        current_slot = CurrentSlot()
+        current_slot.attach(shared)
+        Tally(current_slot, "/gone")
+        kept = Tally(current_slot, "/kept")
         gc.collect()
         kept.inc()
 
@@ -512,15 +512,15 @@ def test_what_is_no_longer_referenced_is_not_moved(in_child: Callable[..., Any],
     assert {"/kept": 1.0} == hits(shared)
 
 
-@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("kind", GUARDS)
 @pytest.mark.parametrize("fork", FORKS)
-def test_the_mark_is_zero_in_a_child_alone(in_child: Callable[..., Any], mark: Any, fork: Any) -> None:
+def test_the_guard_is_zero_in_a_child_alone(in_child: Callable[..., Any], kind: Any, fork: Any) -> None:
     """
     Both kinds of fork guard are 0 in a child until it sets them, and unchanged in the parent.
     """
 
     def run() -> list[int]:
-        guard = mark()
+        guard = kind()
         assert (0, 0) == (guard[0], guard[1])
         guard[0] = guard[1] = 1
 
@@ -567,7 +567,7 @@ def test_a_kernel_without_the_guard_falls_back_to_the_pid(
     """
 
     def run() -> list[int]:
-        guard = fork_mark(Advised(takes))
+        guard = new_fork_guard(Advised(takes))
         guard[0] = guard[1] = 1
 
         def child() -> None:

@@ -225,7 +225,7 @@ NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values", label_limit.NAME, locks.NAME]
 
 
 def record(path: Path, owner: tuple[int, int] | None = None, count: float = 0.0) -> None:
-    columns, first = SlotFile.claim(path, owner).block(HITS, ())
+    columns, first = SlotFile.claim(path, owner).row(HITS, ())
     columns[first] = count
     sets = LabelSets(path, 10, owner)
     sets.allow("hits", ("a",))

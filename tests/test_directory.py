@@ -67,7 +67,7 @@ def claimed(path: Path) -> tuple[processes.Child, int]:
 
     def claim() -> int:
         kept.append(SlotFile.claim(path))
-        kept[-1].block(layout.counter("hits", "", ()), ())
+        kept[-1].row(layout.counter("hits", "", ()), ())
         return kept[-1].number
 
     child = processes.Child(claim)

@@ -51,14 +51,14 @@ def schemas(draw) -> layout.Schema:
 @st.composite
 def key_lines(draw) -> tuple[list[bytes], list[layout.Schema], list[tuple[layout.Schema, tuple[str, ...]]]]:
     known = draw(st.lists(schemas(), min_size=1, max_size=3))
-    lines, blocks = [], []
+    lines, rows = [], []
     for number, schema in enumerate(known):
         lines.append(schema.line())
         for _ in range(draw(st.integers(0, 2))):
             values = tuple(draw(TEXTS) for _ in schema.labelnames)
-            lines.append(layout.block_line(number, values))
-            blocks.append((schema, values))
-    return lines, known, blocks
+            lines.append(layout.row_line(number, values))
+            rows.append((schema, values))
+    return lines, known, rows
 
 
 @given(written=key_lines())
@@ -66,9 +66,9 @@ def test_schemas_and_blocks_are_read_back(written) -> None:
     """
     Any names, help texts and labels come back as they were written, one line each.
     """
-    lines, known, blocks = written
+    lines, known, rows = written
     found: list[layout.Schema] = []
-    assert blocks == layout.parse_lines(b"".join(lines), found)
+    assert rows == layout.parse_lines(b"".join(lines), found)
     assert known == found
     assert all(1 == line.count(b"\n") for line in lines)
 
@@ -78,26 +78,26 @@ def test_lines_may_be_read_in_two_pieces(written, cut: int) -> None:
     """
     A reader that goes on where it stopped finds the same as one that starts anew.
     """
-    lines, known, blocks = written
+    lines, known, rows = written
     cut %= len(lines) + 1
     found: list[layout.Schema] = []
     pieces = layout.parse_lines(b"".join(lines[:cut]), found)
     pieces += layout.parse_lines(b"".join(lines[cut:]), found)
-    assert (blocks, known) == (pieces, found)
+    assert (rows, known) == (pieces, found)
 
 
 @given(written=key_lines(), cut=st.integers(0))
 def test_a_prefix_is_read_or_refused(written, cut: int) -> None:
     """
-    Keys that end anywhere are either the blocks up to there, or a FormatError.
+    Keys that end anywhere are either the rows up to there, or a FormatError.
     """
-    lines, _, blocks = written
+    lines, _, rows = written
     data = b"".join(lines)
     try:
         found = layout.parse_lines(data[: cut % (len(data) + 1)], [])
     except FormatError:
         return
-    assert blocks[: len(found)] == found
+    assert rows[: len(found)] == found
 
 
 def allowed(read, *arguments) -> None:
@@ -163,9 +163,9 @@ WRONG = {
     "a gauge without a value": {"labels": [], "width": 1, "metrics": [{"type": "gauge", "name": "a", "help": "", "mode": "all"}]},
     "a most recent gauge without a time": {"labels": [], "width": 1, "metrics": [{"type": "gauge", "name": "a", "help": "", "count": [0, 1], "mode": "mostrecent"}]},
     "a gauge of an unknown mode": {"labels": [], "width": 1, "metrics": [{"type": "gauge", "name": "a", "help": "", "count": [0, 1], "mode": 7}]},
-    "a block before its schema": [0],
-    "a block of a schema counted from the end": [-1],
-    "an empty block": [],
+    "a row before its schema": [0],
+    "a row of a schema counted from the end": [-1],
+    "an empty row": [],
     "a number": 5,
 }  # fmt: skip
 
@@ -173,7 +173,7 @@ WRONG = {
 @pytest.mark.parametrize("item", WRONG.values(), ids=WRONG.keys())
 def test_a_line_that_does_not_make_sense_is_refused(item: object) -> None:
     """
-    A schema or a block that the collector could not use raises FormatError where it is read.
+    A schema or a row that the collector could not use raises FormatError where it is read.
     """
     with pytest.raises(FormatError):
         layout.parse_lines(json.dumps(item).encode() + b"\n", [])
@@ -193,7 +193,7 @@ def test_a_block_with_other_labels_than_its_schema_is_refused(values: tuple[str,
     As many label values as names, or FormatError.
     """
     with pytest.raises(FormatError, match="do not fit"):
-        layout.parse_lines(layout.block_line(0, values), [layout.counter("a", "A.", ("p", "q"))])
+        layout.parse_lines(layout.row_line(0, values), [layout.counter("a", "A.", ("p", "q"))])
 
 
 @given(nonce=st.integers(0, 2**64 - 1))

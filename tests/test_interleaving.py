@@ -73,15 +73,15 @@ def test_two_objects_of_one_series_bring_what_both_recorded(
     def run() -> float:
         from prometheus_client import CollectorRegistry, Counter
 
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
         share(shared)
-        lease.defer()
+        current_slot.defer()
         first = Counter("hits", "Help.", registry=CollectorRegistry())
         first.inc(5)
         second = Counter("hits", "Help.", registry=CollectorRegistry())
         second.inc(2)
-        lease.attach(shared)
+        current_slot.attach(shared)
         return total(shared, "hits_total")
 
     assert 7.0 == in_child(run)
@@ -90,11 +90,11 @@ def test_two_objects_of_one_series_bring_what_both_recorded(
 def test_a_slot_that_is_claimed_while_a_thread_meets_new_labels(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
-    """The thread has asked the former slot for a block, and records into the one that is in force."""
+    """The thread has asked the former slot for a row, and records into the one that is in force."""
 
     def run() -> float:
         from wsgi_prom import PrometheusMiddleware
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
         from wsgi_prom.store.slots import MemorySlot
 
         def app(_environ: Any, start_response: Any) -> list[bytes]:
@@ -102,17 +102,17 @@ def test_a_slot_that_is_claimed_while_a_thread_meets_new_labels(
             return [b"x"]
 
         class Overtaken(MemorySlot):
-            def block(self, *key: Any) -> Any:
-                found = super().block(*key)
+            def row(self, *key: Any) -> Any:
+                found = super().row(*key)
                 if threading.current_thread().name == "overtaken":
-                    claiming = threading.Thread(target=lease.attach, args=(shared,))
+                    claiming = threading.Thread(target=current_slot.attach, args=(shared,))
                     claiming.start()
                     claiming.join()
                 return found
 
-        lease.defer()
-        lease.part_from_parent()
-        lease.slot = Overtaken()
+        current_slot.defer()
+        current_slot.part_from_parent()
+        current_slot.slot = Overtaken()
         measured = PrometheusMiddleware(app)
 
         def request() -> None:
@@ -133,7 +133,7 @@ def test_what_a_signal_handler_raises_passes(in_child: Callable[..., Any]) -> No
 
     def run() -> bool:
         from wsgi_prom import PrometheusMiddleware
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
         def app(environ: Any, start_response: Any) -> list[bytes]:
             start_response("200 OK", [])
@@ -147,7 +147,7 @@ def test_what_a_signal_handler_raises_passes(in_child: Callable[..., Any]) -> No
         held = threading.Event()
 
         def hold() -> None:
-            with lease.lock:
+            with current_slot.lock:
                 held.set()
                 time.sleep(1)
 

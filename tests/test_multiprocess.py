@@ -11,7 +11,7 @@ import live
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 WARNING = "share no directory"
 GUNICORN = "Start gunicorn with -c python:wsgi_prom.hooks.gunicorn, or set PROMETHEUS_MULTIPROC_DIR to"
@@ -69,7 +69,7 @@ def test_a_shared_directory_is_not_warned_of(in_child: Any, shared: Any) -> None
         return warnings({"wsgi.multiprocess": True})
 
     def deferred() -> list[str]:
-        lease.defer()
+        current_slot.defer()
         return warnings({"wsgi.multiprocess": True})
 
     assert ([], []) == (in_child(named), in_child(deferred))

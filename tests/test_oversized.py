@@ -16,7 +16,7 @@ import pytest
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store.current_slot import Lease
+from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.label_limit import NAME as LABELS
 from wsgi_prom.store.label_limit import LabelSets
 from wsgi_prom.store.slots import SlotFile
@@ -88,15 +88,15 @@ def limit_memory() -> None:
 class Tally:
     """A counter of what the process records."""
 
-    def __init__(self, lease: Lease, page: str = "/") -> None:
-        self._lease = lease
+    def __init__(self, current_slot: CurrentSlot, page: str = "/") -> None:
+        self._current_slot = current_slot
         self._page = page
         self._columns: Any = [0.0]
         self._index = 0
-        lease.add(self)
+        current_slot.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
-        columns, index = slot.block(HITS, (self._page,))
+        columns, index = slot.row(HITS, (self._page,))
         if keep:
             columns[index] += self._columns[self._index]
         self._columns, self._index = columns, index
@@ -105,8 +105,8 @@ class Tally:
         """Nothing of it is ever without space."""
 
     def inc(self) -> None:
-        if not self._lease.alive[0]:
-            self._lease.renew()
+        if not self._current_slot.alive[0]:
+            self._current_slot.renew()
         self._columns[self._index] += 1.0
 
 
@@ -140,13 +140,13 @@ def test_a_worker_that_meets_it_is_counted(
         directory.prepare(shared)
         planted(shared)
         limit_memory()
-        lease = Lease()
-        tally = Tally(lease)
-        lease.attach(shared)
-        lease.renew()
+        current_slot = CurrentSlot()
+        tally = Tally(current_slot)
+        current_slot.attach(shared)
+        current_slot.renew()
         tally.inc()
         used = sum(path.stat().st_blocks * 512 for path in shared.iterdir())
-        return hits(shared), isinstance(lease.slot, SlotFile), used < 2**20
+        return hits(shared), isinstance(current_slot.slot, SlotFile), used < 2**20
 
     with tempfile.TemporaryDirectory() as folder:  # that user cannot get at pytest's
         Path(folder).chmod(0o777)
@@ -166,14 +166,14 @@ def test_a_slot_is_left_that_there_is_no_memory_for(in_child: Callable[..., Any]
         size = (shared / "wsgi_prom.0.keys").stat().st_size
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**27, resource.RLIM_INFINITY))
-        lease = Lease()
-        tally = Tally(lease)
-        lease.attach(shared)
+        current_slot = CurrentSlot()
+        tally = Tally(current_slot)
+        current_slot.attach(shared)
         tally.inc()
-        assert isinstance(lease.slot, SlotFile)
-        columns, index = lease.slot.block(HITS, ("/",))
+        assert isinstance(current_slot.slot, SlotFile)
+        columns, index = current_slot.slot.row(HITS, ("/",))
         assert size == (shared / "wsgi_prom.0.keys").stat().st_size
-        return lease.slot.number, [columns[index]]
+        return current_slot.slot.number, [columns[index]]
 
     assert (1, [1.0]) == in_child(run)
 
@@ -187,7 +187,7 @@ def test_a_slot_does_not_grow_beyond_what_others_read(
     def run(page: str) -> tuple[int, bool]:
         slot = SlotFile.claim(shared)
         for number in range(1000):
-            columns, index = slot.block(HITS, (f"{page} {number}",))
+            columns, index = slot.row(HITS, (f"{page} {number}",))
             columns[index] += 1.0
         return slot.number, slot.unplaced is not None
 
@@ -227,18 +227,18 @@ def test_whatever_a_binding_raises_stays_in_the_lease(
 
     def run() -> tuple[list[float], list[int], list[float], list[str]]:
         now = 0.0
-        lease = Lease(clock=lambda: now)
-        failing, tally = Failing(lease, "/failing"), Tally(lease)
+        current_slot = CurrentSlot(clock=lambda: now)
+        failing, tally = Failing(current_slot, "/failing"), Tally(current_slot)
         failing.inc()
         failing.fails = True
         with caplog.at_level(logging.INFO):
-            lease.attach(shared)
-            lease.renew()
+            current_slot.attach(shared)
+            current_slot.renew()
             tally.inc()
             without = hits(shared)
-            failures = [lease.look_after(), lease.look_after()]
+            failures = [current_slot.look_after(), current_slot.look_after()]
             failing.fails = False
-            failures.append(lease.look_after())
+            failures.append(current_slot.look_after())
         return without, failures, hits(shared), [record.getMessage() for record in caplog.records]
 
     without, failures, found, said = in_child(run)
@@ -256,7 +256,7 @@ def test_a_file_that_grows_is_not_written_to_where_values_are(
 
     def run() -> tuple[float, float]:
         slot = SlotFile.claim(shared)
-        columns, index = slot.block(HITS, ("/",))
+        columns, index = slot.row(HITS, ("/",))
         recorded = 0.0
 
         def emulated(fd: int, offset: int, length: int) -> None:
@@ -268,7 +268,7 @@ def test_a_file_that_grows_is_not_written_to_where_values_are(
 
         monkeypatch.setattr(os, "posix_fallocate", emulated)
         for number in range(3000):
-            slot.block(HITS, (str(number),))
+            slot.row(HITS, (str(number),))
         return recorded, columns[index]
 
     recorded, found = in_child(run)
@@ -282,10 +282,10 @@ def test_holes_in_a_slot_are_filled_when_it_is_claimed(in_child: Callable[..., A
     def use(amount: float) -> float:
         signal.signal(signal.SIGBUS, signal.SIG_DFL)
         slot = SlotFile.claim(shared)
-        columns, index = slot.block(HITS, ("/",))
+        columns, index = slot.row(HITS, ("/",))
         columns[index] += amount
         for number in range(2000):
-            slot.block(HITS, (str(number),))
+            slot.row(HITS, (str(number),))
         return columns[index]
 
     assert 3.0 == in_child(use, 3.0)

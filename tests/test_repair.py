@@ -29,7 +29,7 @@ class Recorded:
         from prometheus_client import Counter, Gauge, Summary
 
         from wsgi_prom.client import patch
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
         if not self._made:
             self._made = True
@@ -52,7 +52,7 @@ class Recorded:
         elif action == "observe":
             self.drift.observe(*arguments)
         elif action == "look":
-            return lease.look_after()
+            return current_slot.look_after()
         elif action == "fork":
             child = os.fork()
             if child == 0:
@@ -298,7 +298,7 @@ def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[...,
     """
 
     def run() -> dict[str, float]:
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
         recorded = Recorded(shared)
         recorded("count", "/", 1)
@@ -315,11 +315,11 @@ def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[...,
             thread.start()
         for _ in range(50):
             shutil.rmtree(shared)
-            lease.look_after()
+            current_slot.look_after()
         over.set()
         for thread in threads:
             thread.join()
-        lease.look_after()
+        current_slot.look_after()
         found = counted(Collector(shared))
         return {"recorded": float(sum(done) + 1), "found": sum(found.values())}
 
@@ -351,7 +351,7 @@ def test_a_directory_that_was_discarded_is_not_made_again(
 
     def run() -> bool:
         from wsgi_prom.store import directory
-        from wsgi_prom.store.current_slot import lease
+        from wsgi_prom.store.current_slot import current_slot
 
         path = tmp_path / "wsgi_prom-0-0123456789abcdef"
         recorded = Recorded(path)
@@ -359,7 +359,7 @@ def test_a_directory_that_was_discarded_is_not_made_again(
         recorded("count", "/", 1)
         directory.discard(path, lock_file)
         assert not path.exists()
-        assert 0 == lease.look_after()
+        assert 0 == current_slot.look_after()
         recorded("count", "/", 1)
         assert 0 == recorded("fork")
         return path.exists()

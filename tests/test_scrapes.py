@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from test_collector import Block
+    from test_collector import Row
 
     from wsgi_prom.merge.children import Child
 
@@ -255,7 +255,7 @@ def test_columns_are_kept_as_bytes(shared: Path) -> None:
 
 def test_a_file_that_has_a_block_twice_is_added_up(shared: Path) -> None:
     """As no slot of ours has it: both count, in whatever order the other slots have theirs."""
-    twice: list[Block] = [(HITS, ("/a",), (1.0,)), (SIZE, ("/a",), (1.0, 5.0)), (HITS, ("/a",), (2.0,)), (HITS, ("/b",), (4.0,))]  # fmt: skip
+    twice: list[Row] = [(HITS, ("/a",), (1.0,)), (SIZE, ("/a",), (1.0, 5.0)), (HITS, ("/a",), (2.0,)), (HITS, ("/b",), (4.0,))]  # fmt: skip
     write_slot(shared, 0, twice)
     write_slot(shared, 1, [(HITS, ("/b",), (8.0,)), (HITS, ("/a",), (16.0,))])
     expected = {"hits_total page=/a": 19.0, "hits_total page=/b": 12.0, "size_count page=/a": 1.0, "size_sum page=/a": 5.0}  # fmt: skip
@@ -268,7 +268,7 @@ def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None
     """No more memory is asked for than the value file has, and what it named is not shown."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
     huge = layout.Schema((), 10**12, (layout.Metric("counter", "huge", "Help.", count=(0, 1)),))
-    keys = layout.keys_header(2) + huge.line() + layout.block_line(0, ())
+    keys = layout.keys_header(2) + huge.line() + layout.row_line(0, ())
     (shared / "wsgi_prom.1.keys").write_bytes(keys)
     (shared / "wsgi_prom.1.values").write_bytes(layout.pack_header(2, len(keys)).ljust(4096, b"\0"))
     collector = Collector(shared)
@@ -310,7 +310,7 @@ def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
         assert {**expected, f"other_total turn={turn}": 1.0} == samples(collector)
         file.unlink()
         assert expected == samples(collector)
-        assert all(schema.metrics[0].name != "other" for schema, _ in collector._sums.index.blocks)
+        assert all(schema.metrics[0].name != "other" for schema, _ in collector._sums.index.rows)
         write_slot(shared, 3, [(WAIT_LATER, (), (0.0,) * 5), (BUSY, (), (1.0,)), (HITS, ("/b",), (0.0,))])
         expected = samples(collector)
 
@@ -320,10 +320,10 @@ def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
 
 SPLIT = {
     "within a text": b'[0,"a]\n["]\n',
-    "within a text, with a block more": b'[0,"x"],[0,"a]\n["]\n',
+    "within a text, with a row more": b'[0,"x"],[0,"a]\n["]\n',
     "within a list": b'[0,"x"],[0,["a"]\n,["b"]]\n',
     "between labels": b'[0\n"x"]\n',
-    "two blocks on a line": b'[0,"x"],[0,"y"]\n',
+    "two rows on a line": b'[0,"x"],[0,"y"]\n',
     "none on a line": b'[0,"x"]\n\n[0,"y"]\n',
     "blanks": b' [0,"x"]\n',
     "an end of the list": b'[0,"x"]]\n[[0,"y"]\n',
@@ -334,7 +334,7 @@ SPLIT = {
     "known labels of no schema": b'[7,"a"]\n',
     "known labels counted from the end": b'[-1,"a"]\n',
     "an ordinal spelled otherwise": b'[00,"a"]\n',
-    "a schema and a block on a line": HITS.line().rstrip() + b',[0,"a"]\n',
+    "a schema and a row on a line": HITS.line().rstrip() + b',[0,"a"]\n',
 }
 
 
@@ -356,15 +356,15 @@ TEXTS = st.lists(st.text(st.characters(), max_size=4), min_size=1, max_size=2)
 def test_lines_mean_the_same_when_they_are_known(files: list[list[list[str]]]) -> None:
     """Files that share lines, with their schemas in other orders, are read alike with what was kept and without."""
     memo = layout.Memo()
-    for turn, blocks in enumerate((*files, *files)):
+    for turn, rows in enumerate((*files, *files)):
         known = [layout.counter("one", "One.", ("a",)), layout.counter("two", "Two.", ("a", "b"))][
             :: (-1) ** turn
         ]
         data = b"".join(schema.line() for schema in known)
         wanted = []
-        for values in blocks:
+        for values in rows:
             (number,) = [n for n, schema in enumerate(known) if len(schema.labelnames) == len(values)]
-            data += layout.block_line(number, tuple(values))
+            data += layout.row_line(number, tuple(values))
             wanted.append((known[number], tuple(values)))
         assert wanted == layout.parse_lines(data, [], memo)
 
@@ -380,30 +380,28 @@ def test_lines_mean_the_same_when_they_are_known(files: list[list[list[str]]]) -
     )
 )
 def test_a_piece_of_a_layout_is_its_blocks_in_the_order_of_all(orders: list[list[int]]) -> None:
-    """Any blocks in any order: the columns come in the order of the index, and 0 for those that are not there."""
+    """Any rows in any order: the columns come in the order of the index, and 0 for those that are not there."""
     index = Index()
     root = Layout(index, index.numbers([]), [])
-    blocks = [
-        (layout.histogram("h", "Help.", ("a",), (1.0,) * (n % 3) + (INF,)), (str(n),)) for n in range(6)
-    ]
+    rows = [(layout.histogram("h", "Help.", ("a",), (1.0,) * (n % 3) + (INF,)), (str(n),)) for n in range(6)]
     for order in orders:
-        found = root.of([blocks[n] for n in order])
-        figures = [[float(100 * n + column) for column in range(blocks[n][0].width)] for n in order]
-        data = struct.pack(f"{found.width}d", *(figure for block in figures for figure in block))
-        columns = {blocks[n]: figure for n, figure in zip(order, figures, strict=True)}
-        whole = [figure for block in index.blocks for figure in columns.get(block, [0.0] * block[0].width)]
-        for first in range(len(index.blocks)):
-            for last in range(first + 1, len(index.blocks) + 1):
+        found = root.of([rows[n] for n in order])
+        figures = [[float(100 * n + column) for column in range(rows[n][0].width)] for n in order]
+        data = struct.pack(f"{found.width}d", *(figure for row in figures for figure in row))
+        columns = {rows[n]: figure for n, figure in zip(order, figures, strict=True)}
+        whole = [figure for row in index.rows for figure in columns.get(row, [0.0] * row[0].width)]
+        for first in range(len(index.rows)):
+            for last in range(first + 1, len(index.rows) + 1):
                 piece = found.piece(data, first, last)
                 expected = whole[index.starts[first] : index.starts[last]]
                 held = any(found.holds(number) for number in range(first, last))
                 assert expected == list(struct.unpack(f"{len(piece) // 8}d", piece)) or (
                     not piece and not held
                 )
-        flags = bytearray(len(index.blocks))
+        flags = bytearray(len(index.rows))
         found.compare(data, data, flags)
         assert not any(flags)
         found.compare(bytes(len(data)), data, flags)
         assert {number for number, flag in enumerate(flags) if flag} >= {
-            index.blocks.index(block) for block, figure in columns.items() if any(figure)
+            index.rows.index(row) for row, figure in columns.items() if any(figure)
         }

@@ -50,7 +50,7 @@ class Owner:
             return self._fork()
         assert self._slot is not None
         schema, labels, amounts = arguments
-        columns, first = self._slot.block(schema, labels)
+        columns, first = self._slot.row(schema, labels)
         for offset, amount in enumerate(amounts):
             columns[first + offset] += amount
         return [columns[first + offset] for offset in range(schema.width)]
@@ -214,16 +214,16 @@ def test_a_view_from_before_the_file_grew_writes_to_the_file(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
     """
-    Columns and index of a block are valid for as long as the process lives.
+    Columns and index of a row are valid for as long as the process lives.
     """
 
     def grow() -> float:
         slot = SlotFile.claim(shared)
-        columns, first = slot.block(HITS, ("kept",))
+        columns, first = slot.row(HITS, ("kept",))
         for number in range(2000):
-            slot.block(HITS, (str(number),))
+            slot.row(HITS, (str(number),))
         columns[first] += 5.0
-        again, index = slot.block(HITS, ("kept",))
+        again, index = slot.row(HITS, ("kept",))
         return again[index]
 
     assert 5.0 == in_child(grow)
@@ -237,7 +237,7 @@ def test_files_are_the_users_own(in_child: Callable[..., Any], shared: Path) -> 
 
     def claim() -> None:
         os.umask(0)
-        SlotFile.claim(shared).block(HITS, ("/",))
+        SlotFile.claim(shared).row(HITS, ("/",))
 
     in_child(claim)
     assert 0o700 == stat.S_IMODE(shared.stat().st_mode)
@@ -275,7 +275,7 @@ def no_keys(path: Path) -> None:
 
 
 def other_keys(path: Path) -> None:
-    write(path / "wsgi_prom.0.keys", layout.keys_header(7) + HITS.line() + layout.block_line(0, ("/",)))
+    write(path / "wsgi_prom.0.keys", layout.keys_header(7) + HITS.line() + layout.row_line(0, ("/",)))
 
 
 def replaced(path: Path, name: str, make: Callable[[Path], None]) -> None:
@@ -415,7 +415,7 @@ def test_a_torn_block_is_written_over(owner: Callable[..., Owner], shared: Path)
     first.add(HITS, ("/",), 3.0)
     first.child.kill()
     with (shared / "wsgi_prom.0.keys").open("ab") as keys:
-        keys.write(layout.block_line(0, ("/torn",))[:-4])
+        keys.write(layout.row_line(0, ("/torn",))[:-4])
     assert {"hits_total page=/": 3.0} == samples(shared)
     second = claimed(owner)
     assert [1.0] == second.add(HITS, ("/new",), 1.0)
@@ -467,18 +467,18 @@ def test_no_space_for_a_new_series_leaves_the_others(in_child: Callable[..., Any
         import signal
 
         slot = SlotFile.claim(shared)
-        columns, first = slot.block(HITS, ("kept",))
+        columns, first = slot.row(HITS, ("kept",))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         for number in range(3000):
-            slot.block(HITS, (f"page {number}",))[0][0]
+            slot.row(HITS, (f"page {number}",))[0][0]
         columns[first] += 2.0
         shown = samples(shared)
         assert slot.unplaced.errno in {errno.EFBIG, errno.ENOSPC}
         assert 200 < len(shown) < 3000
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        slot.unplaced = None  # as the lease does, once a second
-        slot.block(HITS, ("later",))
+        slot.unplaced = None  # as the current slot does, once a second
+        slot.row(HITS, ("later",))
         assert 0.0 == samples(shared)["hits_total page=later"]
         return shown["hits_total page=kept"]
 
@@ -503,13 +503,13 @@ def test_a_process_that_dies_while_its_file_is_made_leaves_a_usable_slot(
 
 def test_memory_slots_keep_what_they_are_given() -> None:
     """
-    A block of a process's own memory is made once, and shows what was recorded.
+    A row of a process's own memory is made once, and shows what was recorded.
     """
     slot = MemorySlot()
-    columns, first = slot.block(WAIT, ("/",))
+    columns, first = slot.row(WAIT, ("/",))
     columns[first + 1] += 2.0
-    assert slot.block(WAIT, ("/",))[0] is columns
-    assert [(WAIT, ("/",), [0.0, 2.0, 0.0, 0.0])] == slot.blocks()
+    assert slot.row(WAIT, ("/",))[0] is columns
+    assert [(WAIT, ("/",), [0.0, 2.0, 0.0, 0.0])] == slot.rows()
 
 
 def test_values_without_keys_are_refused(shared: Path) -> None:
@@ -527,13 +527,13 @@ def test_a_series_that_is_made_while_somebody_looks_is_no_damage(
 
     def run() -> tuple[bool, int]:
         slot = SlotFile.claim(shared)
-        slot.block(HITS, ("/",))
+        slot.row(HITS, ("/",))
         header, made = slot._files._header, []
 
         def interrupted() -> bytes:
             found = header()
             if not made:
-                made.append(slot.block(HITS, ("/more",)))
+                made.append(slot.row(HITS, ("/more",)))
             return found
 
         slot._files._header = interrupted
@@ -561,7 +561,7 @@ def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., A
                 self._words[index] = value
 
         slot._files.mapping.words = Interrupted(slot._files.mapping.words)
-        slot.block(HITS, ("/",))
+        slot.row(HITS, ("/",))
         return [*found, slot.sound()]
 
     assert [True, True] == in_child(run)

@@ -92,7 +92,7 @@ def use(path: Path, owner: tuple[int, int] | None) -> None:
     """Do all that a process does with a directory; what is refused is refused with an error of ours."""
     try:
         slot = SlotFile.claim(path, owner)
-        columns, index = slot.block(HITS, ())
+        columns, index = slot.row(HITS, ())
         columns[index] += 1.0
     except (OSError, WsgiPromError):
         pass
@@ -146,7 +146,7 @@ def test_a_slot_is_had_in_spite_of_what_is_planted(
 
     def run() -> None:
         slot = SlotFile.claim(shared)
-        columns, index = slot.block(HITS, ())
+        columns, index = slot.row(HITS, ())
         columns[index] += 1.0
 
     directory.prepare(shared)
@@ -176,7 +176,7 @@ def test_odd_names_are_left_alone(in_child: Callable[..., Any], shared: Path) ->
 
 
 def use_quietly(path: Path) -> None:
-    SlotFile.claim(path).block(HITS, ())
+    SlotFile.claim(path).row(HITS, ())
     list(Collector(path).collect().to_metrics())
 
 
@@ -250,7 +250,7 @@ def test_modes_whatever_the_umask(
     def run() -> None:
         os.umask(umask)
         slot = SlotFile.claim(path, owner)
-        slot.block(HITS, ())
+        slot.row(HITS, ())
         LabelSets(path, 10, owner).allow("hits", ("a",))
 
     in_child(run)

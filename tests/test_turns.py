@@ -19,7 +19,7 @@ from wsgi_prom.client.cells import Cell
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.store import turns
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +121,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
             raised += 1
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
         free: list[bool] = []
-        other = threading.Thread(target=lambda: free.append(lease.lock.acquire(timeout=10)))
+        other = threading.Thread(target=lambda: free.append(current_slot.lock.acquire(timeout=10)))
         other.start()
         other.join()
         end.set()
@@ -131,7 +131,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
 
 
 # Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
-ENDS = {"finally:", "return", "request.token = lease.lock", "request.token = None"}
+ENDS = {"finally:", "return", "request.token = current_slot.lock", "request.token = None"}
 LOCKED = re.compile(r"turns\.take\(|gauge\.enter\(")
 
 
@@ -145,7 +145,7 @@ def stretches(code: CodeType) -> list[set[str]]:
         line = starts.get(found.offset) or line
         of_line.setdefault(line, set()).add(found.opname)
     found_stretches = []
-    for first in sorted(line for line in of_line if "lease.guarded" in source[line - 1]):
+    for first in sorted(line for line in of_line if "current_slot.guarded" in source[line - 1]):
         last = next(line for line in range(first, len(source)) if source[line - 1].strip() in ENDS)
         lines = [line for line in range(first, last + 1) if not LOCKED.search(source[line - 1])]
         found_stretches.append(set().union(*(of_line.get(line, set()) for line in lines)))

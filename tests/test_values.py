@@ -22,7 +22,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from wsgi_prom.client import values as value_class
 from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def test_a_successors_gauge_starts_at_its_own_value(
         fork(lambda: gauge.set(5.0))
 
         def successor() -> None:
-            lease.renew()
-            assert 0 == lease.slot.number
+            current_slot.renew()
+            assert 0 == current_slot.slot.number
             assert 0.0 == gauge._value.get()
             gauge.set(3.0)
             assert 3.0 == gauge._value.get()
@@ -167,7 +167,9 @@ def test_a_label_set_of_a_dead_owner_is_not_its_successors(
             gauge.labels("shared").set(6.0)
 
         fork(short)  # in slot 1
-        other = processes.Child(lambda: lease.renew() or Counter("t_other", "Help.", registry=None).inc())
+        other = processes.Child(
+            lambda: current_slot.renew() or Counter("t_other", "Help.", registry=None).inc()
+        )
         other.call()  # in slot 1, and uses no gauge
         found = samples(shared)
         holder.__exit__()
@@ -236,12 +238,12 @@ def test_two_objects_of_one_series_move_once(in_child: Callable[..., Any], share
     """
 
     def run() -> dict[str, float]:
-        lease.defer()
+        current_slot.defer()
         install()
         first, second = (Counter("t_hits", "Help.", registry=CollectorRegistry()) for _ in range(2))
         first.inc(2)
         second.inc(3)
-        lease.attach(shared)
+        current_slot.attach(shared)
         assert {"t_hits_total": 5.0} == samples(shared)
         fork(lambda: (first.inc(), second.inc()))
         return samples(shared)
@@ -302,7 +304,7 @@ def test_metrics_that_exist_already_are_adopted(
         before = own_values(metrics)
         install()
         assert before == own_values(metrics)
-        lease.renew()
+        current_slot.renew()
         first = samples(shared)
         record_all(metrics, 1.5)
         return first, samples(shared)
@@ -725,7 +727,7 @@ def test_labels_in_the_middle_of_labels(
         suffix = {Counter: "_total", Gauge: ""}.get(kind, "_sum")
 
         def shown_in_all() -> float:
-            lease.look_after()
+            current_slot.look_after()
             return sum(
                 value
                 for name, value in samples(shared, "t_hits").items()

@@ -15,7 +15,7 @@ import pytest
 import servers
 
 from wsgi_prom.store import directory_files
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,7 +121,9 @@ def test_processes_by_hand_and_collectors_of_the_application_find_it(
         Counter("hits", "Hits.", registry=None).inc(3)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(volume))
-        return lease.directory, [sample.value for metric in registry.collect() for sample in metric.samples]
+        return current_slot.directory, [
+            sample.value for metric in registry.collect() for sample in metric.samples
+        ]
 
     assert (volume / f"wsgi_prom-{USER}", [3.0]) == in_child(run)
 

@@ -12,7 +12,7 @@ from wsgi_prom.request.exemptions import exemptions
 from wsgi_prom.request.measurement import measured
 from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.settings import Settings
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -40,7 +40,7 @@ def wrap_for_hook(app: WSGIApplication) -> WSGIApplication:
 
 def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIApplication:
     recorder = _recorder(settings)
-    if lease.directory is not None:
+    if current_slot.directory is not None:
         from wsgi_prom.client import patch  # noqa: PLC0415 - 56 ms that a single process need not pay
 
         patch.install()

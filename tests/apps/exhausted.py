@@ -9,7 +9,7 @@ import importlib
 
 import descriptors
 
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 try:
     import uwsgidecorators
@@ -24,7 +24,7 @@ else:
 
     def after_fork() -> None:
         # The descriptors of the master's slot would else be free for the worker's.
-        lease.part_from_parent()
+        current_slot.part_from_parent()
         descriptors.take(spare=0)
 
     uwsgidecorators.postfork(after_fork)

@@ -198,7 +198,7 @@ def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -
     aside = shared.with_name("aside")
 
     def record(slot: SlotFile) -> None:
-        columns, first = slot.block(HITS, ())
+        columns, first = slot.row(HITS, ())
         columns[first] += 1.0
 
     def live_through() -> list[float]:

@@ -51,7 +51,7 @@ def whole(shared: Path) -> dict[str, bytes]:
     def record(page: str, amount: float) -> None:
         slot = SlotFile.claim(shared)
         for schema in (HITS, WAIT):
-            columns, first = slot.block(schema, (page,))
+            columns, first = slot.row(schema, (page,))
             for index in range(first, first + schema.width):
                 columns[index] += amount
 
@@ -141,7 +141,7 @@ def test_the_next_owner_of_a_file_cut_at_any_length_starts_clean(
                 if name != path.suffix[1:]:
                     (shared / f"wsgi_prom.0.{name}").write_bytes(data)
             slot = SlotFile.claim(shared)
-            columns, first = slot.block(HITS, ("/a",))
+            columns, first = slot.row(HITS, ("/a",))
             before = columns[first]
             columns[first] += 1.0
             found = hits(Collector(shared))
@@ -186,7 +186,7 @@ def test_random_bytes_in_a_file_break_neither_the_scrape_nor_the_next_owner(
         assert 4.0 == hits(Collector(shared))["/b"]
         slot = SlotFile.claim(shared)
         try:
-            columns, first = slot.block(HITS, ("/new",))
+            columns, first = slot.row(HITS, ("/new",))
             columns[first] = 1.0
             found = hits(Collector(shared))
             assert (1.0, 4.0) == (found["/new"], found["/b"])
@@ -208,7 +208,7 @@ def test_a_slot_that_cannot_be_made_usable_is_left_alone(shared: Path, kind: str
 
     def own() -> int:
         slot = SlotFile.claim(shared)
-        columns, first = slot.block(HITS, ("/",))
+        columns, first = slot.row(HITS, ("/",))
         columns[first] = 1.0
         return slot.number
 

@@ -22,7 +22,7 @@ from prometheus_client import Counter
 
 from wsgi_prom.client import patch
 from wsgi_prom.store import environment
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,7 @@ def test_a_flood_that_finds_no_space_is_not_tried_for_at_each_label_set(shared: 
         # One page of values.
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         tries = Tries()
-        lease.add(tries)
+        current_slot.add(tries)
         began = time.monotonic()
         for number in range(900):
             counter.labels(str(number)).inc()

@@ -28,7 +28,7 @@ from wsgi_prom.exporter.http.tls import Tls
 from wsgi_prom.frameworks import detection
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
 from wsgi_prom.store import directory, directory_files, environment
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     import argparse
@@ -148,7 +148,7 @@ def _directory() -> Finding:
 def _harmless() -> Iterator[None]:
     """Import an application as a server would, and leave nothing behind."""
     # The application's metrics live in this process's memory, whatever PROMETHEUS_MULTIPROC_DIR says.
-    lease.defer()
+    current_slot.defer()
     patch.install()
     # A server has made it by now. prometheus-flask-exporter needs it at its import.
     if not os.path.isdir(os.environ.get(environment.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one

@@ -16,12 +16,12 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.store import turns
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from wsgi_prom.store.slots import Columns
 
-_alive: Final = lease.alive
+_alive: Final = current_slot.alive
 
 
 class Cell:
@@ -32,25 +32,25 @@ class Cell:
     between the reading and the storing of one `+=` on a view (CPython looks for it at calls and jumps).
     """
 
-    __slots__ = ("_base", "_block", "_columns", "_index")
+    __slots__ = ("_base", "_columns", "_index", "_row")
 
     _multiprocess = True
 
     def __init__(self) -> None:
-        self._block: object = None
+        self._row: object = None
         self._columns: Columns = array("d", (0.0, 0.0))
         self._index = 0
         self._base = 0.0
 
     def inc(self, amount: float) -> None:
         if not _alive[0]:
-            lease.renew()
+            current_slot.renew()
         kind = type(amount)
-        if not lease.guarded and (kind is float or kind is int):
+        if not current_slot.guarded and (kind is float or kind is int):
             self._columns[self._index] += amount
             return
         # Of another type, which adds itself: in Python perhaps.
-        lock = lease.lock
+        lock = current_slot.lock
         try:
             turns.take(lock)
             self._columns[self._index] += amount
@@ -62,14 +62,14 @@ class Cell:
 
     def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002 - the library's signature
         if not _alive[0]:
-            lease.renew()
-        with lease.lock:
+            current_slot.renew()
+        with current_slot.lock:
             self._columns[self._index] = self._base + value
 
     def get(self) -> float:
         if not _alive[1]:
-            lease.part_from_parent()
-        with lease.lock:
+            current_slot.part_from_parent()
+        with current_slot.lock:
             return self._columns[self._index] - self._base
 
     def set_exemplar(self, exemplar: object) -> None:
@@ -128,21 +128,21 @@ class Extreme(Cell):
 
     def inc(self, amount: float) -> None:
         if not _alive[0]:
-            lease.renew()
-        with lease.lock:
+            current_slot.renew()
+        with current_slot.lock:
             self._own += amount
             self._store()
 
     def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002
         if not _alive[0]:
-            lease.renew()
-        with lease.lock:
+            current_slot.renew()
+        with current_slot.lock:
             self._own = value
             self._store()
 
     def get(self) -> float:
         if not _alive[1]:
-            lease.part_from_parent()
+            current_slot.part_from_parent()
         return self._own
 
     def forget(self) -> None:
@@ -173,16 +173,16 @@ class Latest(Cell):
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         if not _alive[0]:
-            lease.renew()
+            current_slot.renew()
         timestamp = timestamp or 0.0
-        with lease.lock:
+        with current_slot.lock:
             self._own = value
             self._columns[self._index] = value
             self._columns[self._index + 1] = timestamp
 
     def get(self) -> float:
         if not _alive[1]:
-            lease.part_from_parent()
+            current_slot.part_from_parent()
         return self._own
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:

@@ -24,7 +24,7 @@ from wsgi_prom.client.cells import Cell, Latest
 from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory, directory_files, environment, fork_locks
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,7 +42,7 @@ def install() -> None:
     """
     if client_values.ValueClass is not Value:
         client_values.ValueClass = Value
-        path = lease.directory
+        path = current_slot.directory
         if path is not None and path != environment.configured():
             environment.show(path)  # another interpreter of the server, whose environment does not have it
         existing = [item for item in gc.get_objects() if _is_of_client(type(item))]
@@ -98,7 +98,7 @@ def _adopt(existing: list[Any]) -> None:
         elif isinstance(metric, metrics.Histogram):
             total = _value(metric, "_sum")
             buckets = [_value(metric, "_bucket", bound=bound) for bound in metric._upper_bounds]
-            # After all are made: only then are they the columns of a block.
+            # After all are made: only then are they the columns of a row.
             metric._sum = _take_over(metric._sum, total)
             metric._buckets = [_take_over(*pair) for pair in zip(metric._buckets, buckets, strict=True)]
 
@@ -106,7 +106,7 @@ def _adopt(existing: list[Any]) -> None:
 def _remove_own_client_files() -> None:
     # Where the environment named a directory before the library was imported, its metrics made files there. What was
     # in them is in our cells now.
-    path = lease.directory and (environment.configured() or lease.directory)
+    path = current_slot.directory and (environment.configured() or current_slot.directory)
     if path is None:
         return
     with suppress(OSError, DirectoryError), directory_files.opened(path) as folder:
@@ -152,7 +152,7 @@ def _init(self: Any, registry: CollectorRegistry | None, path: str | None = None
 
 
 def _collect(self: Any) -> Iterable[Metric]:
-    path = directory_files.own_directory(Path(self._path)) if self._path else lease.directory
+    path = directory_files.own_directory(Path(self._path)) if self._path else current_slot.directory
     if path is None:
         return []
     if not hasattr(self, "_lock"):

@@ -18,7 +18,7 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.client.cells import Extreme, Own
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -95,10 +95,10 @@ def _without_value(gauge: Any, *_: Any) -> None:
     cell = gauge._value
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
     if isinstance(cell, (Own, Extreme)):
-        with lease.lock:
+        with current_slot.lock:
             # As before this process had it: the column that says so.
             cell._columns[cell._index + 1] = 0.0
-        cell._block = None  # which nobody else refers to, and which would set it again in the next slot
+        cell._row = None  # which nobody else refers to, and which would set it again in the next slot
     _say("function", gauge._name)
 
 

@@ -3,7 +3,7 @@ The value class that takes the place of prometheus_client.values.ValueClass, so 
 application's own too, are kept in its slot.
 
 The client library makes one value for each sample: a histogram's child is a sum and then one for each bucket, a
-summary's a count and a sum. Those that belong together become one block of the slot here.
+summary's a count and a sum. Those that belong together become one row of the slot here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.client.cells import Cell, Extreme, Latest, Live, Own
 from wsgi_prom.store import file_format
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from wsgi_prom.store.slots import Slot
 
 
-class _Block:
-    """The cells of one metric child, bound to its block of the slot."""
+class _Row:
+    """The cells of one metric child, bound to its row of the slot."""
 
     __slots__ = ("__weakref__", "_cells", "_labelvalues", "_schema")
 
@@ -33,12 +33,12 @@ class _Block:
         self._labelvalues = labelvalues
         self._cells = cells
         for cell in cells:
-            cell._block = self  # the lease refers to the block weakly, the metric to its cells
-        lease.add(self)
+            cell._row = self  # the current slot refers to the row weakly, the metric to its cells
+        current_slot.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
-        columns, first = slot.block(self._schema, self._labelvalues)
-        with lease.lock:
+        columns, first = slot.row(self._schema, self._labelvalues)
+        with current_slot.lock:
             for offset, cell in enumerate(self._cells):
                 cell.move(columns, first + offset, keep=keep)
 
@@ -49,7 +49,7 @@ class _Block:
     def settle(self, slot: Slot) -> None:
         kept = self._cells[0]._columns
         if isinstance(kept, array):
-            columns, _ = slot.block(self._schema, self._labelvalues)
+            columns, _ = slot.row(self._schema, self._labelvalues)
             if columns is not kept:
                 self.bind(slot, keep=True)
 
@@ -140,7 +140,7 @@ def _gauge_cell(mode: str) -> Cell:
 
 
 def _single(schema: Schema, labelvalues: tuple[str, ...], cell: Cell) -> Cell:
-    _Block(schema, labelvalues, [cell])
+    _Row(schema, labelvalues, [cell])
     return cell
 
 
@@ -152,7 +152,7 @@ def _summary_part(
     if len(child.cells) == 2:
         # The order of the columns is the schema's, whatever order the library makes the values in.
         cells = [child.cells["count"], child.cells["sum"]]
-        _Block(file_format.summary(metric_name, help_text, names), values, cells)
+        _Row(file_format.summary(metric_name, help_text, names), values, cells)
         _unfinished.finish(child)
     return cell
 
@@ -168,6 +168,6 @@ def _histogram_part(
     child.bounds.append(float(values[-1]))
     if child.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
         schema = file_format.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
-        _Block(schema, labels, [*child.cells.values()])
+        _Row(schema, labels, [*child.cells.values()])
         _unfinished.finish(child)
     return cell

@@ -21,7 +21,7 @@ from wsgi_prom.exporter.webob import (
     create_accept_header,
 )
 from wsgi_prom.settings import Settings
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,7 +117,7 @@ class MetricsApp:
 
     def ready(self) -> Response:
         """Answer whether the directory can be read, without making a page: probes are as frequent as others like."""
-        path = self._directory or lease.directory
+        path = self._directory or current_slot.directory
         try:
             if path is not None:
                 os.listdir(path)
@@ -126,7 +126,7 @@ class MetricsApp:
         return plain(200, "ready\n")
 
     def _current(self) -> Pages:
-        key = self._directory or lease.directory, os.getpid()
+        key = self._directory or current_slot.directory, os.getpid()
         found = self._pages.get(key)
         # One operation: threads that come at once get the same.
         return found or self._pages.setdefault(key, Pages(key[0], self._registry, self._target))

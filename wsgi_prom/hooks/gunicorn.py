@@ -27,7 +27,7 @@ from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.middleware import wrap_for_hook
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def post_worker_init(worker: Any) -> None:
                 type(worker).__name__,
             )
     with attempt("this worker claims its slot later"):
-        lease.renew()
+        current_slot.renew()
 
 
 def on_exit(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn counts the parameters

@@ -18,7 +18,7 @@ from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.process.launch import launch
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory, directory_files, environment, locks
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ class Instance:
         self._lock_file: Locks | None = None
         self._launch: Callable[..., None] | None = None
         self._choose()
-        lease.defer()
+        current_slot.defer()
         patch.install()
 
     def _choose(self) -> None:
@@ -107,7 +107,7 @@ class Instance:
             directory.sweep(self.path, owner)
         # What comes after a fork, an exec or a reload finds the same directory and goes on in it.
         self._new = False
-        lease.attach(self.path, owner)
+        current_slot.attach(self.path, owner)
         self._launch = self._launcher(settings, target, owner)
         if exporter:
             self.launch(reload=self._reload, log_file=log_file)

@@ -17,7 +17,7 @@ from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, unwrapped
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.store import fork_locks
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 log = logging.getLogger("wsgi_prom")
 
@@ -66,10 +66,10 @@ def _after_fork() -> None:
     fork_locks.free()
     with attempt("this process claims its slot when it records something"):
         if uwsgi.worker_id() > 0:
-            lease.renew()
+            current_slot.renew()
         else:
             # A mule or spooler claims a slot when it records something.
-            lease.part_from_parent()
+            current_slot.part_from_parent()
     if _becomes_daemon and uwsgi.worker_id() == 1 and _instance is not None:
         # The master runs no Python once it is a daemon, so that the first of its workers starts what lives as long as it.
         with attempt("no exporter"):

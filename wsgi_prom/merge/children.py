@@ -1,5 +1,5 @@
 """
-The label sets of a family, and what each one's samples are: computed from the sums of the blocks that it is made of.
+The label sets of a family, and what each one's samples are: computed from the sums of the rows that it is made of.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ class Child:
         raise NotImplementedError
 
     def add(self, number: int, metric: Metric) -> None:
-        """Let block *number* have a part in it, as its *metric* says."""
+        """Let row *number* have a part in it, as its *metric* says."""
         raise NotImplementedError
 
     def stale(self) -> None:
-        """Some sum of its blocks changed."""
+        """Some sum of its rows changed."""
         self.text = None
 
     def _reform(self, suffixes: tuple[str, ...], bounds: tuple[float, ...] = ()) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.layouts import Layout
     from wsgi_prom.store.client_format import Entry, Origin
-    from wsgi_prom.store.file_format import Block
+    from wsgi_prom.store.file_format import Row
 
     Part = tuple[str, str]  # the type of metric, or the mode of a gauge, and the key
     Setting = tuple[Part, float, float]  # of a gauge: its value, and when that was set
@@ -46,7 +46,7 @@ class ClientFiles:
         self._files: dict[str, tuple[Origin, list[Entry]]] = {}
         self._archive = archive.Archive()
         self._archived: tuple[int, ...] | None = None  # the state of the archive that was read
-        self._blocks: dict[Part, Block] = {}
+        self._rows: dict[Part, Row] = {}
         self._layouts: dict[str, tuple[list[Part], Layout]] = {}
         self.unreadable: list[str] = []
 
@@ -71,7 +71,7 @@ class ClientFiles:
     def _look(self, folder: int, owners: frozenset[int] | None) -> bool:
         """Read the directory *folder*. Returns whether that is what was there at one moment."""
         self.unreadable = []
-        blocks: dict[Part, Block] = {}
+        rows: dict[Part, Row] = {}
         state = _state(folder)
         if state is None:
             self._archive, self._archived = archive.Archive(), None
@@ -79,11 +79,11 @@ class ClientFiles:
             try:
                 if state != self._archived:
                     found = archive.read(folder, owners)
-                    self._learn(blocks, (*found.sums, *found.gauges))
+                    self._learn(rows, (*found.sums, *found.gauges))
                     self._archive, self._archived = found, state
             except (OSError, FormatError):
                 self.unreadable.append(archive.NAME)
-        self._learn(blocks, (*self._archive.sums, *self._archive.gauges))
+        self._learn(rows, (*self._archive.sums, *self._archive.gauges))
         files: dict[str, tuple[Origin, list[Entry]]] = {}
         complete = True
         for name in sorted(os.listdir(folder)):
@@ -91,7 +91,7 @@ class ClientFiles:
             if origin is None:
                 continue
             try:
-                files[name] = origin, self._entries(folder, name, origin, owners, blocks)
+                files[name] = origin, self._entries(folder, name, origin, owners, rows)
             except FileNotFoundError:
                 complete = False
             except (OSError, FormatError) as error:
@@ -101,8 +101,8 @@ class ClientFiles:
                     self.unreadable.append(name)
                 if name in self._files:
                     files[name] = self._files[name]
-                    self._learn(blocks, parts_of(*files[name]))
-        self._files, self._blocks = files, blocks
+                    self._learn(rows, parts_of(*files[name]))
+        self._files, self._rows = files, rows
         return complete and state == _state(folder)
 
     def _origin(self, name: str) -> Origin | None:
@@ -113,7 +113,7 @@ class ClientFiles:
         return client_format.origin(ended[1]) if ended[0] > self._archive.generation else None
 
     def _entries(
-        self, folder: int, name: str, origin: Origin, owners: frozenset[int] | None, blocks: dict[Part, Block]
+        self, folder: int, name: str, origin: Origin, owners: frozenset[int] | None, rows: dict[Part, Row]
     ) -> list[Entry]:
         fd = os.open(name, _READ_FLAGS, dir_fd=folder)
         try:
@@ -121,12 +121,12 @@ class ClientFiles:
             entries = client_format.read_entries(fd)
         finally:
             os.close(fd)
-        self._learn(blocks, parts_of(origin, entries))
+        self._learn(rows, parts_of(origin, entries))
         return entries
 
-    def _learn(self, blocks: dict[Part, Block], parts: Iterable[Part]) -> None:
-        """Have in *blocks* what *parts* mean. Raises FormatError, and adds none of them then, for keys that mean nothing."""
-        blocks.update({part: blocks.get(part) or self._blocks.get(part) or block_of(part) for part in parts})
+    def _learn(self, rows: dict[Part, Row], parts: Iterable[Part]) -> None:
+        """Have in *rows* what *parts* mean. Raises FormatError, and adds none of them then, for keys that mean nothing."""
+        rows.update({part: rows.get(part) or self._rows.get(part) or row_of(part) for part in parts})
 
     def _readings(self) -> Iterator[Reading]:
         sums: dict[Part, list[float]] = {part: list(parts) for part, parts in self._archive.sums.items()}
@@ -156,7 +156,7 @@ class ClientFiles:
     def _reading(self, name: str, pid: str, parts: list[Part], columns: array[float]) -> Reading:
         kept = self._layouts.get(name)
         if kept is None or kept[0] != parts:
-            kept = self._layouts[name] = parts, self._root.of([self._blocks[part] for part in parts])
+            kept = self._layouts[name] = parts, self._root.of([self._rows[part] for part in parts])
         layout = kept[1]
         return Reading(layout, layout.folded(columns.tobytes()), f"client {name}", pid, live=True)
 
@@ -175,7 +175,7 @@ def _state(folder: int) -> tuple[int, ...] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def block_of(part: Part) -> Block:
+def row_of(part: Part) -> Row:
     """Return what a key means. Raises FormatError for one that the client library does not make."""
     kind, key = part
     try:

@@ -2,7 +2,7 @@
 The collector: all slots of a directory merged into one page's families.
 
 A scrape reads the new keys and the values of each slot, adds up the columns that changed, and has only those children
-computed and rendered again whose blocks have other sums than before.
+computed and rendered again whose rows have other sums than before.
 """
 
 # Rule 1: a counter never goes back. What a slot that can no longer be read, or is gone, has counted up to the last scrape
@@ -24,7 +24,7 @@ from wsgi_prom.merge.layouts import Layout
 from wsgi_prom.merge.readers import MemorySource, SlotSource
 from wsgi_prom.merge.sums import Sums
 from wsgi_prom.store import directory
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import Locks
 from wsgi_prom.store.slots import MemorySlot
 
@@ -96,7 +96,7 @@ class Collector:
     def _merge(self, readings: list[Reading]) -> None:
         self._sums.update(readings)
         if self._sums.orphaned:
-            # A block is gone that no slot held. What was added up from it must go too.
+            # A row is gone that no slot held. What was added up from it must go too.
             present = {reading.key for reading in readings}
             gone = [row for row in self._sums.rows.values() if row.key not in present]
             self._sums = Sums()
@@ -137,9 +137,9 @@ class Collector:
         if last is None or last.file == reading.file:
             return False
         reading.layout.move(self._sums.index)
-        blocks = self._sums.index.blocks
+        rows = self._sums.index.rows
         for number in last.layout.numbers:
-            columns = _rising(blocks[number][0])
+            columns = _rising(rows[number][0])
             before, now = (
                 array("d", row.layout.piece(row.data, number, number + 1)) for row in (last, reading)
             )
@@ -149,7 +149,7 @@ class Collector:
 
     def _sources(self) -> list[tuple[str, Callable[[], list[Reading]]]]:
         if self._client_files is None or self._path is None:
-            memory = lease.slot
+            memory = current_slot.slot
             return (
                 [("memory", MemorySource(memory, self._root).read)] if isinstance(memory, MemorySlot) else []
             )

@@ -1,5 +1,5 @@
 """
-What a scrape shows: the families, and which blocks each of their children is made of.
+What a scrape shows: the families, and which rows each of their children is made of.
 
 The objects live from scrape to scrape. A child whose figures did not change keeps the text that was rendered of it.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from wsgi_prom.merge.sums import Sums
     from wsgi_prom.store.file_format import Metric, Schema
 
-    # A family that a schema's blocks have a part in, the metric, and its labels: name and position.
+    # A family that a schema's rows have a part in, the metric, and its labels: name and position.
     Plan = tuple["Family", Metric, list[tuple[str, int]]]
 
 _SUFFIXES: Final = {
@@ -55,7 +55,7 @@ class Family:
 
 
 class Families:
-    """All families of a page, by name, made of the blocks of *sums*."""
+    """All families of a page, by name, made of the rows of *sums*."""
 
     def __init__(self, sums: Sums) -> None:
         # Metrics left out since another of the same name has another type, or samples of the same name.
@@ -66,7 +66,7 @@ class Families:
         # By the schema's identity, since a hash of it costs more than all the rest. The index keeps them.
         self._plans: dict[int, list[Plan]] = {}
         self._met = 0
-        self._children: dict[int, list[Child]] = {}  # by block
+        self._children: dict[int, list[Child]] = {}  # by row
         self._gauges: dict[Child, None] = {}
 
     def __iter__(self) -> Iterator[Family]:
@@ -82,7 +82,7 @@ class Families:
             yield metric
 
     def update(self) -> None:
-        """Have children for the blocks that were met, and those made again whose sums changed."""
+        """Have children for the rows that were met, and those made again whose sums changed."""
         sums = self._sums
         for number in sums.met[self._met :]:
             self._add(number)
@@ -96,7 +96,7 @@ class Families:
                 child.stale()
 
     def _add(self, number: int) -> None:
-        schema, labelvalues = self._sums.index.blocks[number]
+        schema, labelvalues = self._sums.index.rows[number]
         plans = self._plans.get(id(schema))
         if plans is None:
             plans = self._plans[id(schema)] = list(self._plan(schema))

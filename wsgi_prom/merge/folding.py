@@ -175,7 +175,7 @@ def _read(folder: int, name: str, origin: Origin | None, checked: set[Part]) -> 
         entries = client_format.read_entries(fd)
         for part in client_files.parts_of(origin, entries):
             if part not in checked:
-                client_files.block_of(part)
+                client_files.row_of(part)
                 checked.add(part)
     except FormatError:
         return None

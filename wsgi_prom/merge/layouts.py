@@ -1,7 +1,7 @@
 """
-Which columns of a source belong to which block, and where these go among the columns of all.
+Which columns of a source belong to which row, and where these go among the columns of all.
 
-A collector numbers the blocks that it meets. A layout is the blocks of one source in the order of its columns: that
+A collector numbers the rows that it meets. A layout is the rows of one source in the order of its columns: that
 of the numbers, where processes met their label sets in one order, or any other.
 """
 
@@ -18,31 +18,31 @@ from wsgi_prom.store import file_format
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from wsgi_prom.store.file_format import Block, Schema
+    from wsgi_prom.store.file_format import Row, Schema
 
-# Columns are compared with those of the last scrape in pieces of whole blocks, at least so many columns each. To compare a
+# Columns are compared with those of the last scrape in pieces of whole rows, at least so many columns each. To compare a
 # piece takes 0.1 us for each slot, to add up a column 0.025: so the search for what changed costs little where all has
 # changed (and ends with the first slot that says so), and where a tenth has, it saves two thirds of a scrape of 32 slots.
 _PIECE: Final = 64
 
 
 class Index:
-    """All blocks, by number. The columns of one are those from `starts[number]` to `starts[number + 1]`."""
+    """All rows, by number. The columns of one are those from `starts[number]` to `starts[number + 1]`."""
 
     def __init__(self) -> None:
-        self.blocks: list[Block] = []
+        self.rows: list[Row] = []
         self.starts = [0]
         self.sizes: list[int] = []  # in bytes
         self.gauges: list[bool] = []
         self.memo = file_format.Memo()
         self._numbers: dict[Schema, tuple[Schema, dict[tuple[str, ...], int]]] = {}
 
-    def numbers(self, blocks: Iterable[Block]) -> array[int]:
-        """Return the numbers of *blocks*; those that are new get the next ones."""
-        # By identity within a call: to hash a schema takes 1 to 2 us, all the rest of a block 0.25.
+    def numbers(self, rows: Iterable[Row]) -> array[int]:
+        """Return the numbers of *rows*; those that are new get the next ones."""
+        # By identity within a call: to hash a schema takes 1 to 2 us, all the rest of a row 0.25.
         known: dict[int, tuple[Schema, dict[tuple[str, ...], int]]] = {}
         found = array("I")
-        for schema, labelvalues in blocks:
+        for schema, labelvalues in rows:
             place = known.get(id(schema))
             if place is None:
                 place = known[id(schema)] = self._numbers.setdefault(schema, (schema, {}))
@@ -53,15 +53,15 @@ class Index:
         return found
 
     def _add(self, schema: Schema, labelvalues: tuple[str, ...]) -> int:
-        self.blocks.append((schema, labelvalues))
+        self.rows.append((schema, labelvalues))
         self.starts.append(self.starts[-1] + schema.width)
         self.sizes.append(8 * schema.width)
         self.gauges.append(any(metric.type == "gauge" for metric in schema.metrics))
-        return len(self.blocks) - 1
+        return len(self.rows) - 1
 
 
 class Layout:
-    """The blocks of a source, as *numbers* of *index*. Slots whose key files are alike share one."""
+    """The rows of a source, as *numbers* of *index*. Slots whose key files are alike share one."""
 
     __slots__ = (
         "__weakref__",
@@ -84,9 +84,9 @@ class Layout:
     def _place(self, index: Index, numbers: array[int]) -> None:
         self._index = index
         self.numbers = numbers
-        # Where each block of the index is among the bytes, and -1; None where they are in the index's order.
+        # Where each row of the index is among the bytes, and -1; None where they are in the index's order.
         self._where: array[int] | None = None
-        # Columns of a block that is there twice, as only a file of another origin has it.
+        # Columns of a row that is there twice, as only a file of another origin has it.
         self._again: list[tuple[int, int, int]] = []
         self._pieces: tuple[array[int], array[int]] | None = None
         sizes = index.sizes
@@ -111,22 +111,22 @@ class Layout:
         layout = self._successors.get(key)
         if layout is None:
             schemas = list(self._schemas)
-            blocks = file_format.parse_lines(lines, schemas, self._index.memo)
+            rows = file_format.parse_lines(lines, schemas, self._index.memo)
             # Before they get a place among the sums: a damaged schema may claim any width.
-            _check(self.width + sum([schema.width for schema, _ in blocks]), room)
-            numbers = self.numbers + self._index.numbers(blocks)
+            _check(self.width + sum([schema.width for schema, _ in rows]), room)
+            numbers = self.numbers + self._index.numbers(rows)
             layout = self._successors[key] = Layout(self._index, numbers, schemas)
         _check(layout.width, room)
         return layout
 
-    def of(self, blocks: Iterable[Block]) -> Layout:
-        """Return the layout of *blocks* alone."""
-        return Layout(self._index, self._index.numbers(blocks), [])
+    def of(self, rows: Iterable[Row]) -> Layout:
+        """Return the layout of *rows* alone."""
+        return Layout(self._index, self._index.numbers(rows), [])
 
     def move(self, index: Index) -> None:
         """Take the numbers of *index*, which may be another than before."""
         if index is not self._index:
-            self._place(index, index.numbers([self._index.blocks[number] for number in self.numbers]))
+            self._place(index, index.numbers([self._index.rows[number] for number in self.numbers]))
 
     def folded(self, data: bytes) -> bytes:
         """Return *data* with what is there twice added up."""
@@ -144,7 +144,7 @@ class Layout:
         return number < len(self._where) and self._where[number] >= 0
 
     def piece(self, data: bytes, first: int, last: int) -> bytes:
-        """Return the columns of the blocks from *first* to *last* (exclusive): 0 for those that it has not, b"" for none."""
+        """Return the columns of the rows from *first* to *last* (exclusive): 0 for those that it has not, b"" for none."""
         starts = self._index.starts
         size = 8 * (starts[last] - starts[first])
         if self._where is None:
@@ -157,7 +157,7 @@ class Layout:
         return found.ljust(size, b"\0") if found else found
 
     def flag(self, flags: bytearray, first: int = 0, last: int | None = None) -> None:
-        """Mark its blocks, or only those from *first* to *last* (exclusive) in its own order."""
+        """Mark its rows, or only those from *first* to *last* (exclusive) in its own order."""
         if self._where is None:
             last = len(self.numbers) if last is None else last
             flags[first:last] = b"\1" * (last - first)
@@ -166,29 +166,29 @@ class Layout:
                 flags[number] = 1
 
     def compare(self, before: bytes, after: bytes, flags: bytearray) -> None:
-        """Mark the blocks of those pieces that *before* and *after* differ in. *before* may be shorter."""
+        """Mark the rows of those pieces that *before* and *after* differ in. *before* may be shorter."""
         if before == after:
             return
         if self._pieces is None:
             self._pieces = self._cut()
-        blocks, edges = self._pieces
+        rows, edges = self._pieces
         start = first = 0
-        for last, end in zip(blocks, edges, strict=True):
+        for last, end in zip(rows, edges, strict=True):
             if before[start:end] != after[start:end]:
                 self.flag(flags, first, last)
             first, start = last, end
 
     def _cut(self) -> tuple[array[int], array[int]]:
-        blocks, edges = array("L"), array("L")
+        rows, edges = array("L"), array("L")
         sizes = self._index.sizes
         start = end = 0
         for count, number in enumerate(self.numbers, start=1):
             end += sizes[number]
             if end - start >= 8 * _PIECE or count == len(self.numbers):
-                blocks.append(count)
+                rows.append(count)
                 edges.append(end)
                 start = end
-        return blocks, edges
+        return rows, edges
 
 
 def _check(width: int, room: int) -> None:

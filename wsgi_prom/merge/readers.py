@@ -126,7 +126,7 @@ class MemorySource:
         self._root = self._layout = root
 
     def read(self) -> list[Reading]:
-        found = self._slot.blocks()
+        found = self._slot.rows()
         if len(found) != len(self._layout.numbers):
             self._layout = self._root.of([(schema, values) for schema, values, _ in found])
         data = array("d", [value for _, _, values in found for value in values]).tobytes()

@@ -1,7 +1,7 @@
 """
 The sums of all columns over the sources that have them, kept from scrape to scrape.
 
-What each source held at the last scrape is kept as bytes. Only blocks that differ in some source are added up again.
+What each source held at the last scrape is kept as bytes. Only rows that differ in some source are added up again.
 """
 
 # Rule 1: a sum is made of all its terms in the order of the sources, never by adding or taking off a difference: figures
@@ -27,11 +27,11 @@ _AT_ONCE: Final = 2048
 
 class Sums:
     """
-    The sums of the columns of all blocks: *totals*, in the order of *index*.
+    The sums of the columns of all rows: *totals*, in the order of *index*.
 
-    *rows* are the last readings, of slots that are gone too. *met* are the blocks that some row has, in the order of their
+    *rows* are the last readings, of slots that are gone too. *met* are the rows that some row has, in the order of their
     meeting, and *changed* those whose sums the last update changed. *peopled* says whether the last update met other
-    processes, or others alive, than the one before; *orphaned* that a block of *met* is no row's any more.
+    processes, or others alive, than the one before; *orphaned* that a row of *met* is no row's any more.
     """
 
     def __init__(self) -> None:
@@ -52,8 +52,8 @@ class Sums:
             row.layout.move(index)
         found = {row.key: row for row in readings}
         self.totals.frombytes(bytes(8 * (index.starts[-1] - len(self.totals))))
-        self._is_met.extend(bytes(len(index.blocks) - len(self._is_met)))
-        flags = bytearray(len(index.blocks))
+        self._is_met.extend(bytes(len(index.rows) - len(self._is_met)))
+        flags = bytearray(len(index.rows))
         lost = [key for key, row in rows.items() if row.slot is None and key not in found]
         for key in lost:
             rows.pop(key).layout.flag(flags)
@@ -75,7 +75,7 @@ class Sums:
         self.changed = list(self._summed(flags))
 
     def readings(self, number: int) -> list[tuple[str, bool, array[float]]]:
-        """Return what each process that is there shows for a block: its `pid`, whether it is alive, and the columns."""
+        """Return what each process that is there shows for a row: its `pid`, whether it is alive, and the columns."""
         return [
             (row.pid, row.live, array("d", row.layout.piece(row.data, number, number + 1)))
             for row in self._present if row.layout.holds(number)
@@ -99,7 +99,7 @@ class Sums:
         return [] if extended else [row.key]
 
     def _summed(self, flags: bytearray) -> Iterator[int]:
-        """Add up what is flagged, and yield the blocks whose sums are others than before."""
+        """Add up what is flagged, and yield the rows whose sums are others than before."""
         starts, totals = self.index.starts, self.totals
         last = 0
         while (first := flags.find(1, last)) >= 0:

@@ -29,7 +29,7 @@ from wsgi_prom.request.request import MeasuredRequest
 from wsgi_prom.request.response import respond, wrap
 from wsgi_prom.request.routes import REQUEST
 from wsgi_prom.request.websocket import WebSocketRequest, asks_for_websocket
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from wsgi_prom.request.recorder import Recorder
     from wsgi_prom.request.response_sizes import Size
     from wsgi_prom.request.rows import InProgress
-    from wsgi_prom.store.current_slot import Lease
-    from wsgi_prom.store.fork_guard import Mark
+    from wsgi_prom.store.current_slot import CurrentSlot
+    from wsgi_prom.store.fork_guard import ForkGuard
     from wsgi_prom.store.slots import Columns
 
 # Raised for new labels, a missing start_response or a wrong type; the slow path handles them.
@@ -75,7 +75,7 @@ def measured(  # noqa: C901, PLR0915 - rule 4
 
     def finish(request: MeasuredRequest) -> None:
         """Count a *request* whose complete response was not a plain list."""
-        if request.token is lease.lock and lease.alive[1] and not hasattr(request, "waited"):
+        if request.token is current_slot.lock and current_slot.alive[1] and not hasattr(request, "waited"):
             try:
                 seconds = perf_counter() - request._started
                 bucket = 1 + bisect_left(recorder.bounds, seconds)
@@ -83,14 +83,14 @@ def measured(  # noqa: C901, PLR0915 - rule 4
                 where: Any = request._route
                 if recorder.asked:
                     request.placed = where = request.place(where, recorder.asked)
-                if not lease.guarded and request.token is not None:
-                    block = recorder.requests[request.method][where][request._status]
-                    block[0] += seconds
-                    block[bucket] += 1.0
+                if not current_slot.guarded and request.token is not None:
+                    row = recorder.requests[request.method][where][request._status]
+                    row[0] += seconds
+                    row[bucket] += 1.0
                     if recorder.counts_sent:
-                        block[recorder.sent_column] += request.sent
+                        row[recorder.sent_column] += request.sent
                     if received is not None:
-                        block[recorder.received_column] += received.size
+                        row[recorder.received_column] += received.size
                     if recorder.counts_in_progress:
                         gauge.columns[0] = gauge.count = gauge.count - 1.0
                     request.token = None
@@ -110,8 +110,8 @@ def measured(  # noqa: C901, PLR0915 - rule 4
         exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None = exempt,
         recorder: Recorder = recorder,
         Request: type[MeasuredRequest] = Request,  # noqa: N803 - a class
-        lease: Lease = lease,
-        alive: Mark = lease.alive,
+        current_slot: CurrentSlot = current_slot,
+        alive: ForkGuard = current_slot.alive,
         requests: dict[str, dict[Any, dict[str, Columns]]] = recorder.requests,
         gauge: InProgress = recorder.serving,
         asked: tuple[Callable[[WSGIEnvironment], object], ...] = recorder.asked,
@@ -168,15 +168,15 @@ def measured(  # noqa: C901, PLR0915 - rule 4
             if started > recorder.look_at:
                 recorder.look_after(started, environ)
             if not alive[0]:
-                lease.renew()
+                current_slot.renew()
             if counts_in_progress:
-                if lease.guarded:
+                if current_slot.guarded:
                     gauge.enter(request)
                 else:
                     gauge.columns[0] = gauge.count = gauge.count + 1.0
-                    request.token = lease.lock
+                    request.token = current_slot.lock
             else:
-                request.token = lease.lock
+                request.token = current_slot.lock
             if counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ):
                 waited = request.measure_queue()
             if "HTTP_UPGRADE" in environ and asks_for_websocket(environ):
@@ -215,7 +215,7 @@ def measured(  # noqa: C901, PLR0915 - rule 4
                 sent = size_of(result)
                 if sent is None:
                     return wrap(request, result, finish)  # type: ignore[no-any-return]
-            if request.token is lease.lock and alive[1]:
+            if request.token is current_slot.lock and alive[1]:
                 try:
                     seconds = perf_counter() - started
                     # Most requests are of the first bucket.
@@ -232,15 +232,15 @@ def measured(  # noqa: C901, PLR0915 - rule 4
                         else:
                             request.placed = where = request.place(where, asked)
                     # Another thread may have dismissed the request: that of a middleware inside.
-                    if not lease.guarded and request.token is not None:
-                        block = requests[method][where][request._status]
-                        block[0] += seconds
-                        block[bucket] += 1.0
+                    if not current_slot.guarded and request.token is not None:
+                        row = requests[method][where][request._status]
+                        row[0] += seconds
+                        row[bucket] += 1.0
                         if counts_sent:
                             # With what went out by a write(): nothing as a rule.
-                            block[sent_column] += sent + request.sent
+                            row[sent_column] += sent + request.sent
                         if received:
-                            block[recorder.received_column] += received.size
+                            row[recorder.received_column] += received.size
                         if counts_in_progress:
                             gauge.columns[0] = gauge.count = gauge.count - 1.0
                         request.token = None

@@ -2,8 +2,8 @@
 The recording of requests: from what the middleware saw to columns of the process's slot.
 """
 
-# Rule 1: nothing is looked up by name on the way of a request: one table for its labels, one block for its figures.
-# Rule 2: columns are looked up and stored to under the lease's lock, in one go: a slot that is claimed meanwhile, by
+# Rule 1: nothing is looked up by name on the way of a request: one table for its labels, one row for its figures.
+# Rule 2: columns are looked up and stored to under the current slot's lock, in one go: a slot that is claimed meanwhile, by
 #         another thread, moves what was recorded before, and nothing between.
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from wsgi_prom import metrics
 from wsgi_prom.request import schemas, signals
 from wsgi_prom.request.headers import may_lack_body
 from wsgi_prom.request.input import NO_BODY
-from wsgi_prom.request.rows import Blocks, columns_of, in_progress
+from wsgi_prom.request.rows import Rows, columns_of, in_progress
 from wsgi_prom.request.unshared import warn_unshared
 from wsgi_prom.store import turns
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.file_format import counter
 from wsgi_prom.store.label_limit import FOLDED, LabelSets
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from wsgi_prom.request.request import MeasuredRequest
-    from wsgi_prom.request.rows import Block, Key
+    from wsgi_prom.request.rows import Key, Row
     from wsgi_prom.request.schemas import Where
     from wsgi_prom.settings import Settings
     from wsgi_prom.store.file_format import Schema
@@ -73,11 +73,11 @@ class Recorder:
         self._dropped = counter(*metrics.DROPPED, ("metric",))
         self._errors = counter(*metrics.ERRORS, ("stage",))
         self._own = {self._dropped, self._errors}  # whose labels are names of ours
-        self._blocks = Blocks(
+        self._rows = Rows(
             (self._in_progress, self._request, self._untimed, self._exception, self._aborted, self._queue,
              self._dropped, self._errors)
         )  # fmt: skip
-        # The block of a request by what it says of itself: method, route (with the labels that are asked for) and
+        # The row of a request by what it says of itself: method, route (with the labels that are asked for) and
         # status. Three look-ups take a third less than one by a tuple, which has to be made and hashed.
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
         # The same for responses that may lack a body. Apart, so that the fast path misses them: `leave` knows their size.
@@ -87,21 +87,21 @@ class Recorder:
         self.look_at = 0.0
         self._label_sets = LabelSets(None, self._limit)
         self._logged: set[str] = set()
-        lease.add(self)
+        current_slot.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """Record into *slot* from now on; see `wsgi_prom.store.bindings.Binding`."""
         label_sets = LabelSets(slot.path, self._limit, slot.owner)
-        fresh: dict[Key, Block] = {}
+        fresh: dict[Key, Row] = {}
         wanted: list[Key] = [(self._in_progress, ())] if self._in_progress and self.serving.shown else []
         if slot.path is not None:
             # It tells of a lack of space, for which there may be no space by then.
             wanted.append((self._errors, (_STORAGE,)))
         while True:
             # Outside of the lock, which is never held across a system call: a thread may meet new labels meanwhile.
-            fresh.update({key: slot.block(*key) for key in wanted})
-            with lease.lock:
-                wanted = [key for key in self._blocks.known() if key not in fresh] if keep else []
+            fresh.update({key: slot.row(*key) for key in wanted})
+            with current_slot.lock:
+                wanted = [key for key in self._rows.known() if key not in fresh] if keep else []
                 if not wanted:
                     self._swap(fresh, keep=keep)
                     break
@@ -113,17 +113,17 @@ class Recorder:
 
     def settle(self, slot: Slot) -> None:
         """Bind what *slot* had no space for, as far as it has now."""
-        fresh = {key: slot.block(*key) for key in self._blocks.unplaced()}
-        with lease.lock:
+        fresh = {key: slot.row(*key) for key in self._rows.unplaced()}
+        with current_slot.lock:
             self._swap(fresh, keep=True)
 
     def show_in_progress(self) -> None:
         """Show how many requests are in progress from now on, as a row of the slot."""
         if self._in_progress is not None and not self.serving.shown:
             self.serving.shown = True
-            self._blocks.find(self._in_progress, ())
-            with lease.lock:
-                self.serving.move(self._blocks.get(self._in_progress, ()))
+            self._rows.find(self._in_progress, ())
+            with current_slot.lock:
+                self.serving.move(self._rows.get(self._in_progress, ()))
 
     def count(  # noqa: C901, PLR0912 - a request has so many figures
         self, request: MeasuredRequest, where: Where, status: str, seconds: float
@@ -133,8 +133,8 @@ class Recorder:
 
         Returns False, and does nothing, in a process that was forked since: the request is the parent's.
         """
-        lock = request.token  # the lease's when the request began
-        if lock is not lease.lock or not lease.alive[1]:
+        lock = request.token  # the current slot's when the request began
+        if lock is not current_slot.lock or not current_slot.alive[1]:
             return False
         bounds, method, sent, gauge = self.bounds, request.method, request.sent, self.serving
         body = getattr(request, "received", NO_BODY)
@@ -147,24 +147,24 @@ class Recorder:
         bucket = 1 + bisect_left(bounds, seconds)
         while True:
             table = self._table(method, status)
-            guarded = lease.guarded
+            guarded = current_slot.guarded
             try:
                 if guarded:
                     turns.take(lock)
                 if request.token is None:
                     return False  # another thread has dismissed it meanwhile
-                block = table[method][where][status]
-                block[0] += seconds
-                block[bucket] += 1.0
+                row = table[method][where][status]
+                row[0] += seconds
+                row[bucket] += 1.0
                 if sent:
-                    block[self.sent_column] += sent
+                    row[self.sent_column] += sent
                 if received:
-                    block[self.received_column] += received
+                    row[self.received_column] += received
                 elif received is None:
-                    block[self.received_column + 1] += 1.0
+                    row[self.received_column + 1] += 1.0
                 if first_byte is not None:
-                    block[self._first_byte] += first_byte
-                    block[self._first_byte + 1 + first_bucket] += 1.0
+                    row[self._first_byte] += first_byte
+                    row[self._first_byte + 1 + first_bucket] += 1.0
                 if self.counts_in_progress:
                     gauge.columns[0] = gauge.count = gauge.count - 1.0
                 request.token = None
@@ -182,7 +182,7 @@ class Recorder:
 
     def count_untimed(self, request: MeasuredRequest, where: Where, status: str) -> bool:
         """Count *request*, without its duration and sizes. Returns False in a process that was forked since."""
-        if request.token is not lease.lock or not lease.alive[1]:
+        if request.token is not current_slot.lock or not current_slot.alive[1]:
             return False
         self.serving.dismiss(request)
         self._count_at(self._untimed, request.method, where, status[:3])
@@ -204,9 +204,9 @@ class Recorder:
     def observe_queue(self, seconds: float) -> None:
         """Count that a request waited *seconds* before it got here."""
         if self._queue is not None:
-            block = self._blocks.find(self._queue, ())
-            with lease.lock:
-                columns, index = self._blocks.get(self._queue, ()) or block
+            row = self._rows.find(self._queue, ())
+            with current_slot.lock:
+                columns, index = self._rows.get(self._queue, ()) or row
                 columns[index] += seconds
                 columns[index + 1 + bisect_left(self._queue_bounds, seconds)] += 1.0
 
@@ -224,12 +224,12 @@ class Recorder:
             log.debug("a failure of wsgi_prom could not be counted", exc_info=True)
 
     def _count(self, schema: Schema, labels: tuple[str, ...]) -> None:
-        if not lease.alive[0]:
-            lease.renew()
+        if not current_slot.alive[0]:
+            current_slot.renew()
         labels = self._bounded(schema, labels)
-        block = self._blocks.find(schema, labels)
-        with lease.lock:
-            columns, index = self._blocks.get(schema, labels) or block
+        row = self._rows.find(schema, labels)
+        with current_slot.lock:
+            columns, index = self._rows.get(schema, labels) or row
             columns[index] += 1.0
 
     def _meet(self, method: str, where: Where, status: str) -> tuple[str, Where, str]:
@@ -240,23 +240,23 @@ class Recorder:
         if self.settings.status_class:
             labels = (*labels, status[:1] + "xx")
         bounded = self._bounded(self._request, labels)
-        self._blocks.find(self._request, bounded)
+        self._rows.find(self._request, bounded)
         counted = bounded[0], self._extra.where(bounded), bounded[2]
-        with lease.lock:
-            block = self._blocks.get(self._request, bounded)
-            if block is None:  # only in a child that was forked meanwhile
+        with current_slot.lock:
+            row = self._rows.get(self._request, bounded)
+            if row is None:  # only in a child that was forked meanwhile
                 return counted
-            self._know(counted, block)
+            self._know(counted, row)
             # Not what is beyond the limit, of which each is counted, nor a method that a client has made up.
             if bounded is labels and labels[0] == method and self._known_requests < 4 * self._limit:
-                self._know((method, where, status), block)
+                self._know((method, where, status), row)
         return counted
 
-    def _know(self, request: tuple[str, Any, str], block: Block) -> None:
+    def _know(self, request: tuple[str, Any, str], row: Row) -> None:
         method, where, status = request
-        blocks = self._table(method, status).setdefault(method, {}).setdefault(where, {})
-        self._known_requests += status not in blocks
-        blocks[status] = columns_of(block, self._request.width)
+        rows = self._table(method, status).setdefault(method, {}).setdefault(where, {})
+        self._known_requests += status not in rows
+        rows[status] = columns_of(row, self._request.width)
 
     def _table(self, method: str, status: str) -> dict[str, dict[Any, dict[str, Columns]]]:
         return self._bodiless if may_lack_body(method, status) else self.requests
@@ -269,12 +269,12 @@ class Recorder:
         from routes.
         """
         name = schema.metrics[0].name
-        if (schema, labels) in self._blocks or schema in self._own or self._label_sets.allow(name, labels):
+        if (schema, labels) in self._rows or schema in self._own or self._label_sets.allow(name, labels):
             return labels
         self._count(self._dropped, (name,))
         if self.asked:
             labels = schemas.folded(schema, labels, self._extra.asked_names)
-            if (schema, labels) in self._blocks or self._label_sets.allow(name + FOLDED, labels):
+            if (schema, labels) in self._rows or self._label_sets.allow(name + FOLDED, labels):
                 return labels
         return schemas.folded(schema, labels)
 
@@ -282,17 +282,17 @@ class Recorder:
         """Check the slot, connect frameworks' signals, warn of unshared processes. *now* is when the request of *environ* began."""
         self.look_at = now + _LOOK_SECONDS
         signals.connect()
-        for _ in range(lease.look_after()):
+        for _ in range(current_slot.look_after()):
             self._count(self._errors, (_STORAGE,))
         warn_unshared(environ)
 
-    def _swap(self, fresh: dict[Key, Block], *, keep: bool) -> None:
+    def _swap(self, fresh: dict[Key, Row], *, keep: bool) -> None:
         if not keep:
             self.serving.count = 0.0
-            self._blocks.clear()
+            self._rows.clear()
         self.requests.clear()
         self._bodiless.clear()
         self._known_requests = 0
-        self._blocks.move(fresh)
+        self._rows.move(fresh)
         if self._in_progress is not None:
-            self.serving.move(self._blocks.get(self._in_progress, ()))
+            self.serving.move(self._rows.get(self._in_progress, ()))

@@ -1,5 +1,5 @@
 """
-The blocks that a recorder has met, each where it is in the slot that is in force.
+The rows that a recorder has met, each where it is in the slot that is in force.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.store import turns
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from wsgi_prom.store.file_format import Schema
     from wsgi_prom.store.slots import Columns
 
-    Block = tuple[Columns, int]
+    Row = tuple[Columns, int]
     Key = tuple[Schema, tuple[str, ...]]
 
 
-def columns_of(block: Block, width: int) -> Columns:
-    """Return the *width* columns of *block* alone: a store to them needs no addition, and no pair to be taken apart."""
-    columns, first = block
+def columns_of(row: Row, width: int) -> Columns:
+    """Return the *width* columns of *row* alone: a store to them needs no addition, and no pair to be taken apart."""
+    columns, first = row
     # An array is one of its own.
     return columns[first : first + width] if isinstance(columns, memoryview) else columns
 
@@ -31,7 +31,7 @@ class InProgress:
     """
     How many requests this process is serving, and the column that shows it.
 
-    Whoever stores to it holds the lease's lock, or needs none.
+    Whoever stores to it holds the current slot's lock, or needs none.
     """
 
     __slots__ = ("columns", "count", "shown")
@@ -43,15 +43,15 @@ class InProgress:
         # Whether the column is a row of the slot, as it is once a recorder has asked for that.
         self.shown = False
 
-    def move(self, block: Block | None) -> None:
-        """Show it in *block* from now on, if there is one."""
-        if block is not None:
-            self.columns = columns_of(block, 1)
+    def move(self, row: Row | None) -> None:
+        """Show it in *row* from now on, if there is one."""
+        if row is not None:
+            self.columns = columns_of(row, 1)
             self.columns[0] = self.count
 
     def enter(self, request: Any) -> None:
-        """Take *request* into those in progress, with the lease's lock, which is its token."""
-        lock = lease.lock
+        """Take *request* into those in progress, with the current slot's lock, which is its token."""
+        lock = current_slot.lock
         try:
             turns.take(lock)
             self.columns[0] = self.count = self.count + 1.0
@@ -65,7 +65,7 @@ class InProgress:
     def dismiss(self, request: Any) -> None:
         """Take *request* out of those in progress, if it is one of them."""
         lock = getattr(request, "token", None)
-        if lock is lease.lock and lease.alive[1]:
+        if lock is current_slot.lock and current_slot.alive[1]:
             with lock:
                 if request.token is not None:  # not counted by another thread meanwhile
                     self.columns[0] = self.count = self.count - 1.0
@@ -81,64 +81,64 @@ def in_progress(schema: Schema | None) -> InProgress:
     return _in_progress.setdefault(schema, InProgress())
 
 
-class Blocks:
+class Rows:
     """
-    Blocks by schema and labels, of *schemas* alone.
+    Rows by schema and labels, of *schemas* alone.
 
-    Thread safe; whoever stores to a block holds the lease's lock, and has looked it up since he has.
+    Thread safe; whoever stores to a row holds the current slot's lock, and has looked it up since he has.
     """
 
     def __init__(self, schemas: Iterable[Schema | None]) -> None:
-        self._blocks: dict[Schema, dict[tuple[str, ...], Block]] = {
+        self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {
             schema: {} for schema in schemas if schema is not None
         }
 
     def __contains__(self, key: Key) -> bool:
-        return key[1] in self._blocks[key[0]]
+        return key[1] in self._rows[key[0]]
 
-    def get(self, schema: Schema, labels: tuple[str, ...]) -> Block | None:
-        return self._blocks[schema].get(labels)
+    def get(self, schema: Schema, labels: tuple[str, ...]) -> Row | None:
+        return self._rows[schema].get(labels)
 
-    def find(self, schema: Schema, labels: tuple[str, ...]) -> Block:
-        """Return a block, made at the first call. Not for a caller who holds the lease's lock."""
+    def find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
+        """Return a row, made at the first call. Not for a caller who holds the current slot's lock."""
         while True:
-            block = self._blocks[schema].get(labels)
-            if block is not None:
-                return block
-            slot = lease.slot
-            block = slot.block(schema, labels)
-            with lease.lock:
+            row = self._rows[schema].get(labels)
+            if row is not None:
+                return row
+            slot = current_slot.slot
+            row = slot.row(schema, labels)
+            with current_slot.lock:
                 # Another thread may have claimed one meanwhile, and moved what it knew of.
-                if slot is lease.slot:
-                    self._blocks[schema][labels] = block
+                if slot is current_slot.slot:
+                    self._rows[schema][labels] = row
 
     def known(self) -> list[Key]:
-        return [(schema, labels) for schema, blocks in self._blocks.items() for labels in blocks]
+        return [(schema, labels) for schema, rows in self._rows.items() for labels in rows]
 
     def unplaced(self) -> list[Key]:
         """Return those that are kept in memory, since their slot had no space for them."""
         return [(schema, labels) for schema, labels in self.known() if self._in_memory(schema, labels)]
 
     def clear(self) -> None:
-        for blocks in self._blocks.values():
-            blocks.clear()
+        for rows in self._rows.values():
+            rows.clear()
 
-    def move(self, fresh: dict[Key, Block]) -> None:
-        """Put *fresh* blocks in the place of the present ones, with what those hold. For who holds the lock."""
-        for (schema, labels), block in fresh.items():
-            old = self._blocks[schema].get(labels)
-            if old is not None and old[0] is not block[0]:
-                _move(old, block, schema.width)
-            self._blocks[schema][labels] = block
+    def move(self, fresh: dict[Key, Row]) -> None:
+        """Put *fresh* rows in the place of the present ones, with what those hold. For who holds the lock."""
+        for (schema, labels), row in fresh.items():
+            old = self._rows[schema].get(labels)
+            if old is not None and old[0] is not row[0]:
+                _move(old, row, schema.width)
+            self._rows[schema][labels] = row
 
     def _in_memory(self, schema: Schema, labels: tuple[str, ...]) -> bool:
-        return isinstance(self._blocks[schema][labels][0], array)
+        return isinstance(self._rows[schema][labels][0], array)
 
 
-def _move(old: Block, new: Block, width: int) -> None:
+def _move(old: Row, new: Row, width: int) -> None:
     (source, start), (columns, index) = old, new
     for offset in range(width):
         value = source[start + offset]
-        # Another recorder may have the same block: it has nothing left to bring. First: both may be the same memory.
+        # Another recorder may have the same row: it has nothing left to bring. First: both may be the same memory.
         source[start + offset] = 0.0
         columns[index + offset] += value

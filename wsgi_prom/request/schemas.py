@@ -1,7 +1,7 @@
 """
-The blocks that the middleware records into, as the settings would have them.
+The rows that the middleware records into, as the settings would have them.
 
-The metrics of a request share one block for each method, route and status. The count of requests is the sum of the
+The metrics of a request share one row for each method, route and status. The count of requests is the sum of the
 duration's buckets, so that the two can never disagree, and a request costs one look-up.
 """
 
@@ -29,7 +29,7 @@ _NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 @dataclass(frozen=True)
 class RequestSchema:
     """
-    The block of a method, route and status, and the offsets of its columns after those of the duration.
+    The row of a method, route and status, and the offsets of its columns after those of the duration.
 
     The offsets are the same whatever is turned off: a metric that nobody wants is not shown, and its columns stay.
     """
@@ -125,7 +125,7 @@ def request_schema(settings: Settings) -> RequestSchema:
 
 
 def untimed_schema(settings: Settings) -> Schema:
-    """Return the block of requests whose duration is no latency: more of the same counter."""
+    """Return the row of requests whose duration is no latency: more of the same counter."""
     return _labelled(settings, metrics.REQUESTS, ("status",))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.store.current_slot import lease
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -23,7 +23,7 @@ _warned = False
 def warn_unshared(environ: WSGIEnvironment) -> None:
     """Warn, once in a process, where *environ* says that its server has others and nothing is shared with them."""
     global _warned
-    if _warned or not environ.get("wsgi.multiprocess") or not lease.unshared:
+    if _warned or not environ.get("wsgi.multiprocess") or not current_slot.unshared:
         return
     _warned = True
     if "uwsgi.version" in environ:

@@ -30,9 +30,9 @@ class Binding(Protocol):
 
 class Bindings:
     """
-    The bindings of one lease, each for as long as somebody refers to it. *current* returns the lease's current slot.
+    The bindings of one current slot, each for as long as somebody refers to it. *current* returns the current slot's current slot.
 
-    Not thread safe: the caller holds the lease's gate. A binding that is collected removes itself without it.
+    Not thread safe: the caller holds the current slot's gate. A binding that is collected removes itself without it.
     """
 
     def __init__(self, current: Callable[[], Slot]) -> None:

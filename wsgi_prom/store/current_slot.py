@@ -1,7 +1,7 @@
 """
 What this process records into, at any moment of its life: before a directory is known, after a fork, and in between.
 
-There is one `Lease` in a process, `lease`. Whoever records looks at `lease.alive[0]` first and calls `lease.renew()`
+There is one `CurrentSlot` in a process, `current_slot`. Whoever records looks at `current_slot.alive[0]` first and calls `current_slot.renew()`
 when it is 0: that is the case in each process before its first record, and for as long as something is wrong.
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.store import turns
 from wsgi_prom.store.bindings import Bindings
-from wsgi_prom.store.fork_guard import fork_mark
+from wsgi_prom.store.fork_guard import new_fork_guard
 from wsgi_prom.store.locks import Locks
 from wsgi_prom.store.shared_directory import shared_directory
 from wsgi_prom.store.slots import MemorySlot, SlotFile
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.bindings import Binding
-    from wsgi_prom.store.fork_guard import Mark
+    from wsgi_prom.store.fork_guard import ForkGuard
     from wsgi_prom.store.slots import Slot
 
 log = logging.getLogger("wsgi_prom")
@@ -41,18 +41,18 @@ log = logging.getLogger("wsgi_prom")
 _RETRY_SECONDS: Final = 1.0
 
 
-class Lease:
+class CurrentSlot:
     """
     The process's current slot, and all that records into it.
 
-    Fork and thread safe: that is what it is for. *mark* is the two-byte fork guard, and *clock* tells seconds: tests
+    Fork and thread safe: that is what it is for. *guard* is the two-byte fork guard, and *clock* tells seconds: tests
     give them.
     """
 
-    def __init__(self, mark: Mark | None = None, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, guard: ForkGuard | None = None, clock: Callable[[], float] = monotonic) -> None:
         # alive[0]: nothing is to be done before a record. alive[1]: this is the process that made what is here.
         # Both are 0 in a forked child.
-        self.alive = fork_mark() if mark is None else mark
+        self.alive = new_fork_guard() if guard is None else guard
         self.alive[1] = 1
         self.lock = threading.RLock()
         # Whether a record has to take the lock: not where no other thread can come in between (it is a tenth of what a
@@ -259,4 +259,4 @@ class _Gate:
         self.open = False
 
 
-lease = Lease()
+current_slot = CurrentSlot()

@@ -4,16 +4,16 @@ The bytes of a slot: a file of keys and a file of values, and nothing about proc
     NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    72  doubles ...
     NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each block
                   {...}               a schema: label names, and the metrics that its columns make up
-                  [number, "a", "b"]  a block: the schema's ordinal in this file, and the label values
+                  [number, "a", "b"]  a row: the schema's ordinal in this file, and the label values
 
-A block owns as many doubles as its schema is wide, and they follow each other in the order of the lines: no offset
-is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same block as
+A row owns as many doubles as its schema is wide, and they follow each other in the order of the lines: no offset
+is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same row as
 the duration's buckets) is a range of columns that a scrape adds up, so that it can never disagree with them.
 """
 
 # Rule 1: only this module knows offsets, and the spelling of a line.
-# Rule 2: key first, then the values, then the commit. `committed` counts bytes of the key file, not blocks: one
-#         aligned 8-byte store commits a schema and its block at once, and a reader needs no line count to know
+# Rule 2: key first, then the values, then the commit. `committed` counts bytes of the key file, not rows: one
+#         aligned 8-byte store commits a schema and its row at once, and a reader needs no line count to know
 #         how far it may read. What lies behind it is a torn write, and is written over.
 # Rule 3: the nonce ties the two files together: after one was replaced, they no longer match and are refused.
 
@@ -52,13 +52,13 @@ PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
 
 GAUGE_MODES: Final = LIVE_MODES | {mode.removeprefix("live") for mode in LIVE_MODES}
 
-Columns = tuple[int, int]  # from, to (exclusive), counted from the block's first
+Columns = tuple[int, int]  # from, to (exclusive), counted from the row's first
 
 
 @dataclass(frozen=True)
 class Metric:
     """
-    One metric family that a block carries.
+    One metric family that a row carries.
 
     *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
     among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
@@ -80,7 +80,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Schema:
-    """What the columns of a block mean. Its line is written once to each key file that has a block of it."""
+    """What the columns of a row mean. Its line is written once to each key file that has a row of it."""
 
     labelnames: tuple[str, ...]
     width: int
@@ -98,7 +98,7 @@ class Schema:
         return _line({"labels": self.labelnames, "width": self.width, "metrics": metrics})
 
 
-Block = tuple[Schema, tuple[str, ...]]  # and its label values
+Row = tuple[Schema, tuple[str, ...]]  # and its label values
 
 
 def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
@@ -127,7 +127,7 @@ def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tu
     return _single(labelnames, last, metric)
 
 
-def block_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
+def row_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
     return f"[{','.join((str(schema), *map(_quoted, labelvalues)))}]\n".encode("ascii")
 
 
@@ -140,27 +140,27 @@ class Memo:
     """
     What lines meant that a reader of many key files has parsed: the next slot has nearly the same ones.
 
-    A file of 2,000 known blocks takes 0.7 ms instead of 2.6, which counts where processes met them in other orders.
+    A file of 2,000 known rows takes 0.7 ms instead of 2.6, which counts where processes met them in other orders.
     """
 
     def __init__(self) -> None:
         self.schemas: dict[str, Schema] = {}
         # By the schema's identity, for which it is kept, and by the labels as they are spelled.
-        self._blocks: dict[int, tuple[Schema, dict[str, Block]]] = {}
+        self._rows: dict[int, tuple[Schema, dict[str, Row]]] = {}
 
-    def blocks(self, schema: Schema) -> dict[str, Block]:
-        return self._blocks.setdefault(id(schema), (schema, {}))[1]
+    def rows(self, schema: Schema) -> dict[str, Row]:
+        return self._rows.setdefault(id(schema), (schema, {}))[1]
 
 
-def parse_lines(data: bytes, schemas: list[Schema], memo: Memo | None = None) -> list[Block]:
+def parse_lines(data: bytes, schemas: list[Schema], memo: Memo | None = None) -> list[Row]:
     """
     Read whole lines; append the schemas among them to *schemas*, which those of earlier calls must already be in.
 
-    Returns the blocks in the order of their columns. Raises FormatError for anything that was not written by this
+    Returns the rows in the order of their columns. Raises FormatError for anything that was not written by this
     module, whatever it is.
     """
     memo = memo or Memo()
-    blocks: list[Block] = []
+    rows: list[Row] = []
     try:
         lines = data.decode("ascii").removesuffix("\n").split("\n") if data else []
         for start, group in groupby(lines, key=itemgetter(slice(1))):
@@ -170,10 +170,10 @@ def parse_lines(data: bytes, schemas: list[Schema], memo: Memo | None = None) ->
                         memo.schemas[line] = _parse_schema(json.loads(line))
                     schemas.append(memo.schemas[line])
             else:
-                blocks += _parse_blocks(list(group), schemas, memo)
+                rows += _parse_blocks(list(group), schemas, memo)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise FormatError(f"not a line of a wsgi_prom key file: {error}") from error
-    return blocks
+    return rows
 
 
 def keys_header(nonce: int) -> bytes:
@@ -212,27 +212,27 @@ def check_keys(data: bytes, nonce: int, committed: int) -> None:
         raise FormatError("the committed keys end within a line")
 
 
-def _parse_blocks(lines: list[str], schemas: list[Schema], memo: Memo) -> list[Block]:
-    known = {f"[{number}": memo.blocks(schema) for number, schema in enumerate(schemas)}
+def _parse_blocks(lines: list[str], schemas: list[Schema], memo: Memo) -> list[Row]:
+    known = {f"[{number}": memo.rows(schema) for number, schema in enumerate(schemas)}
     spelled = [line.partition(",") for line in lines]
     found = [known[start].get(labels) if start in known else None for start, _, labels in spelled]
-    blocks = [block for block in found if block is not None]
-    if len(blocks) < len(lines):
-        blocks = list(_read_blocks(lines, schemas))
-        for (_, comma, labels), block in zip(spelled, blocks, strict=True):
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(lines):
+        rows = list(_read_blocks(lines, schemas))
+        for (_, comma, labels), row in zip(spelled, rows, strict=True):
             if comma:
-                memo.blocks(block[0])[labels] = block
-    return blocks
+                memo.rows(row[0])[labels] = row
+    return rows
 
 
-def _read_blocks(lines: list[str], schemas: list[Schema]) -> Iterator[Block]:
+def _read_blocks(lines: list[str], schemas: list[Schema]) -> Iterator[Row]:
     # Parsed at once, in a tenth of the time of one by one (0.5 ms for 2,000). As strict: a newline cannot be within a text, nor an
-    # end of line between the labels of a block, since what comes before and after it would be a list within the list.
+    # end of line between the labels of a row, since what comes before and after it would be a list within the list.
     if not all(line[:1] == "[" and line[-1] == "]" for line in lines):
         raise FormatError("a line is neither an object nor a list")
     items = json.loads("[" + ",\n".join(lines) + "]")
     if len(items) != len(lines):
-        raise FormatError(f"{len(lines)} lines hold {len(items)} blocks")
+        raise FormatError(f"{len(lines)} lines hold {len(items)} rows")
     for number, *labelvalues in items:
         if number < 0:
             raise FormatError(f"{number} is no ordinal of a schema")

@@ -12,20 +12,20 @@ _MADV_WIPEONFORK: Final = 18
 _MADV_IMPOSSIBLE: Final = 9999
 
 
-class Mark(Protocol):
+class ForkGuard(Protocol):
     """Two bytes that are 0 in a forked child."""
 
     def __getitem__(self, index: int, /) -> int: ...
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
-class Page(Mark, Protocol):
+class Page(ForkGuard, Protocol):
     """Memory that takes advice, as `mmap.mmap` does."""
 
     def madvise(self, option: int, /) -> None: ...
 
 
-class PidMark:
+class PidGuard:
     """The fork guard where the kernel has none: right under every fork too, at the price of a getpid a look."""
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class PidMark:
         self._pids[index] = os.getpid() if value else 0
 
 
-def fork_mark(page: Page | None = None) -> Mark:
-    """Return *page*, by default a new one, if the kernel fills it with zeros in a child, else a `PidMark`."""
+def new_fork_guard(page: Page | None = None) -> ForkGuard:
+    """Return *page*, by default a new one, if the kernel fills it with zeros in a child, else a `PidGuard`."""
     # os.register_at_fork would not do: uWSGI forks its workers without running its callbacks
     # (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each record costs 130 to 220 ns where a
     # look at this page costs 25.
@@ -47,7 +47,7 @@ def fork_mark(page: Page | None = None) -> Mark:
         page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     # qemu-user answers 0 to any advice and takes none (QEMU bug 1875702).
     if _takes(page, _MADV_IMPOSSIBLE) or not _takes(page, _MADV_WIPEONFORK):
-        return PidMark()
+        return PidGuard()
     return page
 
 

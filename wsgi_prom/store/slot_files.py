@@ -31,7 +31,7 @@ _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 _TOUCH_SECONDS: Final = 3600
 
 
-class Pair:
+class SlotFiles:
     """
     The files of slot *number* in *path*, whose lock the caller has; made if they are missing.
 

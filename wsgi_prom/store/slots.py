@@ -3,7 +3,7 @@ A slot: where one process keeps its values. In a pair of shared files that it ho
 """
 
 # Rule 1: only the holder of a slot's lock writes to its files.
-# Rule 2: what has no space in the files is kept in memory until it has: to ask for a block does not fail.
+# Rule 2: what has no space in the files is kept in memory until it has: to ask for a row does not fail.
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
-from wsgi_prom.store.slot_files import Pair
+from wsgi_prom.store.slot_files import SlotFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,9 +49,9 @@ class Slot(Protocol):
     @property
     def owner(self) -> tuple[int, int] | None: ...
 
-    def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """
-        Return the columns of a block, made at the first call, and the index of its first one.
+        Return the columns of a row, made at the first call, and the index of its first one.
 
         They are valid for as long as the process lives.
         """
@@ -64,22 +64,22 @@ class MemorySlot:
     owner: tuple[int, int] | None = None
 
     def __init__(self) -> None:
-        self._blocks: dict[tuple[Schema, tuple[str, ...]], array[float]] = {}
+        self._rows: dict[tuple[Schema, tuple[str, ...]], array[float]] = {}
 
-    def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         fresh = array("d", bytes(8 * schema.width))
-        return self._blocks.setdefault((schema, labelvalues), fresh), 0
+        return self._rows.setdefault((schema, labelvalues), fresh), 0
 
-    def blocks(self) -> list[tuple[Schema, tuple[str, ...], list[float]]]:
+    def rows(self) -> list[tuple[Schema, tuple[str, ...], list[float]]]:
         """Return what has been recorded, for a collector in the same process."""
-        return [(schema, values, list(columns)) for (schema, values), columns in list(self._blocks.items())]
+        return [(schema, values, list(columns)) for (schema, values), columns in list(self._rows.items())]
 
 
 class SlotFile:
     """
     A slot in the shared directory, held until the process ends. Get it by `claim`, after the fork.
 
-    Threads may ask for blocks at the same time. *notice* is called, perhaps in a signal's handler, when the slot wants
+    Threads may ask for rows at the same time. *notice* is called, perhaps in a signal's handler, when the slot wants
     to be looked after: see `lost`, `unplaced` and `repair`.
     """
 
@@ -94,18 +94,18 @@ class SlotFile:
         self.number = number
         self.path: Path = path
         self.owner = owner
-        # Why some blocks are kept in memory, None if there are none.
+        # Why some rows are kept in memory, None if there are none.
         self.unplaced: OSError | None = None
         self._locks = lock_file
         self._notice = notice
-        # Re-entrant: a signal handler or a finalizer may run in the middle of `block` and ask for one itself.
+        # Re-entrant: a signal handler or a finalizer may run in the middle of `row` and ask for one itself.
         self._lock = threading.RLock()
         self._appending = False
         self._schemas: dict[Schema, int] = {}
-        self._blocks: dict[tuple[int, tuple[str, ...]], int] = {}
+        self._rows: dict[tuple[int, tuple[str, ...]], int] = {}
         self._detached = MemorySlot()
         self._end = file_format.FIRST_COLUMN
-        self._files = Pair(path, number, owner)
+        self._files = SlotFiles(path, number, owner)
         try:
             self._load()
         except BaseException:
@@ -165,14 +165,14 @@ class SlotFile:
         """Whether somebody else has claimed the slot, where what was recorded until this was noticed stays."""
         return self._files.taken
 
-    def block(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         with self._lock:
             number = self._schemas.get(schema)
             if number is not None:
-                first = self._blocks.get((number, labelvalues))
+                first = self._rows.get((number, labelvalues))
                 if first is not None:
                     return self._files.mapping.columns, first
-            # Once there was no space the lease tries again, once a second, and not each new label set.
+            # Once there was no space the current slot tries again, once a second, and not each new label set.
             if self.unplaced is None and not self.lost:
                 # A line within a line would destroy both.
                 if not self._appending:
@@ -184,7 +184,7 @@ class SlotFile:
                     finally:
                         self._appending = False
                 self._notice()
-            return self._detached.block(schema, labelvalues)
+            return self._detached.row(schema, labelvalues)
 
     def leave(self) -> None:
         """Let go of the files: of a slot that is lost, or that was inherited through a fork and has another holder."""
@@ -226,7 +226,7 @@ class SlotFile:
         Make the files again that were removed, replaced, or written to by somebody else. The values must be good.
 
         *lock* is what keeps others from storing to the slot meanwhile, and is taken here: after the slot's own, as by who
-        records in the middle of `block`. Afterwards it may be `lost`, namely to another process. Raises OSError,
+        records in the middle of `row`. Afterwards it may be `lost`, namely to another process. Raises OSError,
         DirectoryError.
         """
         with self._lock, lock or nullcontext():
@@ -263,24 +263,24 @@ class SlotFile:
         if number is None:
             number = len(self._schemas)
             lines = schema.line()
-        lines += file_format.block_line(number, labelvalues)
+        lines += file_format.row_line(number, labelvalues)
         first, end = self._end, self._end + schema.width
         self._files.append(lines, end)
         self._end = end
         self._schemas[schema] = number
-        self._blocks[number, labelvalues] = first
+        self._rows[number, labelvalues] = first
         return self._files.mapping.columns, first
 
     def _load(self) -> None:
         schemas: list[Schema] = []
-        blocks = file_format.parse_lines(self._files.lines, schemas)
+        rows = file_format.parse_lines(self._files.lines, schemas)
         # By identity: the hash of a schema takes 2 us, which is most of what taking over a thousand label sets would be.
         numbers = {id(schema): self._schemas.setdefault(schema, n) for n, schema in enumerate(schemas)}
         modes = file_format.PER_PROCESS_MODES
         anew = {id(schema) for schema in schemas if any(metric.mode in modes for metric in schema.metrics)}
         cleared: list[slice] = []
-        for schema, labelvalues in blocks:
-            self._blocks.setdefault((numbers[id(schema)], labelvalues), self._end)
+        for schema, labelvalues in rows:
+            self._rows.setdefault((numbers[id(schema)], labelvalues), self._end)
             if id(schema) in anew:
                 cleared.append(slice(8 * self._end, 8 * (self._end + schema.width)))
             self._end += schema.width
