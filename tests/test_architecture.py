@@ -50,7 +50,7 @@ def test_a_module_is_small_and_imports_only_what_is_below_it(path) -> None:
     ("pattern", "allowed"),
     [
         ("os.environ", {"settings.py", "store/environment.py", "hooks/instance.py", "hooks/gunicorn.py",
-                        "exporter/process/launch.py", "demo/server.py", "demo/scenario.py", "cli/demo.py", "cli/check.py",
+                        "exporter/process/launch.py", "demo/server.py", "demo/scenario.py", "cli/demo.py", "cli/check.py", "cli/check_application.py",
                         "cli/running.py"}),
         ("http_request", {"metrics.py", "demo/"}),
         ("fcntl", {"store/locks.py"}),

@@ -135,7 +135,7 @@ def test_serve_on_a_unix_socket(tmp_path) -> None:
         (("reset", "--directory", "/etc/hosts"), "/etc/hosts is not a directory"),
         (("reset", "--directory", "/etc/hosts/d"), "/etc/hosts/d: Not a directory"),
         (("serve", "--directory", "/etc/hosts/d"), "/etc/hosts/d: Not a directory"),
-        (("serve", "--directory", "/nowhere", "--bind", "off"), "--bind=off leaves nothing to serve on"),
+        (("serve", "--directory", "/nowhere", "--bind", "off"), "--bind=off leaves no address to serve on"),
         (("serve", "--directory", "/tmp", "--bind", "nonsense"), "bind='nonsense' is not HOST:PORT"),
     ],
 )
@@ -152,7 +152,7 @@ def test_serve_where_the_environment_turns_the_exporter_off_is_an_error() -> Non
     done = run("serve", "--directory", "/nowhere", WSGI_PROM_BIND="off")
     assert (1, "") == (done.returncode, done.stdout)
     assert done.stderr.endswith(
-        "wsgi_prom: WSGI_PROM_BIND=off leaves nothing to serve on. "
+        "wsgi_prom: WSGI_PROM_BIND=off leaves no address to serve on. "
         "Give --bind HOST:PORT or --bind unix:/PATH.\n"
     )
 
@@ -161,7 +161,7 @@ def test_serve_may_start_before_the_server(tmp_path) -> None:
     """It makes no directory, waits for that of a server that starts later, and serves it."""
     folder = tmp_path / "run" / "shared"
     command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", folder]
-    waiting = re.escape(f"wsgi_prom: {folder} is not there. Nothing is served until a server makes it")
+    waiting = re.escape(f"wsgi_prom: {folder} does not exist; nothing is served until a server makes it")
     with live.LiveServer(command, ready=(waiting, 1)) as exporter:
         assert [] == list(tmp_path.iterdir())
         with live.gunicorn(workers=2, WSGI_PROM_BIND="off", PROMETHEUS_MULTIPROC_DIR=str(folder)) as server:
@@ -173,7 +173,7 @@ def test_serve_may_start_before_the_server(tmp_path) -> None:
 def test_serve_of_a_misspelt_directory_makes_nothing_and_ends_with_sigterm(tmp_path) -> None:
     """While it waits it is ended as always: status 0."""
     command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", tmp_path / "typo"]
-    with live.LiveServer(command, ready=(r"is not there", 1)) as exporter:
+    with live.LiveServer(command, ready=(r"does not exist", 1)) as exporter:
         exporter.kill(15)
         assert exporter.wait() == 0
     assert [] == list(tmp_path.iterdir())
@@ -183,13 +183,13 @@ def test_a_directory_in_which_nobody_has_recorded_is_told(tmp_path) -> None:
     """A directory of something else, or of a server yet to come: dump prints the page that there is, and says so."""
     done = run("dump", "--directory", str(tmp_path))
     assert 0 == done.returncode
-    assert f"wsgi_prom: {tmp_path} has no metrics: no process has recorded there\n" == done.stderr
+    assert f"wsgi_prom: {tmp_path} has no metrics: no process has recorded in it\n" == done.stderr
 
 
 def test_reset_before_the_first_start_has_nothing_to_do(tmp_path) -> None:
     """A directory that no server has made yet is clear: status 0, and it is not made."""
     done = run("reset", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "new"))
-    assert (0, f"{tmp_path}/new is not there yet: nothing to clear\n", "") == (
+    assert (0, f"{tmp_path}/new does not exist yet: nothing to clear\n", "") == (
         done.returncode,
         done.stdout,
         done.stderr,

@@ -23,10 +23,7 @@ ALONE = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o mode=1777 alone /
 
 NOBODY = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
 
-NONE = (
-    "wsgi_prom: no server of this user runs here with a directory that wsgi_prom made. "
-    "Give --directory, or set PROMETHEUS_MULTIPROC_DIR.\n"
-)
+NONE = "wsgi_prom: found no running server of this user. Give --directory, or set PROMETHEUS_MULTIPROC_DIR.\n"
 
 
 def beside(server: live.LiveServer) -> list[str]:
@@ -98,10 +95,10 @@ def test_several_servers_are_listed(server: live.LiveServer) -> None:
     ]
     assert [None] * 3 == [finding["ok"] for finding in told]
     assert told[0]["message"].startswith(
-        f"{address} is in use by the exporter of a server that runs: /dev/shm/wsgi_prom-"
+        f"{address} is in use by the exporter of a running server: /dev/shm/wsgi_prom-"
     )
     first, *lines = done.stderr.splitlines()
-    assert "wsgi_prom: 2 servers run. Choose one by --directory:" == first
+    assert "wsgi_prom: 2 servers are running. Choose one with --directory:" == first
     directory = r"wsgi_prom: /dev/shm/wsgi_prom-\d+-[0-9a-f]{16}"
     expected = {
         rf"{directory}  \(pid {server.pid}, .*gunicorn .* plain:app; no exporter\)",
@@ -127,7 +124,7 @@ def test_check_knows_the_server_of_the_directory_that_the_environment_names(tmp_
     assert found["running"]["message"].startswith(f"{folder}  (pid {server.pid}, ")
     assert f"{folder}  (pid {server.pid}; an exporter)" == found_bare["running"]["message"]
     assert found_bare["address"]["message"].startswith(
-        f"{address} is in use, perhaps by the exporter of a server"
+        f"{address} is in use, perhaps by the exporter of a running server"
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands `wsgi-prom` and `python -m wsgi_prom`: data on stdout, messages on stderr, one line for an error."""
+"""The commands `wsgi-prom` and `python -m wsgi_prom`. Each module named in _COMMANDS is one; an error is one line on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COMMANDS: Final = ("demo", "serve", "dump", "check", "password", "reset")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Returns its exit code: 0, 1 where it could not do its work, 2 for a wrong call."""
+    """Run a command. Return its exit code: 0, 1 if the command failed, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(
         prog="wsgi-prom", description="Prometheus metrics of a WSGI application."
     )
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         module = import_module(f"wsgi_prom.cli.{name}")
-        # Not from its docstring, which PYTHONOPTIMIZE=2 removes.
+        # Not its docstring, which PYTHONOPTIMIZE=2 removes.
         command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(arguments.run(arguments))
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader has closed the pipe. What Python flushes at exit goes to /dev/null, or it would fail again.
+        # The reader has closed the pipe (`| head`). Python flushes stdout again at exit: let that go to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except WsgiPromError as error:

@@ -1,4 +1,4 @@
-"""The arguments that several commands take."""
+"""Arguments that several commands take: --directory and --json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--directory",
         type=Path,
         metavar="PATH",
-        help=f"the shared directory (default: {environment.VARIABLE}, or that of the only server that runs)",
+        help=f"the shared directory (default: {environment.VARIABLE}, or the directory of the only running server)",
     )
 
 
@@ -29,7 +29,7 @@ def directory_of(arguments: argparse.Namespace) -> Path:
 
 
 def _own(path: Path) -> Path:
-    """Return the directory that servers told of *path* share. For root that of the only user who has one there."""
+    """Return the directory that servers use for *path* (own_directory). For root: that of the only user who has one below it."""
     own = directory_files.own_directory(path)
     if own == path or exists(own) or os.geteuid() != 0:
         return own
@@ -40,7 +40,7 @@ def _own(path: Path) -> Path:
     ]
     if len(found) > 1:
         raise DirectoryError(
-            f"{path} is shared by {len(found)} users. Choose one by --directory:", *map(str, found)
+            f"{path} is shared by {len(found)} users. Choose one with --directory:", *map(str, found)
         )
     return found[0] if found else own
 
@@ -51,13 +51,13 @@ def _only_server() -> Path:
         return found[0].directory
     if not found:
         raise DirectoryError(
-            f"no server of this user runs here with a directory that wsgi_prom made. Give --directory, or set {environment.VARIABLE}."
+            f"found no running server of this user. Give --directory, or set {environment.VARIABLE}."
         )
-    raise DirectoryError(f"{len(found)} servers run. Choose one by --directory:", *map(str, found))
+    raise DirectoryError(f"{len(found)} servers are running. Choose one with --directory:", *map(str, found))
 
 
 def exists(path: Path) -> bool:
-    """Tell whether *path* is there. Raises NotADirectoryError or PermissionError, which no server's start will mend."""
+    """Tell whether *path* exists. Raises NotADirectoryError or PermissionError, which the start of a server cannot change."""
     try:
         path.stat()
     except FileNotFoundError:

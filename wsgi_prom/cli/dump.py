@@ -1,4 +1,4 @@
-"""Print what a scrape would show."""
+"""Print the page that a scrape of the exporter would show, from the directory, without the exporter."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         write(render(families, own))
     if not directory.recorded(path):
-        tell(f"{path} has no metrics: no process has recorded there")
+        tell(f"{path} has no metrics: no process has recorded in it")
     for name in collector.report.unreadable:
-        tell(f"{name} could not be read and was left out")
+        tell(f"{name} cannot be read: its metrics are left out")
     return 0
 
 

@@ -1,14 +1,30 @@
 """
-Write data to stdout, and messages to stderr, one line each.
-"""
+Output of the commands: data to stdout, messages to stderr, one line each.
 
-# Rule 1: no control character of a text from outside (a client's header in a label, a file's name) reaches a terminal.
-# Rule 2: a file or a pipe gets exactly the data, in UTF-8 whatever the locale.
+1. No control character of a text from outside (a client's header in a label, a file's name) reaches a terminal.
+2. A file or a pipe gets exactly the data, in UTF-8 whatever the locale.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A result of `wsgi-prom check`. *ok* is None where the check cannot know."""
+
+    subject: str
+    ok: bool | None
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        mark = {True: "ok", False: "WRONG", None: "?"}[self.ok]
+        remedy = f"{'':<5}  -> {self.remedy}\n" if self.remedy else ""
+        return f"{mark:<5}  {self.subject}: {self.message}\n{remedy}"
 
 
 def write(text: str) -> None:
@@ -33,9 +49,7 @@ def tell(message: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return *text* with all that is not printable (control and format characters, line ends) as a backslash escape."""
-    if text.isprintable():
-        return text
+    """Return *text* with every control or format character and line end as a backslash escape."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

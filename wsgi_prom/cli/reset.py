@@ -1,4 +1,4 @@
-"""Clear a directory that nobody uses."""
+"""Remove the metrics of ended processes from a directory that no process uses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsgi_prom.store import directory
 if TYPE_CHECKING:
     import argparse
 
-SUMMARY: Final = "Clear a directory that nobody uses."
+SUMMARY: Final = "Remove the metrics of ended processes from a directory that no process uses."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,15 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     path = directory_of(arguments)
     if not exists(path):
-        # Before the first start of a server that makes it.
-        write(f"{path} is not there yet: nothing to clear\n")
+        write(f"{path} does not exist yet: nothing to clear\n")
         return 0
     if not path.is_dir():
-        raise DirectoryError(f"{path} is not a directory. Name the one that the server's processes share.")
+        raise DirectoryError(
+            f"{path} is not a directory. Give the directory that the server's processes share."
+        )
     lock_file = directory.prepare(path)
     holders = directory.holders(path, lock_file)
     if holders:
-        held = ", ".join(f"{role} by pid {pid or 'of another namespace'}" for role, pid in holders)
+        held = ", ".join(f"{role} by pid {pid or 'of another pid namespace'}" for role, pid in holders)
         raise DirectoryError(f"{path} is in use ({held}). Stop the server first.")
     directory.clear(path, lock_file)
     write(f"{path} is clear\n")

@@ -1,57 +1,57 @@
-"""Find this user's running servers by the locks in their directories, for commands without --directory."""
+"""
+Find this user's running servers by the locks in their directories, and the sockets of processes by psutil.
+
+psutil is an extra. Without it, addresses and command lines are unknown.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from wsgi_prom.cli.listeners import command_line, listening
+from wsgi_prom.settings import Address
 from wsgi_prom.store import directory, directory_files, environment, locks
 from wsgi_prom.store.locks import Locks
-
-if TYPE_CHECKING:
-    from wsgi_prom.settings import Address
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server: the *directory* of its processes, its master's *pid*, its *exporter*'s; a pid is 0 in another pid namespace."""
+    """A server: the shared *directory*, its master's *pid*, its *exporter*'s. A pid is 0 in another pid namespace."""
 
     directory: Path
     pid: int
     exporter: int | None
 
     def __str__(self) -> str:
-        named = (
-            ", ".join(filter(None, (f"pid {self.pid}", command_line(self.pid))))
-            if self.pid
-            else "in another pid namespace"
+        master = ", ".join(filter(None, (f"pid {self.pid}", command_line(self.pid))))
+        addresses = ", ".join(map(str, self.metrics_at()))
+        exporter = "no exporter" if self.exporter is None else "an exporter"
+        return (
+            f"{self.directory}  ({master if self.pid else 'in another pid namespace'}; "
+            f"{f'metrics at {addresses}' if addresses else exporter})"
         )
-        found = ", ".join(map(str, self.metrics_at()))
-        metrics = (
-            f"metrics at {found}" if found else "no exporter" if self.exporter is None else "an exporter"
-        )
-        return f"{self.directory}  ({named}; {metrics})"
 
     def metrics_at(self) -> list[Address]:
-        """Return the addresses that its exporter listens at; none where they cannot be known."""
-        return listening(self.exporter) if self.exporter else []
+        """Return the addresses that its exporter listens on, as far as they are known."""
+        return [address for address, _ in listening(self.exporter)] if self.exporter else []
 
 
 def running_servers() -> list[RunningServer]:
     """
     Return the servers with a living master: all users' for root, else this user's own.
 
-    A server is found if the hook made its directory, or if the environment names it. Makes nothing and takes no lock.
+    A server is found if its hook made the directory or the environment names it. Writes nothing and takes no lock.
     """
     found = []
-    # Where directory.name_temporary makes them. Not by tempfile, which writes a file to find a folder that it can write to.
-    bases = {Path("/dev/shm"), Path(os.environ.get("TMPDIR") or "/tmp")}  # noqa: S108 - only looked at
-    paths = {path for base in bases for path in _listed(base)}
+    # The bases of directory.name_temporary. Not by tempfile, which writes a file to find a folder that it can write to.
+    bases = {Path("/dev/shm"), Path(os.environ.get("TMPDIR") or "/tmp")}  # noqa: S108 - only read
+    paths = {path for base in bases for path in _temporary_directories(base)}
     named = environment.configured()
     for path in sorted(paths | ({directory_files.own_directory(named.absolute())} if named else set())):
         with suppress(OSError):  # its server has just removed it
@@ -61,7 +61,7 @@ def running_servers() -> list[RunningServer]:
     return found
 
 
-def _listed(base: Path) -> list[Path]:
+def _temporary_directories(base: Path) -> list[Path]:
     with suppress(OSError):
         return [path for path in base.iterdir() if directory.temporary(path)]
     return []
@@ -79,3 +79,43 @@ def _server(path: Path) -> RunningServer | None:
         return None if pid is None else RunningServer(path, pid, lock_file.holder(locks.EXPORTER))
     finally:
         os.close(fd)
+
+
+def psutil() -> Any:
+    """Return psutil, or None where it is not installed."""
+    with suppress(ImportError):
+        return import_module("psutil")
+    return None
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of process *pid*; empty without psutil, or if the process has ended."""
+    processes = psutil()
+    if processes is None or not pid:
+        return ""
+    try:
+        return " ".join(processes.Process(pid).cmdline()).strip()
+    except processes.Error:
+        return ""
+
+
+def listening(pid: int | None = None) -> list[tuple[Address, int | None]]:
+    """
+    Return the addresses that process *pid*, or any process, listens on, each with the pid if this user may know it.
+
+    Empty without psutil, or if the process has ended or is another user's.
+    """
+    processes = psutil()
+    if processes is None:
+        return []
+    try:
+        source = processes if pid is None else processes.Process(pid)
+        # psutil knows no state of a unix socket; one that only connects has no path.
+        found = [
+            (Address(*item.laddr) if item.family != socket.AF_UNIX else Address(path=item.laddr), item)
+            for item in (*source.net_connections("tcp"), *source.net_connections("unix"))
+            if item.laddr and item.status in {processes.CONN_LISTEN, processes.CONN_NONE}
+        ]
+    except (processes.Error, RuntimeError):  # RuntimeError: a line of /proc that psutil cannot parse
+        return []
+    return [(address, getattr(item, "pid", pid)) for address, item in found]

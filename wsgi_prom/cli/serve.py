@@ -1,7 +1,7 @@
 """
-Serve the metrics of a shared directory, as a hook does by itself.
+Run the exporter of a shared directory. The hooks start it this way.
 
-Start it by hand for uWSGI's attach-daemon, systemd, or a sidecar container on a shared volume.
+Start it by hand under uWSGI's attach-daemon, under systemd, or in a sidecar container on a shared volume.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
-SUMMARY: Final = "Serve the metrics of a shared directory: what a hook starts by itself."
+SUMMARY: Final = "Serve the metrics of a shared directory; the hooks start this themselves."
 
 log = logging.getLogger("wsgi_prom")
 
@@ -35,24 +35,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bind", help="HOST:PORT, [IPV6]:PORT or unix:/PATH (default: WSGI_PROM_BIND, or 127.0.0.1:9464)"
     )
     parser.add_argument(
-        "--parent", type=int, metavar="PID", help="end with this process, and remove a directory made for it"
+        "--parent",
+        type=int,
+        metavar="PID",
+        help="end with this process, and remove the directory if it was made for it",
     )
     parser.add_argument(
-        "--application", default="", metavar="NAME", help="what wsgi_prom_target_info says of it"
-    )
-    parser.add_argument("--server", default="", metavar="NAME", help="likewise")
-    parser.add_argument(
-        "--launch", type=int, metavar="NUMBER", help="end at once if the server has started another since"
+        "--application", default="", metavar="NAME", help="the label application of wsgi_prom_target_info"
     )
     parser.add_argument(
-        "--replace", action="store_true", help="take the place of the exporter that the directory has"
+        "--server", default="", metavar="NAME", help="the label server of wsgi_prom_target_info"
     )
+    parser.add_argument(
+        "--launch", type=int, metavar="NUMBER", help="end at once if the server has started a later exporter"
+    )
+    parser.add_argument("--replace", action="store_true", help="replace the exporter that the directory has")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # Not in the log's form: several servers are told in several lines, to a user at a terminal.
+    # Before logging is set up: its error is a list of servers, for a user at a terminal.
     path = directory_of(arguments)
-    # gunicorn's format: a hook's exporter writes to gunicorn's log.
+    # gunicorn's format: an exporter that the hook starts writes to gunicorn's log.
     line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")
     try:
@@ -66,7 +69,7 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
     settings = Settings.read(bind=arguments.bind)
     if settings.bind is None:
         raise SettingError(
-            f"{'--bind' if arguments.bind else 'WSGI_PROM_BIND'}=off leaves nothing to serve on. "
+            f"{'--bind' if arguments.bind else 'WSGI_PROM_BIND'}=off leaves no address to serve on. "
             "Give --bind HOST:PORT or --bind unix:/PATH."
         )
     if arguments.parent is None:
@@ -85,16 +88,16 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
 
 def _wait_for(path: Path) -> None:
     """
-    Wait until a server has made *path*: an exporter beside servers may be started first.
+    Wait until a server has made *path*, since an exporter may start before its server.
 
-    It is not made here: a misspelt path would be served, empty, for good, and the workers' user has to own it.
+    This process does not make it: the workers' user has to own it, and a misspelt path would be served empty forever.
     """
     if exists(path):
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     log.warning(
-        "%s is not there. Nothing is served until a server makes it; if this is not the directory of one, give another "
-        "by --directory or PROMETHEUS_MULTIPROC_DIR",
+        "%s does not exist; nothing is served until a server makes it. If the path is wrong, give another with --directory "
+        "or PROMETHEUS_MULTIPROC_DIR",
         path,
     )
     while not exists(path):
