@@ -18,7 +18,6 @@ from wsgi_prom.request.headers import may_lack_body
 from wsgi_prom.request.input import NO_BODY
 from wsgi_prom.request.rows import Rows, columns_of, in_progress
 from wsgi_prom.request.unshared import warn_unshared
-from wsgi_prom.store import turns
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.file_format import counter
 from wsgi_prom.store.label_limit import FOLDED, LabelSets
@@ -125,7 +124,7 @@ class Recorder:
             with current_slot.lock:
                 self.serving.move(self._rows.get(self._in_progress, ()))
 
-    def count(  # noqa: C901, PLR0912 - a request has so many figures
+    def count(  # noqa: C901 - a request has so many figures
         self, request: MeasuredRequest, where: Where, status: str, seconds: float
     ) -> bool:
         """
@@ -147,37 +146,26 @@ class Recorder:
         bucket = 1 + bisect_left(bounds, seconds)
         while True:
             table = self._table(method, status)
-            guarded = current_slot.guarded
-            try:
-                if guarded:
-                    turns.take(lock)
+            with lock:
                 if request.token is None:
                     return False  # another thread has dismissed it meanwhile
-                row = table[method][where][status]
-                row[0] += seconds
-                row[bucket] += 1.0
-                if sent:
-                    row[self.sent_column] += sent
-                if received:
-                    row[self.received_column] += received
-                elif received is None:
-                    row[self.received_column + 1] += 1.0
-                if first_byte is not None:
-                    row[self._first_byte] += first_byte
-                    row[self._first_byte + 1 + first_bucket] += 1.0
-                if self.counts_in_progress:
-                    gauge.columns[0] = gauge.count = gauge.count - 1.0
-                request.token = None
-            except KeyError:
-                pass
-            else:
-                return True
-            finally:
-                if guarded:
-                    try:  # noqa: SIM105 - nothing may come between `finally` and the release
-                        lock.release()
-                    except RuntimeError:
-                        pass
+                row = table.get(method, {}).get(where, {}).get(status)
+                if row is not None:
+                    row[0] += seconds
+                    row[bucket] += 1.0
+                    if sent:
+                        row[self.sent_column] += sent
+                    if received:
+                        row[self.received_column] += received
+                    elif received is None:
+                        row[self.received_column + 1] += 1.0
+                    if first_byte is not None:
+                        row[self._first_byte] += first_byte
+                        row[self._first_byte + 1 + first_bucket] += 1.0
+                    if self.counts_in_progress:
+                        gauge.columns[0] = gauge.count = gauge.count - 1.0
+                    request.token = None
+                    return True
             method, where, status = self._meet(method, where, status)
 
     def count_untimed(self, request: MeasuredRequest, where: Where, status: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.store import turns
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
@@ -52,15 +51,9 @@ class InProgress:
     def enter(self, request: Any) -> None:
         """Take *request* into those in progress, with the current slot's lock, which is its token."""
         lock = current_slot.lock
-        try:
-            turns.take(lock)
+        with lock:
             self.columns[0] = self.count = self.count + 1.0
             request.token = lock
-        finally:
-            try:  # noqa: SIM105 - nothing may come between `finally` and the release
-                lock.release()
-            except RuntimeError:
-                pass
 
     def dismiss(self, request: Any) -> None:
         """Take *request* out of those in progress, if it is one of them."""
