@@ -61,7 +61,7 @@ def counted(reader: documents.Reader, page: str) -> str:
 
 def test_there_is_no_block_that_no_test_runs() -> None:
     """An application, the commands, and a file for each of Prometheus, gunicorn, uWSGI and the middleware by hand."""
-    files = ["myapp.py", None, "prometheus.yml", "gunicorn.conf.py", "uwsgi.ini", "byhand.py"]
+    files = [None, "myapp.py", "prometheus.yml", "gunicorn.conf.py", "uwsgi.ini", "byhand.py"]
     assert files == [block.file for block in BLOCKS]
     assert ["console"] == [block.language for block in BLOCKS if block.file is None]
 
@@ -148,4 +148,4 @@ def test_files_that_the_readme_names_exist() -> None:
 
 def test_the_readme_is_short() -> None:
     """A newcomer reads it in one go."""
-    assert len(README.splitlines()) < 100
+    assert len(README.splitlines()) < 120
