@@ -91,16 +91,17 @@ def measure(scale: Scale) -> Part:
 @contextmanager
 def _served(contender: str) -> Iterator[Served]:
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/dev/shm") as folder:
-        environ = {"PROMETHEUS_MULTIPROC_DIR": folder}
         ours = contender == "ours"
         with (
-            daemon.gunicorn("busy:app", *_TIMEOUT, workers=WORKERS, hook=ours, environ=environ) as server,
+            daemon.gunicorn(
+                "busy:app", *_TIMEOUT, workers=WORKERS, hook=ours, PROMETHEUS_MULTIPROC_DIR=folder
+            ) as server,
             Writers(contender, Path(folder)) as writers,
         ):
             # Each worker has loaded the application, and taken its slot, when it has answered.
             play([Order(0.0, server.address, f"/{number}", _LIMIT_SECONDS) for number in range(4 * WORKERS)])
             writers.hold(SLOTS - WORKERS, LABELS)
-            url = urlsplit(server.metrics_url if ours else f"{server.url}metrics")
+            url = urlsplit(server.metrics_url if ours else f"{server.url}/metrics")
             yield Served(server, (str(url.hostname), url.port or 80), url.path)
 
 
@@ -158,7 +159,7 @@ def _saturation(served: Served, rounds: int) -> dict[str, Figure]:
 
     def saturation() -> float:
         # Ends by itself, a second after the last scrape has begun.
-        with subprocess.Popen(load.command(f"{served.server.url}spin", 3), stdout=subprocess.DEVNULL):
+        with subprocess.Popen(load.command(f"{served.server.url}/spin", 3), stdout=subprocess.DEVNULL):
             return peace()
 
     contenders = {"ours scrape in peace": peace, "ours scrape under saturation": saturation}

@@ -81,7 +81,7 @@ class Loaded:
 
     def run(self, seconds: int) -> float:
         before = self._server.cpu_seconds()
-        run = load.run(self._server.url, seconds)
+        run = load.run(f"{self._server.url}/", seconds)
         self._runs.append(run)
         self.cpu.append((self._server.cpu_seconds() - before) / run.requests * 1e6)
         return run.per_second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -155,7 +156,7 @@ def test_the_debug_reloader_measures_once() -> None:
         "0",
         "--no-debugger",
     ]
-    address = live.re.compile(r"Running on (http://\S+)")
+    address = re.compile(r"Running on (http://\S+)")
     with live.LiveServer(command, ready=(r"Debugger is active|Running on", 1), address=address) as server:
         for _ in range(5):
             answer = server.get("/hello")

@@ -7,16 +7,13 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import live
 import processes
 from chaos import referee
 from chaos.referee import KINDS, Case, Figures
 from chaos.scale import scale
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 APART = ("unshare", "--pid", "--fork", "--mount-proc")
 TIMES = 20_000
@@ -109,7 +106,7 @@ def apart(path: Path) -> live.LiveServer:
 
 def inner_pid(pid: int) -> int:
     """Return what a process calls itself."""
-    status = live.Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[-1])
 
 
