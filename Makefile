@@ -13,7 +13,7 @@ PACKAGES := curl nginx-light supervisor prometheus util-linux strace openssl gcc
 .PHONY: demo test test-oldest chaos lint docs bench bench-quick tools clean
 
 demo: $(VENV)/demo
-	SERVER=$(SERVER) KEEP=$(KEEP) $(VENV)/bin/wsgi-prom demo
+	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: $(VENV)/tests tools
 	$(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
@@ -47,7 +47,7 @@ $(VENV)/bin/python:
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 
 $(VENV)/demo: pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/pip install --quiet --editable '.[demo]'
+	$(VENV)/bin/pip install --quiet --editable . --group demo
 	touch $@
 
 $(VENV)/tests: pyproject.toml $(VENV)/demo
@@ -57,9 +57,9 @@ $(VENV)/tests: pyproject.toml $(VENV)/demo
 $(OLDEST)/tests: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra demo --extra processes --group frameworks \
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra processes --group demo --group frameworks \
 		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
-	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[demo]' --group tests
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable . --group tests
 	touch $@
 
 $(BENCH)/bin/python:

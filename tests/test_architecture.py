@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each package or module of the root may import those before it, and itself.
 ORDER = ["errors", "version", "app_interface", "app_reference", "metrics", "setting_values", "settings",
-         "store", "merge", "client", "request", "exporter", "middleware", "frameworks", "wsgi", "hooks", "demo", "cli", "__main__"]  # fmt: skip
+         "store", "merge", "client", "request", "exporter", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
 
 
 def imported(path) -> set[str]:
@@ -50,9 +50,9 @@ def test_a_module_is_small_and_imports_only_what_is_below_it(path) -> None:
     ("pattern", "allowed"),
     [
         ("os.environ", {"settings.py", "store/environment.py", "hooks/instance.py", "hooks/gunicorn.py",
-                        "exporter/process/launch.py", "demo/server.py", "demo/scenario.py", "cli/demo.py", "cli/check.py", "cli/check_application.py",
+                        "exporter/process/launch.py", "cli/check.py", "cli/check_application.py",
                         "cli/running.py"}),
-        ("http_request", {"metrics.py", "demo/"}),
+        ("http_request", {"metrics.py"}),
         ("fcntl", {"store/locks.py"}),
         ("struct.Struct", {"store/file_format.py", "store/locks.py"}),
     ],
@@ -73,7 +73,7 @@ def code(path) -> str:
 
 
 def test_the_wheel_has_all_that_runs(tmp_path) -> None:
-    """The built wheel holds every module, the type marker and the demo's application."""
+    """The built wheel holds every module and the type marker, and none of the demo, tests, benchmarks and examples."""
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, live.ROOT],
         check=True, timeout=120,
@@ -81,4 +81,5 @@ def test_the_wheel_has_all_that_runs(tmp_path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {str(path.relative_to(live.ROOT)) for path in MODULES} <= names
-    assert {"wsgi_prom/py.typed", "wsgi_prom/demo/flask/app.py"} <= names
+    assert "wsgi_prom/py.typed" in names
+    assert {"wsgi_prom"} == {top for name in names if not (top := name.split("/")[0]).endswith(".dist-info")}

@@ -1,4 +1,4 @@
-"""Quantiles of a histogram, as PromQL's `histogram_quantile` works them out."""
+"""Quantiles of a histogram, computed as PromQL's `histogram_quantile` does."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def histogram_quantile(quantile: float, buckets: Mapping[float, float]) -> float
     """
     Return the *quantile*, above 0 and up to 1, of cumulative counts by upper bound, the last of which is infinity.
 
-    Within a bucket the values are taken to be spread evenly; the lowest starts at 0. Nothing is known beyond the
-    highest finite bound, which is the answer there. NaN if there is no value, or no finite bound.
+    Values are taken to be spread evenly within a bucket; the lowest one starts at 0. Beyond the highest finite bound
+    the answer is that bound. NaN if there is no value, or no finite bound.
     """
     bounds = sorted(buckets)
     if len(bounds) < 2 or bounds[-1] != math.inf or buckets[math.inf] == 0:
