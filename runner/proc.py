@@ -36,6 +36,18 @@ def parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
+def children(pid: int) -> list[int]:
+    """
+    Return the children of a process, zombies included. May omit one while another one exits (proc(5)).
+    """
+    found = []
+    # One file for each thread: a child belongs to the thread that forked it.
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(word) for word in path.read_text().split()]
+    return sorted(found)
+
+
 def session(pid: int) -> int:
     fields = stat_fields(pid)
     return int(fields[3]) if fields else 0

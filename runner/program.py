@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from runner.environment import environment
-from runner.proc import command_line, initial_environment, living, parent, pids, session
+from runner.proc import children, command_line, initial_environment, living, session
 from runner.waits import POLL_SECONDS, START_SECONDS, STOP_SECONDS, eventually
 
 if TYPE_CHECKING:
@@ -206,8 +206,7 @@ class Program:
         """
         Return the children of the main process (or of *pid*), an exporter and zombies included.
         """
-        # Not /proc/PID/task/*/children, which may omit a child while another one exits (proc(5)).
-        return sorted(child for child in pids() if parent(child) == (pid or self.pid))
+        return children(pid or self.pid)
 
     def descendants(self, pid: int | None = None) -> list[int]:
         found = []

@@ -128,7 +128,8 @@ class Server(Program):
         """
         Return the living workers of the main process (or of *pid*): children in its session, which an exporter leaves.
         """
-        # Not by their command lines, which gunicorn rewrites where setproctitle is installed.
+        # Not by `children`, which may omit one, nor by command lines, which gunicorn rewrites where setproctitle is
+        # installed.
         master = pid or self.pid
         own = (master, session(master))
         return sorted(child for child in living() if (parent(child), session(child)) == own)
