@@ -10,31 +10,29 @@ import os
 import sys
 from collections import Counter
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flask import request
+
+from demo.load import ANNOUNCE_HEADER, NAIVE
 
 if TYPE_CHECKING:
     from flask import Flask, Response
 
-NAIVE_PATH: Final = "/naive-metrics"
-# A request with this header makes its worker log its pid, so that the demo can kill that worker.
-ANNOUNCE_HEADER: Final = "X-Demo-Announce"
-
 
 def add_naive_metrics(app: Flask) -> Flask:
-    """Count the requests of *app* in this process, and show the counts at NAIVE_PATH."""
+    """Count the requests of *app* in this process, and show the counts at NAIVE.path."""
     # Not a Counter of the client library: wsgi_prom would add that up over the workers.
     counts: Counter[tuple[str, str, int]] = Counter()
 
     @app.after_request
     def count(response: Response) -> Response:
-        if request.path != NAIVE_PATH:
+        if request.path != NAIVE.path:
             route = request.url_rule.rule if request.url_rule else "unmatched"
             counts[request.method, route, response.status_code] += 1
         return response
 
-    @app.get(NAIVE_PATH)
+    @app.get(NAIVE.path)
     def page() -> tuple[str, dict[str, str]]:
         lines = [
             f'http_requests_total{{method="{method}",route="{route}",status="{status}"}} {number}\n'

@@ -47,6 +47,9 @@ UNKNOWN: Final = Kind("/nothing/{}", Row("GET", "unmatched", "404"))
 NOT_ALLOWED: Final = Kind("/", Row("POST", "unmatched", "405"))
 NAIVE: Final = Kind("/naive-metrics", Row("GET", "/naive-metrics", "200"))
 
+# A request with this header makes its worker log its pid, so that the demo can kill that worker.
+ANNOUNCE_HEADER: Final = "X-Demo-Announce"
+
 # Of a hundred requests. A slow one occupies its worker for 250 ms, a streamed one for 100 ms.
 _SHARES: Final = {INDEX: 48, USER: 30, UNKNOWN: 8, FAIL: 7, STREAM: 5, SLOW: 1, NOT_ALLOWED: 1}
 _HUNDRED: Final = [kind for kind, share in _SHARES.items() for _ in range(share)]

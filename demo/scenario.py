@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import track
 
 from demo import report
-from demo.load import CLIENTS, SLOW, Result, load, send
-from demo.scrape import Scraper
+from demo.load import ANNOUNCE_HEADER, CLIENTS, SLOW, Result, load, send
+from demo.scrape import Scraper, repeated
 from demo.verdict import Verdict, compare, judge
 from runner.environment import ROOT
 from runner.program import ProgramError
@@ -79,7 +79,7 @@ def play(kind: str, requests: int, *, keep: bool) -> bool:
 def _run(server: Server, requests: int, out: Console, messages: Console) -> Verdict:
     scraper = Scraper(server)
     scraper.scrape()
-    with scraper.scraping():
+    with repeated(scraper.scrape), repeated(scraper.scrape_naive):
         killed, results = _drive(server, requests, messages)
         eventually(server.workers, lambda pids: len(pids) == WORKERS)
     during = len(scraper.naive)
@@ -119,7 +119,7 @@ def _kill_worker(server: Server) -> tuple[int, Result]:
     """Send a slow request and kill -9 the worker that serves it. Returns its pid, and the request's result."""
     with ThreadPoolExecutor(1) as pool:
         query = f"?seconds={_KILLED_REQUEST_SECONDS}"
-        request = pool.submit(send, server.url, SLOW, query=query, headers={"X-Demo-Announce": "yes"})
+        request = pool.submit(send, server.url, SLOW, query=query, headers={ANNOUNCE_HEADER: "yes"})
         pid = int(server.wait_for_log(r"demo: worker (\d+) serves")[1])
         time.sleep(_UNDER_WAY_SECONDS)
         server.signal_child(pid, signal.SIGKILL)

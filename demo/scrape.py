@@ -112,16 +112,10 @@ class Scraper:
         if not result.error:
             self.naive.append(parse(result.body.decode()))
 
-    @contextmanager
-    def scraping(self) -> Iterator[None]:
-        """Scrape both during a `with` block, which raises what a scrape raised."""
-        with repeated(self.scrape), repeated(self.scrape_naive):
-            yield
-
 
 @contextmanager
 def repeated(function: Callable[[], None]) -> Iterator[None]:
-    """Call *function* every 0.2 s in a thread of its own."""
+    """Call *function* every 0.2 s in a thread during a `with` block, which raises what it raised."""
     stopped = threading.Event()
 
     def repeat() -> None:

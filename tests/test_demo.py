@@ -15,7 +15,7 @@ import live
 import pytest
 from flask import Flask
 
-from demo.application import NAIVE_PATH, add_naive_metrics
+from demo.application import add_naive_metrics
 from demo.load import CLIENTS, INDEX, NAIVE, SLOW, STREAM, Result, Row, kind_of
 from demo.quantile import histogram_quantile
 from demo.scrape import Moment, Page, backward, parse
@@ -85,7 +85,7 @@ def test_sent_equals_counted_whatever_happens_to_the_workers(kind: str, tmp_path
     sent, cut_off, counted = map(int, row(output, "GET /slow 200 ")[:3])
     assert (5, 1) == (sent, cut_off)
     assert counted in {4, 5}
-    naive_sent, naive_counted = map(int, row(output, f"GET {NAIVE_PATH} 200 ")[:2])
+    naive_sent, naive_counted = map(int, row(output, f"GET {NAIVE.path} 200 ")[:2])
     assert naive_sent == naive_counted
     # No worker saw all of it: one was killed in the middle.
     assert all(int(total) < REQUESTS for total in row(output, "all ")[-4:])
@@ -212,9 +212,9 @@ def test_the_naive_endpoint_shows_only_what_its_own_process_saw() -> None:
     first, second = (add_naive_metrics(Flask(name)).test_client() for name in ("first", "second"))
     first.get("/a")
     first.get("/b")
-    first.get(NAIVE_PATH)
+    first.get(NAIVE.path)
     expected = [{Row("GET", "unmatched", "404"): 2.0}, {}]
-    assert expected == [parse(client.get(NAIVE_PATH).text).by_row() for client in (first, second)]
+    assert expected == [parse(client.get(NAIVE.path).text).by_row() for client in (first, second)]
 
 
 def test_a_counter_that_falls_or_vanishes_went_back() -> None:
@@ -261,7 +261,7 @@ def test_a_worker_that_went_is_shown_with_the_count_before_and_after() -> None:
             [],
             [
                 "GET / 200: 3 answered and 0 cut off, but 2 counted",
-                f"GET {NAIVE_PATH} 200: 0 answered and 0 cut off, but 1 counted",
+                f"GET {NAIVE.path} 200: 0 answered and 0 cut off, but 1 counted",
             ],
         ),
         ({INDEX.row: 3.0, SLOW.row: 1.0}, 1.0, [], ["1 requests are in progress after the last one"]),
