@@ -165,9 +165,7 @@ def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[.
         }
 
     found = in_child(run)
-    assert {"middleware": 2, "finish": 1, "inc": 1} == {
-        name: len(each) for name, each in found.items()
-    }
+    assert {"middleware": 2, "finish": 1, "inc": 1} == {name: len(each) for name, each in found.items()}
     names = set().union(*(stretch for each in found.values() for stretch in each))
     assert "STORE_SUBSCR" in names
     # A method is loaded to be called, and a container is what a collection may begin with.
