@@ -142,7 +142,7 @@ def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path:
         (("myapp",), {}, "settings", "app='myapp' is not MODULE:CALLABLE"),
         (("nowhere:app",), {}, "application", "application='nowhere:app': there is no module 'nowhere'"),
         (("plain:nothing",), {}, "application", "application='plain:nothing': module 'plain' has no 'nothing'"),
-        (("plain:CHUNKS",), {}, "application", "application='plain:CHUNKS' is no WSGI application"),
+        (("plain:CHUNKS",), {}, "application", "application='plain:CHUNKS' is not a WSGI application"),
         ((), {"WSGI_PROM_APP": "nowhere:app"}, "application", "WSGI_PROM_APP='nowhere:app': there is no module"),
         (("raising:app",), {}, "application", "raising:app raises ZeroDivisionError at its import: division"),
         (("leaving:app",), {}, "application", "leaving:app raises SystemExit at its import: no licence"),

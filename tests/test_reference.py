@@ -123,7 +123,7 @@ def test_an_application_or_a_factorys_call(reference: str, given: object, module
         ),
         ("made:asgi", "made:asgi': is an ASGI application"),
         ("made:create(1, 2)", "takes from 0 to 1 positional arguments but 2 were given"),
-        ("made:nothing()", "what nothing returns does not take environ and start_response"),
+        ("made:nothing()", "the result of nothing does not take environ and start_response"),
         ("made:number", "cannot be called"),
         ("made:number()", "cannot be called"),
         ("made:create(name)", "neither MODULE:CALLABLE nor"),

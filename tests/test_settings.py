@@ -257,23 +257,25 @@ def test_an_unknown_keyword_is_refused() -> None:
     """
     A misspelt keyword is told with those that there are.
     """
-    with pytest.raises(SettingError, match=r"bindd='x' is no setting of wsgi_prom\. There are app, "):
+    with pytest.raises(
+        SettingError, match=r"bindd='x' is not a setting of wsgi_prom\. The settings are app, "
+    ):
         Settings.read({}, bindd="x")
 
 
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [
-        ({"label": {"a": "b"}}, "label={'a': 'b'} is no keyword of PrometheusMiddleware. Did you mean labels?"),
-        ({"exclude": "/a", "metric_path": "/m"}, "metric_path='/m' is no keyword of PrometheusMiddleware. Did you mean metrics_path?"),
-        ({"registry": None}, "registry=None is no keyword of PrometheusMiddleware. There are metrics_path, "),
-        ({"bind": ":1"}, "bind=':1' is no keyword of PrometheusMiddleware. It is the server's or the exporter's: set WSGI_PROM_BIND in"),
+        ({"label": {"a": "b"}}, "label={'a': 'b'} is not a keyword of PrometheusMiddleware. Did you mean labels?"),
+        ({"exclude": "/a", "metric_path": "/m"}, "metric_path='/m' is not a keyword of PrometheusMiddleware. Did you mean metrics_path?"),
+        ({"registry": None}, "registry=None is not a keyword of PrometheusMiddleware. The keywords are metrics_path, "),
+        ({"bind": ":1"}, "bind=':1' is not a keyword of PrometheusMiddleware. It belongs to the server or the exporter: set WSGI_PROM_BIND in"),
         *(
-            ({name: None}, f"{name}=None is no keyword of PrometheusMiddleware. It is the server's or the exporter's: set WSGI_PROM_{name.upper()} in")
+            ({name: None}, f"{name}=None is not a keyword of PrometheusMiddleware. It belongs to the server or the exporter: set WSGI_PROM_{name.upper()} in")
             for name in ("socket_mode", "tls_cert", "tls_key", "tls_client_ca", "app")
         ),
         *(
-            ({name: "10.0.0.0/8" if name == "allow" else "/etc/x"}, f"does nothing in PrometheusMiddleware without metrics_path. Give that too, or set WSGI_PROM_{name.upper()} in")
+            ({name: "10.0.0.0/8" if name == "allow" else "/etc/x"}, f"has no effect in PrometheusMiddleware without metrics_path. Give metrics_path too, or set WSGI_PROM_{name.upper()} in")
             for name in ("allow", "token_file", "users_file")
         ),
     ],

@@ -1,4 +1,4 @@
-"""Prometheus metrics for a WSGI application, all worker processes of its server as one target."""
+"""Prometheus metrics for a WSGI application: all worker processes of its server are one target."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ("MetricsApp", "PrometheusMiddleware", "set_route")
 
 
 def __getattr__(name: str) -> object:
-    # Each at its first use: MetricsApp brings WebOb and prometheus_client (46 and 56 ms), which a worker that only
-    # records does not need.
+    # Each name is imported at its first use: MetricsApp imports WebOb and prometheus_client (46 and 56 ms), which a worker
+    # that only records does not need.
     if name == "PrometheusMiddleware":
         from wsgi_prom.middleware import PrometheusMiddleware  # noqa: PLC0415
 

@@ -1,7 +1,9 @@
-"""Whether an application is one of WSGI, by the arguments that it takes."""
+"""
+Tell a WSGI application from an ASGI application or a factory, by its signature.
 
-# Rule 1: nothing of the application's runs: only the code of functions and classes is looked at. A proxy that is asked
-#         for its signature (Werkzeug's LocalProxy) makes its application.
+1. None of the application's code runs: only the code of functions and classes is read. Asking a proxy for its signature
+   (Werkzeug's LocalProxy) would make its application.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,12 @@ from typing import Any
 
 def takes_two(app: Any) -> bool | None:
     """
-    Return whether *app* is called as WSGI has it: with two arguments, and no other number of them.
+    Tell whether *app* takes two arguments, as a WSGI application does, and no other number.
 
-    False for an application of ASGI or Tornado, and for a factory that takes another number. None where its code does not
+    False for an application of ASGI or Tornado, and for a factory that takes another number. None if the signature does not
     tell: `*args`, two arguments or three, or a callable in C.
     """
-    if not callable(app):  # which asks its class alone
+    if not callable(app):  # looks at the class only
         return False
     if is_asgi(app):
         return False
@@ -31,7 +33,7 @@ def takes_two(app: Any) -> bool | None:
 
 
 def is_asgi(app: Any) -> bool:
-    """Return whether a call of *app* is a coroutine, as ASGI has it."""
+    """Tell whether *app* is a coroutine function, as an ASGI application is."""
     while type(app) is partial:
         app = app.func
     return inspect.iscoroutinefunction(_function(app)[0])
@@ -39,10 +41,10 @@ def is_asgi(app: Any) -> bool:
 
 def may_be_factory(app: Any) -> bool:
     """
-    Return whether *app* is rather called once, without arguments, than for each request.
+    Tell whether *app* looks like a factory, which is called once without arguments and returns the application.
 
-    A class, unless its objects can be a response (PEP 3333 has applications that are such classes); a function to which
-    nothing has to be given, such as `create_app(config=None, debug=False)`.
+    That is a class, unless its objects are iterable (an application may be such a class: PEP 3333), or a function without
+    required arguments, such as `create_app(config=None, debug=False)`.
     """
     if issubclass(type(app), type):
         return not hasattr(app, "__iter__")
@@ -55,7 +57,7 @@ def may_be_factory(app: Any) -> bool:
 
 
 def _function(app: Any) -> tuple[FunctionType | None, int]:
-    """Return the function of Python that a call of *app* runs, None if there is none, and how many arguments it has already."""
+    """Return the Python function that a call of *app* runs, None if there is none, and the number of arguments already bound."""
     function, bound = app, 0
     if isinstance(app, MethodType):
         function, bound = app.__func__, 1

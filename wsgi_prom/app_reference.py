@@ -1,4 +1,4 @@
-"""The application that a reference names: `module:callable` or `module:factory()`, as WSGI_PROM_APP has it."""
+"""Parse and import a reference to an application, such as WSGI_PROM_APP: `module:callable` or `module:factory(literals)`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REFERENCE: Final = re.compile(rf"({_NAMES}):({_NAMES})(\(.*\))?", re.DOTALL)
 
 
 class Reference(NamedTuple):
-    """A reference's parts. *arguments* are those of the factory's call, None where the application itself is named."""
+    """The parts of a reference. *arguments* are those of the factory's call; None if the reference names the application."""
 
     module: str
     path: str
@@ -26,7 +26,7 @@ class Reference(NamedTuple):
 
 
 def parse(reference: str) -> Reference:
-    """Take *reference* apart, without importing anything. Raises ValueError if it is none."""
+    """Parse *reference*, without importing anything. Raises ValueError if it is not a reference."""
     found = _REFERENCE.fullmatch(reference)
     if found is None:
         raise ValueError(reference)
@@ -36,10 +36,10 @@ def parse(reference: str) -> Reference:
 
 def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
     """
-    Import the application that *reference* names, or the factory, and call that; *name* is what messages call the reference.
+    Import and return the application that *reference* names; call it first if it is a factory. Messages call the reference *name*.
 
-    Raises SettingError if there is no reference, no such thing, or a factory that is not called or is called with the
-    wrong arguments, and whatever the import and the factory raise themselves.
+    Raises SettingError if the reference is missing or wrong, if it names no application, or if a factory takes other
+    arguments. An exception of the import or of the factory itself passes through.
     """
     if reference is None:
         raise SettingError(f"{name} is not set. Set it to MODULE:CALLABLE, such as myapp:app.")
@@ -53,22 +53,22 @@ def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
+            raise  # the module exists; one that it imports does not
         raise SettingError(f"{name}={reference!r}: there is no module {error.name!r} on sys.path.") from error
     try:
         found: Any = reduce(getattr, path.split("."), module)
     except AttributeError as error:
         raise SettingError(f"{name}={reference!r}: module {module_name!r} has no {path!r}.") from error
     if not callable(found):
-        raise SettingError(f"{name}={reference!r} is no WSGI application: it cannot be called.")
-    app = found if arguments is None else _made(found, arguments, f"{name}={reference!r}")
+        raise SettingError(f"{name}={reference!r} is not a WSGI application: it cannot be called.")
+    app = found if arguments is None else _call(found, arguments, f"{name}={reference!r}")
     if takes_two(app) is False:
-        made = "" if arguments is None else f"what {path} returns "
+        made = "" if arguments is None else f"the result of {path} "
         if is_asgi(app):
             raise SettingError(
-                f"{name}={reference!r}: {made}is an ASGI application. Name one of WSGI: wsgi_prom measures no other."
+                f"{name}={reference!r}: {made}is an ASGI application. wsgi_prom measures WSGI applications only: name one."
             )
-        remedy = f" If it makes the application, name its call: {module_name}:{path}()." if not made else ""
+        remedy = f" If it is a factory, name its call: {module_name}:{path}()." if not made else ""
         raise SettingError(
             f"{name}={reference!r}: {made}does not take environ and start_response, as a WSGI application does.{remedy}"
         )
@@ -76,25 +76,24 @@ def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
 
 
 def _arguments(call: str) -> tuple[list[Any], dict[str, Any]]:
-    import ast  # noqa: PLC0415 - 5 ms, for those who call a factory
+    import ast  # noqa: PLC0415 - takes 5 ms, for factories only
 
     try:
         expression = ast.parse(f"call{call}", mode="eval").body
     except SyntaxError as error:
         raise ValueError(call) from error
-    if not isinstance(expression, ast.Call) or not isinstance(expression.func, ast.Name):
-        raise ValueError(call)  # noqa: TRY004 - a value, which is a text
-    keywords = {item.arg: ast.literal_eval(item.value) for item in expression.keywords if item.arg}
-    if len(keywords) < len(expression.keywords):
-        raise ValueError(call)
-    return [ast.literal_eval(item) for item in expression.args], keywords
+    match expression:
+        case ast.Call(func=ast.Name()) if all(keyword.arg for keyword in expression.keywords):
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in expression.keywords}
+            return [ast.literal_eval(argument) for argument in expression.args], keywords
+    raise ValueError(call)
 
 
-def _made(factory: Any, arguments: tuple[list[Any], dict[str, Any]], told: str) -> Any:
+def _call(factory: Any, arguments: tuple[list[Any], dict[str, Any]], subject: str) -> Any:
     positional, keywords = arguments
     try:
         return factory(*positional, **keywords)
     except TypeError as error:
         if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-            raise  # in the factory
-        raise SettingError(f"{told}: {error}.") from error
+            raise  # by the factory, not by its call
+        raise SettingError(f"{subject}: {error}.") from error

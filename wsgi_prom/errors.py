@@ -1,19 +1,19 @@
-"""The errors that a user of wsgi_prom can meet: each message names what is wrong, the value, and the remedy."""
+"""The exceptions that wsgi_prom raises. Each message names the cause, the value and the remedy."""
 
 from __future__ import annotations
 
 
 class WsgiPromError(Exception):
-    """Anything that this package refuses to do. Raised at start or by a command, never into a request."""
+    """Base class. Raised at the start of a server or by a command, never during a request."""
 
 
 class SettingError(WsgiPromError, ValueError):
-    """A setting has a value that cannot be used."""
+    """A setting has an invalid value, or its value cannot be used on this machine."""
 
 
 class DirectoryError(WsgiPromError):
-    """The shared directory cannot be used, or must not be touched."""
+    """The shared directory cannot be used safely."""
 
 
 class FormatError(WsgiPromError):
-    """A file of a slot does not hold what this package writes."""
+    """A file in the shared directory is damaged, or of another format version."""

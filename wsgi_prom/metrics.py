@@ -1,5 +1,5 @@
 """
-The names and help texts of the metrics of this package, and the values that stand for many in a label.
+The names and help texts of this package's metrics, and the label values that stand for many others.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from typing import Final
 # The registry of RFC 9110, 16.1.1, as far as web applications see it: those of RFC 9110 itself, and PATCH (RFC 5789).
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
-# What a label says of a method that nobody registered, and of whatever lies beyond a metric's limit.
+# The label value of an unregistered method, and of all label sets beyond a metric's limit.
 OTHER: Final = "OTHER"
 
-# A callable or an application may hand on what a client sent: as few as the label sets are, each is kept for good.
+# In characters. An application may use a client's text as a label, and a label set is kept for good.
 LONGEST_LABEL: Final = 128
 
 REQUESTS: Final = ("http_requests", "Requests, by the status of the response.")
@@ -37,7 +37,7 @@ QUEUE: Final = (
     "Time from the proxy's X-Request-Start or X-Queue-Start header to the application.",
 )
 
-# What can be turned off, as it is on the page. The count of requests is what all else is about.
+# The metrics that the setting `disable` may name, by their names on the page. The count of requests is always on.
 OPTIONAL: Final = frozenset(
     {
         DURATION[0],
@@ -56,7 +56,7 @@ DROPPED: Final = (
 )
 ERRORS: Final = ("wsgi_prom_errors", "Failures of wsgi_prom itself, none of which reached the application.")
 
-# The exporter's own, which no slot holds.
+# The exporter's own metrics, which are in no slot.
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")
 TARGET_INFO: Final = (
     "wsgi_prom_target_info",

@@ -1,6 +1,7 @@
 """
-Parse the values of settings, from a variable's text or from a keyword. Wrong ones raise ValueError, TypeError, KeyError,
-OverflowError or AttributeError.
+Parsers of settings: each takes a variable's text or a keyword's value.
+
+An invalid value raises ValueError, TypeError, KeyError, OverflowError or AttributeError; settings.py makes a message of it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the exporter listens: a host and port, or the path of a unix socket."""
+    """Where the exporter listens: a *host* and *port*, or the *path* of a unix socket."""
 
     host: str = ""
     port: int = 0
@@ -108,12 +109,12 @@ def labels(value: str | Mapping[str, Any]) -> tuple[tuple[str, LabelValue], ...]
 
 @dataclass(frozen=True)
 class PathPattern:
-    """Tells whether a request's whole path matches one of *patterns*, which are regular expressions."""
+    """Tells whether one of *patterns*, which are regular expressions, matches a request's whole path."""
 
     patterns: tuple[str, ...]
 
     def __call__(self, environ: Mapping[str, Any]) -> bool:
-        # re caches compiled patterns: as fast as keeping them here, and objects with equal patterns stay equal.
+        # Texts and not compiled patterns: objects of equal patterns are equal, and re caches what it compiles.
         path = environ.get("PATH_INFO", "")
         return any(re.fullmatch(pattern, path) for pattern in self.patterns)
 
@@ -131,7 +132,7 @@ def exclusion(value: str | Sequence[str] | Callable[[Any], object]) -> Exclusion
 
 
 def file(value: str | os.PathLike[str]) -> str:
-    # Absolute: the exporter runs in another directory than the server.
+    # Absolute, since the exporter does not run in the server's working directory.
     path = os.fspath(value)
     if not re.fullmatch(r"/[^\0]+", path, re.DOTALL):
         raise ValueError(value)
@@ -146,7 +147,7 @@ def networks(value: str | Sequence[Any]) -> tuple[Network, ...]:
 
 
 def _network(value: Any) -> Network:
-    from ipaddress import IPv6Network, ip_network  # noqa: PLC0415 - 3 ms that most processes need not pay
+    from ipaddress import IPv6Network, ip_network  # noqa: PLC0415 - takes 3 ms, for this setting only
 
     network = ip_network(value)
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None

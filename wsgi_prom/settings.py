@@ -1,8 +1,10 @@
 """
-The settings, their defaults with the reasons, and the one place that reads the environment.
+All settings: their defaults, and how they are read from the environment and from keywords.
 
-Every setting is an environment variable `WSGI_PROM_<NAME>`. Those of the middleware are also keywords of
-`PrometheusMiddleware`; a keyword wins over the variable.
+1. Every setting is an environment variable `WSGI_PROM_<NAME>`. Those of the middleware are also keywords of
+   `PrometheusMiddleware`.
+2. A keyword wins over the variable. An empty variable counts as unset.
+3. A comment at a field gives the reason of its default. `make docs` generates the tables of docs/settings.md from the fields.
 """
 
 from __future__ import annotations
@@ -31,26 +33,25 @@ log = logging.getLogger("wsgi_prom")
 
 PREFIX: Final = "WSGI_PROM_"
 
-# What Kubernetes puts into every container for a Service called wsgi-prom or wsgi-prom-*: NAME_SERVICE_HOST,
+# Kubernetes sets these variables in every container for a Service called wsgi-prom or wsgi-prom-*: NAME_SERVICE_HOST,
 # NAME_SERVICE_PORT[_PORTNAME] and NAME_PORT[_9464_TCP[_ADDR|_PORT|_PROTO]] (its documentation, "Environment variables").
 _SERVICE_LINK: Final = re.compile(
     r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
 )
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
-
-# The settings that say who may read the metrics. The middleware applies them to metrics_path.
-_READERS: Final = ("allow", "token_file", "users_file")
+# The settings that restrict who may read the metrics. The middleware applies them to metrics_path.
+_ACCESS: Final = ("allow", "token_file", "users_file")
 
 
 def _setting(
     section: str, default: Any, parse: Any, right: str, text: str, *, shown: str = "", keyword: bool = True
 ) -> Any:
     """
-    Return a field. Messages describe its right values by *right*.
+    Return a field. *parse* takes a variable's text or a keyword's value; error messages describe valid values by *right*.
 
-    docs/settings.md shows *section*, *text*, and *shown* for the default. *keyword* tells whether the middleware takes it
-    as a keyword; the other settings are the server's or the exporter's.
+    docs/settings.md shows *text* in *section*, and *shown* as the default. *keyword*: whether it is a keyword of the
+    middleware; the other settings belong to the server or the exporter.
     """
     known = {"parse": parse, "right": right, "section": section, "text": text, "shown": shown}
     return dataclasses.field(default=default, metadata={**known, "keyword": keyword})
@@ -63,22 +64,22 @@ class Settings:
     app: str | None = _setting(
         "Application", None, setting_values.reference,
         "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
-        "the application for `wsgi_prom.wsgi:application`, `module:callable` or `module:factory()`",
+        "the application that `wsgi_prom.wsgi:application` measures: `module:callable` or `module:factory()`",
         keyword=False,
     )  # fmt: skip
-    # Off by default: it shows the metrics to every client of the application.
+    # Off: it shows the metrics to every client of the application.
     metrics_path: str | None = _setting(
         "Application", None, setting_values.path, "an absolute path, such as /metrics",
-        "a path of the application that shows the metrics too", shown="off",
+        "a path at which the application serves the metrics too", shown="off",
     )  # fmt: skip
-    # Tells two applications of one Prometheus job apart.
+    # For two applications in one Prometheus job.
     prefix: str = _setting(
         "Application", "", setting_values.prefix, "the beginning of a metric name, such as shop_",
-        "before the name of each request metric, such as `shop_`",
+        "the beginning of the name of each request metric, such as `shop_`",
     )  # fmt: skip
     disable: frozenset[str] = _setting(
         "Application", frozenset(), setting_values.metrics, f"a list of {', '.join(sorted(OPTIONAL))}",
-        "metrics to leave out, by name: those with a star in [metrics.md](metrics.md)",
+        "names of metrics to leave out: those with a star in [metrics.md](metrics.md)",
     )  # fmt: skip
     # The client library's own default, which fits requests from 5 ms to 10 s.
     buckets: tuple[float, ...] = _setting(
@@ -90,35 +91,35 @@ class Settings:
     queue_buckets: tuple[float, ...] = _setting(
         "Application", (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0),
         setting_values.buckets, "upper bounds in seconds, in rising order, such as 0.1,0.5,2.5",
-        "the same for the time in the proxy's queue", shown="1 ms to 60 s",
+        "upper bounds of the histogram of the time in the proxy's queue, in seconds", shown="1 ms to 60 s",
     )  # fmt: skip
-    # Off: only for streams it differs from the duration, and it costs another histogram for each route.
+    # Off: it differs from the duration only for streams, and costs another histogram for each route.
     first_byte: bool = _setting(
         "Application", False, setting_values.switch, "on or off",
-        f"`{FIRST_BYTE[0]}` too", shown="off",
+        f"record `{FIRST_BYTE[0]}` too", shown="off",
     )  # fmt: skip
     # Off: it multiplies the most expensive metric, and the counter's status answers most questions.
     status_class: bool = _setting(
         "Application", False, setting_values.switch, "on or off",
-        "a label `status_class` (`2xx`) on the duration", shown="off",
+        "add a label `status_class` (`2xx`) to the duration", shown="off",
     )  # fmt: skip
     labels: tuple[tuple[str, LabelValue], ...] = _setting(
         "Application", (), setting_values.labels,
         "a list of NAME=VALUE, with names that Prometheus allows and that are not ours",
-        "more labels, `name=value`; as a keyword also callables on the environ",
+        "labels to add, `name=value`; a keyword may also give callables, which get the environ",
     )  # fmt: skip
     exclude: Exclusion | None = _setting(  # noqa: RUF009 - a field, as the others
         "Application", None, setting_values.exclusion,
         "a list of regular expressions for whole paths, separated by blanks",
-        "regular expressions for whole paths not to measure; as a keyword also a callable",
+        "regular expressions of whole paths not to measure; a keyword may also give a callable, which gets the environ",
     )  # fmt: skip
-    # More than the routes, methods and statuses of an application whose labels are templates.
+    # Applications whose labels are templates have fewer combinations of route, method and status.
     label_limit: int = _setting(
         "Application", 1000, setting_values.positive, "a number of label sets, 1 or more",
-        "label sets a metric may have in all processes; the rest is `OTHER`, first only in labels of callables", shown="1000",
+        "label sets that a metric may have in all processes; more become `OTHER`, first only in labels of callables", shown="1000",
     )  # fmt: skip
-    # Loopback: no other machine reads the metrics unless that is asked for. 9464 is the port of OpenTelemetry's Prometheus
-    # exporter, so that an existing scrape configuration need not change.
+    # Loopback: other machines can read the metrics only where somebody asks for it. 9464 is the port of OpenTelemetry's
+    # Prometheus exporter: an existing scrape configuration need not change.
     bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
         "Exporter", Address("127.0.0.1", 9464), setting_values.address,
         "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off",
@@ -158,9 +159,9 @@ class Settings:
     @classmethod
     def of_middleware(cls, keywords: Mapping[str, Any]) -> Settings:
         """
-        Read the environment and *keywords*, those of `PrometheusMiddleware`, which win.
+        Read the environment and *keywords*, those of `PrometheusMiddleware`. A keyword wins.
 
-        Raises SettingError, also for a keyword that does nothing there.
+        Raises SettingError, also for a keyword that has no effect on the middleware.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         known = [name for name, field in fields.items() if field.metadata["keyword"]]
@@ -168,27 +169,27 @@ class Settings:
             if name in known:
                 continue
             if name in fields:
-                remedy = f"It is the server's or the exporter's: set {PREFIX}{name.upper()} in the server's environment."
+                remedy = f"It belongs to the server or the exporter: set {PREFIX}{name.upper()} in the server's environment."
             else:
                 near = _nearest(name, known)
-                remedy = f"Did you mean {near}?" if near else f"There are {', '.join(known)}."
-            raise SettingError(f"{name}={value!r} is no keyword of PrometheusMiddleware. {remedy}")
+                remedy = f"Did you mean {near}?" if near else f"The keywords are {', '.join(known)}."
+            raise SettingError(f"{name}={value!r} is not a keyword of PrometheusMiddleware. {remedy}")
         settings = cls.read(**keywords)
-        for name in _READERS:
+        for name in _ACCESS:
             if keywords.get(name) is not None and settings.metrics_path is None:
                 raise SettingError(
-                    f"{name}={keywords[name]!r} does nothing in PrometheusMiddleware without metrics_path. Give that "
-                    f"too, or set {PREFIX}{name.upper()} in the server's environment, for the exporter."
+                    f"{name}={keywords[name]!r} has no effect in PrometheusMiddleware without metrics_path. Give "
+                    f"metrics_path too, or set {PREFIX}{name.upper()} in the server's environment, for the exporter."
                 )
         return settings
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None, **keywords: Any) -> Settings:
         """
-        Read the environment, where an empty value counts as none; *keywords* win over it.
+        Read *environ*, by default this process's environment, and *keywords*, which win.
 
-        Raises SettingError, which names the setting, its value and what would be right, also for an unknown keyword. An
-        unknown variable is a warning, once in a process and its children: it may be somebody else's.
+        Raises SettingError, which names the setting, its value and the valid values, also for an unknown keyword. Logs a
+        warning for an unknown variable, once in a process and its children.
         """
         environ = os.environ if environ is None else environ
         for variable, message in unknown_variables(environ).items():
@@ -202,7 +203,7 @@ class Settings:
         for name, value in keywords.items():
             if name not in fields:
                 raise SettingError(
-                    f"{name}={value!r} is no setting of wsgi_prom. There are {', '.join(fields)}."
+                    f"{name}={value!r} is not a setting of wsgi_prom. The settings are {', '.join(fields)}."
                 )
             if value is not None:
                 values[name] = _parse(fields[name], name, value)
@@ -210,15 +211,15 @@ class Settings:
 
 
 def known_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of *environ* that are settings, as they are."""
+    """Return the variables of *environ* that are settings, unparsed."""
     return {variable: environ[variable] for variable in _variables() if variable in environ}
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """
-    Return the variables of *environ* with our prefix that are no settings, with a message that suggests what was meant.
+    Return the variables of *environ* that have our prefix and are not settings, each with a message that suggests a setting.
 
-    Not those that Kubernetes makes of a Service's name. The values are left out of the messages: one may be a secret.
+    Leaves out the variables that Kubernetes sets for a Service. No message contains a value, which may be a secret.
     """
     known = _variables()
     unknown = [
@@ -235,13 +236,13 @@ def _variables() -> list[str]:
 
 def _is_service_link(variable: str, value: str) -> bool:
     name = variable.removeprefix(PREFIX)
-    # By its value: WSGI_PROM_PORT=9464 is what somebody set who meant WSGI_PROM_BIND.
+    # The value decides: WSGI_PROM_PORT=9464 comes from a user who means WSGI_PROM_BIND.
     url = (name == "PORT" or name.endswith("_PORT")) and _SERVICE_URL.match(value)
     return bool(url or _SERVICE_LINK.fullmatch(name))
 
 
 def _suggestion(variable: str, known: list[str]) -> str:
-    # Without the prefix, which makes any two look alike.
+    # Without the common prefix, which makes any two names similar.
     names = [name.removeprefix(PREFIX) for name in known]
     near = _nearest(variable.removeprefix(PREFIX).upper(), names)
     meant = f"Did you mean {PREFIX}{near}?" if near else f"The settings are {', '.join(known)}."
@@ -249,7 +250,7 @@ def _suggestion(variable: str, known: list[str]) -> str:
 
 
 def _nearest(name: str, names: list[str]) -> str | None:
-    import difflib  # noqa: PLC0415 - 1.5 ms that most processes need not pay
+    import difflib  # noqa: PLC0415 - takes 1.5 ms, for a message only
 
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 

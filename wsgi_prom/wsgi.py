@@ -1,5 +1,5 @@
 """
-`wsgi_prom.wsgi:application`: the application that WSGI_PROM_APP names (`myapp:app`), measured. For any server.
+`wsgi_prom.wsgi:application`: the application that WSGI_PROM_APP names, wrapped in the middleware. Any WSGI server can load it.
 """
 
 from __future__ import annotations

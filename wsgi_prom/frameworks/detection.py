@@ -1,7 +1,8 @@
 """
-Which framework an application is made with, and whether its routes are seen.
+Find the framework of an application, and whether the framework's adapter is installed.
 
-By the names of classes and what objects refer to: this imports no framework, and calls nothing of the application's.
+1. Frameworks are known by the names of their classes; none is imported here.
+2. The application is found behind wrappers by what objects refer to; none of the application's code is called.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ if TYPE_CHECKING:
 
 DJANGO_MIDDLEWARE: Final = "wsgi_prom.frameworks.django.RouteMiddleware"
 
-# An application is wrapped by a few middlewares; this many objects are looked at before it is called unknown.
+# An application has a few wrappers. The search ends after this many objects.
 _MOST_OBJECTS: Final = 2000
 
 
 @dataclass(frozen=True)
 class Framework:
     """
-    How to know an application of a framework: the *package* and name of its *application* class.
+    A framework: the top-level *package* and the name of its *application* class.
 
-    *adapted* tells of such an object whether the adapter is installed; None where none is needed. *remedy* installs it.
+    *adapted* tells whether such an application has the adapter installed; None if the framework needs none. *remedy* is the
+    line that installs it.
     """
 
     name: str
@@ -84,27 +86,27 @@ FRAMEWORKS: Final = (
 
 
 def applications(app: object) -> Iterator[tuple[Framework, Any]]:
-    """Find the frameworks' applications that *app* is, wraps or dispatches to, each with its framework."""
+    """Find the applications of frameworks that *app* is, wraps or dispatches to, each with its framework."""
     waiting, seen = deque([app]), {id(app)}
     while waiting and len(seen) < _MOST_OBJECTS:
         item = waiting.popleft()
         framework = _framework_of(item)
         if framework is not None:
             yield framework, item
-            continue  # what it is made of is its own affair
+            continue  # do not search inside it
         for part in _parts(item):
-            # By type: asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code.
+            # Not isinstance, which asks a proxy for its class (Werkzeug's LocalProxy): that runs the application's code.
             if id(part) not in seen and (callable(part) or issubclass(type(part), dict)):
                 seen.add(id(part))
                 waiting.append(part)
 
 
 def unadapted() -> Iterator[Framework]:
-    """Find the frameworks that something has imported, and whose adapter is not known to be installed."""
+    """Find the frameworks that are imported and need an adapter, unless it is known to be installed."""
     for framework in FRAMEWORKS:
         if framework.package in sys.modules and framework.adapted is not None:
             with suppress(Exception):
-                if framework.adapted(None):  # Django's, which is told by the settings alone
+                if framework.adapted(None):  # only Django's answers without an application: from its settings
                     continue
             yield framework
 
@@ -115,7 +117,7 @@ def _framework_of(item: object) -> Framework | None:
 
 
 def _parts(item: Any) -> Iterable[object]:
-    """Return what *item* refers to as a wrapper does: attributes, closure, values of a dict."""
+    """Return the objects in which a wrapper *item* may have the application: attributes, closure, values of a dict."""
     kind: type = type(item)
     if issubclass(kind, type | ModuleType):
         return ()
@@ -126,9 +128,9 @@ def _parts(item: Any) -> Iterable[object]:
     if kind is partial:
         return (item.func, *item.args, *item.keywords.values())
     held: list[object] = []
-    with suppress(Exception):  # slots only, or a proxy
+    with suppress(Exception):  # an object with __slots__, or a proxy
         held += vars(item).values()
     for cell in (item.__closure__ or ()) if kind is FunctionType else ():
-        with suppress(ValueError):  # empty: of a name that is bound later
+        with suppress(ValueError):  # an empty cell, whose name is not bound yet
             held.append(cell.cell_contents)
     return held

@@ -1,9 +1,9 @@
 """
-Django's routes: anywhere in the settings' MIDDLEWARE,
+Django's routes. Add the middleware anywhere in the settings:
 
     MIDDLEWARE = ["wsgi_prom.frameworks.django.RouteMiddleware", ...]
 
-The label is the route of the URLconf, as `request.resolver_match.route` has it.
+The label is the route of the URLconf (`request.resolver_match.route`).
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from wsgi_prom.request.routes import publish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Of a URLconf that nobody makes anew for each request.
+# More than the routes of a URLconf. Bounds the cache if an application makes routes for each request.
 _MOST_ROUTES: Final = 1024
 
-# Of AttributeErrors: no URL pattern matched (404, APPEND_SLASH's redirect, an answer of another middleware's), or this is
-# under ASGI; of TypeErrors: a match that somebody has made by hand.
+# AttributeError: no URL pattern matched (404, APPEND_SLASH's redirect, a response of another middleware), or the request
+# came by ASGI. TypeError: the application has set a resolver_match of its own.
 _NO_ROUTE: Final = (AttributeError, TypeError)
 
-# The end of a regular expression, where it is not a literal "$" or "\Z".
+# The anchor at the end of a regular expression, unless it is escaped.
 _END: Final = re.compile(r"(?<!\\)((?:\\\\)*)(?:\$|\\[Zz])$")
 
 
 def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:  # noqa: N802 - as Django names them
     """
-    Publish the route of a request when its response comes back.
+    Publish the route of each request once the view has returned.
 
-    Sync and async, so that no other middleware is adapted because of it. Under ASGI it does nothing.
+    Sync and async: Django need not adapt other middleware because of it. It has no effect under ASGI.
     """
 
     async def asynchronous(request: Any) -> Any:
@@ -48,9 +48,8 @@ def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def synchronous(request: Any) -> Any:
         try:
             return get_response(request)
-        finally:  # also where DEBUG_PROPAGATE_EXCEPTIONS lets the view's exception through
-            # Not in a function for both: a call less.
-            try:  # noqa: SIM105 - which takes 4,000 instructions
+        finally:  # after an exception too, which DEBUG_PROPAGATE_EXCEPTIONS lets through
+            try:  # noqa: SIM105 - suppress() takes 4,000 instructions
                 publish(request.environ, template(request.resolver_match.route))
             except _NO_ROUTE:
                 pass
@@ -64,9 +63,9 @@ RouteMiddleware.sync_capable = RouteMiddleware.async_capable = True  # type: ign
 @lru_cache(_MOST_ROUTES)
 def template(route: str) -> str:
     r"""
-    Return *route* as the path that it stands for: with its leading slash, and without the anchors of a `re_path`.
+    Return *route* as a path: with a leading slash, and without the anchors of a `re_path`.
 
-    The groups stay as they are: `users/(?P<pk>\d+)/` and `users/(?P<pk>\w+)/` are two routes.
+    Groups stay: `users/(?P<pk>\d+)/` and `users/(?P<pk>\w+)/` are two routes.
     """
     route = "/" + route.removeprefix("^")
     return _END.sub(r"\1", route) if route.endswith(("$", "Z", "z")) else route

@@ -1,12 +1,12 @@
 """
-Falcon's routes: anywhere in the application's middleware,
+Falcon's routes and exceptions. Add the middleware anywhere in the list:
 
     app = falcon.App(middleware=[wsgi_prom.frameworks.falcon.RouteMiddleware()])
 
-The label is the URI template. Falcon does not say which sink or static route took a request: a sink calls
-`wsgi_prom.set_route(req.env, ...)` itself.
+The label is the URI template. Falcon does not report which sink or static route took a request: let a sink call
+`wsgi_prom.set_route(req.env, ...)`.
 
-Falcon answers an exception that no handler takes by itself, and tells nobody. To have these counted:
+Falcon answers an exception without a handler itself and does not report it. To count these exceptions:
 
     app.add_error_handler(Exception, wsgi_prom.frameworks.falcon.count_exception)
 """
@@ -22,18 +22,18 @@ from wsgi_prom.request.signals import note
 
 
 class RouteMiddleware:
-    """Publish the route of a request, as soon as there is one."""
+    """Publish the route of each request as soon as Falcon has matched it."""
 
     def process_resource(self, req: Any, resp: Any, resource: Any, params: Any) -> None:  # noqa: ARG002 - Falcon's
         _publish(req)
 
     def process_response(self, req: Any, resp: Any, resource: Any, req_succeeded: bool) -> None:  # noqa: ARG002
-        # For a request that another middleware answered or refused before this one had its turn.
+        # Another middleware may have ended the request before process_resource.
         _publish(req)
 
 
 def count_exception(req: Any, resp: Any, error: Exception, params: Any) -> NoReturn:  # noqa: ARG001 - Falcon's
-    """Count *error*, and answer it as Falcon does without a handler of the application's: logged, with a 500."""
+    """Count *error*, log it and answer 500, as Falcon does for an exception without a handler."""
     note(req.env, error)
     req.log_error("".join(traceback.format_exception(error)))
     raise sys.modules["falcon"].HTTPInternalServerError

@@ -1,9 +1,9 @@
 """
-Pyramid's routes: in the configuration, before or after its views,
+Pyramid's routes. Include this module in the configuration, before or after the views:
 
     config.include("wsgi_prom.frameworks.pyramid")
 
-The label is the route's pattern. A view found by traversal has none, and its path is made of data: there it is the
+The label is the route's pattern. A view found by traversal has no pattern, and its path is made of data; its label is the
 class of the context and the view's name, `/{Folder}/edit`.
 """
 
@@ -16,19 +16,19 @@ from wsgi_prom.request.routes import publish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# By which `wsgi-prom check` finds it among the view derivers.
+# The name by which `wsgi-prom check` finds the view deriver.
 DERIVER: Final = "wsgi_prom_route"
 
 
 def includeme(config: Any) -> None:
-    # Outside of the check of permissions: a view that may not be shown was found all the same.
+    # Before permissions are checked: a request whose view is forbidden has a route too.
     config.add_view_deriver(_published, DERIVER, under="INGRESS", over="secured_view")
 
 
 def _published(view: Callable[[Any, Any], Any], _info: Any) -> Callable[[Any, Any], Any]:
-    # A view and not an event: the view's name is a registered one only where a view was found by it.
+    # A view deriver and not an event: request.view_name is a client's text unless a view of that name was found.
     def published(context: Any, request: Any) -> Any:
-        # The view of an exception is no route: either the route was published, or there was none.
+        # An exception view is not a route. Its request's route was published before, if there was one.
         if not isinstance(context, Exception):
             publish(request.environ, _template(context, request))
         return view(context, request)

@@ -1,5 +1,5 @@
 """
-What the headers of a request and response tell of lengths and times: figures that a client may have made up.
+Lengths and times from the headers of a request and a response. A client may send any value.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ if TYPE_CHECKING:
 
 _MOST_DIGITS: Final = 16
 
-# A request that waited longer was not waiting: its clock is wrong, or its header is made up.
+# A longer wait comes from a wrong clock or a made-up header.
 _LONGEST_QUEUE_SECONDS: Final = 3600.0
 
-# The header's unit by its size: seconds since the epoch have ten digits until the year 2286.
+# The unit follows from the size of the number: seconds since the epoch have ten digits until the year 2286.
 _MILLISECONDS_FROM: Final = 1e11
 _MICROSECONDS_FROM: Final = 1e14
 
 
 def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
-    """Return the Content-Length of a response, None where there is none, or no number."""
+    """Return the Content-Length of a response, None if it is missing or not a number."""
     for name, value in headers:
-        # As nearly everybody spells it, and otherwise.
+        # The usual spelling first: it saves the call of lower().
         if name == "Content-Length" or name.lower() == "content-length":
             return int(value) if value.isdigit() and len(value) < _MOST_DIGITS else None
     return None
 
 
 def told_length(headers: Iterable[tuple[str, str]], fail: Callable[[str], None]) -> int:
-    """Return the Content-Length of a response, `sys.maxsize` without a valid one. *fail* counts an exception. Never raises."""
+    """Return the Content-Length of a response, `sys.maxsize` if it has no valid one. *fail* counts an exception. Never raises."""
     try:
         length = content_length(headers)
         if length is not None:
             return length
     except (AttributeError, TypeError, ValueError):
-        # (Not by `suppress`, which takes 4,000 instructions.)
-        pass  # not told, or in a form that is for the server to refuse
-    except Exception:  # of a container of the application's own
+        # Not suppress(), which takes 4,000 instructions.
+        pass  # headers of a wrong type: the server refuses them
+    except Exception:  # raised by a container of the application
         fail("body")
     return sys.maxsize
 
 
 def may_lack_body(method: str, status: str) -> bool:
-    """Tell whether HTTP has no body for this response. Some servers send one all the same."""
+    """Tell whether HTTP forbids a body for this response. Some servers send it all the same."""
     return method == "HEAD" or status[:3] in {"204", "304"} or status[:1] == "1"
 
 
 def drops_body(environ: WSGIEnvironment, method: str, *, file: bool) -> bool:
     """
-    Tell whether the server of *environ* drops the body of a response that `may_lack_body`. *file*: of its file_wrapper.
+    Tell whether the server drops the body of a response that `may_lack_body`. *file*: the body is the server's file_wrapper.
 
-    gunicorn drops each from 26.1 on (http/wsgi.py, _response_omits_body); waitress that of a status, unless it is a
-    file's (task.py, has_body). uWSGI, wsgiref, cheroot and older gunicorns send what they are given.
+    gunicorn drops every such body from 26.1 on (http/wsgi.py, _response_omits_body). waitress drops it for the status, not
+    for HEAD, and not if it is a file (task.py, has_body). uWSGI, wsgiref, cheroot and older gunicorns send it.
     """
     if "waitress.client_disconnected" in environ:
         return method != "HEAD" and not file
@@ -71,11 +71,11 @@ def _release(version: str) -> tuple[int, ...]:
 
 def queue_seconds(environ: WSGIEnvironment, now: float) -> float | None:
     """
-    Return how long a request waited since its proxy took it, None where that is not told, or not to be believed.
+    Return the seconds since a proxy took the request; None if no header tells them, or the value is not plausible.
 
-    `X-Request-Start` and `X-Queue-Start` are seconds, milliseconds or microseconds since the epoch, with or without
-    `t=` before them (nginx, Heroku, New Relic). *now* are seconds since the epoch. Clocks of two machines differ by a
-    little: what seems to come from the next second has not waited.
+    `X-Request-Start` and `X-Queue-Start` are seconds, milliseconds or microseconds since the epoch, with or without `t=`
+    before them (nginx, Heroku, New Relic). *now* is in seconds since the epoch. The clocks of two machines may differ: a
+    time up to a second in the future counts as 0.
     """
     value = environ.get("HTTP_X_REQUEST_START") or environ.get("HTTP_X_QUEUE_START")
     if not value:

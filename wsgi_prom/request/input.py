@@ -1,8 +1,8 @@
 """
-The body of a request, counted as the application reads it: the length that a client announces says nothing of what it sends.
-"""
+Count the bytes of a request's body that the application reads. (A client may announce more than it sends.)
 
-# Rule: what the server's object returns or raises is returned or raised unchanged, whatever it is.
+1. Whatever the server's object returns or raises is returned or raised unchanged.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# Methods beyond PEP 3333 that some servers' objects have: those that return what was read, and those that return how much.
+# Methods beyond PEP 3333 that some servers' objects have. The former return the bytes, the latter their number.
 _READING: Final = frozenset({"read1", "readall", "recv"})
 _FILLING: Final = frozenset({"readinto", "readinto1", "recv_into"})
 
 
 class Input:
     """
-    A server's `wsgi.input`, which counts the bytes that pass in `size`: those that are read again after a seek, once.
+    Wraps a server's `wsgi.input`; `size` is the number of bytes read. Bytes that are read again after a seek count once.
 
-    For one thread at a time, like the server's. Whatever else the server's object has is found here too.
+    Used by one thread at a time, as the server's object is. Has all other attributes of the server's object.
     """
 
     def __init__(self, source: Any) -> None:
@@ -35,7 +35,7 @@ class Input:
             return partial(self._read, found)
         if name in _FILLING:
             return partial(self._fill, found)
-        # waitress' and, with post-buffering, uWSGI's can be read again.
+        # waitress and, with post-buffering, uWSGI can seek.
         return partial(self._seek, found) if name == "seek" else found
 
     def __iter__(self) -> Iterator[bytes]:
@@ -68,7 +68,7 @@ class Input:
 
     def _seek(self, method: Callable[..., object], *where: Any, **keywords: Any) -> object:
         returned = method(*where, **keywords)
-        with suppress(Exception):  # uWSGI's seek() returns None: only tell() says where it is now
+        with suppress(Exception):  # uWSGI's seek() returns None, so tell() is asked
             self._position = self._source.tell()
         return returned
 

@@ -1,5 +1,5 @@
 """
-Processes of one server that share no directory: each shows its own requests alone, so that the page is wrong.
+Warn if the processes of one server share no directory: a scrape then reaches the metrics of one of them at random.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _warned = False
 
 
 def warn_unshared(environ: WSGIEnvironment) -> None:
-    """Warn, once in a process, where *environ* says that its server has others and nothing is shared with them."""
+    """Log a warning, once in a process, if *environ* tells of several processes and this one shares no directory."""
     global _warned
     if _warned or not environ.get("wsgi.multiprocess") or not current_slot.unshared:
         return
@@ -31,7 +31,7 @@ def warn_unshared(environ: WSGIEnvironment) -> None:
     else:
         remedy = _GUNICORN if str(environ.get("SERVER_SOFTWARE")).startswith("gunicorn") else "Set"
     log.warning(
-        "wsgi_prom: the processes of this server share no directory, and each shows its own requests alone: the metrics are "
-        "those of one process, another at each scrape. %s PROMETHEUS_MULTIPROC_DIR to an empty directory for them",
+        "wsgi_prom: the processes of this server share no directory; each scrape shows the metrics of one process at random. "
+        "%s PROMETHEUS_MULTIPROC_DIR to an empty directory for all of them",
         remedy,
     )
