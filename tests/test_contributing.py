@@ -67,3 +67,13 @@ def test_pre_commit_runs_what_make_lint_runs() -> None:
         line for line in make("lint").splitlines() if line.startswith(".venv/bin/") and "/pip" not in line
     ]
     assert lint == hooks
+
+
+def test_each_module_of_the_architecture_exists() -> None:
+    """docs/architecture.md names modules of the tree, and every package."""
+    text = (live.ROOT / "docs" / "architecture.md").read_text()
+    modules = re.findall(r"`((?:\w+/)*\w+\.py)`", text)
+    places = [live.ROOT, live.ROOT / "wsgi_prom"]
+    packages = {path.parent.name for path in (live.ROOT / "wsgi_prom").glob("*/__init__.py")}
+    assert [] == [name for name in modules if not any((place / name).is_file() for place in places)]
+    assert packages == set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE))

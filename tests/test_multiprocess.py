@@ -18,7 +18,7 @@ GUNICORN = "Start gunicorn with -c python:wsgi_prom.hooks.gunicorn, or set PROME
 UWSGI = (
     "Add shared-import = wsgi_prom.hooks.uwsgi to uWSGI's configuration, or set PROMETHEUS_MULTIPROC_DIR to"
 )
-OTHER = "at each scrape. Set PROMETHEUS_MULTIPROC_DIR to"
+OTHER = "one process at random. Set PROMETHEUS_MULTIPROC_DIR to"
 
 
 def plain(_environ: Any, start_response: Any) -> Any:

@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[live.LiveServer]:
         yield started
 
 
-def environment(server: live.LiveServer, path: str = "/environment") -> dict[str, str]:
+def environment_of(server: live.LiveServer, path: str = "/environment") -> dict[str, str]:
     found: dict[str, str] = json.loads(server.get(path).body)
     return found
 
@@ -46,7 +46,7 @@ def test_programs_that_a_server_runs_write_no_files(server: live.LiveServer) -> 
     """A command with metrics of its own ends as without the hook, and its figures are its own."""
     path = servers.shared_directory(server)
     assert b"0" == server.get("/job").body
-    assert VARIABLE not in environment(server)
+    assert VARIABLE not in environment_of(server)
     assert [] == list(path.glob("*.db"))
     assert b"jobs_total" not in server.scrape().encode()
 
@@ -59,7 +59,7 @@ def test_code_of_the_server_finds_the_directory(server: live.LiveServer) -> None
 def test_a_server_below_another_has_a_directory_of_its_own(server: live.LiveServer) -> None:
     """What one server tells its own processes is not another's, also where it gets a copy of os.environ."""
     outer = servers.shared_directory(server)
-    inherited = environment(server, "/copy/environment")
+    inherited = environment_of(server, "/copy/environment")
     assert str(outer) == inherited[VARIABLE]
     names = {name: value for name, value in inherited.items() if name == VARIABLE or str(outer) in value}
     with live.gunicorn("commands:app", workers=1, **names) as inner:
@@ -74,7 +74,7 @@ def test_a_users_own_variable_stays(tmp_path: Path) -> None:
     """PROMETHEUS_MULTIPROC_DIR of one's own is inherited as it is, by whatever the server runs."""
     path = tmp_path / "metrics"
     with live.gunicorn("commands:app", "--preload", workers=1, **{VARIABLE: str(path)}) as started:
-        assert str(path) == environment(started)[VARIABLE]
+        assert str(path) == environment_of(started)[VARIABLE]
         assert b"True True" == started.get("/own").body
 
 
@@ -90,7 +90,7 @@ def test_the_next_arbiter_goes_on_in_the_directory_after_a_hup(name: str) -> Non
         server.wait_for_log(r"Booting worker with pid", count=3)
         server.kill(signal.SIGTERM)
         server.wait()
-        assert VARIABLE not in environment(server)
+        assert VARIABLE not in environment_of(server)
         assert path == servers.shared_directory(server)
         assert 2 == counted(server)
 

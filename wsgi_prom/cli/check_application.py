@@ -22,8 +22,8 @@ from wsgi_prom.cli.output import Finding
 from wsgi_prom.client import patch
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.frameworks import detection
+from wsgi_prom.request.flask_wrappers import reaches_flask_unchanged
 from wsgi_prom.request.routes import REQUEST
-from wsgi_prom.request.signals import reaches_flask_unchanged
 from wsgi_prom.store import directory, environment
 from wsgi_prom.store.current_slot import current_slot
 
