@@ -1,4 +1,4 @@
-"""An application's own metrics: what is done with them, and how much of it. The same code for all contenders."""
+"""The calls of an application's own metrics that are measured. All contenders run the same code."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
-What all benchmarks share: children that are measured in turns, figures with their spread, ratios with a verdict.
+Shared by all benchmarks: children that are measured in turns, figures with their spread, ratios with a verdict.
 
-Absolute times are this machine's and this minute's. So contenders are measured in short slices that alternate, a noisy
-neighbour falls on all of them, and what is compared are ratios within a round: their median over the rounds counts.
+Absolute times hold for one machine in one minute. So contenders are measured in short alternating slices, a noisy neighbour
+slows all of them, and the result is the median over the rounds of the ratio within a round.
 """
 
 from __future__ import annotations

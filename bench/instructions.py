@@ -1,9 +1,8 @@
 """
-What is added to a request in instructions, as callgrind counts them: the figure that repeats itself, on any machine that
-has the same Python.
+Instructions added to a request, counted by callgrind: a figure that is the same on every machine with the same Python.
 
-A contender starts, warms up, and does a fixed amount of work. It calls sched_yield before and after, where callgrind
-writes down what it has counted and begins anew: what is between is the work alone. What is done once a second is not in it.
+A contender starts, warms up, and does a fixed amount of work. It calls sched_yield before and after the work, where callgrind
+writes its count and starts again from 0. Work that is done once a second is not included.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-What an application's clients notice of being scraped, and what a scrape notices of a busy application.
+The latency of an application's requests while it is scraped, and the time of a scrape while the application is busy.
 
 32 slots of 1,000 label sets: some are gunicorn's workers, half busy; the rest are held by processes that write no more.
-Two scrapers ask once a second each, half a second apart, and give up after that second, as Prometheus has to. Requests
-come in an open loop: those that come while nobody answers have waited from when they were due.
+Two scrapers scrape once a second each, half a second apart, and give up after a second, as Prometheus does. Requests come
+in an open loop: the latency of a request counts from the time at which it was due.
 """
 
 from __future__ import annotations

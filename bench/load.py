@@ -1,4 +1,4 @@
-"""wrk, a closed loop of as many requests as a server can answer, and what it says about them."""
+"""Run wrk, a closed loop that sends as many requests as a server can answer, and read its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is added to the first request of a new label set, which has to find its place in the shared directory."""
+"""The time added to the first request of a new label set, which gets a row in the shared directory."""
 
 from __future__ import annotations
 

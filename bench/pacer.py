@@ -1,7 +1,7 @@
 """
-Requests at times that were fixed before, whatever becomes of them: an open loop.
+An open loop: requests are sent at times fixed in advance, whether or not earlier ones were answered.
 
-A client that waits for its answer before it sends again leaves out just the requests that would have had to wait.
+A client that waits for each response before it sends the next request leaves out the requests that would have waited.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two pictures of what was measured, as SVG: scrape time against workers, and what is added to a request."""
+"""Plot two results as SVG: scrape time against workers, and the time added to a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was measured, as tables and verdicts for people and as JSON for programs."""
+"""Print results as tables with verdicts, and write them as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is added to a request: by us, by what people write by hand, by the frameworks' own exporters."""
+"""The time added to a request: by wsgi_prom, by hand-written metrics, by the frameworks' own exporters."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What a scrape costs: by workers and label sets, warm and cold, changed and not, after many dead workers, and its memory.
+The cost of a scrape: by workers and label sets, warm and cold, changed and not, after many dead workers, and its memory.
 
 Stock is the client library's MultiProcessCollector and generate_latest; both read what real processes wrote to tmpfs.
 Between two scrapes every label set of every worker changes, the worst case, unless a figure says "unchanged".

@@ -1,7 +1,7 @@
 """
-A server as an application sees it, without the sockets: environs like gunicorn's, and what is done with a result.
+A server without sockets: it makes environs as gunicorn does, and iterates and closes the result.
 
-The same for all contenders, and as little as a server can do: what it costs is in the bare application's figure.
+It is the same for all contenders and does as little as a server can; its cost is part of the bare application's figure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker's start costs: imports, the slot that it takes over, and the memory that it shares."""
+"""The cost of a worker's start: imports, taking over a slot, and shared memory."""
 
 from __future__ import annotations
 

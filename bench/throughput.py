@@ -1,7 +1,7 @@
 """
-Requests per second that real servers answer of an application that does nothing, with all default metrics and bare.
+Requests per second of real servers with an application that does nothing, with all default metrics and bare.
 
-Both servers are up at the same time and loaded in turns, so that a noisy neighbour falls on both. Each request has a
+Both servers run at the same time and are loaded in turns, so that a noisy neighbour slows both. Each request has a
 connection of its own.
 """
 

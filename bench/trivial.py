@@ -1,4 +1,4 @@
-"""The application that does nothing, in front of which any middleware looks its worst."""
+"""An application that does nothing: the cost of a middleware is largest relative to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an application's own metrics cost, a Counter and a Histogram of the client library, a call each."""
+"""The cost of a call of an application's own metrics, a Counter and a Histogram of the client library."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """
-What a contender does in its own process: slices of work, of which only the work is timed, and fixed amounts of it.
+The work of a contender in its own process: timed slices, and fixed amounts to count instructions of.
 """
 
-# Rule 1: whatever is made for the work (environs, label values) is made before the clock starts.
-# Rule 2: what is added to a request is the difference of two applications in one process, which take turns: that of two
+# Rule 1: environs and label values are made before the clock starts.
+# Rule 2: the time added to a request is the difference of two applications in one process, which take turns. That of two
 #         processes was wrong by 6 microseconds of 17 under Flask, of six alike (where their memory lies, and when).
 # Rule 3: the clock is the process's time on the processor, where none of the work waits for anything: on a machine with
 #         others on it the wall clock went wrong by half. Not of threads, which wait for each other, nor of single
