@@ -43,11 +43,10 @@ def counted() -> Counter[Route]:
     """Return what this process has counted, by route and status."""
     found: Counter[Route] = Counter()
     for family in Collector(None).collect():
-        for child in family.children():
-            for (name, labels), value in zip(child.shape, child.values, strict=True):
-                if name == "http_requests_total":
-                    by_name = dict(labels)
-                    found[by_name["route"], int(by_name["status"])] += int(value)
+        for (name, labels), value in zip(family.samples, family.values, strict=True):
+            if name == "http_requests_total":
+                by_name = dict(labels)
+                found[by_name["route"], int(by_name["status"])] += int(value)
     return found
 
 

@@ -77,12 +77,11 @@ def figures() -> dict[str, float]:
     """Return the requests that this process has counted, by status, and what else is SHOWN of them."""
     found = {"200": 0.0, "aborted": 0.0}
     for family in Collector(None).collect():
-        for child in family.children():
-            for (name, labels), value in zip(child.shape, child.values, strict=True):
-                if name == "http_requests_total":
-                    found[dict(labels)["status"]] = value
-                elif name in SHOWN:
-                    found[SHOWN[name]] = value
+        for (name, labels), value in zip(family.samples, family.values, strict=True):
+            if name == "http_requests_total":
+                found[dict(labels)["status"]] = value
+            elif name in SHOWN:
+                found[SHOWN[name]] = value
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
@@ -175,14 +176,19 @@ def test_a_metric_that_conflicts_is_left_out_and_counted(
         list(parse_text(render(collector.collect())))
 
 
-def test_a_gauge_with_two_modes_is_shown(shared: Path) -> None:
+@pytest.mark.parametrize(
+    "modes", [*itertools.permutations(["sum", "max", "all", "mostrecent"])], ids="-".join
+)
+def test_a_gauge_with_several_modes_is_shown(shared: Path, modes: tuple[str, ...]) -> None:
     """
     A new version of an application may change a gauge's mode; the page is served, each series once.
     """
-    for number, mode in enumerate(["sum", "max", "all", "mostrecent", "min"]):
+    for number, mode in enumerate(modes):
         schema = layout.gauge("size", "Help.", (), mode)
         write_slot(shared, number, [(schema, (), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
-    assert 5.0 == samples(shared)["reads_total"]
+    found = samples(shared)
+    assert 4.0 == found.pop("reads_total")
+    assert set(found) == ({f"size pid={number}" for number in range(4)} if modes[0] == "all" else {"size"})
 
 
 def test_a_gauges_own_pid_label_is_shown_once(shared: Path) -> None:

@@ -529,8 +529,7 @@ def test_the_limit_of_label_sets_holds_across_all_processes(in_child: Any, share
         return {
             (family.name, labels): value
             for family in Collector(shared).collect()
-            for child in family.children()
-            for (_, labels), value in zip(child.shape, child.values, strict=True)
+            for (_, labels), value in zip(family.samples, family.values, strict=True)
             if family.type == "counter"
         }
 

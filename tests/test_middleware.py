@@ -56,8 +56,7 @@ def all_recorded() -> dict[str, float]:
     return {
         name + "{" + ",".join(value for _, value in labels) + "}": value
         for family in Collector(None).collect()
-        for child in family.children()
-        for (name, labels), value in zip(child.shape, child.values, strict=True)
+        for (name, labels), value in zip(family.samples, family.values, strict=True)
     }
 
 
@@ -673,8 +672,7 @@ def test_a_fork_in_a_request_leaves_the_request_to_the_parent(in_child: Any, sha
         return {
             name: value
             for family in families
-            for child in family.children()
-            for (name, _), value in zip(child.shape, child.values, strict=True)
+            for (name, _), value in zip(family.samples, family.values, strict=True)
             if name in {"http_requests_total", "http_requests_in_progress"}
         }
 

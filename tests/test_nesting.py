@@ -65,8 +65,7 @@ def page(path: Path | None = None) -> dict[str, float]:
     return {
         f"{name}{{{','.join(value for _, value in labels)}}}": value
         for family in Collector(path).collect()
-        for child in family.children()
-        for (name, labels), value in zip(child.shape, child.values, strict=True)
+        for (name, labels), value in zip(family.samples, family.values, strict=True)
         if "http_request" in name and not name.endswith(("_bucket", "_sum", "_size_bytes_count"))
     }
 
@@ -365,8 +364,7 @@ def test_a_file_goes_to_the_server_as_the_same_object(wrapper: Any, in_child: An
         sizes = [
             value
             for family in Collector(None).collect()
-            for child in family.children()
-            for (name, _), value in zip(child.shape, child.values, strict=True)
+            for (name, _), value in zip(family.samples, family.values, strict=True)
             if name.endswith("response_size_bytes_sum")
         ]
         return same, sizes

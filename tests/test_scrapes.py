@@ -1,11 +1,11 @@
-"""Scrape after scrape: a collector with a past shows what a new one does, and does again only what changed."""
+"""Scrape after scrape: a collector and a renderer with a past show what new ones do."""
 
 from __future__ import annotations
 
 import math
 import random
 import re
-import struct
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +17,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from test_collector import BUSY, HITS, INF, READS, SIZE, WAIT, WAIT_LATER, samples, shown, write_slot
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.exporter.exposition import render
+from wsgi_prom.exporter.exposition import Names, Renderer, render
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.merge.layouts import Index, Layout
 from wsgi_prom.request.schemas import request_schema
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from test_collector import Row
-
-    from wsgi_prom.merge.children import Child
 
 ORDERS = layout.counter("orders", "Orders.", ("shop", "kind"))
 LATENCY = layout.histogram("latency", "Latency.", ("shop",), (0.1, 1.0, 10.0, INF))
@@ -69,16 +66,16 @@ def test_a_page_after_many_changes_is_that_of_a_new_collector(shared: Path, seed
     choice = random.Random(seed)
     directory.prepare(shared)
     slots: list[Slot] = [{} for _ in range(5)]
-    collector = Collector(shared)
+    collector, renderer = Collector(shared), Renderer()
     for _ in range(30):
         for _ in range(choice.choice([0, 1, 40])):
             record(choice.choice(slots), choice)
         write(shared, slots)
         families, fresh = collector.collect(), Collector(shared).collect()
         for openmetrics in (False, True):
-            assert lines(render(fresh, openmetrics=openmetrics)) == lines(
-                render(families, openmetrics=openmetrics)
-            )
+            for names in (Names(()), Names(["orders_total", "latency_sum", "load"])):
+                expected = lines(render(fresh, openmetrics=openmetrics, names=names))
+                assert expected == lines(renderer.render(families, openmetrics=openmetrics, names=names))
         assert samples(Collector(shared)) == shown(families.to_metrics())
 
 
@@ -163,60 +160,6 @@ def test_a_page_is_that_of_the_client_librarys_multiprocess_mode(shared: Path, t
         assert sorted(map(ordered, expected.split("\n"))) == sorted(map(ordered, found.split("\n")))
 
 
-def texts(collector: Collector) -> dict[tuple[str, Any], str | None]:
-    """Render, and return the text that each child keeps."""
-    families = collector.collect()
-    render(families)
-    return {(family.name, child.labels): child.text for family in families for child in family.children()}
-
-
-def rendered(collector: Collector) -> list[tuple[str, Any]]:
-    """Return the children whose text a scrape has to make."""
-    families = collector.collect()
-    found: list[Child] = [child for family in families for child in family.children() if child.text is None]
-    names = {child: family.name for family in families for child in family.children()}
-    render(families)
-    return sorted((names[child], tuple(value for _, value in child.labels)) for child in found)
-
-
-def test_only_what_changed_is_rendered(shared: Path) -> None:
-    """One counter of one slot among many: its line alone is made again, and all others are the very same text."""
-    slots: list[Slot] = [
-        {
-            (schema, (str(shop),)): [1.0] * schema.width
-            for shop in range(40)
-            for schema in (HITS, LATENCY, LOAD)
-        }
-        for _ in range(3)
-    ]
-    write(shared, slots)
-    collector = Collector(shared)
-    before = texts(collector)
-    assert [] == rendered(collector)
-    slots[1][HITS, ("7",)][0] += 1
-    slots[2][LATENCY, ("9",)][2] += 1
-    write(shared, slots)
-    assert [("hits", ("7",)), ("latency", ("9",))] == rendered(collector)
-    after = texts(collector)
-    assert 2 == sum(after[key] is not before[key] for key in before)
-    assert "".join(str(text) for text in after.values()) == "".join(
-        str(text) for text in texts(Collector(shared)).values()
-    )
-
-
-def test_a_new_label_set_renders_no_other(shared: Path) -> None:
-    """What one slot meets is added; a slot that never has it, and all that was there, keep their text."""
-    slots: list[Slot] = [{(HITS, (str(page),)): [1.0] for page in range(20)} for _ in range(3)]
-    write(shared, slots)
-    collector = Collector(shared)
-    texts(collector)
-    for turn in range(3):
-        slots[turn][HITS, (f"new {turn}",)] = [2.0]
-        write(shared, slots)
-        assert [("hits", (f"new {turn}",))] == rendered(collector)
-    assert samples(Collector(shared)) == samples(collector)
-
-
 def test_a_gauge_whose_figures_swap_between_processes_is_rendered(shared: Path) -> None:
     """The sum over the processes is the same, and what each of them shows is not."""
     gauge = layout.gauge("load", "Load.", (), "all")
@@ -242,15 +185,19 @@ def test_sums_do_not_drift(shared: Path) -> None:
     assert render(Collector(shared).collect()) == render(collector.collect())
 
 
-def test_columns_are_kept_as_bytes(shared: Path) -> None:
-    """For each slot a collector keeps 8 bytes a column, and no object for any of them."""
-    write(shared, [{(HITS, (str(page),)): [1.0] for page in range(500)} for _ in range(3)])
-    collector = Collector(shared)
-    collector.collect()
-    rows = collector._sums.rows.values()
-    assert [(bytes, 8 * 500)] * 3 == [(type(row.data), len(row.data)) for row in rows]
-    assert (8, 500) == (collector._sums.totals.itemsize, len(collector._sums.totals))
-    assert 1 == len({id(row.layout) for row in rows})
+def test_a_slot_takes_8_bytes_a_column(shared: Path) -> None:
+    """A collector keeps the values of each slot as bytes, and no object for any of them."""
+    columns = 2000
+    slots: list[Slot] = [{(HITS, (str(page),)): [1.0] for page in range(columns)} for _ in range(22)]
+    taken = []
+    for count in (2, 22):
+        write(shared, slots[:count])
+        collector = Collector(shared)
+        tracemalloc.start()
+        collector.collect()
+        taken.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert (taken[1] - taken[0]) / 20 < 1.5 * 8 * columns
 
 
 def test_a_file_that_has_a_block_twice_is_added_up(shared: Path) -> None:
@@ -310,7 +257,6 @@ def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
         assert {**expected, f"other_total turn={turn}": 1.0} == samples(collector)
         file.unlink()
         assert expected == samples(collector)
-        assert all(schema.metrics[0].name != "other" for schema, _ in collector._sums.index.rows)
         write_slot(shared, 3, [(WAIT_LATER, (), (0.0,) * 5), (BUSY, (), (1.0,)), (HITS, ("/b",), (0.0,))])
         expected = samples(collector)
 
@@ -367,41 +313,3 @@ def test_lines_mean_the_same_when_they_are_known(files: list[list[list[str]]]) -
             data += layout.row_line(number, tuple(values))
             wanted.append((known[number], tuple(values)))
         assert wanted == layout.parse_lines(data, [], memo)
-
-
-# Layouts ---------------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(
-        st.permutations(range(6)).flatmap(lambda order: st.integers(0, 6).map(lambda n: list(order)[:n])),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_a_piece_of_a_layout_is_its_blocks_in_the_order_of_all(orders: list[list[int]]) -> None:
-    """Any rows in any order: the columns come in the order of the index, and 0 for those that are not there."""
-    index = Index()
-    root = Layout(index, index.numbers([]), [])
-    rows = [(layout.histogram("h", "Help.", ("a",), (1.0,) * (n % 3) + (INF,)), (str(n),)) for n in range(6)]
-    for order in orders:
-        found = root.of([rows[n] for n in order])
-        figures = [[float(100 * n + column) for column in range(rows[n][0].width)] for n in order]
-        data = struct.pack(f"{found.width}d", *(figure for row in figures for figure in row))
-        columns = {rows[n]: figure for n, figure in zip(order, figures, strict=True)}
-        whole = [figure for row in index.rows for figure in columns.get(row, [0.0] * row[0].width)]
-        for first in range(len(index.rows)):
-            for last in range(first + 1, len(index.rows) + 1):
-                piece = found.piece(data, first, last)
-                expected = whole[index.starts[first] : index.starts[last]]
-                held = any(found.holds(number) for number in range(first, last))
-                assert expected == list(struct.unpack(f"{len(piece) // 8}d", piece)) or (
-                    not piece and not held
-                )
-        flags = bytearray(len(index.rows))
-        found.compare(data, data, flags)
-        assert not any(flags)
-        found.compare(bytes(len(data)), data, flags)
-        assert {number for number, flag in enumerate(flags) if flag} >= {
-            index.rows.index(row) for row, figure in columns.items() if any(figure)
-        }

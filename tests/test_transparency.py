@@ -427,10 +427,9 @@ def test_close_before_the_first_chunk_leaves_nothing_in_progress(in_child: Any) 
             # A generator that has not begun has nothing to finish: its own close() runs no line of it.
             found[name] = environ["protocol.events"]
         samples = {
-            (child.shape[index][0], *(value for _, value in child.shape[index][1])): value
+            (name, *(text for _, text in labels)): value
             for family in Collector(None).collect()
-            for child in family.children()
-            for index, value in enumerate(child.values)
+            for (name, labels), value in zip(family.samples, family.values, strict=True)
         }
         counted = {key[2:]: value for key, value in samples.items() if key[0] == "http_requests_total"}
         return found, counted, samples["http_requests_in_progress",]

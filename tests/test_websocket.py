@@ -75,8 +75,7 @@ def recorded() -> dict[str, float]:
     return {
         f"{name}{{{','.join(value for _, value in labels)}}}": value
         for family in Collector(None).collect()
-        for child in family.children()
-        for (name, labels), value in zip(child.shape, child.values, strict=True)
+        for (name, labels), value in zip(family.samples, family.values, strict=True)
         if value and not name.endswith(("_bucket", "_sum"))
     }
 

@@ -6,7 +6,6 @@ The lines of a child are the same in both; they are kept with the child until it
 
 from __future__ import annotations
 
-import re
 from copy import copy
 from typing import TYPE_CHECKING, Final
 
@@ -22,14 +21,13 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 
-    from wsgi_prom.merge.children import Child, Form, Labels
+    from wsgi_prom.merge.children import Labels, Shape
     from wsgi_prom.merge.families import Families, Family
+
+    Children = list[tuple[Labels, Shape]]
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-# Not str.splitlines: a carriage return or U+2028 in a label does not end a line of either format.
-_LINE: Final = re.compile(r"[^\n]*\n")
 
 
 class Names:
@@ -51,81 +49,112 @@ class Names:
 ALL: Final = Names(())
 
 
+class Renderer:
+    """
+    Renders pages, and keeps the names and labels of their lines as text: only the values are made anew.
+
+    Not thread safe.
+    """
+
+    def __init__(self) -> None:
+        # By family: its children, and two pieces a line. The first is the text before the value, the second the value.
+        self._kept: dict[str, tuple[Children, list[str]]] = {}
+
+    def render(
+        self,
+        families: Families,
+        own: Iterable[Metric] = (),
+        *,
+        openmetrics: bool = False,
+        names: Names = ALL,
+    ) -> str:
+        """
+        Render a page: *families*, and then those of *own*, metrics of this process, whose names the families do not have.
+
+        Every label value and help text is escaped; nothing in it can end its line.
+        """
+        parts = []
+        kept: dict[str, tuple[Children, list[str]]] = {}
+        for family in families:
+            pieces = self._pieces(family)
+            kept[family.name] = family.children, pieces
+            lines = pieces if not names or names.family(family.name) else _chosen(family, pieces, names)
+            if lines:
+                parts.append(_head(family.name, family.type, family.help, openmetrics=openmetrics))
+                parts += lines
+                parts.append("\n")
+        self._kept = kept
+        chosen = [metric for metric in own if metric.name not in kept]
+        parts.append(_render_own(chosen, openmetrics=openmetrics, names=names))
+        if openmetrics:
+            parts.append("# EOF\n")
+        return "".join(parts)
+
+    def _pieces(self, family: Family) -> list[str]:
+        children, pieces = self._kept.get(family.name, (None, []))
+        if children is not family.children:
+            pieces = _starts(family.children)
+        text = _COUNTS.__getitem__ if family.type in {"counter", "histogram"} else _number
+        pieces[1::2] = map(text, family.values)
+        return pieces
+
+
 def render(
     families: Families, own: Iterable[Metric] = (), *, openmetrics: bool = False, names: Names = ALL
 ) -> str:
-    """
-    Render a page: *families* and then *own*, metrics of this process, less those whose name the families have.
-
-    Every label value and help text is escaped; nothing in it can end its line.
-    """
-    parts = []
-    taken = set()
-    for family in families:
-        taken.add(family.name)
-        lines = _lines(family, names)
-        if lines:
-            parts.append(_head(family.name, family.type, family.help, openmetrics=openmetrics))
-            parts += lines
-    chosen = [metric for metric in own if metric.name not in taken]
-    parts.append(_render_own(chosen, openmetrics=openmetrics, names=names))
-    if openmetrics:
-        parts.append("# EOF\n")
-    return "".join(parts)
+    """Render one page; see `Renderer.render`."""
+    return Renderer().render(families, own, openmetrics=openmetrics, names=names)
 
 
-def _lines(family: Family, names: Names) -> list[str]:
-    texts = [child.text if child.text is not None else _text(child) for child in family.children()]
-    if not names or names.family(family.name):
-        return [text for text in texts if text]
-    return [
-        line
-        for child, text in zip(family.children(), texts, strict=True)
-        for (name, _), line in zip(child.shape, _LINE.findall(text), strict=True)
-        if names.sample(name)
-    ]
+def _starts(children: Children) -> list[str]:
+    """Return two pieces for each line: the end of the line before and the text up to the value, and no value yet."""
+    pieces: list[str] = []
+    shapes: dict[tuple[Shape, bool], list[tuple[str, str]]] = {}
+    for labels, shape in children:
+        lines = shapes.get((shape, bool(labels)))
+        if lines is None:
+            lines = shapes[shape, bool(labels)] = [_around(name, more, bool(labels)) for name, more in shape]
+        pairs = _pairs(labels)
+        for before, after in lines:
+            pieces += (before + pairs + after, "")
+    if pieces:
+        pieces[0] = pieces[0].removeprefix("\n")
+    return pieces
 
 
-def _text(child: Child) -> str:
-    if child.pairs is None:
-        child.pairs = _pairs(child.labels)
-    counts, others = child.figures()
-    texts = [*map(_COUNTS.__getitem__, counts), *map(_number, others)]
-    # Filling a list and joining it takes a third less time than a `%` template for each child, which looks for its places
-    # in a kilobyte of text; and there is nothing to be kept or made for a child but its labels.
-    pieces = child.form.pieces or _pieces(child.form)
-    pieces[1::4] = [child.pairs] * len(texts)
-    pieces[3::4] = texts
-    child.text = text = "".join(pieces)
-    return text
-
-
-def _pieces(form: Form) -> list[str]:
-    """Make the lines of all children of *form*, in pieces: four a line, of which the second are the labels, the last the value."""
-    form.pieces = [""]
-    for name, more in form.samples:
-        braces, comma = form.labelled or more, form.labelled and more
-        form.pieces[-1] += metric_name(name) + ("{" if braces else "")
-        end = ("," if comma else "") + _pairs(more) + ("} " if braces else " ")
-        form.pieces += ("", end, "", "\n")
-    return form.pieces
+def _around(name: str, more: Labels, labelled: bool) -> tuple[str, str]:
+    """Return what stands before and after a child's own labels, which it has if it is *labelled*."""
+    before = "\n" + metric_name(name)
+    if not labelled and not more:
+        return before, " "
+    return before + "{", ("," if labelled and more else "") + _pairs(more) + "} "
 
 
 def _pairs(labels: Labels) -> str:
     return ",".join([f'{label_name(label)}="{_escape(value)}"' for label, value in labels])
 
 
+def _chosen(family: Family, pieces: list[str], names: Names) -> list[str]:
+    found = [
+        piece
+        for (name, _), line in zip(family.samples, zip(pieces[::2], pieces[1::2], strict=True), strict=True)
+        if names.sample(name)
+        for piece in line
+    ]
+    return [found[0].removeprefix("\n"), *found[1:]] if found else []
+
+
 class _Counts(dict[float, str]):
     """
     The texts of counts, which are mostly small or those of the last scrape: 0.07 us to look one up, 0.35 to make it.
 
-    Not for other figures, since -0.0 is no other key than 0.0.
+    Not for gauges and summaries: -0.0 is the same key as 0.0.
     """
 
     def __missing__(self, value: float) -> str:
         if len(self) >= _MOST_COUNTS:
             self.clear()
-        text = self[value] = _number(value)
+        text = self[value] = _number(value + 0.0)
         return text
 
 
@@ -134,7 +163,7 @@ _MOST_COUNTS: Final = 16384  # 3 MB
 
 
 def _number(value: float) -> str:
-    # repr is what floatToGoString ends up with for nearly all figures, in a tenth of the time.
+    # repr is what floatToGoString returns for nearly all values, in a tenth of the time.
     return repr(value) if -1e6 < value < 1e6 else str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 

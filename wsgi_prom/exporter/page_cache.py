@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.exporter.exposition import ALL, Names, render
+from wsgi_prom.exporter.exposition import ALL, Names, Renderer
 from wsgi_prom.exporter.introspection import own_metrics
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.merge.collector import Collector
@@ -60,6 +60,7 @@ class Pages:
         self._registry = registry
         self._target = target or Target()
         self._collector = Collector(path)
+        self._renderer = Renderer()
         self._folding = None if path is None else Folding(path)
         self._lock = threading.Lock()
         self._began = float("-inf")
@@ -94,7 +95,7 @@ class Pages:
             if self.path is None
             else own_metrics(self._collector.report, self._target.info(self.path))
         )
-        return Page(render(self._families, own, openmetrics=openmetrics, names=names).encode())
+        return Page(self._renderer.render(self._families, own, openmetrics=openmetrics, names=names).encode())
 
 
 class PageFile(io.BytesIO):

@@ -15,14 +15,13 @@ from array import array
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.merge.readers import Reading
+from wsgi_prom.merge.readers import Layout, Reading
 from wsgi_prom.store import archive, client_format, file_format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from wsgi_prom.merge.layouts import Layout
     from wsgi_prom.store.client_format import Entry, Origin
     from wsgi_prom.store.file_format import Row
 
@@ -40,9 +39,8 @@ class ClientFiles:
     *root* is the empty layout that all sources of a collector start from.
     """
 
-    def __init__(self, path: Path, root: Layout) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._root = root
         self._files: dict[str, tuple[Origin, list[Entry]]] = {}
         self._archive = archive.Archive()
         self._archived: tuple[int, ...] | None = None  # the state of the archive that was read
@@ -156,9 +154,9 @@ class ClientFiles:
     def _reading(self, name: str, pid: str, parts: list[Part], columns: array[float]) -> Reading:
         kept = self._layouts.get(name)
         if kept is None or kept[0] != parts:
-            kept = self._layouts[name] = parts, self._root.of([self._rows[part] for part in parts])
+            kept = self._layouts[name] = parts, Layout([self._rows[part] for part in parts])
         layout = kept[1]
-        return Reading(layout, layout.folded(columns.tobytes()), f"client {name}", pid, live=True)
+        return Reading(layout, columns.tobytes(), f"client {name}", pid, live=True)
 
 
 def parts_of(origin: Origin, entries: Iterable[Entry]) -> list[Part]:

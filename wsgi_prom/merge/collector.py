@@ -1,12 +1,11 @@
 """
-The collector: all slots of a directory merged into one page's families.
+The collector: everything in a directory merged into one page's families.
 
-A scrape reads the new keys and the values of each slot, adds up the columns that changed, and has only those children
-computed and rendered again whose rows have other sums than before.
+1. Each scrape adds up and makes all values anew. What is kept from scrape to scrape are the keys that were read, and each
+   source's last reading.
+2. A counter never goes back. A slot that is gone or can no longer be read counts with its last reading for as long as the
+   collector lives; its gauges do not, since they tell the present.
 """
-
-# Rule 1: a counter never goes back. What a slot that can no longer be read, or is gone, has counted up to the last scrape
-#         is shown for as long as the collector lives. Not its gauges, which are of the present.
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ from typing import TYPE_CHECKING
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
-from wsgi_prom.merge.layouts import Layout
-from wsgi_prom.merge.readers import MemorySource, SlotSource
+from wsgi_prom.merge.readers import Layout, MemorySource, SlotSource
 from wsgi_prom.merge.sums import Sums
 from wsgi_prom.store import directory
 from wsgi_prom.store.current_slot import current_slot
@@ -29,11 +27,11 @@ from wsgi_prom.store.locks import Locks
 from wsgi_prom.store.slots import MemorySlot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from pathlib import Path
 
     from wsgi_prom.merge.readers import Reading
-    from wsgi_prom.store.file_format import Schema
+    from wsgi_prom.store.file_format import Row, Schema
 
 
 @dataclass
@@ -51,22 +49,21 @@ class Report:
 
 class Collector:
     """
-    Merge what is in *path*, or in this process's memory if it is None.
+    Merge what is in the directory *path*, or in this process's memory if it is None.
 
-    Not for two threads at once: hold a lock around `collect` and the reading of its result.
+    Not thread safe: hold a lock around `collect` and the use of its result.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._slots: dict[int, SlotSource]
-        self._begin()
         self.report = Report()
+        self._begin()
 
     def collect(self) -> Families:
         """
-        Scrape. The families are the same objects at each call, brought up to date.
+        Scrape. Each call returns the same families, or new ones if a series is gone, and changes their values.
 
-        Raises DirectoryError if the directory has never been read; a single file that cannot be is left out.
+        Raises DirectoryError if the directory has never been read; a single file that cannot be read is left out.
         """
         started = time.perf_counter()
         report = Report()
@@ -74,7 +71,7 @@ class Collector:
         try:
             self._merge(readings)
         except BaseException:
-            # Out of memory in the middle of it: the next scrape finds nothing half done, nor what took the memory.
+            # Out of memory, perhaps: the next scrape finds nothing half done, nor what filled the memory.
             self._begin()
             raise
         report.duration = time.perf_counter() - started
@@ -87,22 +84,28 @@ class Collector:
         return self._families
 
     def _begin(self) -> None:
-        self._slots = {}
+        self._root = Layout()
+        self._slots: dict[int, SlotSource] = {}
+        self._client_files = None if self._path is None else ClientFiles(self._path)
+        # By key, in the order in which the sources were met, which is that of the terms of a sum.
+        self._last: dict[Hashable, Reading] = {}
+        self._layouts: list[Layout] = []
         self._sums = Sums()
         self._families = Families(self._sums)
-        self._root = Layout(self._sums.index, array("I"), [])
-        self._client_files = None if self._path is None else ClientFiles(self._path, self._root)
 
     def _merge(self, readings: list[Reading]) -> None:
-        self._sums.update(readings)
-        if self._sums.orphaned:
-            # A row is gone that no slot held. What was added up from it must go too.
-            present = {reading.key for reading in readings}
-            gone = [row for row in self._sums.rows.values() if row.key not in present]
+        present = {reading.key: reading for reading in readings}
+        for key in [key for key, last in self._last.items() if last.slot is None and key not in present]:
+            del self._last[key]
+        self._last.update(present)
+        layouts = [reading.layout for reading in self._last.values()]
+        if layouts != self._layouts and not self._sums.covered(layouts):
+            # A row is gone: a client library's file was removed, for instance. The numbers are given anew.
             self._sums = Sums()
-            self._root.move(self._sums.index)
             self._families = Families(self._sums)
-            self._sums.update(readings, gone)
+            self._sums.covered(layouts)
+        self._layouts = layouts
+        self._sums.update(self._last.values(), readings)
         self._families.update()
 
     def _read(self, report: Report) -> list[Reading]:
@@ -110,7 +113,7 @@ class Collector:
         try:
             sources = self._sources()
         except OSError as error:
-            if not any(row.slot is not None for row in self._sums.rows.values()):
+            if not any(last.slot is not None for last in self._last.values()):
                 raise DirectoryError(f"{self._path} cannot be read: {error.strerror or error}") from error
             report.readable = False
             return readings
@@ -118,41 +121,36 @@ class Collector:
             try:
                 readings += read()
             except Exception:
-                # Whatever it is, memory that a damaged file asks for too: the others are shown.
+                # Any error, also of memory that a damaged file asks for: the others are shown.
                 report.unreadable += (name,)
         if self._client_files is not None:
             report.unreadable += tuple(self._client_files.unreadable)
         return readings
 
     def _youngest(self, readings: list[Reading]) -> list[Reading]:
-        """Leave out older copies of a slot: files that were away, and put back beside or in place of younger ones."""
+        """Leave out older copies of a slot: files that were moved away, and put back beside or instead of younger ones."""
         slots: dict[int, Reading] = {}
         for reading in sorted(readings, key=lambda reading: (reading.live, len(reading.data))):
-            if reading.slot is not None and not self._sank(reading):
+            if reading.slot is not None and not self._is_older(reading):
                 slots[reading.slot] = reading
         return [reading for reading in readings if reading.slot is None or slots.get(reading.slot) is reading]
 
-    def _sank(self, reading: Reading) -> bool:
-        last = self._sums.rows.get(reading.key)
+    def _is_older(self, reading: Reading) -> bool:
+        """Return whether *reading* is of another file than the last one of its slot, and has lower counts."""
+        last = self._last.get(reading.key)
         if last is None or last.file == reading.file:
             return False
-        reading.layout.move(self._sums.index)
-        rows = self._sums.index.rows
-        for number in last.layout.numbers:
-            columns = _rising(rows[number][0])
-            before, now = (
-                array("d", row.layout.piece(row.data, number, number + 1)) for row in (last, reading)
-            )
-            if any(before[n] > (now[n] if now else 0.0) for n in columns):
-                return True
-        return False
+        now = _counts(reading)
+        return any(
+            before > after
+            for row, columns in _counts(last).items()
+            for before, after in zip(columns, now.get(row, [0.0] * len(columns)), strict=True)
+        )
 
     def _sources(self) -> list[tuple[str, Callable[[], list[Reading]]]]:
         if self._client_files is None or self._path is None:
             memory = current_slot.slot
-            return (
-                [("memory", MemorySource(memory, self._root).read)] if isinstance(memory, MemorySlot) else []
-            )
+            return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
         numbers = directory.slot_numbers(self._path)
         owners = directory.trusted(self._path)
         lock_file = None
@@ -172,8 +170,19 @@ class Collector:
         ]
 
 
-def _rising(schema: Schema) -> set[int]:
-    """Return the columns that only grow: neither gauges nor sums, since observations may be negative."""
-    falling = {n for metric in schema.metrics if metric.total for n in range(*metric.total)}
-    gauge = any(metric.type == "gauge" for metric in schema.metrics)
-    return set() if gauge else set(range(schema.width)) - falling
+def _counts(reading: Reading) -> dict[Row, list[float]]:
+    """Return the columns of each row that only grow: neither gauges, nor sums, since observations may be negative."""
+    found = {}
+    columns = array("d", reading.data)
+    start = 0
+    for schema, labelvalues in reading.layout.rows:
+        found[schema, labelvalues] = [columns[start + n] for n in _rising(schema)]
+        start += schema.width
+    return found
+
+
+def _rising(schema: Schema) -> list[int]:
+    if any(metric.type == "gauge" for metric in schema.metrics):
+        return []
+    totals = {n for metric in schema.metrics if metric.total for n in range(*metric.total)}
+    return [n for n in range(schema.width) if n not in totals]

@@ -1,27 +1,30 @@
 """
-What a scrape shows: the families, and which rows each of their children is made of.
+Make metric families of the rows and their sums: which samples a page has, and their values.
 
-The objects live from scrape to scrape. A child whose figures did not change keeps the text that was rendered of it.
+1. A row gives values to one child (a label set) of each family that its schema names.
+2. The list of a family's children is the same object from scrape to scrape until a sample is new or gone. Values are made anew.
+3. Of two metrics that cannot stand on one page, the first that was met is shown.
 """
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import metrics_core as core
 from prometheus_client.openmetrics.exposition import escape_label_name, escape_metric_name
 
-from wsgi_prom.merge.children import CHILDREN, GaugeChild
+from wsgi_prom.merge.children import CHILDREN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from wsgi_prom.merge.children import Child, Forms, Labels
+    from wsgi_prom.merge.children import Child, Labels, Shape
     from wsgi_prom.merge.sums import Sums
     from wsgi_prom.store.file_format import Metric, Schema
 
-    # A family that a schema's rows have a part in, the metric, and its labels: name and position.
+    # A family that a schema's rows are part of, the metric, and its labels: name and position.
     Plan = tuple["Family", Metric, list[tuple[str, int]]]
 
 _SUFFIXES: Final = {
@@ -33,41 +36,55 @@ _SUFFIXES: Final = {
 
 
 class Family:
-    """A metric family of the page: `# HELP`, `# TYPE`, and its children."""
+    """
+    A metric family of the page: the labels and shape of each of its *children*, and the *values* of all their samples.
+    """
 
     def __init__(self, metric: Metric, sums: Sums) -> None:
         self.name = metric.name
         self.type = metric.type
         self.help = metric.help
+        self.children: list[tuple[Labels, Shape]] = []
+        self.values: list[float] = []
         self._sums = sums
-        self._forms: Forms = {}
-        self._children: dict[Labels, Child] = {}
+        self._by_labels: dict[Labels, Child] = {}
+        self._changed = False
+
+    @property
+    def samples(self) -> Iterator[tuple[str, Labels]]:
+        """The name and all labels of each sample, in the order of the values."""
+        return ((name, labels + more) for labels, shape in self.children for name, more in shape)
 
     def child(self, labels: Labels) -> Child:
-        child = self._children.get(labels)
+        """Return the child of *labels*, to which the caller adds a row."""
+        self._changed = True
+        child = self._by_labels.get(labels)
         if child is None:
-            child = CHILDREN[self.type](self.name, labels, self._forms, self._sums)
-            self._children[labels] = child
+            child = self._by_labels[labels] = CHILDREN[self.type](self.name, labels, self._sums)
         return child
 
-    def children(self) -> Iterable[Child]:
-        return self._children.values()
+    def update(self) -> None:
+        children = self._by_labels.values()
+        self.values = list(chain.from_iterable([child.values() for child in children]))
+        if self._changed or self.type == "gauge":
+            found = [(child.labels, child.shape) for child in children if child.shape]
+            if found != self.children:
+                self.children = found
+            self._changed = False
 
 
 class Families:
-    """All families of a page, by name, made of the rows of *sums*."""
+    """All families of a page, in the order of their names, made of the rows of *sums*."""
 
     def __init__(self, sums: Sums) -> None:
-        # Metrics left out since another of the same name has another type, or samples of the same name.
+        # Metrics left out because another one has the same name and another type, or samples of the same name.
         self.conflicts: set[str] = set()
-        self._sums = sums
         self._families: dict[str, Family] = {}
         self._names: dict[str, str] = {}
-        # By the schema's identity, since a hash of it costs more than all the rest. The index keeps them.
+        # By the schema's identity, since its hash costs more than everything else here. The sums keep it alive.
         self._plans: dict[int, list[Plan]] = {}
         self._met = 0
-        self._children: dict[int, list[Child]] = {}  # by row
-        self._gauges: dict[Child, None] = {}
+        self._sums = sums
 
     def __iter__(self) -> Iterator[Family]:
         return iter([self._families[name] for name in sorted(self._families)])
@@ -76,37 +93,23 @@ class Families:
         """Return the families as the client library's objects, for code that works with those."""
         for family in self:
             metric = core.Metric(family.name, family.help, family.type)
-            for child in family.children():
-                for (name, labels), value in zip(child.shape, child.values, strict=True):
-                    metric.add_sample(name, dict(labels), value)
+            for (name, labels), value in zip(family.samples, family.values, strict=True):
+                metric.add_sample(name, dict(labels), value)
             yield metric
 
     def update(self) -> None:
-        """Have children for the rows that were met, and those made again whose sums changed."""
-        sums = self._sums
-        for number in sums.met[self._met :]:
-            self._add(number)
-        self._met = len(sums.met)
-        for number in sums.changed:
-            for child in self._children[number]:
-                child.stale()
-        if sums.peopled:
-            # A gauge changes with the life of its process too, not only with its value.
-            for child in self._gauges:
-                child.stale()
-
-    def _add(self, number: int) -> None:
-        schema, labelvalues = self._sums.index.rows[number]
-        plans = self._plans.get(id(schema))
-        if plans is None:
-            plans = self._plans[id(schema)] = list(self._plan(schema))
-        self._children[number] = children = []
-        for family, metric, names in plans:
-            child = family.child(tuple([(name, labelvalues[n]) for name, n in names]))
-            child.add(number, metric)
-            children.append(child)
-            if isinstance(child, GaugeChild):
-                self._gauges[child] = None
+        """Add the rows that are new, and make all values anew."""
+        for number in range(self._met, len(self._sums.rows)):
+            schema, labelvalues = self._sums.rows[number]
+            plans = self._plans.get(id(schema))
+            if plans is None:
+                plans = self._plans[id(schema)] = list(self._plan(schema))
+            for family, metric, names in plans:
+                child = family.child(tuple([(name, labelvalues[n]) for name, n in names]))
+                child.add(number, metric)
+        self._met = len(self._sums.rows)
+        for family in self._families.values():
+            family.update()
 
     def _plan(self, schema: Schema) -> Iterator[Plan]:
         for metric in schema.metrics:
@@ -115,7 +118,7 @@ class Families:
                 yield family, metric, sorted((schema.labelnames[n], n) for n in metric.labels)
 
     def _family(self, metric: Metric, labelnames: tuple[str, ...]) -> Family | None:
-        # By the names that the page has: two that differ in odd characters alone are one there.
+        # By the names on the page: two that differ only in odd characters are one there.
         clear = _possible(labelnames, metric.type)
         family = self._families.get(metric.name)
         if clear and family is not None and family.type == metric.type:
@@ -142,7 +145,7 @@ def label_name(name: str) -> str:
     return str(escape_label_name(name.replace("\n", "_")))
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _possible(labelnames: tuple[str, ...], typ: str) -> bool:
     own = ("le",) if typ == "histogram" else ()
     shown = {label_name(name) for name in (*labelnames, *own)}

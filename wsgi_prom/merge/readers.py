@@ -1,18 +1,18 @@
 """
-Where a scrape reads from: the slots of a directory, and this process's memory.
+Read the sources of a scrape: the slots of a directory, and this process's memory.
 
-Every source yields a `Reading`: a layout, which says what the columns mean, and the columns.
+1. A file is read, never mapped: a file that somebody truncates meanwhile is an error and not SIGBUS.
+2. The header is read before the keys, and the values last, which is the order in which a process commits them.
+3. Anything wrong with a file is a FormatError or an OSError; the collector leaves that file out.
 """
-
-# Rule 1: a source is read, never mapped: a file that somebody cuts short meanwhile is an error and not SIGBUS.
-# Rule 2: the header is read before the keys, and the values last, in the order of their becoming valid.
-# Rule 3: whatever is wrong with a file is a FormatError or an OSError: the collector leaves that file out.
 
 from __future__ import annotations
 
 import os
+import weakref
 from array import array
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
@@ -21,29 +21,65 @@ from wsgi_prom.store.claims import Claim
 from wsgi_prom.store.client_format import check_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
     from pathlib import Path
 
-    from wsgi_prom.merge.layouts import Layout
+    from wsgi_prom.store.file_format import Row, Schema
     from wsgi_prom.store.locks import Locks
     from wsgi_prom.store.slots import MemorySlot
 
-# What a slot may hold, in bytes of keys and in columns: a million label sets. More than that is damage, or a file with
-# nothing in it: it would take all memory to find out.
+# The most that a slot may hold, in bytes of keys and in columns: a million label sets. More is damage, or a sparse file
+# that would fill the memory.
 _MOST_KEYS: Final = 2**28
 _MOST_COLUMNS: Final = 2**24
 
-# Not blocking on a FIFO, not following a link to somewhere else.
+# A FIFO does not block, and a link to another place is not followed.
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Layout:
+    """
+    The *rows* of a source, in the order of its columns, and their *width*: the number of columns.
+
+    Slots whose key files are alike share one layout.
+    """
+
+    def __init__(self, rows: Iterable[Row] = (), before: Layout | None = None) -> None:
+        self.rows: list[Row] = [*before.rows, *rows] if before else list(rows)
+        self.width = sum([schema.width for schema, _ in self.rows])
+        self._schemas: list[Schema] = list(before._schemas) if before else []
+        self._memo: file_format.Memo = before._memo if before else file_format.Memo()
+        # Weak: while processes meet new label sets, each scrape makes layouts that the next one no longer needs.
+        self._successors: weakref.WeakValueDictionary[bytes, Layout] = weakref.WeakValueDictionary()
+
+    def extended(self, lines: bytes, room: int) -> Layout:
+        """
+        Return the layout of a key file that continues with *lines*, whose value file has *room* columns.
+
+        Raises FormatError if *room* is too small, and for lines that are not of our format.
+        """
+        # The lines themselves would take half as much memory as the columns, for each slot.
+        key = blake2b(lines).digest()
+        layout = self._successors.get(key)
+        if layout is None:
+            schemas = list(self._schemas)
+            layout = Layout(file_format.parse_lines(lines, schemas, self._memo), self)
+            layout._schemas = schemas
+        # Before the collector makes room for the rows: a damaged schema may claim any width.
+        if layout.width > room:
+            raise FormatError(f"values for {room} columns, the keys ask for {layout.width}")
+        self._successors[key] = layout
+        return layout
 
 
 @dataclass(frozen=True)
 class Reading:
     """
-    What one source holds at one moment: *data* are its columns, in the order of its layout.
+    What one source held at one moment: *data* are its columns, doubles in the order of its layout.
 
-    *key* names the source from scrape to scrape, and *pid* is the label that tells gauges of several processes apart.
-    *slot* is the nonce of a slot's files, whatever its number, None for another source; *file* tells copies apart.
+    *key* identifies the source from scrape to scrape, and *pid* is the label that tells gauges of several processes apart.
+    *slot* is the nonce of a slot's files, whatever its number, and None for another source; *file* (device and inode)
+    tells copies of the same slot apart.
     """
 
     layout: Layout
@@ -57,7 +93,7 @@ class Reading:
 
 class SlotSource:
     """
-    The files of one slot, read again at each scrape; keys only as far as they are new.
+    The files of slot *number* in the directory *path*. Each scrape reads the values, and of the keys only what is new.
 
     *root* is the empty layout that all sources of a collector start from.
     """
@@ -72,16 +108,16 @@ class SlotSource:
 
     def read(self, lock_file: Locks | None, owners: frozenset[int] | None = None) -> list[Reading]:
         """
-        Read the slot. Without a *lock_file*, as when somebody has removed it, nobody is known to live.
+        Read the slot. Without a *lock_file* (somebody has removed it), its process counts as ended.
 
-        *owners* are the uids whose files count, None for all. Raises FormatError, OSError.
+        *owners* are the uids whose files are read, None for all. Raises FormatError, OSError.
         """
         fd, found = _open(self._values, owners)
         try:
             header = os.pread(fd, file_format.HEADER.size, 0)
             nonce, committed = file_format.unpack_header(header)
             if nonce != self._nonce or committed != self._committed:
-                # The size as it is after the header was read: what is committed there fits in.
+                # The size now, after the header was read: the values of all committed keys are within it.
                 room = (os.fstat(fd).st_size - file_format.HEADER.size) // 8
                 self._read_keys(nonce, committed, min(room, _MOST_COLUMNS), owners)
             size = 8 * self._layout.width
@@ -91,9 +127,8 @@ class SlotSource:
         if len(data) != size:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
         holder = None if lock_file is None else lock_file.holder(locks.FIRST_SLOT + self._number)
-        # A process that has the lock and has not claimed the slot yet has not cleared its former owner's gauges either.
+        # A process that has the lock but has not claimed the slot yet has not cleared the former owner's gauges either.
         live = holder is not None and Claim.read(header).may_be_of(holder)
-        data = self._layout.folded(data)
         identity = found.st_dev, found.st_ino
         return [Reading(self._layout, data, nonce, str(self._number), live, nonce, identity)]
 
@@ -102,9 +137,8 @@ class SlotSource:
         start = self._committed if known else 0
         fd, found = _open(self._keys, owners)
         try:
-            if committed > min(
-                found.st_size, _MOST_KEYS
-            ):  # and not as much memory as a damaged header asks for
+            # A damaged header may ask for any amount of memory.
+            if committed > min(found.st_size, _MOST_KEYS):
                 raise FormatError(f"{self._keys} has {found.st_size} bytes, {committed} are committed")
             lines = os.pread(fd, committed - start, start)
         finally:
@@ -119,16 +153,16 @@ class SlotSource:
 
 
 class MemorySource:
-    """What this process recorded in its own memory, where it shares no directory."""
+    """What this process recorded in its own memory, when no directory is shared."""
 
-    def __init__(self, slot: MemorySlot, root: Layout) -> None:
+    def __init__(self, slot: MemorySlot) -> None:
         self._slot = slot
-        self._root = self._layout = root
+        self._layout = Layout()
 
     def read(self) -> list[Reading]:
         found = self._slot.rows()
-        if len(found) != len(self._layout.numbers):
-            self._layout = self._root.of([(schema, values) for schema, values, _ in found])
+        if len(found) != len(self._layout.rows):
+            self._layout = Layout([(schema, labelvalues) for schema, labelvalues, _ in found])
         data = array("d", [value for _, _, values in found for value in values]).tobytes()
         return [Reading(self._layout, data, "memory", str(os.getpid()), live=True)]
 
