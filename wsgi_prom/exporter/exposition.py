@@ -1,7 +1,9 @@
 """
-The text of a page: families as lines of the Prometheus text format 0.0.4 or of OpenMetrics 1.0.
+Render families as a page, in the Prometheus text format 0.0.4 or in OpenMetrics 1.0.
 
-The lines of a child are the same in both; they are kept with the child until its values change.
+1. Lines of samples are the same in both formats; only the lines before them differ.
+2. The text of a line up to its value is kept from scrape to scrape (at 1,000 label sets of a counter and a histogram, to
+   make it takes 15 ms, the values 2). Values are made anew.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ def _chosen(family: Family, pieces: list[str], names: Names) -> list[str]:
 
 class _Counts(dict[float, str]):
     """
-    The texts of counts, which are mostly small or those of the last scrape: 0.07 us to look one up, 0.35 to make it.
+    The texts of counts. Most are small, or are those of the last scrape: to look one up takes 0.07 us, to make it 0.35.
 
     Not for gauges and summaries: -0.0 is the same key as 0.0.
     """
@@ -191,7 +193,7 @@ def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
 
 
 class _Given:
-    """A registry of metrics that were collected already, as the client library's renderers take it."""
+    """A registry of collected metrics, which the client library's renderers take as an argument."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
@@ -201,7 +203,7 @@ class _Given:
 
 
 def _render_own(metrics: list[Metric], *, openmetrics: bool, names: Names) -> str:
-    # Copies: a collector may give the same objects each time (the library's of the platform does).
+    # Copies: a collector may return the same objects each time (the library's platform collector does).
     metrics = [copy(metric) for metric in metrics]
     if names:
         for metric in metrics:
@@ -209,7 +211,7 @@ def _render_own(metrics: list[Metric], *, openmetrics: bool, names: Names) -> st
                 metric.samples = [sample for sample in metric.samples if names.sample(sample.name)]
         metrics = [metric for metric in metrics if metric.samples]
     for metric in metrics:
-        # The library's renderers refuse a lone surrogate, and with it the whole page.
+        # The library's renderers raise for a lone surrogate, and there would be no page.
         metric.documentation = _encodable(metric.documentation)
         metric.samples = [
             sample._replace(labels={name: _encodable(value) for name, value in sample.labels.items()})

@@ -1,10 +1,10 @@
 """
-The files of processes that record by the client library's own multiprocess mode, and the archive of those that have ended.
-"""
+Read the files of processes that record by the client library's own multiprocess mode, and the archive of those that have ended.
 
-# Rule 1: another process may add files to the archive, and remove them, while they are read here: what was read counts
-#         only if the archive is the same before and after, and every file that was listed could be opened.
-# Rule 2: for a file that cannot be read, what it had at the last scrape counts, for as long as it is there.
+1. Another process may add files to the archive, and remove them, during a scrape: a look counts only if the archive is the
+   same before and after, and every listed file could be opened.
+2. A file that cannot be read counts with its entries of the last scrape, for as long as it is there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import json
 import math
 import os
 from array import array
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
@@ -19,7 +20,7 @@ from wsgi_prom.merge.readers import Layout, Reading
 from wsgi_prom.store import archive, client_format, file_format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from wsgi_prom.store.client_format import Entry, Origin
@@ -33,26 +34,22 @@ _TRIES: Final = 10
 
 
 class ClientFiles:
-    """
-    The files of the client library's own in the directory *path*, read again at each scrape.
-
-    *root* is the empty layout that all sources of a collector start from.
-    """
+    """The client library's files in the directory *path*, all read again at each scrape."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._files: dict[str, tuple[Origin, list[Entry]]] = {}
         self._archive = archive.Archive()
         self._archived: tuple[int, ...] | None = None  # the state of the archive that was read
-        self._rows: dict[Part, Row] = {}
+        # By source. The layout stays the same object, whose rows are placed among the sums once.
         self._layouts: dict[str, tuple[list[Part], Layout]] = {}
         self.unreadable: list[str] = []
 
     def read(self, owners: frozenset[int] | None = None) -> list[Reading]:
         """
-        Read all of them. One that cannot be read is *unreadable* afterwards, no error.
+        Read all of them. A file that cannot be read is listed in *unreadable* afterwards, and is no error.
 
-        *owners* are the uids whose files count, None for all. Raises OSError if the directory cannot be read.
+        *owners* are the uids whose files are read, None for all. Raises OSError if the directory cannot be read.
         """
         for _ in range(_TRIES):
             folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -61,27 +58,16 @@ class ClientFiles:
                     break
             finally:
                 os.close(folder)
-        if not self._files and not self._archive.generation:
-            self._layouts = {}
-            return []
-        return list(self._readings())
+        readings = [*self._sums(), *self._gauges()]
+        kept = {reading.key for reading in readings}
+        self._layouts = {key: found for key, found in self._layouts.items() if key in kept}
+        return readings
 
     def _look(self, folder: int, owners: frozenset[int] | None) -> bool:
-        """Read the directory *folder*. Returns whether that is what was there at one moment."""
+        """Read the directory that is open as *folder*. Return whether it was the same from beginning to end."""
         self.unreadable = []
-        rows: dict[Part, Row] = {}
         state = _state(folder)
-        if state is None:
-            self._archive, self._archived = archive.Archive(), None
-        else:
-            try:
-                if state != self._archived:
-                    found = archive.read(folder, owners)
-                    self._learn(rows, (*found.sums, *found.gauges))
-                    self._archive, self._archived = found, state
-            except (OSError, FormatError):
-                self.unreadable.append(archive.NAME)
-        self._learn(rows, (*self._archive.sums, *self._archive.gauges))
+        self._read_archive(folder, owners, state)
         files: dict[str, tuple[Origin, list[Entry]]] = {}
         complete = True
         for name in sorted(os.listdir(folder)):
@@ -89,7 +75,7 @@ class ClientFiles:
             if origin is None:
                 continue
             try:
-                files[name] = origin, self._entries(folder, name, origin, owners, rows)
+                files[name] = origin, _entries(folder, name, origin, owners)
             except FileNotFoundError:
                 complete = False
             except (OSError, FormatError) as error:
@@ -99,80 +85,71 @@ class ClientFiles:
                     self.unreadable.append(name)
                 if name in self._files:
                     files[name] = self._files[name]
-                    self._learn(rows, parts_of(*files[name]))
-        self._files, self._rows = files, rows
+        self._files = files
         return complete and state == _state(folder)
 
+    def _read_archive(
+        self, folder: int, owners: frozenset[int] | None, state: tuple[int, ...] | None
+    ) -> None:
+        if state is None:
+            self._archive, self._archived = archive.Archive(), None
+        elif state != self._archived:
+            try:
+                found = archive.read(folder, owners)
+                for part in (*found.sums, *found.gauges):
+                    row_of(part)
+                self._archive, self._archived = found, state
+            except (OSError, FormatError):
+                self.unreadable.append(archive.NAME)
+
     def _origin(self, name: str) -> Origin | None:
-        """Return what the file *name* tells, None for one that is none of the library's, or is in the archive."""
+        """Return what the name of a file tells, None if it is not the library's, or if the archive has the file."""
         ended = archive.ended(name)
         if ended is None:
             return client_format.origin(name)
         return client_format.origin(ended[1]) if ended[0] > self._archive.generation else None
 
-    def _entries(
-        self, folder: int, name: str, origin: Origin, owners: frozenset[int] | None, rows: dict[Part, Row]
-    ) -> list[Entry]:
-        fd = os.open(name, _READ_FLAGS, dir_fd=folder)
-        try:
-            client_format.check_plain(fd, owners)
-            entries = client_format.read_entries(fd)
-        finally:
-            os.close(fd)
-        self._learn(rows, parts_of(origin, entries))
-        return entries
-
-    def _learn(self, rows: dict[Part, Row], parts: Iterable[Part]) -> None:
-        """Have in *rows* what *parts* mean. Raises FormatError, and adds none of them then, for keys that mean nothing."""
-        rows.update({part: rows.get(part) or self._rows.get(part) or row_of(part) for part in parts})
-
-    def _readings(self) -> Iterator[Reading]:
+    def _sums(self) -> Iterator[Reading]:
+        """Yield everything that is added up as one source, whose totals are the same before and after files are archived."""
         sums: dict[Part, list[float]] = {part: list(parts) for part, parts in self._archive.sums.items()}
+        for origin, entries in self._files.values():
+            if origin.type != "gauge":
+                for key, value, _ in entries:
+                    sums.setdefault((origin.type, key), []).append(value)
+        if sums:
+            yield self._reading("client", "", list(sums), array("d", map(archive.total, sums.values())))
+
+    def _gauges(self) -> Iterator[Reading]:
+        """Yield the gauges of each file as a source, and of the archive one for each process that left `all` gauges."""
         gauges: dict[str, tuple[str, list[Setting]]] = {}
         for (mode, key), left in self._archive.gauges.items():
-            # Of each process that `all` gauges are left of, and of nobody.
             source = f"{archive.NAME} {left.pid if mode == 'all' else ''}"
             setting = (mode, key), archive.total(left.parts), left.timestamp
             gauges.setdefault(source, (left.pid, []))[1].append(setting)
         for name, (origin, entries) in self._files.items():
             if origin.type == "gauge":
                 gauges[name] = origin.pid, [((origin.mode, key), value, when) for key, value, when in entries]
-            else:
-                for key, value, _ in entries:
-                    sums.setdefault((origin.type, key), []).append(value)
-        self._layouts = {name: kept for name, kept in self._layouts.items() if name in gauges or not name}
-        if sums:
-            columns = array("d", map(archive.total, sums.values()))
-            yield self._reading("", "", list(sums), columns)
-        for name, (pid, found) in gauges.items():
+        for name, (pid, settings) in gauges.items():
             columns = array("d")
-            for (mode, _), value, when in found:
-                second = when if mode.endswith("mostrecent") else 1.0  # the process has this gauge
-                columns.extend((value, second)[: 1 if mode.endswith("sum") else 2])
-            yield self._reading(name, pid, [part for part, _, _ in found], columns)
+            for (mode, _), value, when in settings:
+                second = when if mode.endswith("mostrecent") else 1.0  # the process has set this gauge
+                columns.extend((value,) if mode.endswith("sum") else (value, second))
+            yield self._reading(f"client {name}", pid, [part for part, _, _ in settings], columns)
 
-    def _reading(self, name: str, pid: str, parts: list[Part], columns: array[float]) -> Reading:
-        kept = self._layouts.get(name)
+    def _reading(self, key: str, pid: str, parts: list[Part], columns: array[float]) -> Reading:
+        kept = self._layouts.get(key)
         if kept is None or kept[0] != parts:
-            kept = self._layouts[name] = parts, Layout([self._rows[part] for part in parts])
-        layout = kept[1]
-        return Reading(layout, columns.tobytes(), f"client {name}", pid, live=True)
+            kept = self._layouts[key] = parts, Layout(map(row_of, parts))
+        return Reading(kept[1], columns.tobytes(), key, pid, live=True)
 
 
-def parts_of(origin: Origin, entries: Iterable[Entry]) -> list[Part]:
-    """Return what the *entries* of a file are values of."""
-    kind = origin.mode or origin.type
-    return [(kind, key) for key, _, _ in entries]
+def check_entries(origin: Origin, entries: list[Entry]) -> None:
+    """Raise FormatError if the client library makes no such keys in a file of that *origin*."""
+    for key, _, _ in entries:
+        row_of((origin.mode or origin.type, key))
 
 
-def _state(folder: int) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(archive.NAME, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
+@lru_cache(maxsize=16384)  # to parse a key takes 10 us, and files of many processes have the same ones
 def row_of(part: Part) -> Row:
     """Return what a key means. Raises FormatError for one that the client library does not make."""
     kind, key = part
@@ -190,12 +167,31 @@ def row_of(part: Part) -> Row:
         return file_format.counter(metric_name, help_text, names), values
     if kind not in {"summary", "histogram"}:
         return file_format.gauge(metric_name, help_text, names, kind), values
-    positions = tuple(range(len(names)))
-    # One value of a child: a count, a sum or a bucket. The child is put together from such parts.
+    # One value of a label set: a count, a sum or a bucket. The merge puts the label set together from such rows.
     columns: dict[str, tuple[int, int]] = {"total": (0, 1)}
     if kind == "summary" and name.endswith("_count"):
         columns = {"count": (0, 1)}
     elif bounds:
         columns = {"buckets": (0, 1)}
+    positions = tuple(range(len(names)))
     metric = file_format.Metric(kind, metric_name, help_text, positions, bounds=bounds, **columns)  # type: ignore[arg-type]
     return file_format.Schema(names, 1, (metric,)), values
+
+
+def _entries(folder: int, name: str, origin: Origin, owners: frozenset[int] | None) -> list[Entry]:
+    fd = os.open(name, _READ_FLAGS, dir_fd=folder)
+    try:
+        client_format.check_plain(fd, owners)
+        entries = client_format.read_entries(fd)
+    finally:
+        os.close(fd)
+    check_entries(origin, entries)
+    return entries
+
+
+def _state(folder: int) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(archive.NAME, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size

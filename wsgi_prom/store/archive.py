@@ -1,14 +1,14 @@
 r"""
-What ended processes of the client library have left, added up in one file, which grows with the label sets and not with the processes.
+The archive: one file with the sums of the client library's files whose processes have ended. It grows with label sets, not processes.
 
     wsgi_prom.archive   "wsgi_prom archive <version> <generation>\n", then JSON: the sums, and the gauges
-    wsgi_prom.ended.<generation>.<random>.<name>   a file that is to be added, or has been
-"""
+    wsgi_prom.ended.<generation>.<random>.<name>   a file that is to be added, or has been added
 
-# Rule 1: the archive's rename is the one step that counts files: files up to its generation are in it and are removed,
-#         files above it are read one by one. A kill between two steps neither loses nor doubles anything.
-# Rule 2: a sum is kept as several doubles that add up to it exactly. So the page's total, rounded once, is the same
-#         before and after files were added, and never goes back by a last digit.
+1. Only the rename of a new archive adds files: files up to its generation are in it and are removed, files above it are
+   read one by one. A kill between two steps neither loses nor doubles a count.
+2. A sum is kept as several doubles that add up to it exactly. So the page's total, rounded once, is the same before and
+   after files were added, and never goes back by a last digit.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_N
 
 
 class Gauge(NamedTuple):
-    """What is left of a gauge: the parts of its sum, or its one value, when it was set, and by which process."""
+    """An archived gauge: the parts of its sum or its one value, when that was set, and by which process."""
 
     parts: tuple[float, ...]
     timestamp: float
@@ -48,7 +48,7 @@ class Archive:
     """
     The archive as of *generation*: *sums* by type and key, *gauges* by mode and key.
 
-    Gauges of the `live*` modes are of living processes, and leave nothing; of mode `all`, the last process stays.
+    Gauges of the `live*` modes show living processes and are not archived. Of mode `all`, the last process stays.
     """
 
     def __init__(self, generation: int = 0) -> None:
@@ -57,7 +57,7 @@ class Archive:
         self.gauges: dict[tuple[str, str], Gauge] = {}
 
     def add(self, origin: Origin, entries: Iterable[Entry]) -> None:
-        """Add the *entries* of a file. Those of `all` gauges are to come in the order of their processes."""
+        """Add the *entries* of a file. For gauges of mode `all`, the caller adds the file of the last process last."""
         typ, mode, pid = origin
         for key, value, timestamp in entries:
             if typ != "gauge":
@@ -69,10 +69,13 @@ class Archive:
 
     @classmethod
     def parse(cls, data: bytes) -> Archive:
-        """Raises FormatError for anything that `dump` has not made."""
-        archive = cls(generation(data))
+        """Return what `dump` has made of an archive. Raises FormatError for anything else."""
+        header = _HEADER.match(data)
+        if header is None:
+            raise FormatError(f"begins with {data[:40]!r}, which no archive does")
+        archive = cls(int(header[1]))
         try:
-            sums, gauges = json.loads(data[data.index(b"\n") :])
+            sums, gauges = json.loads(data[header.end() :])
             for typ, key, *parts in sums:
                 archive.sums[_text(typ), _text(key)] = _numbers(parts)
             for mode, key, timestamp, pid, *parts in gauges:
@@ -89,9 +92,9 @@ class Archive:
 
 
 def exact(values: Iterable[float]) -> tuple[float, ...]:
-    """Return as few doubles as have exactly the sum of *values*, unless that is not finite."""
+    """Return the fewest doubles that add up to the sum of *values* exactly; if it is not finite, the sum alone."""
     parts: list[float] = []
-    # J. R. Shewchuk, Adaptive Precision Floating-Point Arithmetic, 1997: as math.fsum does it inside.
+    # J. R. Shewchuk, Adaptive Precision Floating-Point Arithmetic, 1997; math.fsum does the same inside.
     for value in values:
         rest = value
         kept = 0
@@ -107,20 +110,15 @@ def exact(values: Iterable[float]) -> tuple[float, ...]:
 
 
 def total(values: Iterable[float]) -> float:
-    """Return the sum of *values*, rounded once: in any order the same."""
+    """Return the sum of *values*, rounded once, so that it is the same in any order."""
     found = list(values)
     try:
         return math.fsum(found)
-    except (OverflowError, ValueError):  # beyond what a double holds on the way, or infinities of both signs
+    except (
+        OverflowError,
+        ValueError,
+    ):  # a partial sum is too large for a double, or there are infinities of both signs
         return sum(found)
-
-
-def generation(data: bytes) -> int:
-    """Return the generation that an archive begins with. Raises FormatError."""
-    found = _HEADER.match(data)
-    if found is None:
-        raise FormatError(f"begins with {data[:40]!r}, which no archive does")
-    return int(found[1])
 
 
 def read(folder: int, owners: frozenset[int] | None = None) -> Archive:
@@ -159,28 +157,28 @@ def write(folder: int, archive: Archive) -> None:
 
 
 def ended_name(number: int, name: str) -> str:
-    """Return a name for the file *name* of an ended process that the archive of generation *number* is to have: never the same twice."""
+    """Return a unique name for the file *name* of an ended process that generation *number* of the archive is to have."""
     return f"wsgi_prom.ended.{number}.{os.urandom(8).hex()}.{name}"
 
 
 def ended(name: str) -> tuple[int, str] | None:
-    """Return the generation and the former name that *name* tells, None if `ended_name` has not made it."""
+    """Return the generation and the former name in a *name* that `ended_name` has made, None for any other name."""
     found = _ENDED.fullmatch(name)
     return (int(found[1]), found[2]) if found and client_format.origin(found[2]) else None
 
 
 def own(name: str) -> bool:
-    """Return whether *name* is that of a file of this module."""
+    """Return whether a file *name* is the archive's own: the archive, a new one, or a file that is to be added."""
     return name in {NAME, _NEW} or ended(name) is not None
 
 
 def removable(name: str) -> bool:
-    """Return whether *name* is that of a file of this module or of the client library."""
+    """Return whether a file *name* is the archive's own or the client library's."""
     return own(name) or client_format.origin(name) is not None
 
 
 def of_ended(folder: int, name: str) -> bool:
-    """Return whether the client library's file *name* in the directory *folder* is one of a process that has surely ended."""
+    """Return whether the process of the client library's file *name* in the directory *folder* has surely ended."""
     try:
         fd = os.open(name, _LOOK_FLAGS, dir_fd=folder)
     except OSError:

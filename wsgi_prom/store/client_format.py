@@ -1,12 +1,12 @@
 """
-The names and the bytes of the files that the client library's own multiprocess mode writes, one for each kind of metric of a process.
+Names and bytes of the files that the client library's multiprocess mode writes: one for each type of metric of a process.
 
     counter_PID.db, histogram_PID.db, summary_PID.db, gauge_MODE_PID.db
-    0  bytes used, of 32 bits    8  entries: length of the key, of 32 bits; key, padded to 8; value; time of the setting
-"""
+    0  used bytes (32 bits)    8  entries: length of the key (32 bits); key, padded to 8; value; time when it was set
 
-# Rule 1: only what is used is read, within bounds: a file may be sparse, and of any length.
-# Rule 2: anything but an entry is a FormatError. A file without entries is none: its process may be making it.
+1. Only the used bytes are read, and at most MOST_BYTES: a file may be sparse, and of any length.
+2. Anything but an entry is a FormatError. A file without entries is not: its process may be making it.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _FILE: Final = re.compile(
     r"(?:(counter|summary|histogram)|gauge_((?:live)?(?:all|min|max|sum|mostrecent)))_(.+)\.db"
 )
 
-# A million label sets of a counter. More than that is damage: it would take all memory to find out.
+# A million label sets of a counter. More is damage, and would fill the memory.
 MOST_BYTES: Final = 2**28
 
 
 class Origin(NamedTuple):
-    """What a file's name tells: the type of its metrics, the mode of gauges, and the process."""
+    """What a file's name says: the type of its metrics, the mode of gauges, and the process."""
 
     type: str
     mode: str
     pid: str
 
 
-Entry = tuple[str, float, float]  # a key, its value, and the time of its setting
+Entry = tuple[str, float, float]  # a key, its value, and when it was set
 
 
 def origin(name: str) -> Origin | None:
-    """Return what *name* tells, None if it is no name that the client library gives."""
+    """Return what the *name* of a file says, None if the client library gives no such name."""
     found = _FILE.fullmatch(name)
     # The identifier may hold underscores: the library allows any function in the place of os.getpid.
     return Origin(found[1] or "gauge", found[2] or "", found[3]) if found else None
@@ -64,7 +64,7 @@ def read_entries(fd: int) -> list[Entry]:
             end = start + 4 + length
             if length < 1 or end > used:
                 raise FormatError(f"an entry of {length} bytes at {start}, {used} are used")
-            # At least one byte of padding, as the library has it.
+            # The library adds at least one byte of padding.
             values = end + 8 - (length + 4) % 8
             value, timestamp = struct.unpack_from("dd", data, values)
             entries.append((data[start + 4 : end].decode(), value, timestamp))
