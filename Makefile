@@ -5,10 +5,10 @@ VENV := .venv
 BENCH := bench/.venv
 OLDEST := .venv-oldest
 SERVER ?= uwsgi
-TOOLS := curl nginx supervisord prometheus promtool unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
+TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter htpasswd unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
-PACKAGES := curl nginx-light supervisor prometheus util-linux strace openssl gcc libc6-dev systemd valgrind wrk
+PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
 .PHONY: demo test test-oldest chaos lint docs bench bench-quick tools clean
 
@@ -57,7 +57,7 @@ $(VENV)/tests: pyproject.toml $(VENV)/demo
 $(OLDEST)/tests: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra processes --group demo --group frameworks \
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra processes --extra web --group demo --group frameworks \
 		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable . --group tests
 	touch $@

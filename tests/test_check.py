@@ -300,7 +300,7 @@ def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:
     protected = findings(check("--json", WSGI_PROM_BIND="0.0.0.0:0", WSGI_PROM_ALLOW="10.0.0.0/8"))
     assert (0, None) == (done.returncode, found["access"]["ok"])
     assert "every client that connects can read the metrics" in found["access"]["message"]
-    assert found["access"]["remedy"].startswith("set WSGI_PROM_TOKEN_FILE or ")
+    assert found["access"]["remedy"].startswith("set WSGI_PROM_TOKEN_FILE, or WSGI_PROM_WEB_CONFIG ")
     assert "access" not in protected
 
 

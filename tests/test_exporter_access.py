@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import bcrypt
 import exporters
 import live
 import pytest
@@ -20,18 +19,15 @@ from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.errors import SettingError
-from wsgi_prom.exporter import access, passwords
+from wsgi_prom.exporter import access
 from wsgi_prom.exporter.app import ExporterApp
-from wsgi_prom.exporter.passwords import Hashed
+from wsgi_prom.exporter.users import BusyError, Users
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from webob import Response
-
-# Cheap, for all tests but those about the cost.
-CHEAP = (4, 1, 1)
 
 
 @pytest.fixture
@@ -40,11 +36,18 @@ def token_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def users_file(tmp_path: Path) -> Path:
-    lines = [
-        Hashed.make(word.encode(), CHEAP).line(name) for name, word in (("ann", "right"), ("böb b", "grün:x"))
-    ]
-    return secret(tmp_path / "users", "# who may scrape\n\n" + "\n".join(lines) + "\n")
+def web_config(tmp_path: Path) -> Path:
+    return users_file(tmp_path, ann="right", **{"böb b": "grün:x"})
+
+
+def users_file(folder: Path, cost: int = 4, **passwords: str) -> Path:
+    """Return a web configuration of users, with hashes that are cheap to check."""
+    lines = [f"  {name}: {hashed(word, cost)}\n" for name, word in passwords.items()]
+    return secret(folder / "web.yml", "basic_auth_users:\n" + "".join(lines))
+
+
+def hashed(password: str, cost: int = 4) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
 
 
 def secret(path: Path, text: str, mode: int = 0o600) -> Path:
@@ -82,10 +85,10 @@ def ask(app: object, authorization: str | None = None, path: str = "/metrics", *
     ],
 )  # fmt: skip
 def test_either_secret_is_enough(
-    authorization: str | None, status: int, token_file: Path, users_file: Path
+    authorization: str | None, status: int, token_file: Path, web_config: Path
 ) -> None:
     """A token or a user's password, exactly; whatever else is refused, with the ways that there are."""
-    app = exporter(token_file=str(token_file), users_file=str(users_file))
+    app = exporter(token_file=str(token_file), web_config=str(web_config))
     for _ in range(2):
         answer = ask(app, authorization)
         assert status == answer.status_code
@@ -93,9 +96,9 @@ def test_either_secret_is_enough(
     assert schemes == ([] if status == 200 else ["Bearer", "Basic"])
 
 
-def test_a_kind_that_is_not_set_is_not_offered(token_file: Path, users_file: Path) -> None:
+def test_a_kind_that_is_not_set_is_not_offered(token_file: Path, web_config: Path) -> None:
     """With a token alone passwords are refused, and with users alone tokens."""
-    tokens, users = exporter(token_file=str(token_file)), exporter(users_file=str(users_file))
+    tokens, users = exporter(token_file=str(token_file)), exporter(web_config=str(web_config))
     assert 401 == ask(tokens, basic("ann", "right")).status_code == ask(users, "Bearer s3cret").status_code
     assert [["Bearer"], ["Basic"]] == [
         [value.split()[0] for value in ask(app).headers.getall("WWW-Authenticate")] for app in (tokens, users)
@@ -141,11 +144,11 @@ def test_a_token_is_replaced_while_it_runs(token_file: Path) -> None:
     assert [200, 401, 401] == codes()
 
 
-def test_users_are_replaced_while_it_runs(users_file: Path) -> None:
+def test_users_are_replaced_while_it_runs(web_config: Path) -> None:
     """A user who is no longer in the file is refused, though the password was right before."""
-    app = exporter(users_file=str(users_file))
+    app = exporter(web_config=str(web_config))
     assert 200 == ask(app, basic("ann", "right")).status_code
-    users_file.write_text(Hashed.make(b"other", CHEAP).line("ann"))
+    users_file(web_config.parent, ann="other")
     assert [401, 200] == [ask(app, basic("ann", word)).status_code for word in ("right", "other")]
 
 
@@ -158,18 +161,8 @@ def test_users_are_replaced_while_it_runs(users_file: Path) -> None:
         ("token_file", "a b", 0o600, "does not hold one token"),
         ("token_file", "a", 0o604, "can be read or written by others. Run chmod o-rwx on it."),
         ("token_file", "a", 0o602, "can be read or written by others"),
-        ("token_file", "a" * 2_000_000, 0o600, "is no plain file of at most 1 MB"),
-        ("users_file", "", 0o600, "has no user. Add a line with: wsgi-prom password NAME"),
-        ("users_file", "ann:plain", 0o600, ", line 1 is not NAME:$scrypt$... Make it with: wsgi-prom password NAME"),
-        ("users_file", "\nann:$2b$12$abc", 0o600, ", line 2 is not NAME:$scrypt$"),
-        ("users_file", Hashed.make(b"a", CHEAP).line("a").replace("ln=4", "ln=30"), 0o600, ", line 1 is not"),
-        ("users_file", Hashed.make(b"a", CHEAP).line("a").replace("ln=4", "ln=16"), 0o600, ", line 1 is not"),
-        ("users_file", Hashed.make(b"a", CHEAP).line("a") + "\n" + Hashed.make(b"b", (5, 1, 1)).line("b"), 0o600,
-         ", line 2 has another cost"),
-        ("users_file", Hashed.make(b"a", CHEAP).line("a"), 0o644, "can be read or written by others"),
+        ("token_file", "a" * 2_000_000, 0o600, "is not a regular file of at most 1 MB"),
     ],
-    # Not with their salts, which are others in each process that runs tests.
-    ids=lambda value: "hashed" if "$scrypt$ln" in str(value) else None,
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_an_error_at_start(
     name: str, text: str | None, mode: int, told: str, tmp_path: Path
@@ -198,61 +191,74 @@ def test_what_is_no_file_is_an_error_and_is_not_waited_for(kind: str, tmp_path: 
         exporter(token_file=str(path) if kind != "device" else "/dev/zero")
 
 
-def test_an_unknown_user_costs_what_a_known_one_does(users_file: Path) -> None:
-    """Each refusal hashes once, at the same cost, whoever is asked for."""
-    hashed: list[tuple[int, int, int]] = []
+def test_an_unknown_user_costs_what_a_known_one_does() -> None:
+    """Each refusal hashes once: an unknown name at the cost of a user's hash, and always of the same user's."""
+    costs: list[bytes] = []
 
-    class Counting(Hashed):
-        def matches(self, password: bytes) -> bool:
-            hashed.append(self.cost)
-            return super().matches(password)
+    def matches(password: bytes, hashed: bytes) -> bool:
+        costs.append(hashed)
+        return False
 
-        def decoy(self) -> Hashed:
-            found = super().decoy()
-            return Counting(found.cost, found.salt, found.digest)
-
-    users = access.Users(str(users_file))
-    users._users = {name: Counting(h.cost, h.salt, h.digest) for name, h in users._users.items()}
-    users._decoy = next(iter(users._users.values())).decoy()
-    for name in (b"ann", b"nobody", b""):
+    users = Users({b"ann": b"cheap", b"bob": b"dear"}, matches)
+    for name in (b"ann", b"bob", *(b"unknown %d" % number for number in range(50))):
         assert not users.allow(name, b"wrong")
-        assert [CHEAP] == hashed
-        hashed.clear()
+        assert not users.allow(name, b"wrong again")
+    known, unknown = costs[:4], costs[4:]
+    assert [b"cheap"] * 2 + [b"dear"] * 2 == known
+    assert unknown[::2] == unknown[1::2]
+    assert {b"cheap", b"dear"} == set(unknown)
 
 
-def test_a_right_password_is_hashed_once_and_never_waits_for_wrong_ones(users_file: Path) -> None:
-    """While passwords are hashed, a client that was let in before is let in; of many more one waits, the rest are 429."""
+def test_an_unknown_user_is_refused_with_the_password_of_a_user() -> None:
+    """The hash that stands in for an unknown user's lets nobody in."""
+    users = Users({b"ann": b"hash"}, lambda _, hashed: hashed == b"hash")
+    assert [True, False, False] == [users.allow(name, b"right") for name in (b"ann", b"nobody", b"")]
+
+
+def test_a_right_password_is_hashed_once_and_never_waits_for_wrong_ones() -> None:
+    """While passwords are hashed, a client that was let in before is let in; of many more one waits, the rest are busy."""
     begun, go = threading.Event(), threading.Event()
+    checked: list[bytes] = []
 
-    class Stuck(Hashed):
-        def matches(self, password: bytes) -> bool:
-            if password == b"stuck":
-                begun.set()
-                assert go.wait(60)
-            return super().matches(password)
+    def matches(password: bytes, hashed: bytes) -> bool:
+        checked.append(password)
+        if password == b"stuck":
+            begun.set()
+            assert go.wait(60)
+        return password == b"right"
 
-    app = exporter(users_file=str(users_file))
-    users = app._metrics.access._users.value
-    assert 200 == ask(app, basic("ann", "right")).status_code
-    users._users = {name: Stuck(h.cost, h.salt, h.digest) for name, h in users._users.items()}
+    users = Users({b"ann": b"hash"}, matches)
+
+    def allow(password: bytes) -> bool | None:
+        try:
+            return users.allow(b"ann", password)
+        except BusyError:
+            return None
+
+    assert allow(b"right")
     with ThreadPoolExecutor(20) as pool:
-        first = pool.submit(ask, app, basic("ann", "stuck"))
+        first = pool.submit(allow, b"stuck")
         assert begun.wait(60)
-        others = [pool.submit(ask, app, basic("ann", f"wrong {number}")) for number in range(10)]
+        others = [pool.submit(allow, b"wrong %d" % number) for number in range(10)]
         assert live.eventually(lambda: sum(f.done() for f in others), lambda done: done == 9) == 9
-        assert [200] * 20 == [ask(app, basic("ann", "right")).status_code for _ in range(20)]
-        busy = [future.result() for future in others if future.done()]
+        assert [True] * 20 == [allow(b"right") for _ in range(20)]
+        assert [None] * 9 == [future.result() for future in others if future.done()]
         go.set()
-    assert {429} == {answer.status_code for answer in busy}
-    assert {"1"} == {answer.headers["Retry-After"] for answer in busy}
-    assert 401 == first.result().status_code
+    assert first.result() is False
+    assert 1 == checked.count(b"right")
+
+
+def test_a_long_password_counts_as_far_as_bcrypt_reads_it(tmp_path: Path) -> None:
+    """The first 72 bytes count, as for htpasswd and the exporters that share the format."""
+    app = exporter(web_config=str(users_file(tmp_path, ann="x" * 72)))
+    assert [200, 200, 401] == [ask(app, basic("ann", "x" * length)).status_code for length in (72, 80, 71)]
 
 
 def test_a_flood_of_wrong_passwords(tmp_path: Path) -> None:
     """On a real exporter with hashes at their full cost, good scrapes are answered while 16 clients guess."""
     exporters.fill(tmp_path / "shared", 10)
-    users = secret(tmp_path / "users", Hashed.make(b"right").line("ann"))
-    with exporters.serve(tmp_path / "shared", WSGI_PROM_USERS_FILE=str(users)) as server:
+    users = users_file(tmp_path, cost=10, ann="right")
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_WEB_CONFIG=str(users)) as server:
         good = {"Authorization": basic("ann", "right")}
         assert 200 == live.request(server.metrics_url, headers=good).status
         ended = threading.Event()
@@ -276,28 +282,6 @@ def test_a_flood_of_wrong_passwords(tmp_path: Path) -> None:
         assert [] == exporters.complaints(server)
     assert [200] * 30 == found
     assert {401, 429} == set(guesses)
-
-
-def password(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wsgi_prom", "password", *arguments]
-    return subprocess.run(command, input=given, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_the_command_makes_a_line(tmp_path: Path) -> None:
-    """wsgi-prom password NAME reads the password from stdin and prints the line that lets that user in."""
-    done = password("prom", given="pass word\n")
-    assert (0, "") == (done.returncode, done.stderr)
-    name, hashed = passwords.parse(done.stdout.rstrip("\n"))
-    assert ("prom", (14, 8, 1), True) == (name, hashed.cost, hashed.matches(b"pass word"))
-    app = exporter(users_file=str(secret(tmp_path / "users", done.stdout)))
-    assert 200 == ask(app, basic("prom", "pass word")).status_code
-
-
-@pytest.mark.parametrize("name", ["", "a:b", "#a", " a", "a\nb", "a\x7f"])
-def test_names_that_a_line_cannot_hold(name: str) -> None:
-    """The command says so in one line; an empty password is refused too."""
-    for done in (password(name, given="x\n"), password("a", given="\n"), password("a")):
-        assert (1, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
 
 
 def test_only_allowed_networks_reach_the_exporter(tmp_path: Path) -> None:
@@ -332,8 +316,8 @@ def test_the_sockets_mode(tmp_path: Path) -> None:
 STARTS = {
     "loopback": ("127.0.0.1:0", {}, None),
     "another loopback": ("127.1.2.3:0", {}, None),
-    "open": ("0.0.0.0:0", {}, "0.0.0.0 is open to every network that reaches it: whoever connects reads the metrics. Set"),
-    "open, IPv6": ("[::]:0", {}, ":: is open to every network that reaches it: whoever connects reads the metrics. Set"),
+    "open": ("0.0.0.0:0", {}, "0.0.0.0 is open to every network that reaches it: every client that connects can read the metrics. Set"),
+    "open, IPv6": ("[::]:0", {}, ":: is open to every network that reaches it: every client that connects can read the metrics. Set"),
     "networks": ("0.0.0.0:0", {"WSGI_PROM_ALLOW": "10.0.0.0/8"},
                  "0.0.0.0 is open to 10.0.0.0/8, by WSGI_PROM_ALLOW, without a password"),
     "token": ("0.0.0.0:0", {"WSGI_PROM_TOKEN_FILE": "{token}"},
@@ -377,27 +361,10 @@ def test_the_rules_hold_on_a_real_server(tmp_path: Path, token_file: Path) -> No
     assert 'http_requests_total{method="GET",route="/",status="200"} 4.0' in page
 
 
-def test_check_looks_at_the_files(tmp_path: Path, token_file: Path) -> None:
-    """wsgi-prom check tells whether the files of the settings can be used, before a server starts."""
-    command = [sys.executable, "-m", "wsgi_prom", "check"]
-    found = []
-    for mode in (0o600, 0o644):
-        token_file.chmod(mode)
-        env = {**os.environ, "WSGI_PROM_TOKEN_FILE": str(token_file)}
-        found.append(
-            subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False).stdout
-        )
-    assert "ok     access: this user can use the files of WSGI_PROM_TOKEN_FILE\n" in found[0]
-    assert (
-        f"WRONG  access: WSGI_PROM_TOKEN_FILE={str(token_file)!r} can be read or written by others."
-        in found[1]
-    )
-
-
-def test_the_rules_outlive_the_process_that_answers(users_file: Path) -> None:
+def test_the_rules_outlive_the_process_that_answers(web_config: Path) -> None:
     """The exporter's guard starts another with the same rules; who was let in before need not be looked at again."""
     good, wrong = ({"Authorization": basic("ann", word)} for word in ("right", "wrong"))
-    with live.gunicorn(workers=1, WSGI_PROM_USERS_FILE=str(users_file)) as server:
+    with live.gunicorn(workers=1, WSGI_PROM_WEB_CONFIG=str(web_config)) as server:
         url = server.metrics_url
         for _ in range(3):
             assert [200, 401, 401] == [

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import urllib.error
@@ -27,12 +27,11 @@ def blocks(language: str) -> list[str]:
     return [text for found, text in BLOCKS if found == language]
 
 
-def run(block: str, folder: Path) -> None:
-    """Run the lines of a console block."""
+def run(block: str, folder: Path) -> str:
+    """Run the lines of a console block, and return what they print."""
     script = "\n".join(line.removeprefix("$ ") for line in block.splitlines())
-    env = {**os.environ, "PATH": f"{live.BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(live.ROOT)}
-    script = script.replace("wsgi-prom", f"{live.BIN / 'python'} -m wsgi_prom")
-    subprocess.run(["sh", "-euc", script], cwd=folder, env=env, check=True, timeout=60, capture_output=True)
+    command = ["sh", "-euc", script]
+    return subprocess.run(command, cwd=folder, check=True, timeout=60, capture_output=True, text=True).stdout
 
 
 def exported(block: str, folder: Path) -> dict[str, str]:
@@ -41,13 +40,24 @@ def exported(block: str, folder: Path) -> dict[str, str]:
 
 
 def test_there_is_no_block_that_no_test_runs() -> None:
-    """Two to make secrets, two of settings, one for Prometheus, one for nginx."""
-    assert ["console", "sh", "yaml", "console", "sh", "nginx"] == [language for language, _ in BLOCKS]
+    """From another machine: commands, file, settings, Prometheus. Then client certificates, a token, and nginx."""
+    found = [language for language, _ in BLOCKS]
+    assert ["console", "yaml", "sh", "yaml", "yaml", "console", "sh", "nginx"] == found
 
 
-def test_a_token_over_tls(tmp_path: Path) -> None:
-    """The files, the settings and the configuration of Prometheus fit: the target is up, without the token it is not."""
-    run(blocks("console")[0], tmp_path)
+def made(folder: Path) -> str:
+    """Run the commands of the first recipe but pip, with a password for htpasswd, and return the user's line."""
+    commands = "\n".join(line for line in blocks("console")[0].splitlines() if " pip " not in line)
+    commands = commands.replace("htpasswd -n", "printf secret | tee password | htpasswd -in")
+    return run(commands, folder).strip().replace(":", ": ")
+
+
+def test_scrape_from_another_machine(tmp_path: Path) -> None:
+    """The files, the settings and the configuration of Prometheus fit: the target is up, without the password it is not."""
+    line = made(tmp_path)
+    config = re.sub(r"prometheus: \S+", line, blocks("yaml")[0])
+    (tmp_path / "web.yml").write_text(config)
+    assert config.count(line) == 1
     env = exported(blocks("sh")[0], tmp_path)
     bind = env.pop("WSGI_PROM_BIND")
     exporters.fill(tmp_path / "shared", 5)
@@ -55,14 +65,11 @@ def test_a_token_over_tls(tmp_path: Path) -> None:
         exporters.serve(tmp_path / "shared", bind.replace(":9464", ":0"), **env) as server,
         live.hold_port() as held,
     ):
-        assert re.search(
-            r"0\.0\.0\.0 is open to every network .* protected by WSGI_PROM_TOKEN_FILE$",
-            server.log(),
-            re.MULTILINE,
-        )
+        told = r"0\.0\.0\.0 is open to every network .* protected by basic_auth_users$"
+        assert re.search(told, server.log(), re.MULTILINE)
         target = f"127.0.0.1:{exporters.address(server)[1]}"
         # Not the minute that it is by default.
-        config = "global: {scrape_interval: 1s}\n" + blocks("yaml")[0].replace("127.0.0.1:9464", target)
+        config = "global: {scrape_interval: 1s}\n" + blocks("yaml")[1].replace("127.0.0.1:9464", target)
         (tmp_path / "prometheus.yml").write_text(config)
         subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], check=True, timeout=60)
         address = f"127.0.0.1:{held.getsockname()[1]}"
@@ -73,9 +80,8 @@ def test_a_token_over_tls(tmp_path: Path) -> None:
         ) as prometheus:
 
             def total() -> float:
-                result = json.loads(prometheus.get("/api/v1/query?query=sum(filled_total)").body)["data"][
-                    "result"
-                ]
+                answer = prometheus.get("/api/v1/query?query=sum(filled_total)").body
+                result = json.loads(answer)["data"]["result"]
                 return float(result[0]["value"][1]) if result else 0.0
 
             assert live.eventually(total, lambda found: found == 5) == 5
@@ -85,13 +91,29 @@ def test_a_token_over_tls(tmp_path: Path) -> None:
         refused.value.close()
 
 
-def test_users(tmp_path: Path) -> None:
-    """The line that the command makes lets the user in."""
+def test_client_certificates(tmp_path: Path) -> None:
+    """The file of the recipe keeps clients out that have no certificate."""
+    made(tmp_path)
+    shutil.copy(tmp_path / "cert.pem", tmp_path / "clients.pem")
+    (tmp_path / "web.yml").write_text(blocks("yaml")[2])
+    env = exported(blocks("sh")[0], tmp_path)
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_WEB_CONFIG=env["WSGI_PROM_WEB_CONFIG"]) as server:
+        url = "https://{}:{}/metrics".format(*exporters.address(server))
+        context = ssl.create_default_context(cafile=tmp_path / "cert.pem")
+        with pytest.raises(OSError):
+            urllib.request.urlopen(url, context=context, timeout=60)
+        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        with urllib.request.urlopen(url, context=context, timeout=60) as answer:
+            assert 200 == answer.status
+
+
+def test_a_token(tmp_path: Path) -> None:
+    """The file that the command makes holds a token that the exporter takes."""
     run(blocks("console")[1], tmp_path)
-    with exporters.serve(tmp_path / "shared", WSGI_PROM_USERS_FILE=str(tmp_path / "users")) as server:
-        given = base64.b64encode(b"prometheus:secret").decode()
-        page = live.request(server.metrics_url, headers={"Authorization": f"Basic {given}"})
-    assert (200, True) == (page.status, b"wsgi_prom_build_info" in page.body)
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_TOKEN_FILE=str(tmp_path / "token")) as server:
+        token = (tmp_path / "token").read_text().strip()
+        page = live.request(server.metrics_url, headers={"Authorization": f"Bearer {token}"})
+        assert (200, 401) == (page.status, live.request(server.metrics_url).status)
 
 
 def test_nginx_in_front(tmp_path: Path) -> None:

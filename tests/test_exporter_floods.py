@@ -244,7 +244,7 @@ def test_who_never_reads_is_left_when_time_is_over() -> None:
 
     with socket.socket() as listening, socket.socket() as client:
         listening.bind(("127.0.0.1", 0))
-        made = listener.server(lambda *_: [], listening, listener.Door(Settings(), Access(Settings())))  # type: ignore[arg-type]
+        made = listener.server(lambda *_: [], listening, listener.Admission(Access(Settings())))  # type: ignore[arg-type]
         client.connect(listening.getsockname())
         assert live.eventually(lambda: made.handle_accept() or len(made.active_channels), bool) == 1
         (found,) = made.active_channels.values()

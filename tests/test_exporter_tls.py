@@ -17,11 +17,6 @@ import exporters
 import live
 import pytest
 
-from wsgi_prom.errors import SettingError
-from wsgi_prom.exporter.http.tls import Tls
-from wsgi_prom.exporter.passwords import Hashed
-from wsgi_prom.settings import Settings
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,13 +41,13 @@ def authority(folder: Path, name: str) -> Pair:
     return pair
 
 
-def signed(folder: Path, name: str, by: Pair) -> Pair:
-    """Make a certificate that *by* has signed."""
+def signed(folder: Path, name: str, by: Pair, san: str = "") -> Pair:
+    """Make a certificate that *by* has signed, with the names *san*."""
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", pair.key, "-out",
-            folder / f"{name}.csr", "-subj", f"/CN={name}")  # fmt: skip
+            folder / f"{name}.csr", "-subj", f"/CN={name}", *(("-addext", f"subjectAltName={san}") if san else ()))  # fmt: skip
     openssl("x509", "-req", "-in", folder / f"{name}.csr", "-CA", by.cert, "-CAkey", by.key, "-CAcreateserial", "-out",
-            pair.cert, "-days", 30)  # fmt: skip
+            pair.cert, "-days", 30, "-copy_extensions", "copy")  # fmt: skip
     return pair
 
 
@@ -77,6 +72,13 @@ def directory(files: Path) -> Path:
     return files / "shared"
 
 
+def tls(own: Pair, more: str = "", name: str = "web.yml") -> str:
+    """Return the path of a web configuration with *own*, by relative names, and *more* lines of its section."""
+    path = own.cert.with_name(name)
+    path.write_text(f"tls_server_config:\n  cert_file: {own.cert.name}\n  key_file: {own.key.name}\n{more}")
+    return str(path)
+
+
 def get(url: str, trusted: Pair, certificate: Pair | None = None, **headers: str) -> tuple[int, bytes]:
     context = ssl.create_default_context(cafile=trusted.cert)
     if certificate is not None:
@@ -96,9 +98,7 @@ def url(server: live.LiveServer) -> str:
 
 def test_a_large_page_through_tls(directory: Path, own: Pair) -> None:
     """A page of 1 MB arrives whole, to several clients at once; who does not speak TLS is not answered."""
-    with exporters.serve(
-        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
-    ) as server:
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own)) as server:
         assert url(server).startswith("https://127.0.0.1:")
         with ThreadPoolExecutor(8) as pool:
             pages = list(pool.map(lambda _: get(url(server), own), range(24)))
@@ -110,9 +110,7 @@ def test_a_large_page_through_tls(directory: Path, own: Pair) -> None:
 
 def test_silent_handshakes_keep_nobody_waiting(directory: Path, own: Pair) -> None:
     """500 clients who connect and say nothing, half of a handshake or nonsense: a scrape is answered among them."""
-    with exporters.serve(
-        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
-    ) as server:
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own)) as server:
         hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
         with (
             exporters.crowd(server, 200),
@@ -127,9 +125,7 @@ def test_silent_handshakes_keep_nobody_waiting(directory: Path, own: Pair) -> No
 
 def test_readers_who_do_not_read_tls(directory: Path, own: Pair) -> None:
     """300 clients ask for 1 MB and stop reading: 20 KB of memory for OpenSSL's sake each, not a page."""
-    with exporters.serve(
-        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
-    ) as server:
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own)) as server:
         get(url(server), own)
         before = exporters.memory(server)
         context = ssl.create_default_context(cafile=own.cert)
@@ -154,9 +150,7 @@ def test_readers_who_do_not_read_tls(directory: Path, own: Pair) -> None:
 def test_requests_one_after_the_other(directory: Path, own: Pair) -> None:
     """A connection is kept, and requests in pieces or in large records are understood."""
     context = ssl.create_default_context(cafile=own.cert)
-    with exporters.serve(
-        directory, WSGI_PROM_TLS_CERT=str(own.cert), WSGI_PROM_TLS_KEY=str(own.key)
-    ) as server:
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own)) as server:
         with context.wrap_socket(exporters.connect(server), server_hostname="127.0.0.1") as client:
             for filler in (0, 10, 9000, 16000):
                 request = b"GET /-/healthy HTTP/1.1\r\nX-Filler: " + b"x" * filler + b"\r\n\r\n"
@@ -171,9 +165,8 @@ def test_requests_one_after_the_other(directory: Path, own: Pair) -> None:
 def test_client_certificates(directory: Path, own: Pair, clients: Pair, files: Path) -> None:
     """Only who shows a certificate of the clients' authority is let in; no TLS before 1.2 is spoken."""
     good, stranger = signed(files, "good", clients), authority(files, "stranger")
-    env = {"WSGI_PROM_TLS_CERT": str(own.cert), "WSGI_PROM_TLS_KEY": str(own.key),
-           "WSGI_PROM_TLS_CLIENT_CA": str(clients.cert)}  # fmt: skip
-    with exporters.serve(directory, **env) as server:
+    more = f"  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: {clients.cert.name}\n"
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own, more, "clients.yml")) as server:
         assert 200 == get(url(server), own, good)[0]
         for certificate in (None, stranger):
             with pytest.raises(OSError, match=r"alert|EOF|reset|Broken|Remote|closed"):
@@ -196,9 +189,7 @@ def test_a_certificate_is_replaced_while_it_runs(directory: Path, own: Pair, tmp
     for path, copy in zip(own, used, strict=True):
         shutil.copy(path, copy)
     other = authority(tmp_path, "other")
-    with exporters.serve(
-        directory, WSGI_PROM_TLS_CERT=str(used.cert), WSGI_PROM_TLS_KEY=str(used.key)
-    ) as server:
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(used)) as server:
         assert 200 == get(url(server), own)[0]
         shutil.copy(other.cert, used.cert)  # and not yet its key
         assert 200 == get(url(server), own)[0]
@@ -209,36 +200,33 @@ def test_a_certificate_is_replaced_while_it_runs(directory: Path, own: Pair, tmp
             get(url(server), own)
 
 
-def test_files_that_cannot_be_used(own: Pair, clients: Pair, tmp_path: Path) -> None:
-    """Each mistake is an error at start that names the setting, its value and the remedy; none asks at a terminal."""
-    nonsense, locked, both = tmp_path / "nonsense", tmp_path / "locked", tmp_path / "both"
-    nonsense.write_text("nonsense")
-    nonsense.chmod(0o600)
-    openssl("pkey", "-in", own.key, "-aes256", "-passout", "pass:word", "-out", locked)
-    open_key = tmp_path / "open"
-    shutil.copy(own.key, open_key)
-    open_key.chmod(0o644)
-    both.write_text(own.cert.read_text() + own.key.read_text())
-    both.chmod(0o644)
-    cases: list[tuple[dict[str, Path], str]] = [
-        ({"tls_key": own.key}, "WSGI_PROM_TLS_KEY='{}' is of no use without a certificate. Set WSGI_PROM_TLS_CERT too."),
-        ({"tls_client_ca": own.cert}, "WSGI_PROM_TLS_CLIENT_CA='{}' is of no use without a certificate."),
-        ({"tls_cert": tmp_path / "none"}, "WSGI_PROM_TLS_CERT='{}' cannot be read: No such file or directory. Name"),
-        ({"tls_cert": nonsense}, "WSGI_PROM_TLS_CERT='{}' cannot be used: "),
-        ({"tls_cert": own.cert, "tls_key": clients.key}, "WSGI_PROM_TLS_CERT='{}' with WSGI_PROM_TLS_KEY="),
-        ({"tls_key": open_key, "tls_cert": own.cert}, "WSGI_PROM_TLS_KEY='{}' can be read or written by others. Run chm"),
-        ({"tls_cert": both}, "WSGI_PROM_TLS_CERT='{}' can be read or written by others. Run chmod o-rwx on it."),
-        ({"tls_cert": own.cert, "tls_key": locked}, "WSGI_PROM_TLS_CERT='{}' with WSGI_PROM_TLS_KEY="),
-        ({"tls_client_ca": nonsense, "tls_cert": own.cert, "tls_key": own.key}, "WSGI_PROM_TLS_CLIENT_CA='{}' cannot be us"),
-    ]  # fmt: skip
-    for paths, told in cases:
-        settings = Settings.read({}, **{name: str(path) for name, path in paths.items()})
-        with pytest.raises(SettingError) as caught:
-            Tls.of(settings)
-        assert str(caught.value).startswith(told.format(next(iter(paths.values()))))
-    both.chmod(0o600)
-    assert Tls.of(Settings.read({}, tls_cert=str(both))) is not None
-    assert Tls.of(Settings()) is None
+def test_clients_of_some_names(directory: Path, own: Pair, clients: Pair, files: Path) -> None:
+    """With client_allowed_sans, a client's certificate must have one of the names too."""
+    named, unnamed = (
+        signed(files, name, clients, san) for name, san in (("a", "DNS:prom,IP:::1"), ("b", "DNS:other"))
+    )
+    more = (
+        "  client_auth_type: VerifyClientCertIfGiven\n"
+        f"  client_ca_file: {clients.cert.name}\n  client_allowed_sans: [prometheus, '::1']\n"
+    )
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own, more, "sans.yml")) as server:
+        assert 200 == get(url(server), own, named)[0]
+        for certificate in (None, unnamed, signed(files, "c", clients)):
+            with pytest.raises(OSError, match=r"alert|EOF|reset|Broken|Remote|closed"):
+                get(url(server), own, certificate)
+        assert [] == exporters.complaints(server)
+
+
+def test_versions_and_ciphers(directory: Path, own: Pair, files: Path) -> None:
+    """The suites and versions of the file are spoken, and no others."""
+    more = "  max_version: TLS12\n  cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]\n"
+    with exporters.serve(directory, WSGI_PROM_WEB_CONFIG=tls(own, more, "ciphers.yml")) as server:
+        context = ssl.create_default_context(cafile=own.cert)
+        with context.wrap_socket(exporters.connect(server), server_hostname="127.0.0.1") as client:
+            assert ("ECDHE-ECDSA-AES128-GCM-SHA256", "TLSv1.2") == client.cipher()[:2]  # type: ignore[index]
+        context.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
+        with exporters.connect(server) as plain, pytest.raises(ssl.SSLError, match="handshake failure"):
+            context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def test_prometheus_through_tls_with_a_certificate_and_a_password(
@@ -246,13 +234,17 @@ def test_prometheus_through_tls_with_a_certificate_and_a_password(
 ) -> None:
     """A real Prometheus, configured as the documentation has it, has the target up and the figures."""
     good = signed(files, "prometheus", clients)
-    users = tmp_path / "users"
-    users.write_text(Hashed.make(b"right").line("prom"))
-    users.chmod(0o600)
+    htpasswd = ["htpasswd", "-inBC", "10", "prom"]
+    line = subprocess.run(
+        htpasswd, input="right", capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    more = (
+        f"  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: {clients.cert.name}\n"
+        f"basic_auth_users:\n  {line.strip().replace(':', ': ')}\n"
+    )
     (tmp_path / "password").write_text("right")
     exporters.fill(tmp_path / "shared", 5)
-    env = {"WSGI_PROM_TLS_CERT": str(own.cert), "WSGI_PROM_TLS_KEY": str(own.key), "WSGI_PROM_USERS_FILE": str(users),
-           "WSGI_PROM_TLS_CLIENT_CA": str(clients.cert), "WSGI_PROM_ALLOW": "127.0.0.0/8"}  # fmt: skip
+    env = {"WSGI_PROM_WEB_CONFIG": tls(own, more, "prometheus.yml"), "WSGI_PROM_ALLOW": "127.0.0.0/8"}
     with exporters.serve(tmp_path / "shared", **env) as server, live.hold_port() as held:
         assert 401 == get(url(server), own, good)[0]
         job = {

@@ -483,7 +483,7 @@ from pathlib import Path
 from wsgi_prom.exporter.http import listener
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.process.guard import Guard
-from wsgi_prom.exporter.http.listening import Listening
+from wsgi_prom.exporter.http.listener import Listening
 from wsgi_prom.exporter.process.place import Place
 from wsgi_prom.settings import Address, Settings
 from wsgi_prom.store import directory
@@ -499,13 +499,13 @@ logging.basicConfig(stream=sys.stderr, format="wsgi_prom: %(message)s")
 path = Path(sys.argv[1])
 place = Place(path, directory.prepare(path))
 place.take()
-door = listener.Door(Settings(), Access(Settings()))
+admission = listener.Admission(Access(Settings()))
 listening = Listening(Address("127.0.0.1", 0))
 print("metrics at", listening.url(), flush=True)
 Guard(
     place,
     lambda: listening,
-    lambda _: listener.server(app, listening.socket.dup(), door),
+    lambda _: listener.server(app, listening.socket.dup(), admission),
     os.getppid(),
     clock=eval(sys.argv[2]),
 ).run()

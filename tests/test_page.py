@@ -21,7 +21,7 @@ from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.exporter.introspection import own_metrics
+from wsgi_prom.exporter.target import own_metrics
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory
 from wsgi_prom.store import file_format as layout

@@ -16,7 +16,7 @@ from wsgi_prom.settings import PREFIX, Address, Settings, unknown_variables
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILES = ("token_file", "users_file", "tls_cert", "tls_key", "tls_client_ca")
+FILES = ("token_file", "web_config")
 
 # Each with texts that are right, and what they mean.
 RIGHT = {
@@ -134,7 +134,7 @@ def test_a_wrong_value_is_refused(name: str, text: str) -> None:
     ("bind", 9464), ("app", object), ("metrics_path", b"/metrics"), ("buckets", 1), ("buckets", ("x",)),
     ("buckets", ()), ("buckets", (None,)), ("label_limit", "x"), ("label_limit", ()), ("label_limit", 0),
     ("prefix", ""), ("app", ""), ("label_limit", float("inf")), ("socket_mode", 660), ("socket_mode", None.__class__), ("allow", 10.5), ("allow", ()),
-    ("allow", (b"10",)), ("token_file", 3), ("tls_cert", b"/a"),
+    ("allow", (b"10",)), ("token_file", 3), ("web_config", b"/a"),
 ])  # fmt: skip
 def test_a_wrong_keyword_is_refused(name: str, value: object) -> None:
     """
@@ -272,11 +272,11 @@ def test_an_unknown_keyword_is_refused() -> None:
         ({"bind": ":1"}, "bind=':1' is not a keyword of PrometheusMiddleware. It belongs to the server or the exporter: set WSGI_PROM_BIND in"),
         *(
             ({name: None}, f"{name}=None is not a keyword of PrometheusMiddleware. It belongs to the server or the exporter: set WSGI_PROM_{name.upper()} in")
-            for name in ("socket_mode", "tls_cert", "tls_key", "tls_client_ca", "app")
+            for name in ("socket_mode", "app")
         ),
         *(
             ({name: "10.0.0.0/8" if name == "allow" else "/etc/x"}, f"has no effect in PrometheusMiddleware without metrics_path. Give metrics_path too, or set WSGI_PROM_{name.upper()} in")
-            for name in ("allow", "token_file", "users_file")
+            for name in ("allow", "token_file", "web_config")
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -24,7 +24,7 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplicati
 
     Keywords are settings (docs/settings.md) and win over the environment. Only a keyword can give *labels* as a dict,
     whose values may be callables on the environ, and *exclude* as such a callable. With *metrics_path*, requests for that
-    path are answered with the metrics, to whoever reaches the application unless *allow*, *token_file* or *users_file*
+    path are answered with the metrics, to whoever reaches the application unless *allow*, *token_file* or *web_config*
     say otherwise.
 
     Raises SettingError, also for a keyword that does nothing here. A request is never affected: thread and fork safe,

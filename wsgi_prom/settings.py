@@ -41,7 +41,7 @@ _SERVICE_LINK: Final = re.compile(
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 
 # The settings that restrict who may read the metrics. The middleware applies them to metrics_path.
-_ACCESS: Final = ("allow", "token_file", "users_file")
+_ACCESS: Final = ("allow", "token_file", "web_config")
 
 
 def _setting(
@@ -131,29 +131,18 @@ class Settings:
         "Exporter", 0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660",
         "the mode of the socket at `unix:/PATH`", shown="600", keyword=False,
     )  # fmt: skip
-    # Secrets are in files: a file can be replaced while the server runs, and child processes do not inherit it.
-    tls_cert: str | None = _setting(
-        "Exporter", None, setting_values.file, "the absolute path of a file",
-        "a certificate chain in PEM: the exporter speaks TLS 1.2 or newer, and nothing else", keyword=False,
-    )  # fmt: skip
-    tls_key: str | None = _setting(
-        "Exporter", None, setting_values.file, "the absolute path of a file",
-        "the certificate's key in PEM, without a password", shown="in the former", keyword=False,
-    )  # fmt: skip
-    tls_client_ca: str | None = _setting(
-        "Exporter", None, setting_values.file, "the absolute path of a file",
-        "certificates in PEM: clients must show one that these have signed", keyword=False,
-    )  # fmt: skip
     allow: tuple[Network, ...] = _setting(
         "Access", (), setting_values.networks, "a list of addresses and networks, such as 10.0.0.0/8,::1",
         "addresses and networks that may connect, such as `10.0.0.0/8,::1`", shown="everybody",
     )  # fmt: skip
+    # Secrets are in files: a file can be replaced while the server runs, and child processes do not inherit it.
     token_file: str | None = _setting(
         "Access", None, setting_values.file, "the absolute path of a file", "a file with a bearer token"
     )  # fmt: skip
-    users_file: str | None = _setting(
+    # The format that Prometheus' exporters share, so that one file serves them all.
+    web_config: str | None = _setting(
         "Access", None, setting_values.file, "the absolute path of a file",
-        "a file with users and their hashed passwords, a line each, by `wsgi-prom password NAME`",
+        "a file in the web configuration format of Prometheus' exporters: TLS, client certificates, users and passwords",
     )  # fmt: skip
 
     @classmethod

@@ -14,7 +14,7 @@ from wsgi_prom.errors import WsgiPromError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS: Final = ("serve", "dump", "check", "password", "reset")
+_COMMANDS: Final = ("serve", "dump", "check", "reset")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ from wsgi_prom.cli.output import Finding, write, write_json
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.http.tls import Tls
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
 from wsgi_prom.store import directory, directory_files, environment
 
@@ -69,17 +68,14 @@ def _findings(reference: str | None) -> Iterator[Finding]:
 
 
 def _access(settings: Settings) -> Iterator[Finding]:
-    files = ("token_file", "users_file", "tls_cert", "tls_key", "tls_client_ca")
-    named = [PREFIX + name.upper() for name in files if getattr(settings, name)]
-    if not named:
-        return
+    named = [PREFIX + name.upper() for name in ("token_file", "web_config") if getattr(settings, name)]
     try:
         Access(settings)
-        Tls.of(settings)
     except WsgiPromError as error:
         yield Finding("access", False, str(error))
     else:
-        yield Finding("access", True, f"this user can use the files of {', '.join(named)}")
+        if named:
+            yield Finding("access", True, f"this user can use the files of {' and '.join(named)}")
 
 
 def _directory() -> Finding:

@@ -43,13 +43,12 @@ def findings(settings: Settings) -> Iterator[Finding]:
         return
     free = Finding("address", True, f"{address} is {'free' if address.port else 'any port that is free'}")
     yield _taken(address) if taken else free
-    protected = settings.token_file or settings.users_file or settings.tls_client_ca or settings.allow
-    if not protected and not _loopback(address):
+    if not (settings.token_file or settings.web_config or settings.allow or _loopback(address)):
         yield Finding(
             "access",
             None,
             f"{address} is open to every network that reaches it: every client that connects can read the metrics",
-            "set WSGI_PROM_TOKEN_FILE or WSGI_PROM_USERS_FILE, with WSGI_PROM_TLS_CERT; or WSGI_PROM_ALLOW; or "
+            "set WSGI_PROM_TOKEN_FILE, or WSGI_PROM_WEB_CONFIG with TLS and users; or WSGI_PROM_ALLOW; or "
             f"WSGI_PROM_BIND=127.0.0.1:{address.port}",
         )
 

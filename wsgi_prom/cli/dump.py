@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
 from wsgi_prom.cli.output import tell, write, write_json
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.exporter.introspection import own_metrics
-from wsgi_prom.exporter.target import Target
+from wsgi_prom.exporter.target import Target, own_metrics
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory
 

@@ -1,7 +1,8 @@
-"""The metrics as WSGI applications, on WebOb: one that answers with the page, and the exporter with its paths."""
+"""The metrics as WSGI applications: one that answers with the page, and the exporter with its paths."""
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from typing import TYPE_CHECKING, Final
@@ -11,15 +12,16 @@ from prometheus_client import REGISTRY
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names
-from wsgi_prom.exporter.page_cache import ARRIVAL, PageFile, Pages
-from wsgi_prom.exporter.responses import plain
-from wsgi_prom.exporter.target import Target
-from wsgi_prom.exporter.webob import (
+from wsgi_prom.exporter.http import ARRIVAL
+from wsgi_prom.exporter.page_cache import Pages
+from wsgi_prom.exporter.responses import (
     Request,
     Response,
     create_accept_encoding_header,
     create_accept_header,
+    plain,
 )
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import Settings
 from wsgi_prom.store.current_slot import current_slot
 
@@ -37,28 +39,26 @@ _OFFERS: Final = {
     "application/openmetrics-text;version=1.0.0": OPENMETRICS,
     "application/openmetrics-text": OPENMETRICS,
 }
-# Parameters that Prometheus sends and that do not choose between our formats: we escape names by underscores,
-# which is what is meant where nothing else is agreed.
+# Parameters that Prometheus sends and that do not choose between our formats: names are escaped by underscores, which
+# is what a client gets that has agreed to nothing else.
 _IGNORED_PARAMETERS: Final = frozenset({"charset", "escaping"})
-# Prometheus 3.0 sends 280 characters. A header that is longer counts as none.
+# Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
 
-
-_STALE: Final = "Counters are those of the last scrape that could read it.\n"
-
-# Seconds. Scrapes of the whole page share one, those with name[] cannot: 900 of them kept a good scrape waiting for 16 to
-# 60 s. Those that had to wait longer than this are refused, so that the queue before a good scrape is never longer.
+# Seconds. Scrapes of the whole page share one, scrapes with name[] cannot: 900 of them kept a good scrape waiting for 16
+# to 60 s. One that had to wait longer than this is refused, so that a good scrape never finds a longer queue.
 _LONGEST_WAIT: Final = 1.0
 
 
 class MetricsApp:
     """
-    Answer every path with the metrics: of all processes that share the directory, or of this one if none is shared.
+    Answer every path with the metrics: of all processes that share a directory, or of this one if none is shared.
 
     *directory* is the shared one, by default the one that the process records into. *registry* holds the metrics of
-    this process, which are shown only where no directory is shared. *settings*, by default those of the environment,
-    say who may read them: WSGI_PROM_ALLOW, WSGI_PROM_TOKEN_FILE and WSGI_PROM_USERS_FILE hold here as for the
-    exporter. *target* says whose metrics they are. Raises SettingError. Thread and fork safe.
+    this process, shown only if no directory is shared. *settings*, by default those of the environment, say who may read
+    the metrics: WSGI_PROM_ALLOW, WSGI_PROM_TOKEN_FILE, and the users of WSGI_PROM_WEB_CONFIG. The rest of that file is
+    for the exporter: here the application's own server does TLS, headers and limits. *target* says whose metrics they
+    are. Raises SettingError. Thread and fork safe.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class MetricsApp:
         self._target = target or Target(settings.app or "")
         self._directory = directory
         self._registry = registry
-        # By path and process: a lock of the parent's may be held for ever by a thread that is not here.
+        # By path and process: in a forked child a lock may be held by a thread that only the parent has.
         self._pages: dict[tuple[Path | None, int], Pages] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -85,7 +85,7 @@ class MetricsApp:
         return response(environ, start_response)
 
     def respond(self, request: Request) -> Response:
-        """Answer *request*, whoever sends it."""
+        """Return the page for *request*, without a look at who sent it."""
         arrival = request.environ.get(ARRIVAL, time.monotonic())
         if request.method not in {"GET", "HEAD"}:
             return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
@@ -93,42 +93,45 @@ class MetricsApp:
             names = Names(request.GET.getall("name[]"))
         except UnicodeDecodeError:
             return plain(400, "The query string is not UTF-8.\n")
-        content_type = _negotiate(request)
-        pages = self._current()
-        compressed = _wants_gzip(request)
         if names and time.monotonic() - arrival > _LONGEST_WAIT:
             return plain(503, "Too many scrapes with name[] at once.\n", ("Retry-After", "1"))
+        content_type = _negotiate(request)
         try:
-            page = pages.page(arrival, openmetrics=content_type == OPENMETRICS, names=names)
+            page = self._current().page(arrival, openmetrics=content_type == OPENMETRICS, names=names)
         except (DirectoryError, OSError) as error:
             return plain(503, f"{error}\n")
-        content = page.compressed if compressed else page.content
         response = Response()
         response.headers["Content-Type"] = content_type
         response.vary = ("Accept", "Accept-Encoding")
-        if compressed:
+        content = page.content
+        if _wants_gzip(request):
+            content = page.compressed
             response.content_encoding = "gzip"
         if ARRIVAL in request.environ:
-            response.app_iter = request.environ["wsgi.file_wrapper"](PageFile(content))
+            # The exporter's server sends a file from where it is: clients that read one page slowly share its bytes.
+            response.app_iter = request.environ["wsgi.file_wrapper"](io.BytesIO(content))
             response.content_length = len(content)
         else:
             response.body = content
         return response
 
     def ready(self) -> Response:
-        """Answer whether the directory can be read, without making a page: probes are as frequent as others like."""
+        """Tell whether the directory can be read. No page is made: others choose how often they probe."""
         path = self._directory or current_slot.directory
         try:
             if path is not None:
                 os.listdir(path)
         except OSError as error:
-            return plain(503, f"{path} cannot be read: {error.strerror}. {_STALE}")
+            return plain(
+                503,
+                f"{path} cannot be read: {error.strerror}. Counters are those of the last scrape that could read it.\n",
+            )
         return plain(200, "ready\n")
 
     def _current(self) -> Pages:
         key = self._directory or current_slot.directory, os.getpid()
         found = self._pages.get(key)
-        # One operation: threads that come at once get the same.
+        # setdefault: threads that come at once get the same object.
         return found or self._pages.setdefault(key, Pages(key[0], self._registry, self._target))
 
 
@@ -136,15 +139,22 @@ class ExporterApp:
     """
     The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
 
-    `/-/healthy` is open to whoever may connect: it tells nothing, costs nothing, and those who watch over processes
-    have no place for a secret.
+    `/-/healthy` needs no secret: it tells nothing and costs nothing, and many supervisors cannot send one.
     """
 
     def __init__(self, metrics: MetricsApp) -> None:
         self._metrics = metrics
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        return self._respond(Request(environ))(environ, start_response)
+        request = Request(environ)
+        web = self._metrics.access.web
+        if web and web.rate_limit and environ.get("PATH_INFO") != "/-/healthy" and not web.rate_limit.allow():
+            response = plain(429, "More requests than rate_limit allows.\n", ("Retry-After", "1"))
+        else:
+            response = self._respond(request)
+        if web:
+            response.headers.update(web.headers.items())
+        return response(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
         path = request.environ.get("PATH_INFO", "")
@@ -161,7 +171,7 @@ class ExporterApp:
 
 
 def _negotiate(request: Request) -> str:
-    """Choose the format by the Accept header, by quality and not by order; text where nothing fits."""
+    """Choose the format by the qualities of the Accept header; text if no format fits."""
     header = _short(request, "Accept")
     try:
         ranges = create_accept_header(header).parsed or ()

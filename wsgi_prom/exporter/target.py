@@ -1,4 +1,4 @@
-"""Whose metrics a page has: what tells two applications of one host apart."""
+"""What a page says about itself: whose metrics they are, and what the scrape found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from wsgi_prom import metrics
+from wsgi_prom import metrics, version
 from wsgi_prom.store.locks import Locks
 
 if TYPE_CHECKING:
@@ -15,34 +15,59 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from wsgi_prom.merge.collector import Report
+
 
 @dataclass(frozen=True)
 class Target:
-    """The *application* as its server was told of it (`myapp:app`), and the *server*: gunicorn or uWSGI. Empty where unknown."""
+    """
+    The *application* as its server was told of it (`myapp:app`), and the *server*: gunicorn or uWSGI. Empty if unknown.
+
+    It tells two applications of one host apart.
+    """
 
     application: str = ""
     server: str = ""
 
     def arguments(self) -> list[str]:
-        """Return what tells an exporter of it on the command line."""
+        """Return the command line arguments of an exporter for this target."""
         named = {"--application": self.application, "--server": self.server}
         return [word for option, value in named.items() if value for word in (option, value)]
 
     def info(self, directory: Path) -> Metric:
-        """Return a sample for each server's master that uses *directory*, or one that names none."""
+        """Return a sample for each master that uses *directory*, or one sample without a pid."""
         family = GaugeMetricFamily(*metrics.TARGET_INFO, labels=["application", "server", "pid", "directory"])
         for pid in _masters(directory) or [""]:
             family.add_metric([self.application, self.server, pid, str(directory)], 1)
         for sample in family.samples:
-            # An empty label is none, and says nothing that is not so.
+            # To Prometheus an empty label is a missing one.
             for name in [name for name, value in sample.labels.items() if not value]:
                 del sample.labels[name]
         return family
 
 
+def own_metrics(report: Report, *others: Metric) -> list[Metric]:
+    """Return the `wsgi_prom_*` metrics of the scrape that *report* is about, and *others*."""
+    build = GaugeMetricFamily(*metrics.BUILD_INFO, labels=["version"])
+    build.add_metric([version.installed()], 1)
+    slots = GaugeMetricFamily(*metrics.SLOTS, labels=["state"])
+    slots.add_metric(["live"], report.slots_live)
+    slots.add_metric(["free"], report.slots_free)
+    return [
+        build,
+        *others,
+        slots,
+        GaugeMetricFamily(*metrics.SCRAPE_DURATION, report.duration),
+        GaugeMetricFamily(*metrics.VALUE_BYTES, report.value_bytes),
+        GaugeMetricFamily(*metrics.DIRECTORY_READABLE, report.readable),
+        GaugeMetricFamily(*metrics.UNREADABLE, len(report.unreadable)),
+        GaugeMetricFamily(*metrics.CONFLICTS, report.conflicts),
+    ]
+
+
 def _masters(directory: Path) -> list[str]:
     try:
-        # Not one in another pid namespace, where its pid means nothing here.
+        # Without masters in another pid namespace: their pids mean nothing here.
         return sorted({str(pid) for pid in Locks.of(directory).servers() if pid})
-    except Exception:  # no directory, or not one of ours: that is told by other metrics
+    except Exception:  # no directory, or not one of ours: other metrics tell that
         return []

@@ -1,4 +1,9 @@
-"""What is made of files that others write: made again when they change, checked before it counts."""
+"""
+Values that are loaded from files: a changed file takes effect at once.
+
+1. A file is checked before it takes effect. While a changed file cannot be used, the last good value stays in force.
+2. Each state of a file that cannot be used is logged once.
+"""
 
 from __future__ import annotations
 
@@ -17,74 +22,77 @@ log = logging.getLogger("wsgi_prom")
 
 T = TypeVar("T")
 
-# A token, a few users, a key: more is another file than the one that was meant.
+# Larger than any token, list of users or chain of certificates: such a file was named by mistake.
 _LARGEST: Final = 1024 * 1024
+
+
+class Files:
+    """Reads files, and tells later whether one of them has changed."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, tuple[int, ...]] = {}
+
+    def read(self, name: str, path: str, *, private: bool = False) -> bytes:
+        """
+        Return the content of the file at *path*, which messages call *name*.
+
+        Raises SettingError if it cannot be read, and if it is to be *private* and other users can read or write it.
+        """
+        # Before the content: a change that comes while the file is read is seen later.
+        self._states[path] = _state(path)
+        try:
+            # O_NONBLOCK: do not wait for the writer of a pipe.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            with os.fdopen(fd, "rb") as file:
+                mode = os.fstat(fd).st_mode
+                content = file.read(_LARGEST + 1) if stat.S_ISREG(mode) else b""
+        except (OSError, ValueError) as error:  # the latter for a path with a NUL
+            raise SettingError(
+                f"{name}={path!r} cannot be read: {getattr(error, 'strerror', error)}. Name a file that this server's "
+                f"user (uid {os.geteuid()}) can read."
+            ) from error
+        if not stat.S_ISREG(mode) or len(content) > _LARGEST:
+            raise SettingError(f"{name}={path!r} is not a regular file of at most 1 MB. Name one.")
+        if private and mode & stat.S_IRWXO:
+            raise SettingError(f"{name}={path!r} can be read or written by others. Run chmod o-rwx on it.")
+        return content
+
+    def changed(self) -> bool:
+        return any(_state(path) != state for path, state in self._states.items())
 
 
 class Watched(Generic[T]):
     """
-    What *load* makes of the files at *paths*, made again when one of them changes.
+    What *load* returns; loaded again when one of the files changes that *load* has read.
 
-    Raises SettingError, at first. Later a file that cannot be used is logged, once for each state of it, and what was
-    made before stays in force: whoever replaces a file may be halfway through it.
+    Raises SettingError if the first load does. For any number of threads.
     """
 
-    def __init__(self, load: Callable[[], T], *paths: str) -> None:
+    def __init__(self, load: Callable[[Files], T]) -> None:
         self._load = load
-        self._paths = paths
         self._lock = fork_locks.lock()
-        # Looked at before it is read: what changes meanwhile is another look's change.
-        self._seen = self._look()
-        self._value = load()
+        self._files = Files()
+        self._value = load(self._files)
 
     @property
     def value(self) -> T:
-        if self._look() != self._seen:
+        if self._files.changed():
             with self._lock:
-                self._reload()
+                if self._files.changed():
+                    self._reload()
         return self._value
 
     def _reload(self) -> None:
-        seen = self._look()
-        if seen == self._seen:
-            return
-        self._seen = seen
+        self._files = Files()
         try:
-            self._value = self._load()
+            self._value = self._load(self._files)
         except SettingError as error:
             log.error("%s Until then, what was there before is in force.", error)
 
-    def _look(self) -> list[tuple[int, int, int, int] | None]:
-        return [_state(path) for path in self._paths]
 
-
-def read(name: str, path: str, *, secret: bool = True) -> bytes:
-    """
-    Return the content of the file at *path*, which setting *name* names.
-
-    Raises SettingError if it cannot be read, and if it is *secret* and others can read it too.
-    """
-    try:
-        # Not waiting for the writer of a pipe.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(fd, "rb") as file:
-            mode = os.fstat(fd).st_mode
-            content = file.read(_LARGEST + 1) if stat.S_ISREG(mode) else b""
-    except OSError as error:
-        raise SettingError(
-            f"{name}={path!r} cannot be read: {error.strerror}. Name a file that this server's user (uid "
-            f"{os.geteuid()}) can read."
-        ) from error
-    if not stat.S_ISREG(mode) or len(content) > _LARGEST:
-        raise SettingError(f"{name}={path!r} is no plain file of at most 1 MB. Name one.")
-    if secret and mode & stat.S_IRWXO:
-        raise SettingError(f"{name}={path!r} can be read or written by others. Run chmod o-rwx on it.")
-    return content
-
-
-def _state(path: str) -> tuple[int, int, int, int] | None:
+def _state(path: str) -> tuple[int, ...]:
     try:
         found = os.stat(path)  # noqa: PTH116 - for each request
-    except OSError:
-        return None
+    except (OSError, ValueError):
+        return ()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

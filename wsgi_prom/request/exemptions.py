@@ -59,4 +59,4 @@ def exemptions(
 
 
 def _readers(settings: Settings) -> tuple[object, ...]:
-    return settings.metrics_path, settings.allow, settings.token_file, settings.users_file
+    return settings.metrics_path, settings.allow, settings.token_file, settings.web_config

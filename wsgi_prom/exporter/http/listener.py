@@ -1,55 +1,66 @@
-"""The exporter's end of the network: who may connect, and the server that answers."""
+"""
+The exporter's listening socket, and the server that accepts connections from it.
+
+1. A connection beyond the limit replaces the one that has used most of its time. The exporter never stops accepting.
+2. Clients that read slowly keep a bounded number of bytes in memory.
+"""
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
+import os
 import resource
 import socket
+import stat
+from contextlib import suppress
 from heapq import nlargest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress.server import create_server
 
+from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.http.channel import Channel
-from wsgi_prom.exporter.http.tls import Tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wsgi_prom.exporter.access import Access
     from wsgi_prom.exporter.app import ExporterApp
-    from wsgi_prom.settings import Settings
+    from wsgi_prom.settings import Address, Settings
 
 log = logging.getLogger("wsgi_prom")
 
-# A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and keeps slow
-# clients in buffers. Two threads would do, but for passwords that are being looked at: these take up two at most.
+_BACKLOG: Final = 1024
+
+# A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and keeps slow clients
+# in buffers. Two threads would do for pages; passwords that are checked take up two more at most.
 _LIMITS: Final[dict[str, Any]] = {
     "threads": 4,
-    # One record of TLS: no less, or what OpenSSL holds back wakes nobody.
+    # One TLS record: the loop would not be told of what OpenSSL holds back of it.
     "recv_bytes": 16384,
     "max_request_header_size": 16384,
     "max_request_body_size": 16384,
     # select() ends at descriptor 1023.
     "asyncore_use_poll": True,
-    # Ours are in Door: waitress' own limit is to accept nobody.
+    # Admission has the limit: waitress would accept no connection beyond its own.
     "connection_limit": 1_000_000,
     "cleanup_interval": 1,
-    # Clients that leave are no news.
+    # A client that leaves is not worth a line.
     "log_socket_errors": False,
     "ident": None,
 }
 
 _ACCEPTED_AT_ONCE: Final = 64
-# Connections at once; each costs 10 KB. The descriptors that it takes, and some for the files of the directory.
+# Connections at once; each costs 10 KB. The other descriptors are for the files of the directory.
 _CONNECTIONS: Final = 1000
 _OTHER_FILES: Final = 256
 
-# Clients that read slowly keep the page that they began with, and each may have another. Beyond the former number of bytes
-# (or of pages, where a page is that large) those go, oldest first, that had the least time: what Prometheus by default
-# waits for an answer. Beyond the latter the oldest go at once.
+# Clients that read slowly keep the page that they began with, and each may have another one. Beyond the former number of
+# bytes (or of the largest page) connections are closed, oldest first, that had the least time: what Prometheus by default
+# waits for an answer. Beyond the latter the oldest are closed at once.
 _KEPT_BYTES: Final = 64 * 1024 * 1024
 _KEPT_PAGES: Final = 8
 _MOST_BYTES: Final = 4 * _KEPT_BYTES
@@ -57,36 +68,65 @@ _MOST_PAGES: Final = 4 * _KEPT_PAGES
 _LEAST_SECONDS: Final = 10.0
 
 
-def server(app: ExporterApp, listening: socket.socket, door: Door) -> Any:
-    """Return a server of *app* for those whom *door* admits, with `run` and `close`."""
-    logging.getLogger("waitress").setLevel(logging.ERROR)
-    made: Any = create_server(app, sockets=[listening], url_scheme=door.scheme, **_LIMITS)
-    made.channel_class = door.admit
-    accept = made.handle_accept
-    made.handle_accept = lambda: door.accept(made, accept)
-    made.maintenance = lambda _: door.sweep(made)
-    return made
+class AddressInUseError(WsgiPromError):
+    """The exporter cannot listen where it was told to."""
 
 
-class Door:
+class Listening:
     """
-    Who may connect, and how many at once: one more closes that which has had most of its time.
+    A socket that listens on *address*, with *mode* if that is a path.
 
-    *access* is the one that the application asks for secrets. Raises SettingError if a file that *settings* names cannot be used. Make it before a fork, or after.
+    Raises AddressInUseError. Each of the processes that share it after a fork may close it.
     """
 
-    def __init__(self, settings: Settings, access: Access) -> None:
+    def __init__(self, address: Address, mode: int = 0o600) -> None:
+        try:
+            self.socket = _bind_path(address.path, mode) if address.path else _bind_host(address)
+        except (OSError, UnicodeError) as error:  # the latter for a host with an empty or too long label
+            why = getattr(error, "strerror", None) or error
+            raise AddressInUseError(
+                f"cannot listen on WSGI_PROM_BIND={str(address)!r}: {why}. Set it to another address, or to off."
+            ) from error
+        self._path = address.path
+        self._bound = os.lstat(address.path) if address.path else None
+
+    def url(self, scheme: str = "http") -> str:
+        """Return the URL of the metrics, with the port that the system chose for port 0."""
+        if self.socket.family == socket.AF_UNIX:
+            return f"unix:{self._path}"
+        host, port = self.socket.getsockname()[:2]
+        return f"{scheme}://[{host}]:{port}/metrics" if ":" in host else f"{scheme}://{host}:{port}/metrics"
+
+    def close(self) -> None:
+        """Close the socket in this process, and remove its path. Never raises."""
+        with suppress(OSError):
+            # Another exporter may have bound the path meanwhile.
+            if self._bound is not None and os.path.samestat(self._bound, os.lstat(self._path)):
+                os.unlink(self._path)  # noqa: PTH108 - beside its lstat
+        self.socket.close()
+
+
+class Admission:
+    """
+    Who may connect, how many at once, and for how long.
+
+    *access* knows the networks and the TLS context; it is the application's own. Make it before a fork, or after.
+    """
+
+    def __init__(self, access: Access) -> None:
         self._access = access
-        self._tls = Tls.of(settings)
-        self.scheme = "https" if self._tls else "http"
         self._limit = _raise_limit()
 
+    @property
+    def scheme(self) -> str:
+        return "https" if self._access.web and self._access.web.tls else "http"
+
     def accept(self, server: Any, accept: Callable[[], None]) -> None:
-        """Accept a crowd in one turn of the loop: one each made a scrape among 2,500 others wait for 9.5 s."""
+        """Accept many connections in one turn of the loop: with one each a scrape among 2,500 others waited for 9.5 s."""
         for _ in range(_ACCEPTED_AT_ONCE):
             accept()
-        # To stop accepting, as waitress does, would leave the exporter to whoever comes first and stays. Closed when
-        # all are in: a descriptor must not be used again in the turn in which the loop may still hear of its last use.
+        # After all are accepted: a descriptor must not be used again in the turn in which the loop may still hear of
+        # its last use.
         channels = server.active_channels.values()
         if len(channels) > self._limit:
             for channel in nlargest(len(channels) - self._limit, channels, key=attrgetter("age")):
@@ -97,32 +137,73 @@ class Door:
         if connection.family != socket.AF_UNIX and not self._access.admits(peer[0]):
             connection.close()
             return
+        web = self._access.web
         try:
             connection.setblocking(False)
-            Channel(server, self._tls.wrap(connection) if self._tls else connection, peer, adj, map=map)
-        except (OSError, ValueError):  # gone already
+            if web and web.tls:
+                connection = web.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            Channel(server, connection, peer, adj, map=map)
+        except (OSError, ValueError):  # the client has gone
             connection.close()
 
     def sweep(self, server: Any) -> None:
-        """Close the connections whose time is over, and those of the slowest readers where the pages take too much memory."""
+        """Close connections whose time is over, and the slowest readers if what they read takes too much memory."""
         for channel in list(server.active_channels.values()):
             channel.sweep()
-        readers = [channel for channel in server.active_channels.values() if channel.page is not None]
-        pages = {id(channel.page): len(channel.page) for channel in readers}
+        readers = [channel for channel in server.active_channels.values() if channel.content is not None]
+        pages = {id(channel.content): len(channel.content) for channel in readers}
         held, largest = sum(pages.values()), max(pages.values(), default=0)
         for channel in sorted(readers, key=attrgetter("elapsed"), reverse=True):
             least = 0.0 if held > max(_MOST_BYTES, _MOST_PAGES * largest) else _LEAST_SECONDS
             if held <= max(_KEPT_BYTES, _KEPT_PAGES * largest) or channel.elapsed < least:
                 break
-            page = channel.page
+            content = channel.content
             channel.handle_close()
-            channel.page = None
-            if not any(other.page is page for other in readers):
-                held -= len(page)
+            channel.content = None
+            if not any(other.content is content for other in readers):
+                held -= len(content)
+
+
+def server(app: ExporterApp, listening: socket.socket, admission: Admission) -> Any:
+    """Return a waitress server of *app* for the clients that *admission* lets in, with `run` and `close`."""
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    made: Any = create_server(app, sockets=[listening], url_scheme=admission.scheme, **_LIMITS)
+    made.channel_class = admission.admit
+    accept = made.handle_accept
+    made.handle_accept = lambda: admission.accept(made, accept)
+    made.maintenance = lambda _: admission.sweep(made)
+    return made
+
+
+def warn(listening: socket.socket, settings: Settings, access: Access) -> None:
+    """Log in one line who can read the metrics, if other machines can."""
+    if listening.family == socket.AF_UNIX:
+        return
+    host, port = listening.getsockname()[:2]
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if (getattr(ip, "ipv4_mapped", None) or ip).is_loopback:
+        return
+    whom = ", ".join(map(str, settings.allow)) or "every network that reaches it"
+    web = access.web
+    protections = ["WSGI_PROM_TOKEN_FILE"] if settings.token_file else []
+    protections += web.protections if web else []
+    if protections:
+        missing = "" if web and web.tls else "; unencrypted, set tls_server_config in WSGI_PROM_WEB_CONFIG"
+        log.info("%s is open to %s, protected by %s%s", ip, whom, " and ".join(protections), missing)
+    elif settings.allow:
+        log.info("%s is open to %s, by WSGI_PROM_ALLOW, without a password", ip, whom)
+    else:
+        log.warning(
+            "%s is open to %s: every client that connects can read the metrics. Set WSGI_PROM_TOKEN_FILE, or "
+            "WSGI_PROM_WEB_CONFIG with TLS and users; or WSGI_PROM_ALLOW; or WSGI_PROM_BIND=127.0.0.1:%d",
+            ip,
+            whom,
+            port,
+        )
 
 
 def _raise_limit() -> int:
-    """Raise the number of files that this process may open as far as is needed; return how many may be clients."""
+    """Raise the number of files that this process may open as far as needed; return how many may be connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _CONNECTIONS + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -132,34 +213,42 @@ def _raise_limit() -> int:
     return _CONNECTIONS
 
 
-def warn(listening: socket.socket, settings: Settings) -> None:
-    """Say in one line who can read the metrics, if that is anybody beyond this machine."""
-    if listening.family == socket.AF_UNIX:
-        return
-    host = listening.getsockname()[0].partition("%")[0]
-    ip = ipaddress.ip_address(host)
-    if (getattr(ip, "ipv4_mapped", None) or ip).is_loopback:
-        return
-    whom = ", ".join(map(str, settings.allow)) or "every network that reaches it"
-    secrets = [
-        name
-        for name, value in (
-            ("WSGI_PROM_TOKEN_FILE", settings.token_file),
-            ("WSGI_PROM_USERS_FILE", settings.users_file),
-            ("WSGI_PROM_TLS_CLIENT_CA", settings.tls_client_ca),
-        )
-        if value
-    ]
-    if secrets:
-        missing = "" if settings.tls_cert else "; unencrypted, set WSGI_PROM_TLS_CERT"
-        log.info("%s is open to %s, protected by %s%s", host, whom, " and ".join(secrets), missing)
-    elif settings.allow:
-        log.info("%s is open to %s, by WSGI_PROM_ALLOW, without a password", host, whom)
-    else:
-        log.warning(
-            "%s is open to %s: whoever connects reads the metrics. Set WSGI_PROM_TOKEN_FILE or WSGI_PROM_USERS_FILE, "
-            "with WSGI_PROM_TLS_CERT; or WSGI_PROM_ALLOW; or WSGI_PROM_BIND=127.0.0.1:%d",
-            host,
-            whom,
-            listening.getsockname()[1],
-        )
+def _bind_host(address: Address) -> socket.socket:
+    family, kind, protocol, _, name = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(name)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _bind_path(path: str, mode: int) -> socket.socket:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # EAGAIN: its backlog is full
+        found = probe.connect_ex(path)
+    if found in {0, errno.EAGAIN}:
+        raise OSError(errno.EADDRINUSE, "in use by another process")
+    if found not in {errno.ECONNREFUSED, errno.ENOENT}:
+        raise OSError(found, os.strerror(found))
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)  # noqa: PTH108 - of a server that is gone
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        # Made with its final mode: others cannot connect before a chmod.
+        before = os.umask(0o777 & ~mode)
+        try:
+            listening.bind(path)
+        finally:
+            os.umask(before)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening

@@ -14,7 +14,7 @@ from wsgi_prom.merge.folding import Folding
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.exporter.http.listening import Listening
+    from wsgi_prom.exporter.http.listener import Listening
     from wsgi_prom.exporter.process.place import Place
 
 # Blocked by the caller: what comes before there is a handler, or while connections are closed, is kept for later.

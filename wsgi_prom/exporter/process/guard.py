@@ -26,14 +26,14 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.exporter.http.listening import AddressInUseError
+from wsgi_prom.exporter.http.listener import AddressInUseError
 from wsgi_prom.exporter.process.answers import ENDS, answer
 from wsgi_prom.exporter.process.life import Life, wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.exporter.http.listening import Listening
+    from wsgi_prom.exporter.http.listener import Listening
     from wsgi_prom.exporter.process.place import Place
 
 log = logging.getLogger("wsgi_prom")

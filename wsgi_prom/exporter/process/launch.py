@@ -42,7 +42,7 @@ _PROGRAM: Final = (
 _OF_READERS: Final = tuple(
     f"WSGI_PROM_{name}"
     for name in (
-        "BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "USERS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA",
+        "BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG",
     )
 )  # fmt: skip
 # Python's own start takes 20 ms. A master that starts waits no longer than this for one that hangs.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.app import ExporterApp, MetricsApp
 from wsgi_prom.exporter.http import listener
-from wsgi_prom.exporter.http.listening import Listening
+from wsgi_prom.exporter.http.listener import Listening
 from wsgi_prom.exporter.process.answers import ENDS, answer
 from wsgi_prom.exporter.process.guard import Guard
 from wsgi_prom.exporter.process.life import Life
@@ -57,7 +57,7 @@ def serve(
     place = Place(path, directory.prepare(path), launch)
     try:
         metrics = MetricsApp(path, settings=settings, target=target)
-        app, door = ExporterApp(metrics), listener.Door(settings, metrics.access)
+        app, admission = ExporterApp(metrics), listener.Admission(metrics.access)
     except SettingError:
         if replace:
             # As at a start: who asked for a token must not have a page that goes on without.
@@ -70,12 +70,12 @@ def serve(
 
     def listen() -> Listening:
         listening = Listening(address, settings.socket_mode)
-        listener.warn(listening.socket, settings)
-        log.info("metrics at %s (of the directory %s)", listening.url(door.scheme), path)
+        listener.warn(listening.socket, settings, metrics.access)
+        log.info("metrics at %s (of the directory %s)", listening.url(admission.scheme), path)
         return listening
 
     def server(listening: Listening) -> Any:
-        return listener.server(app, listening.socket.dup(), door)
+        return listener.server(app, listening.socket.dup(), admission)
 
     if parent is None:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
