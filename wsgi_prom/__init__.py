@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from wsgi_prom.exporter.app import MetricsApp
@@ -11,20 +12,16 @@ if TYPE_CHECKING:
 
 __all__ = ("MetricsApp", "PrometheusMiddleware", "set_route")
 
+# Each is imported at its first use: MetricsApp imports WebOb and prometheus_client (46 and 56 ms), which a worker that only
+# records does not need.
+_MODULES: Final = {
+    "MetricsApp": "wsgi_prom.exporter.app",
+    "PrometheusMiddleware": "wsgi_prom.middleware",
+    "set_route": "wsgi_prom.request.routes",
+}
+
 
 def __getattr__(name: str) -> object:
-    # Each name is imported at its first use: MetricsApp imports WebOb and prometheus_client (46 and 56 ms), which a worker
-    # that only records does not need.
-    if name == "PrometheusMiddleware":
-        from wsgi_prom.middleware import PrometheusMiddleware  # noqa: PLC0415
-
-        return PrometheusMiddleware
-    if name == "MetricsApp":
-        from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415
-
-        return MetricsApp
-    if name == "set_route":
-        from wsgi_prom.request.routes import set_route  # noqa: PLC0415
-
-        return set_route
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

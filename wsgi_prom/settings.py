@@ -108,7 +108,7 @@ class Settings:
         "a list of NAME=VALUE, with names that Prometheus allows and that are not ours",
         "labels to add, `name=value`; a keyword may also give callables, which get the environ",
     )  # fmt: skip
-    exclude: Exclusion | None = _setting(  # noqa: RUF009 - a field, as the others
+    exclude: Exclusion | None = _setting(
         "Application", None, setting_values.exclusion,
         "a list of regular expressions for whole paths, separated by blanks",
         "regular expressions of whole paths not to measure; a keyword may also give a callable, which gets the environ",
@@ -120,7 +120,7 @@ class Settings:
     )  # fmt: skip
     # Loopback: other machines can read the metrics only where somebody asks for it. 9464 is the port of OpenTelemetry's
     # Prometheus exporter: an existing scrape configuration need not change.
-    bind: Address | None = _setting(  # noqa: RUF009 - a frozen value, made once
+    bind: Address | None = _setting(
         "Exporter", Address("127.0.0.1", 9464), setting_values.address,
         "HOST:PORT, [IPV6]:PORT, unix:/PATH, or off",
         "where the exporter listens: `HOST:PORT`, `[IPV6]:PORT`, `unix:/PATH`, or `off`",
@@ -181,8 +181,8 @@ class Settings:
         warning for an unknown variable, once in a process and its children.
         """
         environ = os.environ if environ is None else environ
-        for variable, message in unknown_variables(environ).items():
-            _warn(variable, message)
+        for message in unknown_variables(environ).values():
+            _warn_once(message)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         values = {
             name: _parse(field, PREFIX + name.upper(), environ[PREFIX + name.upper()])
@@ -245,7 +245,7 @@ def _nearest(name: str, names: list[str]) -> str | None:
 
 
 @cache
-def _warn(variable: str, message: str) -> None:  # noqa: ARG001 - once for each variable
+def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 

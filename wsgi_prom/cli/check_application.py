@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,8 @@ def _imports_as_in_a_server() -> Iterator[None]:
     current_slot.defer()
     patch.install()
     # A server has made the directory by now. prometheus-flask-exporter needs it at its import.
-    if not os.path.isdir(os.environ.get(environment.VARIABLE, "")):  # noqa: PTH112 - "" is no directory, Path("") is one
+    named = os.environ.get(environment.VARIABLE)
+    if not named or not Path(named).is_dir():
         os.environ[environment.VARIABLE] = str(directory.name_temporary().parent)
     folder = str(Path.cwd())
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -173,10 +174,9 @@ def _is_measured(app: Any, flask_app: Any) -> bool | None:
     environ[REQUEST] = SimpleNamespace(entered="/", _environ=environ, note=lambda _exception: None)
     flask.request_started.connect(reached, sender=flask_app, weak=False)
     try:
-        with redirect_stdout(sys.stderr):
+        # An error of the middleware's is not what is checked.
+        with suppress(_ReachedError, Exception), redirect_stdout(sys.stderr):
             app(environ, lambda *_: lambda _data: None)
-    except (_ReachedError, Exception):  # noqa: S110 - an error of the middleware's is not what is checked
-        pass
     finally:
         flask.request_started.disconnect(reached, sender=flask_app)
     return found[0] if found else None

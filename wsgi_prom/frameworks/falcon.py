@@ -24,15 +24,15 @@ from wsgi_prom.request.signals import note
 class RouteMiddleware:
     """Publish the route of each request as soon as Falcon has matched it."""
 
-    def process_resource(self, req: Any, resp: Any, resource: Any, params: Any) -> None:  # noqa: ARG002 - Falcon's
+    def process_resource(self, req: Any, *_: Any) -> None:
         _publish(req)
 
-    def process_response(self, req: Any, resp: Any, resource: Any, req_succeeded: bool) -> None:  # noqa: ARG002
+    def process_response(self, req: Any, *_: Any) -> None:
         # Another middleware may have ended the request before process_resource.
         _publish(req)
 
 
-def count_exception(req: Any, resp: Any, error: Exception, params: Any) -> NoReturn:  # noqa: ARG001 - Falcon's
+def count_exception(req: Any, _resp: Any, error: Exception, _params: Any) -> NoReturn:
     """Count *error*, log it and answer 500, as Falcon does for an exception without a handler."""
     note(req.env, error)
     req.log_error("".join(traceback.format_exception(error)))
