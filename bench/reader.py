@@ -58,7 +58,7 @@ def ours(path: Path) -> Callable[[], bytes]:
     """The exporter's own pages, in a process that has imported all that the exporter does."""
     from prometheus_client import CollectorRegistry
 
-    import wsgi_prom.exporter.process.server  # noqa: F401 - its memory counts
+    import wsgi_prom.exporter.process.exporter  # noqa: F401 - its memory counts
     from wsgi_prom.exporter.page_cache import Pages
 
     pages = Pages(path, CollectorRegistry())

@@ -45,7 +45,7 @@ def start(name: str, *args: str, app: str = "plain:app", **options: object) -> L
 
 
 def exporters(server: LiveServer) -> list[int]:
-    """Return the pids of the exporters that *server* started: of each its guard, or the process that is all of it."""
+    """Return the pids of the exporters that *server* started: of each its supervisor, or the process that is all of it."""
     found = exporter_processes(server)
     return [pid for pid in found if live.parent(pid) not in found]
 
@@ -55,19 +55,19 @@ def exporter_processes(server: LiveServer) -> list[int]:
     return [pid for pid in server.processes() if " serve --directory " in live.command_line(pid)]
 
 
-def pair(server: LiveServer) -> tuple[int, int]:
-    """Wait until the exporter of *server* is whole, and return the pids of its guard and of the one that answers."""
+def supervisor_and_serving(server: LiveServer) -> tuple[int, int]:
+    """Wait until the exporter of *server* has both processes, and return the pids of its supervisor and serving process."""
     assert server.metrics_url
 
     def read() -> list[int]:
-        # The guard first.
+        # The supervisor first.
         return sorted(exporter_processes(server), key=lambda pid: pid not in exporters(server))
 
     def whole(found: list[int]) -> bool:
         return len(found) == 2 and live.parent(found[1]) == found[0]
 
-    guard, answering = live.eventually(read, whole)
-    return guard, answering
+    supervisor, serving = live.eventually(read, whole)
+    return supervisor, serving
 
 
 def shared_directory(server: LiveServer) -> Path:

@@ -89,7 +89,7 @@ def test_a_flood_of_random_requests_adds_no_series_and_no_memory(name: str) -> N
     with servers.start(name, workers=2) as server:
         flood(server.url, requests[:400])
         few, folder = series(server), servers.shared_directory(server)
-        pids = [*server.workers(), *servers.pair(server)]
+        pids = [*server.workers(), *servers.supervisor_and_serving(server)]
         before = {pid: resident_kilobytes(pid) for pid in pids}
         size = sum(path.stat().st_size for path in folder.iterdir())
         flood(server.url, requests[400:])

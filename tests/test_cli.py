@@ -55,7 +55,7 @@ def test_reset_refuses_a_directory_in_use_and_says_who_holds_it() -> None:
         done = run("reset", "--directory", folder)
         counted = servers.requests_counted(server.samples())
         workers = server.workers()
-        exporter = servers.pair(server)
+        exporter = servers.supervisor_and_serving(server)
         pid = server.pid
     assert done.returncode == 1
     assert f"server by pid {pid}" in done.stderr

@@ -362,7 +362,7 @@ def test_the_rules_hold_on_a_real_server(tmp_path: Path, token_file: Path) -> No
 
 
 def test_the_rules_outlive_the_process_that_answers(web_config: Path) -> None:
-    """The exporter's guard starts another with the same rules; who was let in before need not be looked at again."""
+    """The exporter's supervisor starts another with the same rules; who was let in before need not be looked at again."""
     good, wrong = ({"Authorization": basic("ann", word)} for word in ("right", "wrong"))
     with live.gunicorn(workers=1, WSGI_PROM_WEB_CONFIG=str(web_config)) as server:
         url = server.metrics_url
@@ -371,7 +371,7 @@ def test_the_rules_outlive_the_process_that_answers(web_config: Path) -> None:
                 live.request(url, headers=headers).status for headers in (good, wrong, {})
             ]
             # Who connects before the next is there waits.
-            for one_of_two in servers.pair(server)[::-1]:
+            for one_of_two in servers.supervisor_and_serving(server)[::-1]:
                 server.signal_child(one_of_two, 9)
                 assert 401 == live.request(url, headers=wrong).status
         assert 200 == live.request(url, headers=good).status

@@ -56,12 +56,12 @@ def agents(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def test_the_children_of_a_master_are_its_workers(agents: Agents) -> None:
     """Who counts them (Airflow's webserver, Datadog's gunicorn check) finds no exporter, and no zombie, among them."""
     server = agents.server
-    guard, _ = servers.pair(server)
+    supervisor, _ = servers.supervisor_and_serving(server)
     workers = server.workers()
     assert 2 == len(workers)
     assert workers == server.children()
     assert [] == zombies(server.pid)
-    assert live.parent(guard) not in {server.pid, *workers}
+    assert live.parent(supervisor) not in {server.pid, *workers}
     # uWSGI says so of each child that ends and is no worker.
     assert "subprocess" not in server.log()
 
@@ -69,20 +69,20 @@ def test_the_children_of_a_master_are_its_workers(agents: Agents) -> None:
 def test_the_page_and_the_log_say_whose_metrics_they_are(agents: Agents) -> None:
     """By the application, the server, its pid and its directory."""
     server = agents.server
-    guard, _ = servers.pair(server)
+    supervisor, _ = servers.supervisor_and_serving(server)
     folder = servers.shared_directory(server)
     kind = agents.name.split(maxsplit=1)[0].replace("uwsgi", "uWSGI")
     labels = {"application": "plain:app", "server": kind, "pid": str(server.pid), "directory": str(folder)}
     assert 1 == value(server.samples(), "wsgi_prom_target_info", **labels)
     assert re.search(
-        rf"(?m)^\[\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[{guard}\] \[INFO\] wsgi_prom: metrics at \S+ \(of the directory {folder}\)$",
+        rf"(?m)^\[\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \+0000\] \[{supervisor}\] \[INFO\] wsgi_prom: metrics at \S+ \(of the directory {folder}\)$",
         server.log(),
     )
 
 
 def test_no_agent_starts_in_the_exporter(agents: Agents) -> None:
     """It would trace the exporter, and start threads in a process that forks."""
-    found = {*servers.pair(agents.server)}
+    found = {*servers.supervisor_and_serving(agents.server)}
     samples = agents.server.samples()
     started = {int(line) for line in agents.log.read_text().split()}
     assert agents.server.pid in started
@@ -204,9 +204,9 @@ def configured(way: str, folder: Path, **variables: str):
 
 def kill_both(server: live.LiveServer) -> None:
     """Kill both processes of the exporter, so that nobody is left to start another."""
-    guard, answering = servers.pair(server)
-    server.signal_child(guard, signal.SIGSTOP)
-    for pid in (answering, guard):
+    supervisor, serving = servers.supervisor_and_serving(server)
+    server.signal_child(supervisor, signal.SIGSTOP)
+    for pid in (serving, supervisor):
         server.signal_child(pid, signal.SIGKILL)
 
 

@@ -111,6 +111,26 @@ def test_checking_a_configuration_makes_nothing(option: str, configured: bool, t
     assert before == traces(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("bind", "options", "refused"),
+    [
+        ("nonsense", [], True),
+        ("nonsense", ["--env", "WSGI_PROM_BIND=off"], False),
+        ("off", ["--env", "WSGI_PROM_BIND=nonsense"], True),
+    ],
+    ids=["in the environment", "set right by raw_env", "in raw_env"],
+)
+def test_checking_a_configuration_refuses_a_wrong_setting(
+    bind: str, options: list[str], refused: bool, tmp_path: Path
+) -> None:
+    """The setting is checked as it will be when the server starts, and one line says what is wrong."""
+    done = run(tmp_path, GUNICORN, *HOOK, "--check-config", *options, "plain:app", WSGI_PROM_BIND=bind)
+    lines = [line for line in done.stderr.splitlines() if "WSGI_PROM_BIND='nonsense'" in line]
+    assert (int(refused), int(refused)) == (done.returncode, len(lines))
+    assert "Traceback" not in done.stderr
+    assert set() == traces(tmp_path)
+
+
 @pytest.mark.parametrize("module", ["wrapped", "wsgi_prom.hooks.gunicorn"])
 def test_an_import_makes_nothing(module: str, tmp_path: Path) -> None:
     """python -c "import myapp": no file, socket, thread or slot, also of an application that is wrapped by hand."""
@@ -200,7 +220,7 @@ def test_workers_that_drop_to_another_user_own_their_files() -> None:
         samples = server.samples()
         folder = servers.shared_directory(server)
         owners = {path.name: (path.stat().st_uid, oct(path.stat().st_mode)[-3:]) for path in folder.iterdir()}
-        exporter = {live.user_id(pid) for pid in servers.pair(server)}
+        exporter = {live.user_id(pid) for pid in servers.supervisor_and_serving(server)}
         mode = oct(folder.stat().st_mode)[-3:]
         readable = [environment_seen_by("www-data", pid) for pid in server.processes()]
         server.kill(15)

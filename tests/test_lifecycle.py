@@ -132,7 +132,7 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
     with contextlib.closing(live.hold_port()) as held, reloadable(name, options, held) as server:
         url, metrics_url, before = server.url, server.metrics_url, set(server.workers())
         scraper = servers.Scraper(server)
-        exporter = servers.pair(server)
+        exporter = servers.supervisor_and_serving(server)
 
         def new_workers() -> bool:
             scraper.scrape()
@@ -144,7 +144,7 @@ def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
             replaced = live.eventually(new_workers, bool)
             traffic.wait_for(20)
             scraper.scrape()
-            exporter_after = servers.pair(server)
+            exporter_after = servers.supervisor_and_serving(server)
         last = live.eventually(server.samples, lambda found: value(found, "http_requests_in_progress") == 0)
 
     assert replaced
@@ -173,7 +173,7 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
         url = server.url
         scraper = servers.Scraper(server)
         folder = servers.shared_directory(server)
-        exporter = servers.pair(server)
+        exporter = servers.supervisor_and_serving(server)
         with Traffic(server, url) as traffic:
             traffic.wait_for(20)
             server.kill(signal.SIGUSR2)
@@ -188,7 +188,7 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
                 traffic.wait_for(10)
                 scraper.scrape()
         last = live.eventually(server.samples, lambda found: value(found, "http_requests_in_progress") == 0)
-        exporter_after = servers.pair(server)
+        exporter_after = servers.supervisor_and_serving(server)
         os.kill(new, signal.SIGTERM)
         left = live.eventually(server.processes, lambda pids: not pids)
 

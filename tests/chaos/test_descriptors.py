@@ -80,14 +80,14 @@ def test_an_exporter_without_descriptors_shows_what_it_knew(name: str) -> None:
     with servers.start(name, app="harmed:app", workers=WORKERS) as server:
         with Case(f"no descriptors in the exporter, {name}", server, clients=0) as case:
             case.send_all(KINDS * 8)
-            guard, answering = servers.pair(server)
+            supervisor, serving = servers.supervisor_and_serving(server)
             url = server.metrics_url
             assert 0 == missing(case)
             with case.unscraped(), case.fault(cuts=False):
-                with held(url, answering, spare=1):
+                with held(url, serving, spare=1):
                     page = live.parse_samples(live.request(url).body.decode())
                 case.send_all(KINDS * 8)
-                with held(url, answering, spare=0):
+                with held(url, serving, spare=0):
                     case.send_all(KINDS * 8)
                 before, case.scrapes.last = case.scrapes.last, page
             assert [] == [
@@ -98,7 +98,7 @@ def test_an_exporter_without_descriptors_shows_what_it_knew(name: str) -> None:
                 shown(case, "wsgi_prom_directory_readable"),
                 shown(case, "wsgi_prom_unreadable_files"),
             )
-            assert (guard, answering) == servers.pair(server)
+            assert (supervisor, serving) == servers.supervisor_and_serving(server)
 
 
 @contextlib.contextmanager

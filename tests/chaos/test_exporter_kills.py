@@ -24,9 +24,9 @@ def answers(case: Case) -> bool:
 def kill_exporter(case: Case, choose) -> None:
     """Kill one of the exporter's processes, and wait until a scrape answers again."""
     with case.unscraped(), case.fault(cuts=False):
-        # A pair again: who is alone for the milliseconds in which it becomes the guard has nobody to replace it.
-        pair = live.eventually(lambda: servers.exporter_processes(case.server), lambda pids: len(pids) == 2)
-        pid = choose(pair)
+        # Two again: nobody restarts a process that is alone, while it becomes the supervisor.
+        pids = live.eventually(lambda: servers.exporter_processes(case.server), lambda pids: len(pids) == 2)
+        pid = choose(pids)
         case.server.signal_child(pid, signal.SIGKILL)
         live.eventually(live.living, lambda pids: pid not in pids)
         assert live.eventually(lambda: answers(case), bool)

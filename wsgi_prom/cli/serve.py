@@ -6,6 +6,7 @@ Start it by hand under uWSGI's attach-daemon, under systemd, or in a sidecar con
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import sys
@@ -14,12 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
 from wsgi_prom.errors import SettingError, WsgiPromError
-from wsgi_prom.exporter.process.server import serve
+from wsgi_prom.exporter.process.exporter import serve
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
-    import argparse
     from pathlib import Path
 
 SUMMARY: Final = "Serve the metrics of a shared directory; the hooks start this themselves."
@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--launch", type=int, metavar="NUMBER", help="end at once if the server has started a later exporter"
     )
     parser.add_argument("--replace", action="store_true", help="replace the exporter that the directory has")
+    # A serving process that becomes the supervisor gives itself the socket that it listens on.
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,6 +81,7 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         settings.bind,
         parent=arguments.parent,
         replace=arguments.replace,
+        inherited=arguments.socket,
         launch=arguments.launch,
         settings=settings,
         target=Target(arguments.application or settings.app or "", arguments.server),

@@ -1,16 +1,16 @@
 """
-The hook of gunicorn: `gunicorn -c python:wsgi_prom.hooks.gunicorn myapp:app`, or in one's own gunicorn.conf.py
+The hook of gunicorn: `gunicorn -c python:wsgi_prom.hooks.gunicorn myapp:app`, or in your own gunicorn.conf.py
 
     from wsgi_prom.hooks.gunicorn import *
 
 A configuration may define functions with these names itself, before or after that line: gunicorn calls both.
-"""
 
-# Rule 1: reading the configuration leaves nothing, for --check-config and --print-config read it too. The server starts
-#         with on_starting, in the arbiter, which runs after gunicorn has applied raw_env, and after a preloaded application was
-#         imported. That may look for the directory (prometheus-flask-exporter does): it is there, empty, until then.
-# Rule 2: nothing that a worker needs is imported in the worker for the first time: --user may not be able to read it.
-# Rule 3: nothing but a configuration mistake, told at start, ends a server or a worker.
+1. To read the configuration makes nothing that stays, since --check-config and --print-config read it too. The server starts
+   with on_starting, in the arbiter, after gunicorn has applied raw_env and has imported a preloaded application. Such an
+   application may look for the directory (prometheus-flask-exporter does): until then it is there, empty.
+2. Whatever a worker needs is imported in the arbiter: the user of --user may not be able to read it.
+3. Nothing but a wrong setting, at the start, ends a server or a worker.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from gunicorn.config import KNOWN_SETTINGS
+from gunicorn.config import KNOWN_SETTINGS, Config
 
 from wsgi_prom.app_interface import takes_two
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs
-from wsgi_prom.hooks.instance import Instance, attempt
+from wsgi_prom.hooks.instance import Instance, attempt, read_settings
 from wsgi_prom.middleware import wrap_for_hook
 from wsgi_prom.store.current_slot import current_slot
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
     from gunicorn.arbiter import Arbiter
 
-# Nothing: a name that `import *` brings would take the place of a function that the configuration has defined above.
+# Empty: a name that `import *` brings would take the place of a function that the configuration has defined above.
 __all__: tuple[str, ...] = ()
 
-# Started by another arbiter's USR2, which still serves. pre_exec ran in this very process, before it was this program.
+# An arbiter that USR2 of another one has started: the other's pre_exec ran in this very process, before the exec.
 _instance = Instance(reload="GUNICORN_PID" in os.environ, master=os.getpid())
-_instance.make_early()
+_instance.directory.make_early()
 # The worker of this process, once it is initialized: a configuration's own post_worker_init may call ours too.
 _worker: Any = None
 
 
 def on_starting(server: Arbiter) -> None:
     """Make the directory ready and start the exporter. Does nothing the second time."""
-    logs.install(getattr(server.log, "error_log", None))  # a logger class of one's own may have none
+    logs.install(getattr(server.log, "error_log", None))  # another logger class may have none
     with attempt("no metrics"):
         _instance.start(target=_target(server), owner=_owner(server), log_file=_error_log(server))
 
@@ -60,7 +60,7 @@ def on_reload(server: Arbiter) -> None:
 def pre_exec(server: Arbiter) -> None:
     """Name the directory to the arbiter that USR2 starts: it gets the environment from before the configuration."""
     with attempt("the new arbiter makes a directory of its own"):
-        _instance.environ_of_successor(server.cfg.env_orig)
+        _instance.directory.announce_in(server.cfg.env_orig)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -70,39 +70,70 @@ def post_worker_init(worker: Any) -> None:
         return
     _worker = worker
     with attempt("this worker's requests are not counted"):
-        if _serves_wsgi(worker):
-            worker.wsgi = wrap_for_hook(worker.wsgi)
-        else:
-            worker.log.warning(
-                "wsgi_prom: %s does not serve WSGI: its application does not take environ and start_response. Its "
-                "requests are not counted; a factory has to be called (myapp:create_app())",
-                type(worker).__name__,
-            )
+        _wrap_application(worker)
     with attempt("this worker claims its slot later"):
         current_slot.renew()
 
 
-def on_exit(server: Arbiter) -> None:  # noqa: ARG001 - gunicorn counts the parameters
-    """Leave nothing behind."""
+def on_exit(_: Arbiter) -> None:
+    """Remove the directory."""
     with attempt("the directory is left to the exporter"):
-        _instance.stop()
+        _instance.directory.discard()
+
+
+def _check_config(config: Config) -> bool:
+    """Return whether --check-config was given, and end the process if it was and a setting is wrong."""
+    asked = bool(config.settings["check_config"].get())
+    if asked:
+        # As the arbiter does when it starts.
+        os.environ.update(config.env)
+        read_settings()
+    return asked
 
 
 def __getattr__(name: str) -> Callable[..., None]:
-    """Return a hook of gunicorn's in which there is nothing to do: a configuration's own may call ours, whichever it is."""
+    """Return a hook of gunicorn's that does nothing: a configuration's own may call ours, whichever it is."""
     if any(setting.name == name and setting.section == "Server Hooks" for setting in KNOWN_SETTINGS):
         return lambda *_: None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _serves_wsgi(worker: Any) -> bool:
-    # By what both are, for anybody can write a worker.
-    as_wsgi = takes_two(getattr(worker, "wsgi", None))
-    if as_wsgi is None:
-        # A worker that has coroutines serves coroutines.
+def _wrap_application(worker: Any) -> None:
+    serves_wsgi = takes_two(getattr(worker, "wsgi", None))
+    if serves_wsgi is None:
+        # A worker class with coroutines serves ASGI. Anybody can write one, so its name says nothing.
         methods = (item for kind in type(worker).__mro__ for item in vars(kind).values())
-        return not any(inspect.iscoroutinefunction(method) for method in methods)
-    return as_wsgi
+        serves_wsgi = not any(inspect.iscoroutinefunction(method) for method in methods)
+    if serves_wsgi:
+        worker.wsgi = wrap_for_hook(worker.wsgi)
+    else:
+        worker.log.warning(
+            "wsgi_prom: %s does not serve WSGI: its application does not take environ and start_response. Its "
+            "requests are not counted; a factory has to be called (myapp:create_app())",
+            type(worker).__name__,
+        )
+
+
+def _target(server: Arbiter) -> Target:
+    # An application class of one's own, a BaseApplication, has none.
+    return Target(getattr(server.app, "app_uri", None) or "", "gunicorn")
+
+
+def _owner(server: Arbiter) -> tuple[int, int] | None:
+    """Return the uid and gid of the workers if they drop to --user while the arbiter stays root."""
+    uid, gid = server.cfg.uid, server.cfg.gid
+    return (uid, gid) if os.geteuid() == 0 and uid != 0 else None
+
+
+def _error_log(server: Arbiter) -> int | None:
+    """Return what the exporter writes its log to: the file that gunicorn has open, None for stderr."""
+    # Opened by its name again, as root, in a folder of the workers' user, it could be anything that user has put there.
+    for handler in getattr(getattr(server.log, "error_log", None), "handlers", ()):
+        stream: Any = handler.stream if isinstance(handler, logging.FileHandler) else None
+        if stream is not None:  # not open yet
+            with suppress(OSError, ValueError):  # closed
+                return int(stream.fileno())
+    return None
 
 
 def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], None]]:
@@ -122,34 +153,14 @@ def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], 
     return get
 
 
-def _target(server: Arbiter) -> Target:
-    # None in an application of one's own, a BaseApplication.
-    return Target(getattr(server.app, "app_uri", None) or "", "gunicorn")
-
-
-def _owner(server: Arbiter) -> tuple[int, int] | None:
-    """Return whom the workers will be, where that is not the arbiter's user: it stays root, they drop to --user."""
-    uid, gid = server.cfg.uid, server.cfg.gid
-    return (uid, gid) if os.geteuid() == 0 and uid != 0 else None
-
-
-def _error_log(server: Arbiter) -> int | None:
-    """Return what the exporter writes its log to: the file that gunicorn has open, None for stderr."""
-    # Not the name again: as root, with a log in the workers' user's folder, the exporter would get what that user has put there.
-    for handler in getattr(getattr(server.log, "error_log", None), "handlers", ()):
-        stream: Any = handler.stream if isinstance(handler, logging.FileHandler) else None
-        if stream is not None:  # not open yet
-            with suppress(OSError, ValueError):  # closed
-                return int(stream.fileno())
-    return None
-
-
-# Where gunicorn looks its hooks up (by `get`, from 19 to 27), it finds ours behind what the configuration has there: none that
-# it defines, or gets from another module, can take their place. Theirs comes first: it may clear PROMETHEUS_MULTIPROC_DIR
-# as the client library's recipe has it, set a variable, wrap the application, or raise.
+# gunicorn (19 to 27) looks its hooks up by the setting's `get`. There it finds ours behind the configuration's own, which the
+# configuration cannot undo. Its own comes first: it may clear PROMETHEUS_MULTIPROC_DIR as the client library's recipe does,
+# set a variable, wrap the application, or raise.
 _HOOKS: Final = {
     hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, post_worker_init, on_exit)
 }
 for _setting in KNOWN_SETTINGS:
     if _setting.name in _HOOKS:
         _setting.get = _call_after(_HOOKS[_setting.name])  # type: ignore[assignment, method-assign]
+# gunicorn asks for this setting when the whole configuration is read, raw_env included, and before it loads the application.
+Config.check_config = property(_check_config)  # type: ignore[attr-defined]

@@ -1,9 +1,8 @@
 """
 Who is alive, as the kernel knows it: one lock file a directory, one byte of it for each slot, server and exporter.
 
-The design began with flock on each slot's own file. Record locks (fcntl F_SETLK) took its place since they belong to
-the process and not to the open file: a child that inherits the descriptor does not keep its parent's slot occupied
-after the parent died, whether or not code of ours runs in it, and F_GETLK tells who holds a byte without taking it.
+Record locks (fcntl F_SETLK) belong to the process and not to the open file: a child that inherits the descriptor does not
+hold its dead parent's slot, and F_GETLK tells who holds a byte without taking it.
 """
 
 # Rule 1: a process loses all its record locks on a file when it closes any descriptor of it (fcntl(2)). So a lock
@@ -155,6 +154,10 @@ class Locks:
         """Have `launch` return *number*, in every process. Raises OSError on a full disk."""
         os.pwrite(self._file.number(), number.to_bytes(8, "little"), 0)
 
+    def keep_at_exec(self) -> None:
+        """Keep the file open, and with it this process's locks, when the process executes another program. Raises OSError."""
+        os.set_inheritable(self._file.number(), True)
+
     def touch(self) -> None:
         """Tell what cleans directories by age that the file is in use."""
         os.utime(self._file.number())
@@ -183,9 +186,7 @@ class Locks:
 
     def share(self, byte: int) -> bool:
         """
-        Take *byte* beside others who share it; what this process held alone becomes shared, without a moment between.
-
-        False if another process has it alone.
+        Take *byte* beside others who share it, or share what this process held alone. False if another has it alone.
         """
         try:
             fcntl.lockf(self._file.number(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)

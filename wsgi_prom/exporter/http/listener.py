@@ -74,21 +74,27 @@ class AddressInUseError(WsgiPromError):
 
 class Listening:
     """
-    A socket that listens on *address*, with *mode* if that is a path.
+    A socket that listens on *address*, with *mode* if that is a path; *inherited* is its descriptor if it does so already.
 
     Raises AddressInUseError. Each of the processes that share it after a fork may close it.
     """
 
-    def __init__(self, address: Address, mode: int = 0o600) -> None:
+    def __init__(self, address: Address, mode: int = 0o600, *, inherited: int | None = None) -> None:
         try:
-            self.socket = _bind_path(address.path, mode) if address.path else _bind_host(address)
+            if inherited is not None:
+                self.socket = socket.socket(fileno=inherited)
+                self.socket.set_inheritable(False)
+            else:
+                self.socket = _bind_path(address.path, mode) if address.path else _bind_host(address)
         except (OSError, UnicodeError) as error:  # the latter for a host with an empty or too long label
             why = getattr(error, "strerror", None) or error
             raise AddressInUseError(
                 f"cannot listen on WSGI_PROM_BIND={str(address)!r}: {why}. Set it to another address, or to off."
             ) from error
         self._path = address.path
-        self._bound = os.lstat(address.path) if address.path else None
+        self._bound = None
+        with suppress(FileNotFoundError):  # somebody has removed it since it was bound
+            self._bound = os.lstat(address.path) if address.path else None
 
     def url(self, scheme: str = "http") -> str:
         """Return the URL of the metrics, with the port that the system chose for port 0."""
@@ -103,6 +109,8 @@ class Listening:
             # Another exporter may have bound the path meanwhile.
             if self._bound is not None and os.path.samestat(self._bound, os.lstat(self._path)):
                 os.unlink(self._path)  # noqa: PTH108 - beside its lstat
+        # Another socket may have the same inode once this one is closed.
+        self._bound = None
         self.socket.close()
 
 

@@ -1,0 +1,137 @@
+"""
+The lock that allows one exporter per directory.
+
+1. An exporter takes the lock exclusively. Its supervisor and its serving process share it from then on, so that it has
+   an owner whichever of them is killed. A process that ends in order releases it as soon as it no longer listens.
+2. The directory is the one that has the path now. If it was removed and made again, its lock file is another one, and
+   the exporter takes the lock there too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.exporter.process.watch import send_signal
+from wsgi_prom.store import directory, directory_files, locks
+from wsgi_prom.store.locks import Locks, Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Longer than an exporter takes to end in order, even where its last clients are slow.
+_TAKE_OVER_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.005
+
+
+class ExporterLock:
+    """
+    The exporter lock of the directory *path*, whose lock file is *lock_file*.
+
+    *launch* is the number that the server gave this exporter, None for one that was started by hand: an exporter of a
+    later launch may take the lock from one that has not come up yet. A forked child does not hold the lock until it calls
+    `keep`. For one thread of a process at a time.
+    """
+
+    def __init__(self, path: Path, lock_file: Locks, launch: int | None = None) -> None:
+        self.path = path
+        self._launch = launch
+        # A server that was there before the directory was made again holds its byte in the first file.
+        self._lock_files = [lock_file]
+        self._presence = Presence()
+
+    @property
+    def _lock_file(self) -> Locks:
+        return self._lock_files[-1]
+
+    def holder(self) -> int | None:
+        """Return the pid of a process that holds the lock, 0 for one in another pid namespace, None if there is none."""
+        return self._lock_file.holder(locks.EXPORTER)
+
+    def take(self) -> bool:
+        """Take the lock. False if the directory has an exporter, or this one is superseded."""
+        if self.superseded() or not self._lock_file.acquire(locks.EXPORTER):
+            return False
+        # Once more: a server that called this exporter off before it had the lock did not see it as a holder.
+        if self.superseded():
+            self.release()
+            return False
+        return True
+
+    def superseded(self) -> bool:
+        """Return whether the server has since started another exporter, or called this one off."""
+        return self._launch is not None and self._lock_file.launch() not in {0, self._launch}
+
+    def take_over(self) -> bool:
+        """
+        Send SIGTERM to the exporter that holds the lock, and take the lock when it is released.
+
+        Returns False if that exporter cannot be signalled, since it runs in another pid namespace or as another user, and
+        if this one is superseded.
+        """
+        deadline = time.monotonic() + _TAKE_OVER_SECONDS
+        signalled: set[int] = set()
+        while not self.take():
+            if self.superseded():
+                return False
+            late = time.monotonic() > deadline
+            holder = self.holder()
+            if holder == 0:
+                return False
+            # The other process of the same exporter shows up when the first has released its share. SIGKILL also ends
+            # a process that is stopped.
+            if holder is not None and (late or holder not in signalled):
+                signalled.add(holder)
+                try:
+                    send_signal(holder, signal.SIGKILL if late else signal.SIGTERM)
+                except PermissionError:
+                    return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def release(self) -> None:
+        """Allow another exporter. Never raises."""
+        with suppress(OSError):
+            self._lock_file.release(locks.EXPORTER)
+
+    def share(self) -> bool:
+        """Hold the lock together with the other process of this exporter. False if another exporter holds it."""
+        try:
+            return self._lock_file.share(locks.EXPORTER)
+        except OSError:  # the kernel is out of locks: `keep` tries again
+            return True
+
+    def keep(self) -> None:
+        """
+        Hold the lock in the directory that has the path now, and keep systemd-tmpfiles out of it.
+
+        Each process of the exporter calls it once a second (a dozen system calls). It makes no directory that is missing,
+        since that may be gone for good with its server. Never raises.
+        """
+        # Nothing is written to a directory that belongs to another user by now.
+        with suppress(OSError, DirectoryError), directory_files.opened(self.path, os.geteuid()) as folder:
+            found = Locks.within(folder, self.path)
+            if found is not self._lock_file:
+                self._lock_files.append(found)
+            self._presence.keep(folder)
+        if not self._lock_file.mine(locks.EXPORTER):
+            self.share()
+
+    def keep_at_exec(self) -> None:
+        """Have the program that this process executes next hold the lock too. Raises OSError."""
+        self._lock_file.keep_at_exec()
+
+    def remove_directory(self) -> None:
+        """Remove the directory if it was made for a server and no server uses it. Never raises."""
+        if next(self.servers(), None) is None:
+            directory.discard(self.path, self._lock_file)
+
+    def servers(self) -> Iterator[int]:
+        """Yield the pids of the masters that use the directory, 0 for one in another pid namespace."""
+        for lock_file in self._lock_files:
+            yield from lock_file.servers()

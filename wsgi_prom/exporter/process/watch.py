@@ -1,0 +1,92 @@
+"""Watch for the end of other processes: the server's master, the exporter's supervisor."""
+
+from __future__ import annotations
+
+import os
+import select
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class ProcessWatch:
+    """
+    Tells whether the process *pid* has ended; a later process with the same pid is not mistaken for it.
+
+    The process need not be a child. A forked child of the caller can go on using the object.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ended = False
+        # Readable when the process has ended. None on Linux before 5.3, and where a sandbox forbids pidfd_open.
+        self.fd: int | None = None
+        try:
+            self.fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._ended = True
+        except (OSError, AttributeError):
+            pass
+
+    def ended(self) -> bool:
+        if self.fd is None:
+            return self._ended or self._pid < 1 or not _exists(self._pid)
+        return wait([self.fd], 0)
+
+    def close(self) -> None:
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd, self._ended = None, True
+
+
+class MasterWatch:
+    """
+    Tells whether the server has ended: its master *pid*, and every other master of the directory.
+
+    gunicorn's USR2 starts a second arbiter in the same directory, which goes on when the first one ends. *others* returns
+    the pids of such masters, 0 for one in another pid namespace, whose end shows only in *others*.
+    """
+
+    def __init__(self, pid: int, others: Callable[[], Iterable[int]]) -> None:
+        self._watched = ProcessWatch(pid)
+        self._others = others
+
+    @property
+    def fd(self) -> int | None:
+        return self._watched.fd
+
+    def ended(self) -> bool:
+        while self._watched.ended():
+            self._watched.close()
+            following = max(self._others(), default=None)
+            if not following:
+                return following is None
+            self._watched = ProcessWatch(following)
+        return False
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send signal *number* to the process *pid*, which may have ended. Raises PermissionError for another user's."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def wait(descriptors: list[int], seconds: float) -> bool:
+    """Wait until one of *descriptors* is readable, *seconds* at most. Returns whether one is."""
+    poll = select.poll()
+    for fd in descriptors:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _exists(pid: int) -> bool:
+    # Not by /proc, which may hide the processes of other users (hidepid).
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
