@@ -1,5 +1,5 @@
-# The two commands that matter: make demo, make test. Everything is installed below .venv; make test also asks the
-# system's package manager for the real nginx, supervisord and Prometheus that the tests run.
+# The commands that matter: make demo, make test-quick after each change, make test. Everything is installed below .venv;
+# make test also asks the system's package manager for the real nginx, supervisord and Prometheus that the tests run.
 PYTHON ?= python3
 VENV := .venv
 BENCH := bench/.venv
@@ -8,9 +8,13 @@ SERVER ?= uwsgi
 TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter htpasswd unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
+# Logic, and a few tests with a real gunicorn.
+QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body collector exposition file_format \
+	interleaving measures middleware nesting page scrapes settings slots totals unsupported))
+CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded referee))
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
-.PHONY: demo test test-oldest chaos lint docs bench bench-quick tools clean
+.PHONY: demo test test-quick coverage test-oldest chaos lint docs bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
@@ -18,13 +22,24 @@ demo: $(VENV)/demo
 test: $(VENV)/tests tools
 	$(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
+# In less than a minute: no root, no system packages, no server but gunicorn.
+test-quick: $(VENV)/quick
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal -k "not (uwsgi or preload or gthread)" \
+		$(or $(ARGS),$(QUICK_TESTS))
+
+# The lines and branches that the tests reach, in their own process, its forks and the servers that they start.
+coverage: $(VENV)/tests tools
+	rm -rf .coverage-data
+	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \
+	$(VENV)/bin/python -m coverage combine --quiet && $(VENV)/bin/python -m coverage report && exit $$tested
+
 # The tests that meet the dependencies, the servers and the frameworks, with the oldest version of each that pyproject.toml admits.
 test-oldest: $(OLDEST)/tests tools
 	$(OLDEST)/bin/python -m pytest --numprocesses 4 --dist worksteal $(or $(ARGS),$(OLDEST_TESTS))
 
 # All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
 chaos: $(VENV)/tests tools
-	CHAOS_SCALE=full CHAOS_HOURS=$(HOURS) $(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal tests/chaos $(ARGS)
+	CHAOS_SCALE=full CHAOS_HOURS=$(HOURS) $(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(or $(ARGS),$(CHAOS_TESTS))
 
 lint: $(VENV)/tests
 	$(VENV)/bin/ruff check .
@@ -50,6 +65,10 @@ $(VENV)/demo: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/pip install --quiet --editable . --group demo
 	touch $@
 
+$(VENV)/quick: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --editable . --group quick
+	touch $@
+
 $(VENV)/tests: pyproject.toml $(VENV)/demo
 	$(VENV)/bin/pip install --quiet --group tests --group lint
 	touch $@
@@ -70,14 +89,18 @@ $(BENCH)/peers: pyproject.toml | $(BENCH)/bin/python
 	$(BENCH)/bin/pip install --quiet --editable . --group bench
 	touch $@
 
+# Without root and sudo, what is missing is named, and the tests that need it are skipped; not in CI.
 tools:
 	@missing=; for tool in $(TOOLS); do PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
-	if [ -n "$$missing" ]; then \
-		echo "installing$$missing"; \
-		as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
-		$$as_root apt-get -qq update && \
-		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $(PACKAGES) >/dev/null; \
-	fi
+	[ -n "$$missing" ] || exit 0; \
+	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	if ! command -v apt-get $$as_root >/dev/null; then \
+		echo "missing:$$missing. The tests that need them are skipped. In Debian they are in: $(PACKAGES)"; \
+		[ "$$CI" != true ]; exit; \
+	fi; \
+	echo "missing:$$missing. $$as_root apt-get installs: $(PACKAGES)"; \
+	$$as_root apt-get -qq update && \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $(PACKAGES) >/dev/null
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(OLDEST) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(BENCH) $(OLDEST) .coverage-data .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

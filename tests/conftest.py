@@ -1,4 +1,4 @@
-"""What all tests share: an environment that says nothing, and functions that run in a process of their own."""
+"""What all tests share: a clean environment, functions that run in a process of their own, and skips for what is missing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import processes
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from _pytest.terminal import TerminalReporter
 
 # One for all processes that run tests, which inherit it.
 SEED = os.environ.setdefault("CHAOS_SEED", secrets.token_hex(4))
+
+# What `make tools` installs.
+PROGRAMS = frozenset({
+    "curl", "nginx", "supervisord", "prometheus", "promtool", "unshare", "prlimit", "strace", "openssl", "cc",
+    "systemd-tmpfiles", "valgrind", "wrk",
+})  # fmt: skip
 
 _rows: list[dict[str, object]] = []
 
@@ -39,6 +45,27 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
         numbers = [item.rjust(width) for item, width in zip(others, widths[1:], strict=True)]
         terminalreporter.write_line("  ".join([first.ljust(widths[0]), *numbers]))
     terminalreporter.write_line(f"CHAOS_SEED={SEED}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Skip a test that needs root or a program that is missing, with the reason; never in CI."""
+    try:
+        return (yield)
+    except Exception as error:
+        reason = _missing(error)
+        if reason and os.environ.get("CI") != "true":
+            pytest.skip(reason)
+        raise
+
+
+def _missing(error: Exception) -> str | None:
+    if isinstance(error, FileNotFoundError) and error.filename in PROGRAMS:
+        return f"needs {error.filename}"
+    # Of a test's own call, of a forked child's, or in a server's log.
+    if os.geteuid() != 0 and "Operation not permitted" in str(error):
+        return "needs root"
+    return None
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,8 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "django"
-        self.env = {"SHOP_DATABASE": str(folder / "shop.sqlite3"), "DJANGO_SUPERUSER_PASSWORD": "open"}
+        self.database = folder / "shop.sqlite3"
+        self.env = {"SHOP_DATABASE": str(self.database), "DJANGO_SUPERUSER_PASSWORD": "open"}
         shutil.copytree(EXAMPLE, self.folder, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("gunicorn.conf.py", "uwsgi.ini"):
             text = (self.folder / name).read_text()
@@ -77,13 +78,24 @@ class Project:
         return live.LiveServer(command, cwd=self.folder, env=self.env, ready=ready, address=address)
 
 
-@pytest.fixture
-def project() -> Iterator[Project]:
+@pytest.fixture(scope="module")
+def database() -> Iterator[Path]:
+    """
+    The database that the commands of the README make, and a superuser, Ann.
+    """
     with tempfile.TemporaryDirectory(prefix="django-") as folder:
         made = Project(Path(folder))
-        # As its README says.
         made.run("manage.py", "migrate")
         made.run("manage.py", "loaddata", "products")
+        made.run("manage.py", "createsuperuser", "--noinput", "--username", "ann", "--email", "a@example.org")
+        yield made.database
+
+
+@pytest.fixture
+def project(database: Path) -> Iterator[Project]:
+    with tempfile.TemporaryDirectory(prefix="django-") as folder:
+        made = Project(Path(folder))
+        shutil.copy(database, made.database)
         yield made
 
 
@@ -127,7 +139,6 @@ def test_every_request_is_counted_under_its_url_pattern(server: str, project: Pr
 @pytest.mark.parametrize("server", SERVERS)
 def test_the_admin_is_measured_by_its_own_patterns(server: str, project: Project) -> None:
     """A login, a list and a change of an object in the admin, each under the pattern of the admin's URLconf."""
-    project.run("manage.py", "createsuperuser", "--noinput", "--username", "ann", "--email", "a@example.org")
     with project.serve(server) as running:
         page = running.get("/admin/login/")
         token = page.headers["Set-Cookie"].split(";")[0]

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from chaos.scale import scale
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import WAIT_SECONDS
@@ -223,7 +224,7 @@ PACE = settings(
 )
 
 
-@settings(PACE, max_examples=200)
+@settings(PACE, max_examples=scale.plans)
 @given(plan=plans())
 def test_shows_what_the_library_shows(ways: Callable[..., Way], plan: Plan) -> None:
     """
@@ -234,7 +235,7 @@ def test_shows_what_the_library_shows(ways: Callable[..., Way], plan: Plan) -> N
     check(plan, stock, ours)
 
 
-@settings(PACE, max_examples=80)
+@settings(PACE, max_examples=scale.plans // 2)
 @given(plan=plans(late=False))
 def test_adopts_from_the_multiprocess_mode(ways: Callable[..., Way], plan: Plan) -> None:
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,8 @@ def test_the_next_arbiter_goes_on_in_the_directory_after_a_hup(name: str) -> Non
         assert VARIABLE not in environment_of(server)
         assert path == servers.shared_directory(server)
         assert 2 == counted(server)
+        (new,) = {int(pid) for pid in re.findall(r"Listening at: .* \((\d+)\)", server.log())} - {server.pid}
+        server.signal_child(new, signal.SIGTERM)
 
 
 def test_a_directory_is_shared_for_as_long_as_its_server_lives(shared: Path) -> None:

@@ -21,6 +21,9 @@ class Scale(NamedTuple):
     slow_reloads: int
     forks: int
     clock_steps: int
+    # Of tests/test_referee.py and tests/test_bounded.py.
+    plans: int
+    hostile_paths: int
     seconds: float
 
 
@@ -35,6 +38,8 @@ SHORT: Final = Scale(
     slow_reloads=1,
     forks=8,
     clock_steps=4,
+    plans=60,
+    hostile_paths=4_000,
     seconds=5,
 )
 FULL: Final = Scale(
@@ -48,6 +53,8 @@ FULL: Final = Scale(
     slow_reloads=50,
     forks=200,
     clock_steps=100,
+    plans=400,
+    hostile_paths=10_000,
     seconds=float(os.environ.get("CHAOS_HOURS") or 1 / 6) * 3600,
 )
 NAMES: Final = {"short": SHORT, "full": FULL}
