@@ -62,7 +62,7 @@ class Project:
             env=environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=live.START_SECONDS * 4,
             check=False,
         )
         assert (code, "") == (done.returncode, done.stderr)
