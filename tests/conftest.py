@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import processes
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -23,6 +24,10 @@ PROGRAMS = frozenset({
     "curl", "nginx", "supervisord", "prometheus", "promtool", "unshare", "prlimit", "strace", "openssl", "cc",
     "systemd-tmpfiles", "valgrind", "wrk",
 })  # fmt: skip
+
+# A busy machine takes longer for an example now and then.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 _rows: list[dict[str, object]] = []
 
