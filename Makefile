@@ -94,7 +94,7 @@ tools:
 	@missing=; for tool in $(TOOLS); do PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -n "$$missing" ] || exit 0; \
 	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
-	if ! command -v apt-get $$as_root >/dev/null; then \
+	if ! command -v apt-get >/dev/null || ! command -v $${as_root:-true} >/dev/null; then \
 		echo "missing:$$missing. The tests that need them are skipped. In Debian they are in: $(PACKAGES)"; \
 		[ "$$CI" != true ]; exit; \
 	fi; \
