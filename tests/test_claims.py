@@ -126,32 +126,6 @@ def test_a_lock_is_not_shared_by_two_that_open_its_file(tmp_path: Path) -> None:
     assert [True, False] == [second.acquire(byte), first.acquire(byte)]
 
 
-def test_a_value_file_that_is_cut_ends_a_process_of_several_interpreters(
-    in_child: Callable[..., Any], shared: Path
-) -> None:
-    """
-    No function of ours can run then, which would wait for ever: the server replaces the process.
-    """
-
-    def run() -> int:
-        pid = os.fork()
-        if pid == 0:
-            import faulthandler
-
-            faulthandler.disable()  # the test runner's
-            share(shared)
-            record(None, "main", 1)
-            other = interpreter()
-            record(other, "one", 1)
-            os.truncate(shared / "wsgi_prom.1.values", 0)
-            signal.alarm(60)
-            record(other, "one", 1)
-            os._exit(0)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-    assert -signal.SIGBUS == in_child(run)
-
-
 def test_a_process_that_lost_its_lock_keeps_its_slot(in_child: Callable[..., Any], shared: Path) -> None:
     """
     Who comes then takes another slot, and the owner takes the lock again when it looks after it.

@@ -16,7 +16,7 @@ import pytest
 from wsgi_prom import PrometheusMiddleware
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.middleware import wrap_for_hook
-from wsgi_prom.store import turns
+from wsgi_prom.store import unlocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -408,7 +408,7 @@ def test_threads_lose_nothing(locked: bool, in_child: Any, shared: Any) -> None:
     def work() -> Any:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
         sys.setswitchinterval(1e-6)
-        turns.interrupt = lambda: locked
+        unlocked.needs_lock = lambda: locked
         measured = wrap_for_hook(another_s(PrometheusMiddleware(app, labels={"env": "prod"})))
         threads = [threading.Thread(target=lambda: [send(measured) for _ in range(2000)]) for _ in range(4)]
         for thread in threads:

@@ -6,16 +6,21 @@ import os
 import shutil
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
 
 from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import file_format as layout
+from wsgi_prom.store.slot_files import State
+from wsgi_prom.store.slots import SlotFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+HITS = layout.counter("hits", "Hits.", ("page",))
 
 
 class Recorded:
@@ -91,11 +96,11 @@ def files(shared: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, 64, 100, 4095])
-def test_a_value_file_that_is_cut_short_ends_nobody(
+def test_a_value_file_that_is_cut_short_is_left_for_a_fresh_slot(
     recorded: Callable[[], processes.Child], shared: Path, length: int
 ) -> None:
     """
-    The process records on, the next scrapes count what was scraped before and what was recorded since.
+    The next scrapes count what was scraped before, and what was recorded since the process has looked at its files.
     """
     child, collector = recorded(), Collector(shared)
     child.call("count", "/", 3)
@@ -106,68 +111,6 @@ def test_a_value_file_that_is_cut_short_ends_nobody(
     assert {"/": 7.0} == counted(collector)
     child.call("count", "/later", 1)
     assert {"/": 7.0, "/later": 1.0} == counted(collector)
-
-
-def test_a_store_to_a_page_that_is_gone_is_counted(
-    recorded: Callable[[], processes.Child], shared: Path
-) -> None:
-    """
-    An emptied file is SIGBUS at the next store, which is done again and is not lost, without anybody looking.
-    """
-    child, collector = recorded(), Collector(shared)
-    child.call("count", "/", 3)
-    assert {"/": 3.0} == counted(collector)
-    os.truncate(shared / "wsgi_prom.0.values", 0)
-    child.call("count", "/", 1)
-    child.call("count", "/", 1)
-    assert {"/": 5.0} == counted(collector)
-
-
-def test_a_file_of_many_pages_may_be_cut_anywhere(
-    recorded: Callable[[], processes.Child], shared: Path
-) -> None:
-    """
-    Wherever the cut is, no store ends the process, and what comes later is counted.
-    """
-    for pages in range(4):
-        child, collector = recorded(), Collector(shared)
-        for number in range(1200):
-            child.send("count", f"/{number}", 1)
-            child.receive()
-        before = sum(counted(collector).values())
-        values = max(shared.glob("wsgi_prom.*.values"), key=lambda path: path.stat().st_mtime)
-        os.truncate(values, 4096 * pages)
-        child.call("look")
-        for number in range(1200):
-            child.send("count", f"/{number}", 1)
-            child.receive()
-        assert before + 1200 == sum(counted(collector).values())
-        child.kill()
-        shutil.rmtree(shared)
-
-
-def test_sigbus_of_anybody_else_ends_the_process(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    A fault outside of our files has the effect that it has without us.
-    """
-
-    def fault() -> int:
-        child = os.fork()
-        if child == 0:
-            import faulthandler
-            import mmap
-
-            faulthandler.disable()  # the test runner's, whose report belongs to no failure
-            Recorded(shared)("count", "/", 1)
-            fd = os.open(shared / "foreign", os.O_RDWR | os.O_CREAT)
-            os.ftruncate(fd, 4096)
-            memory = mmap.mmap(fd, 4096)
-            os.ftruncate(fd, 0)
-            memory[0] = 1
-            os._exit(0)
-        return os.waitpid(child, 0)[1]
-
-    assert signal.SIGBUS == os.WTERMSIG(in_child(fault))
 
 
 @pytest.mark.parametrize("gone", ["values", "keys", "lock", "all", "directory"])
@@ -200,6 +143,27 @@ def test_what_is_removed_is_made_again(
     third = recorded()
     third.call("count", "/", 1)
     assert {"/": 17.0, "/new": 1.0} == counted(Collector(shared))
+
+
+@pytest.mark.parametrize("gone", ["values", "keys", "directory"])
+def test_what_earlier_owners_counted_is_carried_along(
+    recorded: Callable[[], processes.Child], shared: Path, gone: str
+) -> None:
+    """
+    A slot whose files are removed keeps the figures of processes that had it before: no counter goes back.
+    """
+    first = recorded()
+    first.call("count", "/", 3)
+    first.call("count", "/first", 1)
+    first.kill()
+    second = recorded()
+    second.call("count", "/", 2)
+    if gone == "directory":
+        shutil.rmtree(shared)
+    else:
+        (shared / f"wsgi_prom.0.{gone}").unlink()
+    assert 0 == second.call("look")
+    assert {"/": 5.0, "/first": 1.0} == counted(Collector(shared))
 
 
 @pytest.mark.parametrize("kind", ["values", "keys"])
@@ -335,10 +299,11 @@ def test_a_child_of_a_process_whose_files_are_gone_counts_itself(
     """
     child = recorded()
     child.call("count", "/", 1)
-    os.truncate(shared / "wsgi_prom.0.values", 0)
+    with (shared / "wsgi_prom.0.values").open("r+b") as file:
+        file.write(bytes(8))
     assert 0 == child.call("fork")
-    child.call("count", "/", 1)
     child.call("look")
+    child.call("count", "/", 1)
     assert {"/": 2.0} == counted(Collector(shared))
 
 
@@ -387,15 +352,43 @@ def test_a_sum_that_sinks_does_not_make_a_slot_an_old_copy(
 
 
 def test_a_file_that_is_cut_and_then_grows_is_not_whole_again(
-    recorded: Callable[[], processes.Child], shared: Path
+    in_child: Callable[..., Any], shared: Path
 ) -> None:
     """
-    The next series would make it longer, with zeros in the place of values: it is left for another instead.
+    The next label set would make it longer, with zeros in the place of values: the slot is damaged instead.
     """
-    child, collector = recorded(), Collector(shared)
-    child.call("count each", 0, 1000)
-    before = sum(counted(collector).values())
-    os.truncate(shared / "wsgi_prom.0.values", 4096)
-    child.call("count each", 1000, 1100)
-    child.call("look")
-    assert (1000.0, 1100.0) == (before, sum(counted(collector).values()))
+
+    def run() -> tuple[State, float]:
+        slot, number = SlotFile.claim(shared), 0
+        values = shared / "wsgi_prom.0.values"
+        while values.stat().st_size == layout.INITIAL_SIZE:
+            number += 1
+            slot.row(HITS, (str(number),))
+        # As before the last one, which has made it longer.
+        other = SlotFile.claim(shared)
+        for each in range(1, number):
+            other.row(HITS, (str(each),))
+        path = shared / "wsgi_prom.1.values"
+        os.truncate(path, 2000)
+        other.row(HITS, ("one more",))
+        return other.check(), path.stat().st_size
+
+    assert (State.DAMAGED, 2000) == in_child(run)
+
+
+def test_recording_changes_what_no_signal_does(in_child: Callable[..., Any], shared: Path) -> None:
+    """
+    Handlers of signals are the application's alone.
+    """
+
+    def caught() -> list[str]:
+        status = Path("/proc/self/status").read_text()
+        return [line for line in status.splitlines() if line.startswith(("SigCgt", "SigIgn"))]
+
+    def run() -> tuple[list[str], list[str]]:
+        before = caught()
+        Recorded(shared)("count", "/", 1)
+        return before, caught()
+
+    before, after = in_child(run)
+    assert before == after

@@ -14,6 +14,7 @@ from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.directory import prepare
+from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
@@ -474,10 +475,11 @@ def test_no_space_for_a_new_series_leaves_the_others(in_child: Callable[..., Any
             slot.row(HITS, (f"page {number}",))[0][0]
         columns[first] += 2.0
         shown = samples(shared)
-        assert slot.unplaced.errno in {errno.EFBIG, errno.ENOSPC}
+        assert slot.error is not None
+        assert slot.error.errno in {errno.EFBIG, errno.ENOSPC}
         assert 200 < len(shown) < 3000
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        slot.unplaced = None  # as the current slot does, once a second
+        slot.retry()
         slot.row(HITS, ("later",))
         assert 0.0 == samples(shared)["hits_total page=later"]
         return shown["hits_total page=kept"]
@@ -525,7 +527,7 @@ def test_a_series_that_is_made_while_somebody_looks_is_no_damage(
 ) -> None:
     """A signal's handler makes one between the reading of a header and its comparison."""
 
-    def run() -> tuple[bool, int]:
+    def run() -> tuple[State, int]:
         slot = SlotFile.claim(shared)
         slot.row(HITS, ("/",))
         header, made = slot._files._header, []
@@ -537,17 +539,17 @@ def test_a_series_that_is_made_while_somebody_looks_is_no_damage(
             return found
 
         slot._files._header = interrupted
-        return slot.sound(), len(made)
+        return slot.check(), len(made)
 
-    assert (True, 1) == in_child(run)
+    assert (State.GOOD, 1) == in_child(run)
 
 
 def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., Any], shared: Path) -> None:
     """A signal's handler looks after the slot when the keys are written and not yet committed."""
 
-    def run() -> list[bool]:
+    def run() -> list[State]:
         slot = SlotFile.claim(shared)
-        found: list[bool] = []
+        found: list[State] = []
 
         class Interrupted:
             def __init__(self, words: memoryview) -> None:
@@ -557,11 +559,11 @@ def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., A
                 return self._words[index]
 
             def __setitem__(self, index: int, value: int) -> None:
-                found.append(slot.sound())
+                found.append(slot.check())
                 self._words[index] = value
 
-        slot._files.mapping.words = Interrupted(slot._files.mapping.words)
+        slot._files._words = Interrupted(slot._files._words)
         slot.row(HITS, ("/",))
-        return [*found, slot.sound()]
+        return [*found, slot.check()]
 
-    assert [True, True] == in_child(run)
+    assert [State.GOOD, State.GOOD] == in_child(run)

@@ -19,15 +19,15 @@ from chaos.recovery import missing, replace_workers, settled, shown, status, sto
 from chaos.referee import KINDS, Case
 from chaos.scale import FULL, scale
 from processes import in_child
+from prometheus_client import Counter
 
+from wsgi_prom.client import patch
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import file_format as layout
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store import environment
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-HITS: Final = layout.counter("hits", "Hits.", ())
 
 READABLE: Final = "wsgi_prom_directory_readable"
 
@@ -197,33 +197,31 @@ def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -
     """
     aside = shared.with_name("aside")
 
-    def record(slot: SlotFile) -> None:
-        columns, first = slot.row(HITS, ())
-        columns[first] += 1.0
-
     def live_through() -> list[float]:
+        os.environ[environment.VARIABLE] = str(shared)
+        patch.install()
         shown = []
-        slot = SlotFile.claim(shared)
+        counter = Counter("hits", "Hits.", registry=None)
+        counter.inc()
         collector = Collector(shared)
 
         def scrape() -> None:
             shown.extend(item.value for metric in collector.collect().to_metrics() for item in metric.samples)
 
-        record(slot)
         scrape()
         if copied:
             shutil.copytree(shared, aside)
             shutil.rmtree(shared)
         else:
             shared.rename(aside)
-        slot.repair()
-        record(slot)
+        current_slot.look_after()
+        counter.inc()
         scrape()
         shutil.rmtree(shared)
         aside.rename(shared)
         scrape()
-        record(slot)
-        slot.repair()
+        counter.inc()
+        current_slot.look_after()
         scrape()
         collector = Collector(shared)
         scrape()

@@ -1,8 +1,7 @@
 """
-Taking the client library over: its value class, its locks, the metrics that were made before, and its multiprocess
-collector.
+Replaces parts of the client library: its value class, its locks, and its multiprocess collector.
 
-So that an application's own metrics work whatever was imported first, and code that it already has for the client
+An application's own metrics work whatever was imported first, those that exist already too. Code that it has for the
 library's multiprocess mode is answered from the slots.
 """
 
@@ -20,7 +19,7 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.client import unsupported
-from wsgi_prom.client.cells import Cell, Latest
+from wsgi_prom.client.slot_values import LatestValue, SlotValue
 from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory, directory_files, environment, fork_locks
@@ -105,7 +104,7 @@ def _adopt(existing: list[Any]) -> None:
 
 def _remove_own_client_files() -> None:
     # Where the environment named a directory before the library was imported, its metrics made files there. What was
-    # in them is in our cells now.
+    # in them is in our values now.
     path = current_slot.directory and (environment.configured() or current_slot.directory)
     if path is None:
         return
@@ -118,11 +117,11 @@ def _remove_own_client_files() -> None:
     getattr(client_values, "close_all_multiprocess_files", int)()
 
 
-def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = None) -> Cell:
+def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = None) -> SlotValue:
     names, values = metric._labelnames, metric._labelvalues
     if bound is not None:
         names, values = (*names, "le"), (*values, str(bound))
-    found: Cell = Value(
+    found: SlotValue = Value(
         metric._type,
         metric._name,
         metric._name + suffix,
@@ -134,11 +133,11 @@ def _value(metric: Any, suffix: str, *, mode: str = "", bound: float | None = No
     return found
 
 
-def _take_over(old: Any, fresh: Cell) -> Any:
+def _take_over(old: Any, fresh: SlotValue) -> Any:
     value = old.get()
     if value:
         # The library does not say when a gauge was set: before anything that is set from now on.
-        fresh.set(value, sys.float_info.min if isinstance(fresh, Latest) else None)
+        fresh.set(value, sys.float_info.min if isinstance(fresh, LatestValue) else None)
     return fresh
 
 

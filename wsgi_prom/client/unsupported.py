@@ -1,11 +1,9 @@
 """
-What the client library has and a shared page does not show: said once, where an application makes one.
+Warns once of metrics that a page of several processes cannot show: Info, Enum, custom collectors, gauges with a function.
 
-Info, Enum, custom collectors and gauges with a function live in one process; the library's own multiprocess mode leaves
-them out too, without a word.
+They live in one process; the library's own multiprocess mode leaves them out too, without a warning. Nothing here raises
+into the application, or changes what the library does for it.
 """
-
-# Rule 1: nothing here raises into the application, or changes what the library does for it.
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client.cells import Extreme, Own
+from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
@@ -92,13 +90,12 @@ def _look(collector: Any) -> None:
 
 def _without_value(gauge: Any, *_: Any) -> None:
     """Have *gauge*, whose figure is not known here, on no page rather than as 0."""
-    cell = gauge._value
+    value = gauge._value
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
-    if isinstance(cell, (Own, Extreme)):
+    if isinstance(value, SlotValue):
         with current_slot.lock:
-            # As before this process had it: the column that says so.
-            cell._columns[cell._index + 1] = 0.0
-        cell._row = None  # which nobody else refers to, and which would set it again in the next slot
+            value.hide()
+        value._row = None  # which nobody else refers to, and which would show it again in the next slot
     _say("function", gauge._name)
 
 

@@ -9,10 +9,9 @@ summary's a count and a sum. Those that belong together become one row of the sl
 from __future__ import annotations
 
 import threading
-from array import array
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.client.cells import Cell, Extreme, Latest, Live, Own
+from wsgi_prom.client.slot_values import ExtremeValue, LatestValue, LiveValue, SlotValue
 from wsgi_prom.store import file_format
 from wsgi_prom.store.current_slot import current_slot
 
@@ -24,34 +23,24 @@ if TYPE_CHECKING:
 
 
 class _Row:
-    """The cells of one metric child, bound to its row of the slot."""
+    """The values of one metric child, bound to its row of the slot."""
 
-    __slots__ = ("__weakref__", "_cells", "_labelvalues", "_schema")
+    __slots__ = ("__weakref__", "_labelvalues", "_schema", "_values")
 
-    def __init__(self, schema: Schema, labelvalues: tuple[str, ...], cells: list[Cell]) -> None:
+    def __init__(self, schema: Schema, labelvalues: tuple[str, ...], values: list[SlotValue]) -> None:
         self._schema = schema
         self._labelvalues = labelvalues
-        self._cells = cells
-        for cell in cells:
-            cell._row = self  # the current slot refers to the row weakly, the metric to its cells
+        self._values = values
+        for value in values:
+            value._row = self  # the current slot refers to the row weakly, the metric to its values
         current_slot.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
+        """See `wsgi_prom.store.bindings.Binding`."""
         columns, first = slot.row(self._schema, self._labelvalues)
-        with current_slot.lock:
-            for offset, cell in enumerate(self._cells):
-                cell.move(columns, first + offset, keep=keep)
-
-    def forget(self) -> None:
-        for cell in self._cells:
-            cell.forget()
-
-    def settle(self, slot: Slot) -> None:
-        kept = self._cells[0]._columns
-        if isinstance(kept, array):
-            columns, _ = slot.row(self._schema, self._labelvalues)
-            if columns is not kept:
-                self.bind(slot, keep=True)
+        for index, value in enumerate(self._values, start=first):
+            if not value.is_in(columns):
+                value.move(columns, index, keep=keep)
 
 
 # One that was never finished, since an exception came in between, is not kept for ever.
@@ -59,11 +48,11 @@ _UNFINISHED: Final = 16
 
 
 class _Child:
-    """The cells that the library has made so far of a summary or histogram child, by what they count."""
+    """The values that the library has made so far of a summary or histogram child, by what they count."""
 
     def __init__(self, key: tuple[str, tuple[str, ...]]) -> None:
         self.key = key
-        self.cells: dict[str, Cell] = {}
+        self.values: dict[str, SlotValue] = {}
         self.bounds: list[float] = []
 
 
@@ -77,18 +66,18 @@ class _Unfinished(threading.local):
     def __init__(self) -> None:
         self._children: list[_Child] = []
 
-    def add(self, name: str, labelvalues: tuple[str, ...], part: str | None) -> tuple[Cell, _Child]:
-        """Return a new cell for *part* of a child, by default its next bucket, and the child that it is of."""
-        key, cell = (name, labelvalues), Cell()
-        found = next((c for c in reversed(self._children) if c.key == key and part not in c.cells), None)
+    def add(self, name: str, labelvalues: tuple[str, ...], part: str | None) -> tuple[SlotValue, _Child]:
+        """Return a new value for *part* of a child, by default its next bucket, and the child that it is of."""
+        key, value = (name, labelvalues), SlotValue()
+        found = next((c for c in reversed(self._children) if c.key == key and part not in c.values), None)
         if found is not None:
-            found.cells[part or f"bucket {len(found.cells)}"] = cell
-            return cell, found
+            found.values[part or f"bucket {len(found.values)}"] = value
+            return value, found
         found = _Child(key)
         # Before anybody sees it: who makes the same in the middle of this would take the first place in it.
-        found.cells[part or "bucket 0"] = cell
+        found.values[part or "bucket 0"] = value
         self._children = [*self._children[-_UNFINISHED:], found]
-        return cell, found
+        return value, found
 
     def finish(self, child: _Child) -> None:
         self._children = [other for other in self._children if other is not child]
@@ -98,7 +87,7 @@ _unfinished = _Unfinished()
 
 
 class Value:
-    """What prometheus_client.values.ValueClass is while wsgi_prom is installed. Calling it makes a cell."""
+    """What prometheus_client.values.ValueClass is while wsgi_prom is installed. Calling it makes a `SlotValue`."""
 
     _multiprocess = True
 
@@ -115,10 +104,10 @@ class Value:
     ) -> Any:
         names, values = tuple(labelnames), tuple(labelvalues)
         if typ == "counter":
-            return _single(file_format.counter(metric_name, help_text, names), values, Cell())
+            return _single(file_format.counter(metric_name, help_text, names), values, SlotValue())
         if typ == "gauge":
             schema = file_format.gauge(metric_name, help_text, names, multiprocess_mode)
-            return _single(schema, values, _gauge_cell(multiprocess_mode))
+            return _single(schema, values, _gauge_value(multiprocess_mode))
         if typ == "summary":
             return _summary_part(metric_name, name, help_text, names, values)
         if typ == "histogram":
@@ -129,45 +118,43 @@ class Value:
         return MutexValue(typ, metric_name, name, labelnames, labelvalues, help_text)  # type: ignore[no-untyped-call]
 
 
-def _gauge_cell(mode: str) -> Cell:
+def _gauge_value(mode: str) -> SlotValue:
     if mode.endswith("mostrecent"):
-        return Latest()
+        return LatestValue()
     if mode in ("min", "max"):
-        return Extreme(min, float("inf")) if mode == "min" else Extreme(max, float("-inf"))
-    if mode == "sum":
-        return Cell()
-    return Live() if mode == "livesum" else Own()
+        return ExtremeValue(min, float("inf")) if mode == "min" else ExtremeValue(max, float("-inf"))
+    return SlotValue() if mode == "sum" else LiveValue(flagged=mode != "livesum")
 
 
-def _single(schema: Schema, labelvalues: tuple[str, ...], cell: Cell) -> Cell:
-    _Row(schema, labelvalues, [cell])
-    return cell
+def _single(schema: Schema, labelvalues: tuple[str, ...], value: SlotValue) -> SlotValue:
+    _Row(schema, labelvalues, [value])
+    return value
 
 
 def _summary_part(
     metric_name: str, name: str, help_text: str, names: tuple[str, ...], values: tuple[str, ...]
-) -> Cell:
+) -> SlotValue:
     part = "count" if name.endswith("_count") else "sum"
-    cell, child = _unfinished.add(metric_name, values, part)
-    if len(child.cells) == 2:
+    value, child = _unfinished.add(metric_name, values, part)
+    if len(child.values) == 2:
         # The order of the columns is the schema's, whatever order the library makes the values in.
-        cells = [child.cells["count"], child.cells["sum"]]
-        _Row(file_format.summary(metric_name, help_text, names), values, cells)
+        both = [child.values["count"], child.values["sum"]]
+        _Row(file_format.summary(metric_name, help_text, names), values, both)
         _unfinished.finish(child)
-    return cell
+    return value
 
 
 def _histogram_part(
     metric_name: str, name: str, help_text: str, names: tuple[str, ...], values: tuple[str, ...]
-) -> Cell:
+) -> SlotValue:
     if not name.endswith("_bucket"):
         # The library makes it first.
         return _unfinished.add(metric_name, values, "sum")[0]
     labels = values[:-1]
-    cell, child = _unfinished.add(metric_name, labels, None)
+    value, child = _unfinished.add(metric_name, labels, None)
     child.bounds.append(float(values[-1]))
     if child.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
         schema = file_format.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
-        _Row(schema, labels, [*child.cells.values()])
+        _Row(schema, labels, [*child.values.values()])
         _unfinished.finish(child)
-    return cell
+    return value

@@ -12,7 +12,7 @@ An application that is measured: any WSGI application (PEP 3333), and otherwise 
 #         each, of 14,500 that all of this adds to a request) and steps (27 each, and in a framework, whose own code fills the
 #         processor's caches, twice their time). Everything else leaves it for the slow path.
 # Rule 5: nothing is called between a look at `guarded` and the last of the stores behind it, so that no other thread and no
-#         signal's handler comes in between (see store/turns.py); where one may, the recorder does it, with the lock. The
+#         signal's handler comes in between (see store/unlocked.py); where one may, the recorder does it, with the lock. The
 #         token says last whether a request is in progress.
 
 from __future__ import annotations

@@ -84,37 +84,24 @@ class Recorder:
         self._known_requests = 0
         self.serving = in_progress(self._in_progress)
         self.look_at = 0.0
+        self._slot: Slot | None = None
         self._label_sets = LabelSets(None, self._limit)
         self._logged: set[str] = set()
         current_slot.add(self)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """Record into *slot* from now on; see `wsgi_prom.store.bindings.Binding`."""
-        label_sets = LabelSets(slot.path, self._limit, slot.owner)
-        fresh: dict[Key, Row] = {}
+        if not keep:
+            self._rows.clear()
         wanted: list[Key] = [(self._in_progress, ())] if self._in_progress and self.serving.shown else []
         if slot.path is not None:
             # It tells of a lack of space, for which there may be no space by then.
             wanted.append((self._errors, (_STORAGE,)))
-        while True:
-            # Outside of the lock, which is never held across a system call: a thread may meet new labels meanwhile.
-            fresh.update({key: slot.row(*key) for key in wanted})
-            with current_slot.lock:
-                wanted = [key for key in self._rows.known() if key not in fresh] if keep else []
-                if not wanted:
-                    self._swap(fresh, keep=keep)
-                    break
-        self._label_sets.close()
-        self._label_sets = label_sets
-
-    def forget(self) -> None:
-        """See `wsgi_prom.store.bindings.Binding`. Nothing is kept here that the columns do not hold."""
-
-    def settle(self, slot: Slot) -> None:
-        """Bind what *slot* had no space for, as far as it has now."""
-        fresh = {key: slot.row(*key) for key in self._rows.unplaced()}
-        with current_slot.lock:
-            self._swap(fresh, keep=True)
+        self._swap({key: slot.row(*key) for key in [*wanted, *self._rows.known()]})
+        if slot is not self._slot:
+            self._label_sets.close()
+            self._label_sets = LabelSets(slot.path, self._limit, slot.owner)
+            self._slot = slot
 
     def show_in_progress(self) -> None:
         """Show how many requests are in progress from now on, as a row of the slot."""
@@ -274,10 +261,7 @@ class Recorder:
             self._count(self._errors, (_STORAGE,))
         warn_unshared(environ)
 
-    def _swap(self, fresh: dict[Key, Row], *, keep: bool) -> None:
-        if not keep:
-            self.serving.count = 0.0
-            self._rows.clear()
+    def _swap(self, fresh: dict[Key, Row]) -> None:
         self.requests.clear()
         self._bodiless.clear()
         self._known_requests = 0

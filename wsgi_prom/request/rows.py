@@ -4,7 +4,6 @@ The rows that a recorder has met, each where it is in the slot that is in force.
 
 from __future__ import annotations
 
-from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.store.current_slot import current_slot
@@ -33,7 +32,7 @@ class InProgress:
     Whoever stores to it holds the current slot's lock, or needs none.
     """
 
-    __slots__ = ("columns", "count", "shown")
+    __slots__ = ("_lock", "columns", "count", "shown")
 
     def __init__(self) -> None:
         self.columns: Columns = [0.0]
@@ -41,9 +40,14 @@ class InProgress:
         self.count = 0.0
         # Whether the column is a row of the slot, as it is once a recorder has asked for that.
         self.shown = False
+        self._lock = current_slot.lock
 
     def move(self, row: Row | None) -> None:
         """Show it in *row* from now on, if there is one."""
+        if (
+            self._lock is not current_slot.lock
+        ):  # in a forked child, which serves none of its parent's requests
+            self._lock, self.count = current_slot.lock, 0.0
         if row is not None:
             self.columns = columns_of(row, 1)
             self.columns[0] = self.count
@@ -93,24 +97,15 @@ class Rows:
         return self._rows[schema].get(labels)
 
     def find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
-        """Return a row, made at the first call. Not for a caller who holds the current slot's lock."""
-        while True:
+        """Return a row, made at the first call."""
+        with current_slot.lock:
             row = self._rows[schema].get(labels)
-            if row is not None:
-                return row
-            slot = current_slot.slot
-            row = slot.row(schema, labels)
-            with current_slot.lock:
-                # Another thread may have claimed one meanwhile, and moved what it knew of.
-                if slot is current_slot.slot:
-                    self._rows[schema][labels] = row
+            if row is None:
+                row = self._rows[schema][labels] = current_slot.row(schema, labels)
+            return row
 
     def known(self) -> list[Key]:
         return [(schema, labels) for schema, rows in self._rows.items() for labels in rows]
-
-    def unplaced(self) -> list[Key]:
-        """Return those that are kept in memory, since their slot had no space for them."""
-        return [(schema, labels) for schema, labels in self.known() if self._in_memory(schema, labels)]
 
     def clear(self) -> None:
         for rows in self._rows.values():
@@ -123,9 +118,6 @@ class Rows:
             if old is not None and old[0] is not row[0]:
                 _move(old, row, schema.width)
             self._rows[schema][labels] = row
-
-    def _in_memory(self, schema: Schema, labels: tuple[str, ...]) -> bool:
-        return isinstance(self._rows[schema][labels][0], array)
 
 
 def _move(old: Row, new: Row, width: int) -> None:

@@ -3,11 +3,11 @@ Which process has claimed a slot, as the header of its value file says.
 
 A claim tells two owners of one slot apart where the record lock cannot: the interpreters of a process share its locks,
 and a process loses them all when it closes any descriptor of the lock file.
-"""
 
-# Rule 1: a process does not take a slot whose claimant lives. Where it cannot tell, the lock alone decides.
-# Rule 2: a process that finds another's claim in its slot stores nothing more there.
-# Rule 3: the claim is written after the former owner's gauges were cleared, so that a scrape knows whose they are.
+1. A process does not take a slot whose claimant lives. Where that is not known, the record lock alone decides.
+2. A process that finds another's claim in its slot stores nothing more there.
+3. The claim is written after the former owner's gauges were cleared, so that a scrape knows whose they are.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +18,6 @@ from typing import Final, NamedTuple
 
 from wsgi_prom.store import file_format
 
-try:
-    import ctypes
-except ImportError:  # a Python that was built without libffi
-    ctypes = None  # type: ignore[assignment]
-
-# sys/auxv.h: where the kernel has put 16 random bytes when it started the program.
-_AT_RANDOM: Final = 25
 # linux/sched.h: set before a process's locks are dropped, and until it is a zombie.
 _PF_EXITING: Final = 4
 
@@ -35,10 +28,11 @@ class ClaimedError(Exception):
 
 class Claim(NamedTuple):
     """
-    The words of a claim in a value file's header, all 0 for a slot that nobody has claimed.
+    The words of a claim in a value file's header, all 0 for a slot that nobody has claimed. A word that is not known is 0.
 
-    *nonce* differs in every claim, *started* is when the process began (clock ticks after boot), *namespace* identifies
-    the boot and the pid namespace that *pid* is of, and *program* changes at an exec. A word that cannot be known is 0.
+    *nonce* tells interpreters of one process apart. *started*, in clock ticks after boot, tells processes apart that have had
+    the same *pid* one after the other. *namespace*, of the boot and the pid namespace, says where *pid* means something.
+    *program* changes at an exec, after which a process may go on in the slot that it had (uWSGI's reload).
     """
 
     nonce: int = 0
@@ -51,13 +45,8 @@ class Claim(NamedTuple):
     def new(cls) -> Claim:
         """Return a claim of this process, unlike any other."""
         pid, namespace = os.getpid(), _namespace()
-        return cls(
-            int.from_bytes(os.urandom(8), "big"),
-            pid,
-            _started(pid) if namespace else 0,
-            namespace,
-            _program(),
-        )
+        started, program = _started(pid) if namespace else (0, 0)
+        return cls(int.from_bytes(os.urandom(8), "big"), pid, started, namespace, program)
 
     @classmethod
     def read(cls, header: bytes) -> Claim:
@@ -87,7 +76,7 @@ class Claim(NamedTuple):
         own = Claim.new()
         if self.pid == own.pid:  # or of an earlier process with this pid, or of this one before an exec
             return self[2:] == own[2:]
-        return self.namespace == own.namespace != 0 and self.started == _started(self.pid) != 0
+        return self.namespace == own.namespace != 0 and self.started == _started(self.pid)[0] != 0
 
 
 def _namespace() -> int:
@@ -101,21 +90,15 @@ def _namespace() -> int:
         return 0
 
 
-def _started(pid: int) -> int:
-    """Return when the process *pid* began; 0 if it is ending or cannot be seen (proc_pid_stat(5))."""
+def _started(pid: int) -> tuple[int, int]:
+    """
+    Return when the process *pid* began and where its stack is, which each exec chooses anew (proc_pid_stat(5)).
+
+    Both are 0 if it is ending or cannot be seen, and the latter where the kernel chooses no addresses or may not tell it.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return 0
+        return 0, 0
     ends = fields[0] in {b"Z", b"X"} or int(fields[6]) & _PF_EXITING
-    return 0 if ends else int(fields[19])
-
-
-def _program() -> int:
-    try:
-        getauxval = ctypes.CDLL(None).getauxval
-    except AttributeError:  # there is none
-        return 0
-    getauxval.argtypes, getauxval.restype = (ctypes.c_ulong,), ctypes.c_ulong
-    address = getauxval(_AT_RANDOM)
-    return int.from_bytes(ctypes.string_at(address, 8), "big") if address else 0
+    return (0, 0) if ends else (int(fields[19]), int(fields[25]))

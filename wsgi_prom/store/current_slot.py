@@ -1,15 +1,11 @@
 """
-What this process records into, at any moment of its life: before a directory is known, after a fork, and in between.
+The slot that this process records into, at any moment of its life: before a directory is known, after a fork, after a fault.
 
-There is one `CurrentSlot` in a process, `current_slot`. Whoever records looks at `current_slot.alive[0]` first and calls `current_slot.renew()`
-when it is 0: that is the case in each process before its first record, and for as long as something is wrong.
+1. Nothing is claimed before a process records, or its server's hook says that it is a worker.
+2. A forked child never writes where its parent writes, whoever called fork and however it was called.
+3. What cannot be recorded where it belongs is kept in this process's memory, and moved when the cause is gone.
+4. One lock: whatever changes the slot, its rows or where values are stored holds it. Records hold it only while `guarded`.
 """
-
-# Rule 1: nothing is claimed before a process records, or its server's hook says that it is a worker.
-# Rule 2: a forked child never writes where its parent writes, whoever called fork and however it was called.
-# Rule 3: `lock` is never held across a system call, unless files have to be made again. It is the only lock that
-#         recording takes, and that only where it has to (see `guarded`).
-# Rule 4: what cannot be recorded where it belongs is kept in this process's memory, and moved when the cause is gone.
 
 from __future__ import annotations
 
@@ -20,11 +16,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import WsgiPromError
-from wsgi_prom.store import turns
+from wsgi_prom.store import unlocked
 from wsgi_prom.store.bindings import Bindings
 from wsgi_prom.store.fork_guard import new_fork_guard
 from wsgi_prom.store.locks import Locks
 from wsgi_prom.store.shared_directory import shared_directory
+from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SlotFile
 
 if TYPE_CHECKING:
@@ -32,21 +29,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.bindings import Binding
+    from wsgi_prom.store.file_format import Schema
     from wsgi_prom.store.fork_guard import ForkGuard
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.slots import Columns, Slot
 
 log = logging.getLogger("wsgi_prom")
 
-# What went wrong may stay so, and recording goes on meanwhile: looking at it costs some microseconds.
+# Recording goes on meanwhile. A try costs some microseconds.
 _RETRY_SECONDS: Final = 1.0
 
 
 class CurrentSlot:
     """
-    The process's current slot, and all that records into it.
+    The process's slot, and all that records into it. Fork and thread safe.
 
-    Fork and thread safe: that is what it is for. *guard* is the two-byte fork guard, and *clock* tells seconds: tests
-    give them.
+    Who records calls `renew` first if `alive[0]` is 0: before the first record of each process, and while something is
+    wrong. *guard* is the two-byte fork guard, and *clock* returns seconds: tests give them.
     """
 
     def __init__(self, guard: ForkGuard | None = None, clock: Callable[[], float] = monotonic) -> None:
@@ -54,21 +52,24 @@ class CurrentSlot:
         # Both are 0 in a forked child.
         self.alive = new_fork_guard() if guard is None else guard
         self.alive[1] = 1
-        self.lock = threading.RLock()
-        # Whether a record has to take the lock: not where no other thread can come in between (it is a tenth of what a
-        # request costs, and four threads wait for each other too), unless what it stores to is being moved.
+        # Each process's own: that of its parent may be held by a thread that does not exist in a child.
+        self._locks = {os.getpid(): threading.RLock()}
+        self.lock = self._own_lock()
+        # Whether a record has to hold the lock: see unlocked.py.
         self.guarded = True
         self.slot: Slot = MemorySlot()
+        # One that is to be copied: its files were removed or replaced.
+        self._former: SlotFile | None = None
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
         self._deferred = False
         self._bindings = Bindings(lambda: self.slot)
-        self._gates: dict[int, _Gate] = {}
+        self._renewing = 0  # the pid of the process that does
         self._clock = clock
-        self._again = 0.0
+        self._next_try = 0.0
         self._problem = ""
         self._failures = 0
-        self._news: list[tuple[Any, ...]] = []
+        self._messages: list[tuple[Any, ...]] = []
 
     @property
     def directory(self) -> Path | None:
@@ -99,15 +100,22 @@ class CurrentSlot:
         self._owner = owner
         self._deferred = False
         if self.alive[0] and isinstance(self.slot, MemorySlot):
-            self._notice()
-            self.renew()
+            self._renew_now()
 
     def add(self, binding: Binding) -> None:
         """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
-        # Behind the gate: another thread that claims a slot now would bind to that, and this one to the former.
-        with self._gate().lock:
+        if not self.alive[1]:
             self.part_from_parent()
+        with self.lock:
             self._bindings.add(binding)
+            self._look_for_incomplete()
+
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
+        """Return the columns of a row of the slot, made at the first call, and the index of its first one."""
+        with self.lock:
+            found = self.slot.row(schema, labelvalues)
+            self._look_for_incomplete()
+            return found
 
     def renew(self) -> None:
         """
@@ -116,29 +124,28 @@ class CurrentSlot:
         Never raises: where no slot can be had, or no space in it, that is logged once, the process goes on recording
         in its own memory, and this is tried again.
         """
-        if self.alive[1] and self._clock() < self._again:
+        if self.alive[1] and self._clock() < self._next_try:
             return
-        gate = self._gate()
-        with gate.lock:
+        with self._own_lock():
             # A signal handler that records in the middle of this goes on with what there is.
-            if self.alive[0] or gate.open:
+            if self.alive[0] or self._renewing == os.getpid():
                 return
-            gate.open = True
+            self._renewing = os.getpid()
             try:
                 self.part_from_parent()
                 # Until all is where it belongs: what is moved must not be stored to meanwhile.
                 self.guarded = True
-                # Before and not after: what is noticed from here on is not to be overlooked.
+                # Before and not after: what goes wrong from here on is not to be overlooked.
                 self.alive[0] = 1
                 self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
                 self._fail(error)
             finally:
-                self.guarded = turns.interrupt()
-                gate.open = False
-                news, self._news = self._news, []
-        # Outside: a handler that counts what it logs holds its own lock, and waits for the gate.
-        for level, message, *values in news:
+                self.guarded = unlocked.needs_lock()
+                self._renewing = 0
+                messages, self._messages = self._messages, []
+        # Without the lock: a handler that counts what it logs holds its own lock, and waits for this one.
+        for level, message, *values in messages:
             log.log(level, message, *values)
 
     def look_after(self) -> int:
@@ -147,12 +154,11 @@ class CurrentSlot:
 
         For about once a second: a handful of system calls. Never raises.
         """
-        slot = self.slot
-        if self.alive[1] and isinstance(slot, SlotFile) and not slot.sound():
-            self._notice()
+        with self._own_lock():
+            if self.alive[1] and self.alive[0] and self._is_wrong():
+                self.alive[0] = 0
         if not self.alive[0]:
-            self._again = 0.0
-            self.renew()
+            self._renew_now()
         failures, self._failures = self._failures, 0
         return failures
 
@@ -162,48 +168,102 @@ class CurrentSlot:
 
         An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
         """
-        with self._gate().lock:
-            inherited = self.slot
+        with self._own_lock():
             if self.alive[1]:
                 return
-            # The lock may be held by a thread that does not exist in this process.
-            self.lock = threading.RLock()
-            self._again, self._problem, self._failures, self._news = 0.0, "", 0, []
-            if self._deferred or self.directory is not None or isinstance(inherited, SlotFile):
-                memory = MemorySlot()
-                # A signal handler that records in the middle of this does all of it, and claims a slot, which is ours.
-                if self.slot is inherited:
-                    self.slot = memory
-                    self._bindings.bind_all(keep=False)
-                    if isinstance(inherited, SlotFile):
-                        inherited.leave()
+            self.lock = self._own_lock()
+            inherited = self.slot
+            self._former = None
+            self._next_try, self._problem, self._failures, self._messages = 0.0, "", 0, []
+            shares = self._deferred or self.directory is not None or isinstance(inherited, SlotFile)
+            # A signal handler that records in the middle of this does all of it, and claims a slot of its own.
+            if shares and self.slot is inherited:
+                self._start_over()
             self.alive[1] = 1
 
-    def _gate(self) -> _Gate:
-        # The process's own: that of its parent may be held by a thread that does not exist here. setdefault is one
-        # operation, so that threads meet at one gate.
-        return self._gates.setdefault(os.getpid(), _Gate())
+    def _own_lock(self) -> threading.RLock:
+        # setdefault is one operation: threads meet at one lock.
+        return self._locks.setdefault(os.getpid(), threading.RLock())
 
-    def _notice(self) -> None:
-        # In a signal's handler perhaps.
+    def _renew_now(self) -> None:
         self.alive[0] = 0
-        self._again = 0.0
+        self._next_try = 0.0
+        self.renew()
+
+    def _look_for_incomplete(self) -> None:
+        """Have the next record try to put into the files what is in memory, but not more than once a second."""
+        if self.alive[0] and isinstance(self.slot, SlotFile) and self.slot.incomplete:
+            self.alive[0] = 0
+
+    def _is_wrong(self) -> bool:
+        if not isinstance(self.slot, SlotFile):
+            return False
+        try:
+            return self.slot.check() is not State.GOOD
+        except Exception:
+            return True
 
     def _recover(self) -> None:
         path = self.directory
         if path is None or Locks.known_discarded(path):
             return
-        slot = self.slot
-        if isinstance(slot, SlotFile) and not slot.lost:
-            self._mend(slot)
-        else:
-            self._claim(path)
+        if isinstance(self.slot, SlotFile):
+            self._mend(self.slot)
+        slot = self.slot if isinstance(self.slot, SlotFile) else self._claim(path)
+        if slot.error is not None:
+            raise slot.error
+        self._look_for_incomplete()
         if self._problem:
             self._problem = ""
-            self._tell(logging.WARNING, "process %d is counted again, with all that it kept", os.getpid())
+            self._tell(
+                logging.WARNING, "process %d writes its metrics again, with all that it kept", os.getpid()
+            )
+
+    def _mend(self, slot: SlotFile) -> None:
+        """Put what is in memory into the files of *slot*, or leave them for a fresh slot if they are not as they were."""
+        state = slot.check()
+        if state is State.GOOD:
+            slot.retry()
+            self._bindings.bind_all(keep=True)
+        elif state is State.REPLACED:
+            slot.withdraw()
+            self._former, self.slot = slot, MemorySlot()
+            self._bindings.bind_all(keep=True)
+        else:
+            damaged = state is State.DAMAGED
+            self._start_over(damaged=damaged)
+            self._tell(
+                logging.ERROR,
+                "the files of slot %d were damaged; process %d goes on in a fresh slot, without what it had counted there"
+                if damaged
+                else "another process has claimed slot %d, whose lock was lost; process %d goes on in another slot",
+                slot.number,
+                os.getpid(),
+            )
+
+    def _claim(self, path: Path) -> SlotFile:
+        former = self._former
+        if former is None or former.path != path:
+            self.slot = slot = SlotFile.claim(path, self._owner if os.geteuid() == 0 else None)
+            self._bindings.bind_all(keep=True)
+        else:
+            self.slot = slot = SlotFile.copy(former)
+            self._former = None
+            try:
+                self._bindings.bind_all(keep=True)
+            finally:
+                slot.publish()
+        return slot
+
+    def _start_over(self, *, damaged: bool = False) -> None:
+        """Let go of the slot, and record into memory, from 0."""
+        before, self.slot = self.slot, MemorySlot()
+        if isinstance(before, SlotFile):
+            before.leave(damaged=damaged)
+        self._bindings.bind_all(keep=False)
 
     def _fail(self, error: Exception) -> None:
-        self._again = self._clock() + _RETRY_SECONDS
+        self._next_try = self._clock() + _RETRY_SECONDS
         self.alive[0] = 0
         self._failures += 1
         expected = isinstance(error, (OSError, WsgiPromError))
@@ -212,51 +272,13 @@ class CurrentSlot:
             self._problem = problem
             self._tell(
                 logging.ERROR,
-                "process %d is counted in its own memory alone, and tries again: %s",
+                "process %d cannot write its metrics (%s); it keeps them in memory and retries every second",
                 os.getpid(),
                 problem,
             )
 
     def _tell(self, *message: Any) -> None:
-        self._news.append(message)
-
-    def _claim(self, path: Path) -> None:
-        lost = self.slot
-        if isinstance(lost, SlotFile):
-            for binding in self._bindings:
-                binding.forget()
-            lost.leave()
-        owner = self._owner if os.geteuid() == 0 else None
-        self.slot = SlotFile.claim(path, owner, self._notice)
-        self._bindings.bind_all(keep=True)
-        if isinstance(lost, SlotFile):
-            self._tell(
-                logging.ERROR,
-                "another process has claimed slot %d, since its lock was lost; pid %d goes on in another, and nothing is lost"
-                if lost.taken
-                else "the values of slot %d were lost, pid %d goes on in another",
-                lost.number,
-                os.getpid(),
-            )
-
-    def _mend(self, slot: SlotFile) -> None:
-        if not slot.sound():
-            slot.repair(self.lock)
-            if slot.lost:
-                self._claim(slot.path)
-                return
-        self._bindings.catch_up(keep=True)
-        slot.unplaced = None
-        for binding in self._bindings:
-            binding.settle(slot)
-        if slot.unplaced is not None:
-            raise slot.unplaced
-
-
-class _Gate:
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.open = False
+        self._messages.append(message)
 
 
 current_slot = CurrentSlot()

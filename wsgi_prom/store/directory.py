@@ -1,14 +1,13 @@
 """
-The shared directory: choosing it, making it, and clearing it without touching anything that is not ours.
-"""
+The shared directory: choosing it, making it, clearing it and removing it.
 
-# Rule 1: only names that this package or the client library gives to its files are removed, only plain files, and
-#         no link is followed: names are removed relative to the opened directory.
-# Rule 2: what somebody live holds is not removed: a slot by its lock, a file of the client library's by who has it open.
-# Rule 3: the directory is opened by directory_files.py, and everything is done relative to its descriptor, which nobody keeps:
-#         a directory may be removed and made again while its users live.
-# Rule 4: what was made for one server goes with it, and is known by its name: a mark in it could not be told from one
-#         that is not written yet, or is removed already, by a process that was killed.
+1. Only plain files are removed, under names that this package or the client library gives, relative to the opened
+   directory: no link is followed.
+2. Files of a living process are not removed: a slot with a record lock, a file of the client library's that is open.
+3. directory_files.py opens the directory, for one operation at a time: it may be removed and made again meanwhile.
+4. A directory that was made for one server is removed with it, and is known by its name: a file in it that says so could
+   be missing, if the process was killed that was writing or removing it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +35,8 @@ _OTHER_FILES: Final = frozenset({locks.NAME, label_limit.NAME})
 # Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
 _SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
-# A directory that is younger may belong to a server that has made it and not yet locked it. By the clock, which may be
-# set in between, so that a server looks whether it is still there when it has locked it.
+# A younger directory may belong to a server that has made it and not locked it yet. The clock may be set in between: a
+# server that has locked its directory looks whether that is still there.
 _STALE_AFTER_SECONDS: Final = 60
 _ATTEMPTS: Final = 3
 
@@ -201,7 +200,7 @@ def discard(path: Path, lock_file: Locks) -> bool:
     Remove a directory that was made for one server, if no other server's master uses it. Returns whether it is gone.
 
     *lock_file* is that of the directory as the caller knows it. Several processes may do this at the same time, or go on
-    with what one of them was killed over. Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in
+    where one of them was killed. Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in
     files that have no name any more.
     """
     try:

@@ -1,9 +1,9 @@
 """
 Opening the shared directory, and files in it that belong to its user.
-"""
 
-# Rule 1: the directory is reached as in descent.py, and everything is done relative to its descriptor.
-# Rule 2: root gives away only what this very call has made. What exists belongs to its user already, or is refused.
+1. directory_walk.py opens the directory, and everything is done relative to its descriptor.
+2. Root gives away only what the same call has made. What exists must belong to its user already, or is refused.
+"""
 
 from __future__ import annotations
 

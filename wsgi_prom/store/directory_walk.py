@@ -1,12 +1,12 @@
 """
-The way down to a directory, one component after the other, past whatever other users may have put there.
-"""
+Opening a directory one component of its path after the other, safe from other users who can change the path.
 
-# Rule 1: each component of a path is opened relative to the one before it, and the kernel follows no link. What was
-#         checked is what the descriptor is, whatever is renamed meanwhile.
-# Rule 2: a directory on the way, or a link, that belongs to a third user is refused: neither root, nor the user of the
-#         shared directory, nor the caller.
-# Rule 3: root makes nothing in a directory of its own that somebody else may have put in the path.
+1. Each component is opened relative to the one before it, and the kernel follows no link: the descriptor is what was
+   checked, whatever is renamed meanwhile.
+2. A directory on the way, or a link, is refused if it belongs to a third user: neither root, nor the user of the shared
+   directory, nor the caller.
+3. Root makes nothing in a directory of its own that another user may have put in the path.
+"""
 
 from __future__ import annotations
 

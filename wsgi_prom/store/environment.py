@@ -4,12 +4,12 @@ The environment variables that name the shared directory: the user's, and the on
 The client library's variable makes every program below the server that uses the library write files of 64 kB into the
 directory (uWSGI's cron and attach-daemon, subprocesses: 220 commands left 558 files, and with 2 MB of /dev/shm the
 kernel ended 51 of them by SIGBUS). So a directory that the hook made is not in the environment that programs inherit.
-"""
 
-# Rule 1: the user's variable is never changed. A directory of ours is shown in `os.environ` alone, where the application's
-#         code and the exporters of frameworks look for it.
-# Rule 2: what programs inherit is our own variable, with the pid of the server's master, so that another server that
-#         is started below does not take the directory for its own.
+1. The user's variable is never changed. A directory that the hook made is in `os.environ` alone, where the application's
+   code and the exporters of frameworks look for it.
+2. Programs inherit a variable of this package, with the pid of the server's master, so that another server that is
+   started below does not take the directory for its own.
+"""
 
 from __future__ import annotations
 

@@ -3,12 +3,10 @@ Locks that are free in a forked child: those of the client library's metrics and
 
 `labels()` and a registry's `collect` take a lock. A thread of the parent that is in there at the fork does not exist in
 the child, where the next `labels()` of that metric would wait for ever (uWSGI with a thread at import, `--preload`).
-"""
 
-# Rule 1: locks are freed right after a fork, before any other code runs in the child, and never later: one that a
-#         thread of the child holds must not be taken from it.
-# Rule 2: they are re-entrant: a signal handler or a finalizer may come to `labels()` in the middle of `labels()`, and
-#         one that forks there leaves it in the child.
+1. Locks are freed right after a fork, before any other code runs in the child: later, a thread of the child may hold one.
+2. They are re-entrant: a signal handler or a finalizer may call `labels()` in the middle of `labels()`, and fork there.
+"""
 
 from __future__ import annotations
 

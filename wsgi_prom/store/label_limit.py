@@ -1,8 +1,8 @@
 """
 Which label sets a metric may have: one decision for all processes of a directory, without a lock.
 
-A process that meets a new label set appends a line to a shared file and reads on to its end. The first so many
-different lines of a metric are allowed, the rest are not: O_APPEND puts them into one order, which all processes read alike.
+A process that meets a new label set appends a line to a shared file and reads on to its end. O_APPEND puts the lines
+into one order, which is the same for all processes: the first lines of a metric, up to its limit, are allowed.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """
-Who is alive, as the kernel knows it: one lock file a directory, one byte of it for each slot, server and exporter.
+Which processes are alive: one lock file a directory, and a record lock on one of its bytes for each slot, server and exporter.
 
-Record locks (fcntl F_SETLK) belong to the process and not to the open file: a child that inherits the descriptor does not
-hold its dead parent's slot, and F_GETLK tells who holds a byte without taking it.
+Record locks (fcntl F_SETLK) belong to the process, not to the open file as flock does: a child that inherits the
+descriptor does not keep its parent's slot after the parent died, and F_GETLK tells who holds a byte without taking it.
+
+1. A process loses all its record locks on a file when it closes any descriptor of it (fcntl(2)). So a process opens a
+   lock file once, here, and does not close it while it may hold a byte of it.
+2. Nothing here waits: a stopped process that holds a byte must not stop another.
 """
-
-# Rule 1: a process loses all its record locks on a file when it closes any descriptor of it (fcntl(2)). So a lock
-#         file is opened once in a process, here, and is not closed while the process may hold a byte of it.
-# Rule 2: nothing here waits. A stopped process that holds a byte must not stop another.
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ NAME: Final = "wsgi_prom.lock"
 
 EXPORTER: Final = 0
 SERVERS: Final = range(1, 63)
-FOLDING: Final = 63  # who adds files to the archive
+FOLDING: Final = 63  # held while files are added to the archive
 FIRST_SLOT: Final = 64
 
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 
-# Beyond all bytes that are held, and as many: locks of an open file, by which interpreters of one process exclude each other.
+# Bytes for locks of an open file (F_OFD_SETLK), beyond all others: they exclude the interpreters of one process from each other.
 _ASKING: Final = 1 << 32
 
-# The length of a file whose directory goes, of no content: on a full disk there is no space for any.
+# The length of the lock file of a directory that is being removed. A length takes no space, which a full disk would not have.
 _DISCARDED: Final = 7919
 
 
@@ -59,7 +59,7 @@ class Locks:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._file = Descriptor(fd)
-        # What this process holds by this object: an interpreter's share of what the process holds.
+        # The bytes that this interpreter holds; the kernel knows only those of the whole process.
         self._mine: tuple[int, set[int]] = (os.getpid(), set())
 
     @classmethod
@@ -124,16 +124,16 @@ class Locks:
         self._file.close()
 
     def mark_discarded(self) -> None:
-        """Tell all that have the file open that the directory goes, so that none of them makes it again."""
+        """Tell all processes that have the file open that the directory is being removed, so that none makes it again."""
         os.ftruncate(self._file.number(), _DISCARDED)
 
     def mark_used(self) -> None:
-        """Take that back, for a server that goes on in what another has half removed."""
+        """Take that back, for a server that goes on in a directory that another has half removed."""
         if self.discarded:
             os.ftruncate(self._file.number(), 0)
 
     def current(self, directory: Path) -> bool:
-        """Return whether this is still the lock file of *directory*, and the next to look will find it there."""
+        """Return whether *directory* still holds this lock file."""
         try:
             return self._is((directory / NAME).lstat())
         except OSError:
@@ -158,10 +158,6 @@ class Locks:
         """Keep the file open, and with it this process's locks, when the process executes another program. Raises OSError."""
         os.set_inheritable(self._file.number(), True)
 
-    def touch(self) -> None:
-        """Tell what cleans directories by age that the file is in use."""
-        os.utime(self._file.number())
-
     def acquire(self, byte: int) -> bool:
         """
         Take *byte* until this process releases it or ends, however it ends.
@@ -169,7 +165,7 @@ class Locks:
         False if another process has it, or another interpreter of this one.
         """
         if self.mine(byte):
-            # It may be lost: to any close of another descriptor of the file (rule 1), as after a backup of the directory.
+            # It may be lost (rule 1), as after a backup of the directory by code of this process.
             return self._lock(byte)
         with self._asking(byte) as alone:
             # The kernel gives a process what it has.
@@ -256,11 +252,10 @@ class Locks:
 
 class Presence:
     """
-    A shared BSD lock on a directory itself, which systemd-tmpfiles takes as a sign to leave it and all below it alone.
+    A shared BSD lock on a directory, which keeps systemd-tmpfiles from cleaning it by age: files of ended workers too.
 
-    tmpfiles.d(5), Age: what is locked so, shared or not, is skipped while the aging algorithm runs (tried with 252: an
-    unlocked directory beside it was removed). Unlike a record lock it is kept by whoever has the descriptor, so that a
-    forked child has it too.
+    tmpfiles.d(5), Age: a locked directory is skipped with all below it. (Tried with 252: an unlocked one beside it was
+    emptied, and so was one with a locked file in it.) A forked child has the lock too.
     """
 
     def __init__(self) -> None:

@@ -1,27 +1,24 @@
 """
-A slot: where one process keeps its values. In a pair of shared files that it holds, or in its own memory.
-"""
+A slot: where one process keeps its values, in two shared files that it has claimed, or in its own memory.
 
-# Rule 1: only the holder of a slot's lock writes to its files.
-# Rule 2: what has no space in the files is kept in memory until it has: to ask for a row does not fail.
+1. Only the holder of a slot's record lock writes to its files.
+2. Label sets that find no space in the files are kept in memory until they do: to ask for a row never fails.
+"""
 
 from __future__ import annotations
 
 import errno
-import os
-import threading
 from array import array
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from itertools import chain
+from typing import TYPE_CHECKING, Final, Protocol
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
-from wsgi_prom.store.slot_files import SlotFiles
+from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from wsgi_prom.store.file_format import Schema
@@ -36,8 +33,8 @@ if TYPE_CHECKING:
 
 # Far above any pool of workers; the lock file is as long as its highest locked byte only in the kernel's books.
 MAX_SLOTS: Final = 65536
-# How many slots that cannot be opened are passed by.
-_MOST_LEFT: Final = 16
+# How many slots with files that cannot be used are passed over before a claim fails.
+_MOST_UNUSABLE: Final = 16
 
 
 class Slot(Protocol):
@@ -77,10 +74,9 @@ class MemorySlot:
 
 class SlotFile:
     """
-    A slot in the shared directory, held until the process ends. Get it by `claim`, after the fork.
+    A slot in the shared directory, held until the process ends. Get it by `claim` or `copy`, after the fork.
 
-    Threads may ask for rows at the same time. *notice* is called, perhaps in a signal's handler, when the slot wants
-    to be looked after: see `lost`, `unplaced` and `repair`.
+    Not for two threads at once. A signal's handler or a finalizer may ask for a row in the middle of anything here.
     """
 
     def __init__(
@@ -89,172 +85,132 @@ class SlotFile:
         lock_file: Locks,
         number: int,
         owner: tuple[int, int] | None = None,
-        notice: Callable[[], None] = lambda: None,
+        former: SlotFiles | None = None,
     ) -> None:
         self.number = number
         self.path: Path = path
         self.owner = owner
-        # Why some rows are kept in memory, None if there are none.
-        self.unplaced: OSError | None = None
+        # Whether rows are kept in memory, and why, if there is another reason than a signal's handler.
+        self.incomplete = False
+        self.error: OSError | None = None
         self._locks = lock_file
-        self._notice = notice
-        # Re-entrant: a signal handler or a finalizer may run in the middle of `row` and ask for one itself.
-        self._lock = threading.RLock()
         self._appending = False
         self._schemas: dict[Schema, int] = {}
         self._rows: dict[tuple[int, tuple[str, ...]], int] = {}
-        self._detached = MemorySlot()
+        self._memory = MemorySlot()
         self._end = file_format.FIRST_COLUMN
-        self._files = SlotFiles(path, number, owner)
+        self._files = SlotFiles(path, number, owner, former)
         try:
             self._load()
+            if former is None:
+                self._files.claim()
         except BaseException:
             self._files.disclaim()
             self._files.close()
             raise
 
     @classmethod
-    def claim(
-        cls, path: Path, owner: tuple[int, int] | None = None, notice: Callable[[], None] = lambda: None
-    ) -> SlotFile:
+    def claim(cls, path: Path, owner: tuple[int, int] | None = None) -> SlotFile:
         """
-        Take the lowest slot of *path* that nobody holds who lives, and go on in its files.
+        Take the lowest slot of *path* that no living process has, and go on in its files.
 
-        *owner* are the uid and gid of the directory's user, where that is not the caller but whom root will be. Files
-        that cannot be read are kept aside under the name `wsgi_prom.N.*.bad` and the slot starts anew; a slot whose files
-        this process may not read, or has no memory for, is left as it is. Raises OSError, DirectoryError, and the error
-        of such a slot where there are too many.
+        *owner* are the uid and gid of the directory's user, where root claims for the user that it will be. Files that
+        cannot be read are renamed to `wsgi_prom.N.*.bad`, and the slot starts anew. Slots are passed over whose files this
+        process may not read, or has no memory for. Raises OSError, DirectoryError, and the error of such a slot where
+        there are too many.
         """
         lock_file = directory.prepare(path, owner=owner)
-        left = 0
-        for number in range(MAX_SLOTS):
-            byte = locks.FIRST_SLOT + number
-            if not lock_file.acquire(byte):
-                continue
+
+        def opened(number: int) -> SlotFile | None:
             try:
-                slot = cls._open(path, lock_file, number, owner, notice)
-            except BaseException as error:
-                lock_file.release(byte)
-                left += 1
-                if left > _MOST_LEFT or not _of_one_slot(error):
-                    raise
-                continue
-            if slot is not None:
-                return slot
-            lock_file.release(byte)
-        raise OSError(errno.ENOSPC, f"all slots of {path} are taken")
+                return cls(path, lock_file, number, owner)
+            except ClaimedError:
+                return None
+            except FormatError:
+                with directory_files.opened(path) as folder:
+                    aside = lock_file.lies_in(folder) and directory.keep_aside(folder, number)
+                return cls(path, lock_file, number, owner) if aside else None
+
+        return _first_usable(lock_file, range(MAX_SLOTS), opened)
 
     @classmethod
-    def _open(cls, path: Path, lock_file: Locks, number: int, *options: Any) -> SlotFile | None:
-        try:
-            return cls(path, lock_file, number, *options)
-        except ClaimedError:
-            return None
-        except FormatError:
-            with directory_files.opened(path) as folder:
-                aside = lock_file.lies_in(folder) and directory.keep_aside(folder, number)
-            return cls(path, lock_file, number, *options) if aside else None
+    def copy(cls, former: SlotFile) -> SlotFile:
+        """
+        Claim a slot for what *former* holds, whose files were removed or replaced. Nobody may store to it any more.
 
-    @property
-    def lost(self) -> bool:
-        """Whether the values are gone, or somebody else's: another slot is to be claimed, and this one left."""
-        return self._files.mapping.lost
+        Scrapes show the slot only after `publish`. What lies in the place of its files is set aside, unless it is another
+        slot. Raises OSError, DirectoryError.
+        """
+        path, owner, files = former.path, former.owner, former._files
+        lock_file = directory.prepare(path, owner=owner)
 
-    @property
-    def taken(self) -> bool:
-        """Whether somebody else has claimed the slot, where what was recorded until this was noticed stays."""
-        return self._files.taken
+        def copied(number: int) -> SlotFile | None:
+            if nonce_of(path, number) not in {None, files.nonce}:
+                return None
+            slot = cls(path, lock_file, number, owner, files)
+            if former._locks is lock_file and former.number != number:
+                lock_file.release(locks.FIRST_SLOT + former.number)
+            files.close()
+            return slot
+
+        # An older copy goes first, as of a directory that was moved away and put back: two slots of one nonce are one.
+        older = (n for n in directory.slot_numbers(path) if nonce_of(path, n) == files.nonce)
+        return _first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
+
+    def withdraw(self) -> None:
+        """Have scrapes see the files no more, so that what they hold can be moved to a copy. Raises OSError, DirectoryError."""
+        self._files.remove()
+
+    def publish(self) -> None:
+        """Show a copy to scrapes, when all that its process has recorded is in it."""
+        self._files.claim()
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        with self._lock:
-            number = self._schemas.get(schema)
-            if number is not None:
-                first = self._rows.get((number, labelvalues))
-                if first is not None:
-                    return self._files.mapping.columns, first
-            # Once there was no space the current slot tries again, once a second, and not each new label set.
-            if self.unplaced is None and not self.lost:
-                # A line within a line would destroy both.
-                if not self._appending:
-                    self._appending = True
-                    try:
-                        return self._append(schema, number, labelvalues)
-                    except OSError as error:
-                        self.unplaced = error
-                    finally:
-                        self._appending = False
-                self._notice()
-            return self._detached.row(schema, labelvalues)
+        number = self._schemas.get(schema)
+        first = None if number is None else self._rows.get((number, labelvalues))
+        if first is not None:
+            return self._files.columns, first
+        # A line within a line would destroy both. After an error nothing is tried before `retry`.
+        if self.error is None and not self._appending:
+            self._appending = True
+            try:
+                return self._append(schema, number, labelvalues)
+            except OSError as error:
+                self.error = error
+            finally:
+                self._appending = False
+        self.incomplete = True
+        return self._memory.row(schema, labelvalues)
 
-    def leave(self) -> None:
-        """Let go of the files: of a slot that is lost, or that was inherited through a fork and has another holder."""
+    def retry(self) -> None:
+        """Have `row` try again to put into the files what had no space there."""
+        self.incomplete, self.error = False, None
+
+    def leave(self, *, damaged: bool = False) -> None:
+        """Close the files, which are set aside if they are *damaged*; release the slot unless a parent process has it."""
         byte = locks.FIRST_SLOT + self.number
         if self._locks.mine(byte):  # and not in a forked child
+            if damaged:
+                self._files.set_aside()
             self._files.disclaim()
             self._locks.release(byte)
         self._files.close()
 
-    def sound(self) -> bool:
+    def check(self) -> State:
         """
-        Return whether the files are there, and as this process left them. If not, it is `lost`, or to `repair`.
+        Look whether the files are as this process left them, and take the record lock again if it was lost.
 
-        A handful of system calls. Raises nothing.
+        A handful of system calls. Raises OSError, DirectoryError, MemoryError.
         """
-        with self._lock:
-            if self.lost:
-                return False
-            if self._appending:  # a signal's handler, in the middle of it: what it sees is half done
-                return True
-            try:
-                if not self._files.values_intact():
-                    self._files.mapping.give_up()
-                    return False
-                if self._files.touch():
-                    self._locks.touch()
-                # Whoever has it, if it was lost, leaves it again.
-                self._locks.acquire(locks.FIRST_SLOT + self.number)
-                return (
-                    self._locks.current(self.path)
-                    and self._files.in_place("values")
-                    and self._files.keys_intact()
-                )
-            except Exception:  # no memory to read them, perhaps
-                return False
-
-    def repair(self, lock: AbstractContextManager[object] | None = None) -> None:
-        """
-        Make the files again that were removed, replaced, or written to by somebody else. The values must be good.
-
-        *lock* is what keeps others from storing to the slot meanwhile, and is taken here: after the slot's own, as by who
-        records in the middle of `row`. Afterwards it may be `lost`, namely to another process. Raises OSError,
-        DirectoryError.
-        """
-        with self._lock, lock or nullcontext():
-            lock_file = directory.prepare(self.path, owner=self.owner)
-            byte = locks.FIRST_SLOT + self.number
-            kept = lock_file is self._locks and lock_file.holder(byte) == os.getpid()
-            held = lock_file.acquire(byte)
-            if self._files.in_place("values"):
-                # Who has the lock, if it is not this process, finds its claim there, and leaves it again.
-                self._locks = lock_file
-                if not self._files.keys_intact():
-                    self._files.remake_keys()
-                return
-            if not kept and not (held and (self._vacant(self.number) or self._files.copied())):
-                # In a new directory, or without the lock, that is the slot of another process, which may have ended meanwhile.
-                if held:
-                    lock_file.release(byte)
-                self.number = next(
-                    n for n in range(MAX_SLOTS)
-                    if self._vacant(n) and lock_file.acquire(locks.FIRST_SLOT + n)
-                )  # fmt: skip
-            self._locks = lock_file
-            self._files.remake(self.number)
-
-    def _vacant(self, number: int) -> bool:
-        return not any(
-            os.path.lexists(self.path / directory.slot_file(number, kind)) for kind in directory.KINDS
-        )
+        if self._appending:  # a signal's handler: the files are half done
+            return State.GOOD
+        state = self._files.check()
+        if state is State.GOOD:
+            if not self._locks.current(self.path):
+                self._locks = directory.prepare(self.path, owner=self.owner)
+            # Where another process has it, that finds a living owner's claim in the files and leaves the slot again.
+            self._locks.acquire(locks.FIRST_SLOT + self.number)
+        return state
 
     def _append(
         self, schema: Schema, number: int | None, labelvalues: tuple[str, ...]
@@ -269,7 +225,7 @@ class SlotFile:
         self._end = end
         self._schemas[schema] = number
         self._rows[number, labelvalues] = first
-        return self._files.mapping.columns, first
+        return self._files.columns, first
 
     def _load(self) -> None:
         schemas: list[Schema] = []
@@ -277,20 +233,42 @@ class SlotFile:
         # By identity: the hash of a schema takes 2 us, which is most of what taking over a thousand label sets would be.
         numbers = {id(schema): self._schemas.setdefault(schema, n) for n, schema in enumerate(schemas)}
         modes = file_format.PER_PROCESS_MODES
-        anew = {id(schema) for schema in schemas if any(metric.mode in modes for metric in schema.metrics)}
-        cleared: list[slice] = []
+        per_process = {id(schema) for schema in schemas if any(m.mode in modes for m in schema.metrics)}
+        gauges: list[tuple[int, int]] = []
         for schema, labelvalues in rows:
             self._rows.setdefault((numbers[id(schema)], labelvalues), self._end)
-            if id(schema) in anew:
-                cleared.append(slice(8 * self._end, 8 * (self._end + schema.width)))
+            if id(schema) in per_process:
+                gauges.append((self._end, schema.width))
             self._end += schema.width
-        self._files.map(self._end, self._notice)
-        for gauge in cleared:
-            self._files.mapping.memory[gauge] = bytes(gauge.stop - gauge.start)
-        self._files.claim()
+        self._files.map(self._end)
+        for first, width in gauges:
+            self._files.columns[first : first + width] = array("d", bytes(8 * width))
 
 
-def _of_one_slot(error: BaseException) -> bool:
+def _first_usable(
+    lock_file: Locks, numbers: Iterable[int], opened: Callable[[int], SlotFile | None]
+) -> SlotFile:
+    """Return what *opened* makes of the first of the slots *numbers* whose record lock is free, None where it is not usable."""
+    unusable = 0
+    for number in numbers:
+        byte = locks.FIRST_SLOT + number
+        if not lock_file.acquire(byte):
+            continue
+        try:
+            slot = opened(number)
+        except BaseException as error:
+            lock_file.release(byte)
+            unusable += 1
+            if unusable > _MOST_UNUSABLE or not _is_of_one_slot(error):
+                raise
+            continue
+        if slot is not None:
+            return slot
+        lock_file.release(byte)
+    raise OSError(errno.ENOSPC, "all slots are taken")
+
+
+def _is_of_one_slot(error: BaseException) -> bool:
     """Return whether *error* may be of the files of one slot: no full disk, no lack of descriptors."""
     if isinstance(error, OSError):
         return error.errno in {errno.EACCES, errno.EPERM, errno.EIO}

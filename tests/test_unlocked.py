@@ -8,16 +8,15 @@ import re
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from wsgi_prom import PrometheusMiddleware
-from wsgi_prom.client.cells import Cell
+from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import turns
+from wsgi_prom.store import unlocked
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def test_threads_lose_nothing(locked: bool, in_child: Callable[..., Any], shared
     def run() -> dict[str, float]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
         sys.setswitchinterval(1e-6)
-        turns.interrupt = lambda: locked
+        unlocked.needs_lock = lambda: locked
         measured = PrometheusMiddleware(app)
         request(measured)
 
@@ -100,7 +99,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
     def run() -> tuple[bool, float]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
         if locked:
-            turns.interrupt = lambda: True
+            unlocked.needs_lock = lambda: True
         measured = PrometheusMiddleware(app)
         end = threading.Event()
         threading.Thread(target=end.wait, args=(60,), daemon=True).start()
@@ -131,7 +130,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
 
 # Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
 ENDS = {"finally:", "return", "request.token = current_slot.lock", "request.token = None"}
-LOCKED = re.compile(r"turns\.take\(|gauge\.enter\(")
+LOCKED = re.compile(r"gauge\.enter\(")
 
 
 def stretches(code: CodeType) -> list[set[str]]:
@@ -151,7 +150,7 @@ def stretches(code: CodeType) -> list[set[str]]:
     return found_stretches
 
 
-@pytest.mark.skipif(turns.interrupt(), reason="needs CPython with its own lock")
+@pytest.mark.skipif(unlocked.needs_lock(), reason="needs CPython with its own lock")
 def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[..., Any]) -> None:
     """Where no lock is taken, neither another thread nor a signal's handler nor the garbage collector comes in between."""
 
@@ -161,7 +160,7 @@ def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[.
         finish: Any = inner["finish"].cell_contents
         return {
             function.__qualname__.rpartition(".")[2]: stretches(function.__code__)
-            for function in (measured, finish, Cell.inc)
+            for function in (measured, finish, SlotValue.inc)
         }
 
     found = in_child(run)
@@ -176,28 +175,3 @@ def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[.
             "CALL|LOAD_METHOD|JUMP_BACK|JUMP_ABSOLUTE|FOR_ITER|BUILD|LIST|YIELD|SEND|RESUME|IMPORT|MAKE", name
         )
     )
-
-
-def test_a_lock_is_waited_for_however_long_it_is_held(in_child: Callable[..., Any]) -> None:
-    """A thread that has stepped back often enough waits, and has the lock when it is released."""
-
-    def run() -> list[str]:
-        lock, held = threading.RLock(), threading.Event()
-        events: list[str] = []
-
-        def hold() -> None:
-            with lock:
-                held.set()
-                time.sleep(0.3)
-                events.append("released")
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        held.wait(30)
-        turns.take(lock)
-        events.append("taken")
-        lock.release()
-        thread.join()
-        return events
-
-    assert ["released", "taken"] == in_child(run)

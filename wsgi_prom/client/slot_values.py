@@ -1,21 +1,18 @@
 """
-Cells: what the client library's metrics record into, each a column of the process's slot, or two.
-"""
+The values that the client library's metrics record into, each a column of the process's slot, or two.
 
-# Rule 1: look at `alive` before taking the lock: in a forked child the lock may be held for ever by a thread that is gone.
-# Rule 2: a cell counts what its own process recorded; the column may hold more, from earlier holders of the slot, and a
-#         `set` must not erase that where the client library would still count it.
-# Rule 3: where a record is nothing but this, the lock is not taken by `with`, which costs twice as much; it is taken
-#         within a `try` whose `finally` begins with its release, whatever a signal's handler raises in between.
-# Rule 4: a signal handler or a finalizer may record in the middle of a record or a move. Between the reading of a
-#         figure and its storing there is nothing at which CPython looks for one, or what was stored is looked at again.
+1. `alive` is looked at before the lock is taken: in a forked child a thread that is gone may hold it for ever.
+2. A value counts what its own process recorded. The column may hold more, from earlier owners of the slot, which a
+   `set` must not erase where the client library would still count it.
+3. A signal handler or a finalizer may record in the middle of a record or a move. Between the reading of a figure and its
+   storing there is nothing at which CPython runs one, or what was stored is looked at again.
+"""
 
 from __future__ import annotations
 
 from array import array
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.store import turns
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
@@ -24,41 +21,35 @@ if TYPE_CHECKING:
 _alive: Final = current_slot.alive
 
 
-class Cell:
+class SlotValue:
     """
-    A value of the client library's kind whose contributions add up: counters, sums, and most gauges.
+    A value whose contributions add up: counters, sums, and gauges of mode `sum`.
 
-    Thread and fork safe; increments from a signal handler or a finalizer are counted too, since no such code runs
-    between the reading and the storing of one `+=` on a view (CPython looks for it at calls and jumps).
+    Thread and fork safe; increments from a signal handler or a finalizer are counted too.
     """
 
     __slots__ = ("_base", "_columns", "_index", "_row")
 
     _multiprocess = True
+    # Whether earlier owners of the slot have a part in the column.
+    _continues = True
 
     def __init__(self) -> None:
-        self._row: object = None
+        self._row: object = None  # the metric refers to its values, and they to their row
         self._columns: Columns = array("d", (0.0, 0.0))
         self._index = 0
-        self._base = 0.0
+        self._base = 0.0  # what earlier owners of the slot have recorded
 
     def inc(self, amount: float) -> None:
         if not _alive[0]:
             current_slot.renew()
         kind = type(amount)
+        # A type of another kind may run Python code in `__radd__`.
         if not current_slot.guarded and (kind is float or kind is int):
             self._columns[self._index] += amount
             return
-        # Of another type, which adds itself: in Python perhaps.
-        lock = current_slot.lock
-        try:
-            turns.take(lock)
+        with current_slot.lock:
             self._columns[self._index] += amount
-        finally:
-            try:  # noqa: SIM105 - nothing may come between `finally` and the release
-                lock.release()
-            except RuntimeError:
-                pass
 
     def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002 - the library's signature
         if not _alive[0]:
@@ -78,45 +69,51 @@ class Cell:
     def get_exemplar(self) -> None:
         return None
 
-    def forget(self) -> None:
-        self._base = 0.0
+    def hide(self) -> None:
+        """Show it no longer, for a gauge whose figure is not known here."""
+
+    def is_in(self, columns: Columns) -> bool:
+        return self._columns is columns
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
+        """Record into *columns* from now on, see `Binding.bind`. The caller holds the lock."""
         own = self._columns[self._index] - self._base if keep else 0.0
         if keep:
-            # Two objects of one series share a column: the second has nothing left to bring.
+            # Two objects of one label set share a column: the second has nothing left to bring.
             self._columns[self._index] = self._base
         self._columns, self._index = columns, index
-        # In memory nothing is an earlier holder's: the first of two takes all along.
-        self._base = 0.0 if type(columns) is array else columns[index]
+        # In memory there are no earlier owners: the first of two objects of one label set takes all along.
+        self._base = columns[index] if self._continues and type(columns) is not array else 0.0
         columns[index] += own
 
 
-class Live(Cell):
-    """A gauge that adds up over living processes: earlier holders of the slot have no part in it."""
+class LiveValue(SlotValue):
+    """
+    A gauge of a living process, which earlier owners of the slot have no part in.
 
-    __slots__ = ()
+    With *flagged* the next column says that this process has the gauge.
+    """
 
-    def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        own = self._columns[self._index] - self._base if keep else 0.0
-        if keep:
-            self._columns[self._index] = self._base
-        self._columns, self._index, self._base = columns, index, 0.0
-        columns[index] += own
+    __slots__ = ("_flagged",)
 
+    _continues = False
 
-class Own(Live):
-    """A gauge that a process sets for itself. The next column tells that it has one."""
+    def __init__(self, *, flagged: bool) -> None:
+        super().__init__()
+        self._flagged = flagged
 
-    __slots__ = ()
+    def hide(self) -> None:
+        if self._flagged:
+            self._columns[self._index + 1] = 0.0
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         super().move(columns, index, keep=keep)
-        columns[index + 1] = 1.0
+        if self._flagged:
+            columns[index + 1] = 1.0
 
 
-class Extreme(Cell):
-    """A gauge of mode min or max, which dead processes take part in."""
+class ExtremeValue(SlotValue):
+    """A gauge of mode min or max, in which ended processes count too. The next column says that there is one."""
 
     __slots__ = ("_choose", "_nothing", "_own")
 
@@ -145,13 +142,18 @@ class Extreme(Cell):
             current_slot.part_from_parent()
         return self._own
 
-    def forget(self) -> None:
-        self._base = self._nothing
+    def hide(self) -> None:
+        self._columns[self._index + 1] = 0.0
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        base = columns[index] if columns[index + 1] else self._nothing
-        self._own = self._own if keep else 0.0
-        self._columns, self._index, self._base = columns, index, base
+        if keep:  # the former column is to say what it says without this process
+            known = self._base != self._nothing
+            self._columns[self._index] = self._base if known else 0.0
+            self._columns[self._index + 1] = float(known)
+        else:
+            self._own = 0.0
+        self._base = columns[index] if columns[index + 1] else self._nothing
+        self._columns, self._index = columns, index
         columns[index + 1] = 1.0
         self._store()
 
@@ -162,7 +164,7 @@ class Extreme(Cell):
             self._columns[self._index] = self._choose(self._base, own)
 
 
-class Latest(Cell):
+class LatestValue(SlotValue):
     """A gauge of a most recent mode: the value and, in the next column, when it was set."""
 
     __slots__ = ("_own",)
@@ -186,8 +188,10 @@ class Latest(Cell):
         return self._own
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
-        value, timestamp = self._columns[self._index], self._columns[self._index + 1]
-        self._own = self._own if keep else 0.0
+        if keep:
+            value, timestamp = self._columns[self._index], self._columns[self._index + 1]
+            if timestamp > columns[index + 1]:
+                columns[index], columns[index + 1] = value, timestamp
+        else:
+            self._own = 0.0
         self._columns, self._index = columns, index
-        if keep and timestamp > columns[index + 1]:
-            columns[index], columns[index + 1] = value, timestamp
