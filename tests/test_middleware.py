@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import io
 import logging
 import os
@@ -601,24 +600,6 @@ def test_making_the_middleware_asks_nothing_of_a_proxy(in_child: Any) -> None:
         return before, measured(environ_of(), ignore)
 
     assert (0, [b"the class, 3"]) == in_child(work)
-
-
-def test_an_object_is_called_by_its_method(in_child: Any) -> None:
-    """Which takes less; what is anything else is called as it is."""
-
-    def work() -> Any:
-        from flask import Flask
-
-        class Kept(Flask):
-            pass
-
-        found = []
-        for app in (Flask("shop"), Kept("shop"), Answering(), Slotted(), Static(), Built(), plain):
-            measured: Any = PrometheusMiddleware(app)
-            found.append(inspect.signature(measured).parameters["has_method"].default)
-        return found
-
-    assert [True, True, True, True, False, False, False] == in_child(work)
 
 
 def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in_child: Any) -> None:

@@ -16,6 +16,8 @@ import pytest
 from wsgi_prom import PrometheusMiddleware
 from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.merge.collector import Collector
+from wsgi_prom.request.recorder import Recorder, begin_of
+from wsgi_prom.settings import Settings
 from wsgi_prom.store import unlocked
 from wsgi_prom.store.current_slot import current_slot
 
@@ -130,7 +132,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
 
 # Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
 ENDS = {"finally:", "return", "request.token = current_slot.lock", "request.token = None"}
-LOCKED = re.compile(r"gauge\.enter\(")
+LOCKED = re.compile(r"serving\.enter\(")
 
 
 def stretches(code: CodeType) -> list[set[str]]:
@@ -155,16 +157,14 @@ def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[.
     """Where no lock is taken, neither another thread nor a signal's handler nor the garbage collector comes in between."""
 
     def run() -> dict[str, list[set[str]]]:
-        measured: Any = PrometheusMiddleware(app)
-        inner = dict(zip(measured.__code__.co_freevars, measured.__closure__, strict=True))
-        finish: Any = inner["finish"].cell_contents
+        recorder = Recorder(Settings.read())
         return {
-            function.__qualname__.rpartition(".")[2]: stretches(function.__code__)
-            for function in (measured, finish, SlotValue.inc)
+            function.__name__: stretches(function.__code__)
+            for function in (begin_of(recorder), recorder.record, SlotValue.inc)
         }
 
     found = in_child(run)
-    assert {"middleware": 2, "finish": 1, "inc": 1} == {name: len(each) for name, each in found.items()}
+    assert {"begin": 1, "record": 1, "inc": 1} == {name: len(each) for name, each in found.items()}
     names = set().union(*(stretch for each in found.values() for stretch in each))
     assert "STORE_SUBSCR" in names
     # A method is loaded to be called, and a container is what a collection may begin with.

@@ -46,7 +46,7 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
         patch.install()
     if explicit or not nesting.explicit():
         # Else the hook's is shown once it has counted a request: it may be that none is left for it.
-        recorder.show_in_progress()
+        recorder.rows.show_in_progress()
     signals.watch(app)
     metrics: WSGIApplication | None = None
     if settings.metrics_path is not None:

@@ -19,9 +19,9 @@ class FileResponse:
     __slots__ = ()
 
     if TYPE_CHECKING:
-        _file: Any
-        _headers: Any
-        _recorder: ClassVar[Any]
+        file: Any
+        headers: Any
+        recorder: ClassVar[Any]
         method: str
         sent: int
 
@@ -32,7 +32,7 @@ class FileResponse:
     def takes_file(self, result: Any) -> None:
         """Measure *result*, of the server's file_wrapper. It is counted when its file is closed; now, if that cannot be seen."""
         own = isinstance(result, File)
-        self._file = result if own else getattr(result, "filelike", getattr(result, "file", None))
+        self.file = result if own else getattr(result, "filelike", getattr(result, "file", None))
         if not look_into(result, self):
             self.file_closing(read=False)
             self.leave()
@@ -45,9 +45,9 @@ class FileResponse:
         """Take the size of a file that the server sent without reading it (by sendfile) if it was not *read*."""
         if not read and not self.sent:
             try:
-                self.sent = file_size(self._file, self._headers)  # type: ignore[misc]  # a slot of its class
+                self.sent = file_size(self.file, self.headers)  # type: ignore[misc]  # a slot of its class
             except Exception:
-                self._recorder.fail("body")
+                self.recorder.fail("body")
 
     def file_broken(self, error: BaseException) -> None:
         """Count the request as one whose file could not be read."""
@@ -70,23 +70,23 @@ class File:
     _read = False
 
     def __init__(self, filelike: Any) -> None:
-        self._filelike = filelike
+        self.filelike = filelike
 
     def answer(self, request: FileResponse) -> None:
         """Tell *request*, whose response the file is, from now on."""
         self._request = request
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._filelike, name)
+        return getattr(self.filelike, name)
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._filelike:
+        for chunk in self.filelike:
             self._tell(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
         try:
-            chunk: bytes = self._filelike.read(*size)
+            chunk: bytes = self.filelike.read(*size)
         except BaseException as error:
             if self._request is not None:
                 self._request.file_broken(error)
@@ -100,8 +100,8 @@ class File:
         if request is not None:
             request.file_closing(read=self._read)
         try:
-            if hasattr(self._filelike, "close"):
-                self._filelike.close()
+            if hasattr(self.filelike, "close"):
+                self.filelike.close()
         finally:
             if request is not None:
                 request.file_closed()

@@ -25,6 +25,9 @@ class Input:
     Used by one thread at a time, as the server's object is. Has all other attributes of the server's object.
     """
 
+    # Whether `size` says how much the application has read.
+    known = True
+
     def __init__(self, source: Any) -> None:
         self._source = source
         self._position = self.size = 0
@@ -82,5 +85,6 @@ class Input:
         self.size = max(self.size, self._position)
 
 
-# The input of a request that announces no body.
-NO_BODY: Final = Input(None)
+# A body that the application reads otherwise.
+UNKNOWN: Final = Input(None)
+UNKNOWN.known = False

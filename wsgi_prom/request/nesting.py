@@ -42,18 +42,17 @@ def is_explicit(app: object) -> bool:
 
 def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
     """
-    Tell whether *request* is measured although *environ* has an entry, and make it the entry then.
+    Tell whether *request* is measured although *environ* has an entry.
 
     The entry is the request of a middleware outside, or None if there was one that is over. Never raises.
     """
-    if not request._explicit:
+    if not request.explicit:
         return False
     outer = environ[REQUEST]
     if isinstance(outer, MeasuredRequest):
         if isinstance(outer, type(request)) and outer.token is not None:
             return False  # the application calls itself, by the same middleware, for a part of its answer
-        outer.dismiss()
-    environ[REQUEST] = request
+        outer.recorder.dismiss(outer)
     return True
 
 
@@ -65,7 +64,7 @@ def leave_out(environ: WSGIEnvironment, recorder: Recorder) -> None:
     """
     outer = environ.get(REQUEST)
     if isinstance(outer, MeasuredRequest):
-        if outer._recorder is recorder and outer.token is not None:
+        if outer.recorder is recorder and outer.token is not None:
             return  # the application calls itself for a part of its answer
-        outer.dismiss()
+        outer.recorder.dismiss(outer)
     environ[REQUEST] = None

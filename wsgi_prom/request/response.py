@@ -18,21 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.request.file_wrapper import File
 from wsgi_prom.request.response_sizes import size_of
-from wsgi_prom.request.websocket import switches
+from wsgi_prom.request.websocket import takes_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from wsgi_prom.request.request import MeasuredRequest
-    from wsgi_prom.request.response_sizes import Size
-
-    # What counts a request whose response is complete.
-    Finish = Callable[[MeasuredRequest], None]
-
-_LENGTH: Final = "Content-Length"
-
-# An application may make a type for each response.
-_MOST_TYPES: Final = 100
 
 _COMPLETE: Final = (list, tuple, bytes, str, type(None))
 
@@ -51,15 +42,12 @@ class Body:
 
     def close(self) -> None:
         try:
-            try:
-                close = self._result.close
-            except AttributeError:
-                return
-            close()
+            close = getattr(self._result, "close", None)
+            if close is not None:
+                close()
         finally:
             # The end was not reached: the client has left, or the server stopped early.
-            if self._request.token is not None:
-                self._request.abort()
+            self._request.abort()
 
 
 class SizedBody(Body):
@@ -71,106 +59,81 @@ class SizedBody(Body):
         return len(self._result)
 
 
-def respond(
-    request: MeasuredRequest,
-    result: Any,
-    sent: int | None,
-    wrapper: type | None,
-    finish: Finish,
-    sizes: dict[type, Size],
-) -> Any:
-    """
-    Return what goes to the server as the application's *result*, and measure *request* to its end.
-
-    *sent* is its size where that is known. *wrapper* is the server's file_wrapper if that is a class. *sizes* learns what
-    tells the size of results of this type, where they are no files.
-    """
-    # Counted by a write(), dismissed, or never begun.
-    if request.token is None or switches(request, result):
+def respond(request: MeasuredRequest, result: Any) -> Any:
+    """Return what goes to the server as the application's *result*, and measure *request* to its end. Never raises."""
+    if request.token is None:  # counted by a write(), or dismissed
         return result
     try:
-        return _respond(request, result, sent, wrapper, finish, sizes)
+        websocket = hasattr(request, "websocket")
+        if not hasattr(request, "status") and takes_connection(result, websocket=websocket):
+            request.switch()
+        elif any(type(result) is kind for kind in _COMPLETE):
+            _count_complete(request, result)
+        elif isinstance(result, _file_types(request)):
+            request.takes_file(result)
+        else:
+            return _count_size(request, result)
     except Exception:  # a type or a server's object of an unforeseen form
-        request._recorder.fail("body")
+        request.recorder.fail("body")
         request.leave()
-        return result
-
-
-def _respond(
-    request: MeasuredRequest,
-    result: Any,
-    sent: int | None,
-    wrapper: type | None,
-    finish: Finish,
-    sizes: dict[type, Size],
-) -> Any:
-    kind: type = type(result)
-    if sent is not None:
-        request.sent += sent
-        request.leave()
-        return result
-    if any(kind is complete for complete in _COMPLETE):
-        request.complete(result)
-        return result
-    # The environ's too: a process may have another server, as a test's.
-    wrappers = (File, wrapper, request._environ.get("wsgi.file_wrapper"))
-    if issubclass(kind, tuple(known for known in wrappers if isinstance(known, type))):
-        request.takes_file(result)
-        return result
-    body: type[Body] = SizedBody
-    if not hasattr(kind, "__len__"):
-        body, size = Body, size_of(kind)
-        # (A metaclass may take the hash from its types.)
-        if len(sizes) < _MOST_TYPES and type(kind).__hash__ is not None:
-            sizes[kind] = size
-        sent = size(result)
-    if sent is None:
-        return wrap(request, result, finish, body)
-    request.sent += sent
-    finish(request)
     return result
 
 
-def wrap(request: MeasuredRequest, result: Any, finish: Finish, kind: type[Body] = Body) -> Any:
-    """Put a body around *result* that tells its end, unless the request is not measured, or no more."""
-    if request.token is None:
-        return result
+def _file_types(request: MeasuredRequest) -> tuple[type, ...]:
+    # The environ's too: a process may have another server, as a test's.
+    known = (File, request.file_wrapper, request.environ.get("wsgi.file_wrapper"))
+    return tuple(kind for kind in known if isinstance(kind, type))
+
+
+def _count_complete(request: MeasuredRequest, result: Any) -> None:
+    if result is None or isinstance(result, str):
+        # No server takes that, and each says so itself.
+        request.recorder.end(request, failed=True)
+        return
+    try:
+        sent = len(result) if isinstance(result, bytes) else sum(map(len, result))
+        if sent and not request.sent:
+            request.note_first_byte()
+        request.sent += sent
+    except Exception:  # items that are not bytes: the server says so
+        request.recorder.fail("body")
+    request.leave()
+
+
+def _count_size(request: MeasuredRequest, result: Any) -> Any:
+    """Count *request* if the size of *result* is known, else return a body that counts it."""
+    if hasattr(type(result), "__len__"):
+        return _wrap(request, result, SizedBody)
+    sent = size_of(result)
+    if sent is None:
+        return _wrap(request, result, Body)
+    request.sent += sent
+    request.leave()
+    return result
+
+
+def _wrap(request: MeasuredRequest, result: Any, kind: type[Body]) -> Body:
     body = kind()
     body._request = request
     body._result = result
-    body._chunks = chunks = _read(request, result, finish)
+    body._chunks = chunks = _read(request, result)
     next(chunks)
     return body
 
 
-def _read(request: MeasuredRequest, result: Any, finish: Finish) -> Iterator[bytes]:
+def _read(request: MeasuredRequest, result: Any) -> Iterator[bytes]:
     """Yield nothing, and then what *result* yields. Counts *request* before its last chunk if its length is told."""
     try:
         yield b""
         for chunk in result:
-            # Anything at all: what it does is not to be taken for what the application does.
-            if request.sent or type(chunk) is not bytes:
-                request.passed(chunk)
-            elif chunk:
-                # Most responses are one chunk, whose length is told like this, or not at all.
-                try:
-                    whole = (_LENGTH, f"{len(chunk)}") in request._headers
-                except Exception:  # of a container of the application's own, or not yet told
-                    whole = False
-                if whole:
-                    request.sent = len(chunk)
-                    finish(request)
-                else:
-                    request.passed(chunk)
+            request.passed(chunk)
             yield chunk
         # Here and not in close(): a server that ends a response with its last chunk's frame, or by closing the
         # connection, does so after this. A worker that dies then has counted what its client has seen.
-        if request.token is not None:
-            finish(request)
+        request.leave()
     except GeneratorExit:
         # A server that does not call close(): cheroot, where start_response was never called.
-        if request.token is not None:
-            request.abort()
+        request.abort()
         raise
     except BaseException as error:
         request.fail(error)

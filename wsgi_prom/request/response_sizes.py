@@ -11,7 +11,7 @@ That takes a fifth off what a Django request costs, and a quarter off a Flask re
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +20,27 @@ if TYPE_CHECKING:
     Size = Callable[[Any], int | None]
 
 
-def size_of(kind: Any) -> Size:
-    """Return a function that returns the size of a result of the type *kind*, None if that is not known."""
-    if _is_of_django(kind):
-        return _django_size
-    return _werkzeug_size(kind)
+# By the type of a result, for as many types as frameworks have: an application may make one for each response.
+_sizes: Final[dict[type, Size]] = {}
+_MOST_TYPES: Final = 100
+
+
+def size_of(result: Any) -> int | None:
+    """Return how many bytes a framework's own *result* holds, None if that is not known."""
+    kind = type(result)
+    if type(kind) is not type:  # a metaclass may have a hash of its own
+        return _size_of(kind)(result)
+    try:
+        size = _sizes[kind]
+    except KeyError:
+        size = _size_of(kind)
+        if len(_sizes) < _MOST_TYPES:
+            _sizes[kind] = size
+    return size(result)
+
+
+def _size_of(kind: Any) -> Size:
+    return _django_size if _is_of_django(kind) else _werkzeug_size(kind)
 
 
 def _unknown(_result: Any) -> None:

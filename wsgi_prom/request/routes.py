@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-# The key of the request's state: an object whose `_environ` is the environ that is measured, and whose `entered` is its
+# The key of the request's state: an object whose `environ` is the environ that is measured, and whose `entered` is its
 # PATH_INFO as the middleware found it (a dispatcher moves the mount from there to SCRIPT_NAME). None after the request.
 REQUEST: Final = "wsgi_prom.request"
 
@@ -64,7 +64,7 @@ def set_rule(environ: WSGIEnvironment, template: str) -> None:
     """Set the route that Flask's signal tells. The last call of Flask in a request wins. See RULE."""
     request = environ.get(REQUEST)
     if request is not None:
-        request._environ[RULE] = template if template == UNMATCHED else mount(environ) + template
+        request.environ[RULE] = template if template == UNMATCHED else mount(environ) + template
 
 
 def find_route(environ: WSGIEnvironment, entered: str) -> str:
@@ -102,7 +102,7 @@ def mount(environ: WSGIEnvironment) -> str:
 
 def _measured(environ: WSGIEnvironment) -> WSGIEnvironment:
     """Return the environ that is measured, of which *environ* may be a copy; *environ* itself if none is measured."""
-    measured: WSGIEnvironment = getattr(environ.get(REQUEST), "_environ", environ)
+    measured: WSGIEnvironment = getattr(environ.get(REQUEST), "environ", environ)
     return measured
 
 

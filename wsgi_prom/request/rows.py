@@ -1,66 +1,65 @@
 """
-The rows that a recorder has met, each where it is in the slot that is in force.
+The rows that requests are recorded into: each label set this process has met, and its columns in the current slot.
+
+1. Columns are looked up and stored to while the current slot's lock is held, or where no other thread can run in between:
+   a slot that is claimed meanwhile moves the values.
+2. `Rows.requests` is a table by method, route (with the labels of callables) and status. Three look-ups cost a third less
+   than one by a tuple.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.request import schemas
+from wsgi_prom.request.headers import may_lack_body
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.label_limit import FOLDED, LabelSets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from wsgi_prom.request.schemas import Where
+    from wsgi_prom.settings import Settings
     from wsgi_prom.store.file_format import Schema
-    from wsgi_prom.store.slots import Columns
+    from wsgi_prom.store.slots import Columns, Slot
 
     Row = tuple[Columns, int]
     Key = tuple[Schema, tuple[str, ...]]
+    Table = dict[str, dict[Any, dict[str, Columns]]]
 
-
-def columns_of(row: Row, width: int) -> Columns:
-    """Return the *width* columns of *row* alone: a store to them needs no addition, and no pair to be taken apart."""
-    columns, first = row
-    # An array is one of its own.
-    return columns[first : first + width] if isinstance(columns, memoryview) else columns
+# The label of an error that no space on the disk, or the like, has caused.
+STORAGE: Final = "storage"
 
 
 class InProgress:
-    """
-    How many requests this process is serving, and the column that shows it.
-
-    Whoever stores to it holds the current slot's lock, or needs none.
-    """
+    """The number of requests this process is serving, and the column that shows it."""
 
     __slots__ = ("_lock", "columns", "count", "shown")
 
     def __init__(self) -> None:
         self.columns: Columns = [0.0]
-        # Not read back from the slot: what is lost there while requests are under way would make it negative.
+        # Not read back from the slot: a value lost there while requests are in progress would make it negative.
         self.count = 0.0
-        # Whether the column is a row of the slot, as it is once a recorder has asked for that.
+        # Whether the column is a row of the slot.
         self.shown = False
         self._lock = current_slot.lock
 
     def move(self, row: Row | None) -> None:
-        """Show it in *row* from now on, if there is one."""
-        if (
-            self._lock is not current_slot.lock
-        ):  # in a forked child, which serves none of its parent's requests
+        """Show the number in *row* from now on. The caller holds the current slot's lock."""
+        if self._lock is not current_slot.lock:  # in a forked child, which serves none of its parent's requests
             self._lock, self.count = current_slot.lock, 0.0
         if row is not None:
-            self.columns = columns_of(row, 1)
+            self.columns = _columns_of(row, 1)
             self.columns[0] = self.count
 
     def enter(self, request: Any) -> None:
-        """Take *request* into those in progress, with the current slot's lock, which is its token."""
+        """Count *request* as in progress, and give it the current slot's lock as its token."""
         lock = current_slot.lock
         with lock:
             self.columns[0] = self.count = self.count + 1.0
             request.token = lock
 
     def dismiss(self, request: Any) -> None:
-        """Take *request* out of those in progress, if it is one of them."""
+        """Count *request* as no longer in progress, if it is."""
         lock = getattr(request, "token", None)
         if lock is current_slot.lock and current_slot.alive[1]:
             with lock:
@@ -70,60 +69,161 @@ class InProgress:
         request.token = None
 
 
+# Recorders with the same gauge share its number.
 _in_progress: Final[dict[Schema | None, InProgress]] = {}
-
-
-def in_progress(schema: Schema | None) -> InProgress:
-    """Return what is in progress by the gauge of *schema*, which several recorders may share."""
-    return _in_progress.setdefault(schema, InProgress())
 
 
 class Rows:
     """
-    Rows by schema and labels, of *schemas* alone.
+    The rows of one recorder; a `wsgi_prom.store.bindings.Binding`.
 
-    Thread safe; whoever stores to a row holds the current slot's lock, and has looked it up since he has.
+    Thread and fork safe.
     """
 
-    def __init__(self, schemas: Iterable[Schema | None]) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self.schemas = schemas.Schemas(settings)
+        self._extra = schemas.ExtraLabels(settings)
+        self._status_class = settings.status_class
+        self._limit = settings.label_limit
         self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {
-            schema: {} for schema in schemas if schema is not None
+            schema: {} for schema in self.schemas.all() if schema is not None
         }
+        self.requests: Table = {}
+        # Responses that may lack a body stand apart, so that the usual way misses them: the slow path knows their size.
+        self._bodiless: Table = {}
+        self._known_requests = 0
+        self.serving = _in_progress.setdefault(self.schemas.in_progress, InProgress())
+        self._label_sets = LabelSets(None, self._limit)
+        self._slot: Slot | None = None
+        current_slot.add(self)
 
-    def __contains__(self, key: Key) -> bool:
-        return key[1] in self._rows[key[0]]
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        """Record into *slot* from now on; see `Binding`."""
+        if not keep:
+            for rows in self._rows.values():
+                rows.clear()
+        wanted = self._known()
+        if self.schemas.in_progress is not None and self.serving.shown:
+            wanted.append((self.schemas.in_progress, ()))
+        if slot.path is not None:
+            # Made now: it counts errors for lack of space, and there may be no space for it then.
+            wanted.append((self.schemas.errors, (STORAGE,)))
+        self._swap({key: slot.row(*key) for key in wanted})
+        if slot is not self._slot:
+            self._label_sets.close()
+            self._label_sets = LabelSets(slot.path, self._limit, slot.owner)
+            self._slot = slot
 
-    def get(self, schema: Schema, labels: tuple[str, ...]) -> Row | None:
-        return self._rows[schema].get(labels)
+    def show_in_progress(self) -> None:
+        """Show the number of requests in progress from now on, as a row of the slot."""
+        schema = self.schemas.in_progress
+        if schema is not None and not self.serving.shown:
+            self.serving.shown = True
+            self._find(schema, ())
+            with current_slot.lock:
+                self.serving.move(self._rows[schema].get(()))
 
-    def find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
-        """Return a row, made at the first call."""
+    def count(self, schema: Schema | None, method: str, where: Where, *more: str) -> None:
+        """Add 1 to a counter of *method*, the route of *where*, and *more* labels."""
+        if schema is not None:
+            route, *extra = self._extra.place(where)
+            self.add(schema, (schemas.registered(method), route, *more, *extra), {0: 1.0})
+
+    def add(self, schema: Schema, labels: tuple[str, ...], amounts: dict[int, float]) -> None:
+        """Add *amounts*, by their column, to the row of *labels*."""
+        if not current_slot.alive[0]:
+            current_slot.renew()
+        labels = self._bounded(schema, labels)
+        row = self._find(schema, labels)
+        with current_slot.lock:
+            columns, first = self._rows[schema].get(labels) or row
+            for offset, amount in amounts.items():
+                columns[first + offset] += amount
+
+    def table(self, method: str, status: str) -> Table:
+        """Return the table that holds the row of a request with *method* and *status*."""
+        return self._bodiless if may_lack_body(method, status) else self.requests
+
+    def meet(self, method: str, where: Where, status: str) -> tuple[str, Where, str]:
+        """Put the row of a request that is not in its table there. Returns the method, route and status it is found by."""
+        self.show_in_progress()
+        route, *extra = self._extra.place(where)
+        labels = (schemas.registered(method), route, status[:3], *extra)
+        if self._status_class:
+            labels = (*labels, status[:1] + "xx")
+        schema = self.schemas.request.schema
+        bounded = self._bounded(schema, labels)
+        self._find(schema, bounded)
+        counted = bounded[0], self._extra.where(bounded), bounded[2]
+        with current_slot.lock:
+            row = self._rows[schema].get(bounded)
+            if row is None:  # only in a child that was forked meanwhile
+                return counted
+            self._know(counted, row)
+            # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
+            if bounded is labels and labels[0] == method and self._known_requests < 4 * self._limit:
+                self._know((method, where, status), row)
+        return counted
+
+    def _know(self, request: tuple[str, Any, str], row: Row) -> None:
+        method, where, status = request
+        rows = self.table(method, status).setdefault(method, {}).setdefault(where, {})
+        self._known_requests += status not in rows
+        rows[status] = _columns_of(row, self.schemas.request.schema.width)
+
+    def _bounded(self, schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """
+        Return *labels*, or their OTHER beyond the limit.
+
+        The values of callables are folded first, and have a limit of their own: a client that makes them up takes no
+        label sets from routes.
+        """
+        known, name = self._rows[schema], schema.metrics[0].name
+        if labels in known or schema in self.schemas.unlimited or self._label_sets.allow(name, labels):
+            return labels
+        self.add(self.schemas.dropped, (name,), {0: 1.0})
+        if self._extra.asked:
+            labels = schemas.folded(schema, labels, self._extra.asked_names)
+            if labels in known or self._label_sets.allow(name + FOLDED, labels):
+                return labels
+        return schemas.folded(schema, labels)
+
+    def _find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
+        """Return the row of *labels*, made at the first call."""
         with current_slot.lock:
             row = self._rows[schema].get(labels)
             if row is None:
                 row = self._rows[schema][labels] = current_slot.row(schema, labels)
             return row
 
-    def known(self) -> list[Key]:
+    def _known(self) -> list[Key]:
         return [(schema, labels) for schema, rows in self._rows.items() for labels in rows]
 
-    def clear(self) -> None:
-        for rows in self._rows.values():
-            rows.clear()
-
-    def move(self, fresh: dict[Key, Row]) -> None:
-        """Put *fresh* rows in the place of the present ones, with what those hold. For who holds the lock."""
+    def _swap(self, fresh: dict[Key, Row]) -> None:
+        """Put *fresh* rows in the place of the present ones, with their values. The caller holds the lock."""
+        self.requests.clear()
+        self._bodiless.clear()
+        self._known_requests = 0
         for (schema, labels), row in fresh.items():
             old = self._rows[schema].get(labels)
             if old is not None and old[0] is not row[0]:
                 _move(old, row, schema.width)
             self._rows[schema][labels] = row
+        if self.schemas.in_progress is not None:
+            self.serving.move(self._rows[self.schemas.in_progress].get(()))
+
+
+def _columns_of(row: Row, width: int) -> Columns:
+    """Return the *width* columns of *row* alone: a store needs no addition of its first index then."""
+    columns, first = row
+    # A row in memory is an array of its own.
+    return columns[first : first + width] if isinstance(columns, memoryview) else columns
 
 
 def _move(old: Row, new: Row, width: int) -> None:
     (source, start), (columns, index) = old, new
     for offset in range(width):
         value = source[start + offset]
-        # Another recorder may have the same row: it has nothing left to bring. First: both may be the same memory.
+        # First, as both may be the same memory. And another recorder may have the same row, with nothing left to move.
         source[start + offset] = 0.0
         columns[index + offset] += value

@@ -40,6 +40,34 @@ class RequestSchema:
     first_byte: int
 
 
+class Schemas:
+    """The schemas of all rows that the middleware records into, None for a metric that is disabled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.request = request_schema(settings)
+        # More of the same counter: requests whose duration is no latency.
+        self.untimed = _labelled(settings, metrics.REQUESTS, ("status",))
+        self.exception = _counter(settings, metrics.EXCEPTIONS, ("exception",))
+        self.aborted = _counter(settings, metrics.ABORTED, ())
+        self.in_progress: Schema | None = None
+        if _enabled(settings, metrics.IN_PROGRESS):
+            self.in_progress = file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livesum")
+        self.queue: Schema | None = None
+        if _enabled(settings, metrics.QUEUE):
+            bounds = (*settings.queue_buckets, INFINITY)
+            self.queue = file_format.histogram(*_named(settings, metrics.QUEUE), (), bounds)
+        self.dropped = file_format.counter(*metrics.DROPPED, ("metric",))
+        self.errors = file_format.counter(*metrics.ERRORS, ("stage",))
+        # Their labels are names of ours.
+        self.unlimited = frozenset({self.dropped, self.errors})
+
+    def all(self) -> tuple[Schema | None, ...]:
+        return (
+            self.in_progress, self.request.schema, self.untimed, self.exception, self.aborted, self.queue,
+            self.dropped, self.errors,
+        )  # fmt: skip
+
+
 class ExtraLabels:
     """
     The labels that the settings add. Of those of a request, only what callables say is kept beside its route.
@@ -122,31 +150,6 @@ def request_schema(settings: Settings) -> RequestSchema:
             )
         )
     return RequestSchema(Schema(labelnames, width, tuple(shown)), received, sent, first_byte)
-
-
-def untimed_schema(settings: Settings) -> Schema:
-    """Return the row of requests whose duration is no latency: more of the same counter."""
-    return _labelled(settings, metrics.REQUESTS, ("status",))
-
-
-def in_progress_schema(settings: Settings) -> Schema | None:
-    if not _enabled(settings, metrics.IN_PROGRESS):
-        return None
-    return file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livesum")
-
-
-def exception_schema(settings: Settings) -> Schema | None:
-    return _counter(settings, metrics.EXCEPTIONS, ("exception",))
-
-
-def aborted_schema(settings: Settings) -> Schema | None:
-    return _counter(settings, metrics.ABORTED, ())
-
-
-def queue_schema(settings: Settings) -> Schema | None:
-    if not _enabled(settings, metrics.QUEUE):
-        return None
-    return file_format.histogram(*_named(settings, metrics.QUEUE), (), (*settings.queue_buckets, INFINITY))
 
 
 def registered(method: str) -> str:

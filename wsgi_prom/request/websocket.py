@@ -11,39 +11,10 @@ from __future__ import annotations
 
 import sys
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
-
-from wsgi_prom.request.request import MeasuredRequest
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-    from wsgi_prom.request.schemas import Where
-
-
-class WebSocketRequest(MeasuredRequest):
-    """A request that asks for a WebSocket, whether or not the application answers with one."""
-
-    __slots__ = ()
-
-    def fail(self, error: BaseException) -> None:
-        if not _ends_session(error):
-            super().fail(error)
-        elif hasattr(self, "_status"):
-            self.leave()
-        else:
-            self.switch()
-
-    def abort(self) -> None:
-        self.leave()
-
-    def _final(self, status: Any, failed: bool) -> str:
-        # The server has answered 101, and sends nothing of what the application says.
-        switched = self._environ.get("wsgi.websocket") is not None and str(status) < "4"
-        return "101" if not failed and (status is None or switched) else super()._final(status, failed)
-
-    def _record(self, where: Where, status: str, _seconds: float) -> bool:
-        return self._recorder.count_untimed(self, where, status)
 
 
 def asks_for_websocket(environ: WSGIEnvironment) -> bool:
@@ -51,24 +22,20 @@ def asks_for_websocket(environ: WSGIEnvironment) -> bool:
     return str(environ["HTTP_UPGRADE"]).strip().lower() == "websocket"
 
 
-def switches(request: MeasuredRequest, result: object) -> bool:
+def takes_connection(result: object, *, websocket: bool) -> bool:
     """
-    Tell whether an application that returns *result* has taken the connection from the server. *request* is counted then.
+    Tell whether an application that returns *result*, and has not called start_response, has taken the connection.
+
+    *websocket* tells whether the request asked for that.
     """
-    if hasattr(request, "_status"):
-        return False
-    if isinstance(request, WebSocketRequest):
+    if websocket:
         # A generator may still call start_response. All else goes back as it is: a server knows some by their identity.
-        taken = type(result) is not GeneratorType
-    else:
-        workers = sys.modules.get("gunicorn.workers.base_async")
-        taken = workers is not None and result is workers.ALREADY_HANDLED
-    if taken:
-        request.switch()
-    return taken
+        return type(result) is not GeneratorType
+    workers = sys.modules.get("gunicorn.workers.base_async")
+    return workers is not None and result is workers.ALREADY_HANDLED
 
 
-def _ends_session(error: BaseException) -> bool:
+def ends_session(error: BaseException) -> bool:
     """Tell an exception that ends a session in order from a failure of the application."""
     if isinstance(error, OSError):
         # uWSGI's and gevent-websocket's have a text alone, and the application's a number.
