@@ -1,11 +1,12 @@
 """
-The middleware, put together: settings, where it records, who answers `metrics_path`, and the application that is measured.
+The middleware, put together: settings, a recorder, the application that answers `metrics_path`, and the one that is measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - for get_type_hints
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from wsgi_prom.request import nesting, signals
 from wsgi_prom.request.exemptions import exemptions
@@ -18,16 +19,47 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 
-def PrometheusMiddleware(app: WSGIApplication, **settings: Any) -> WSGIApplication:  # noqa: N802 - known as a class
+class Keywords(TypedDict, total=False):
+    """The keywords of `PrometheusMiddleware`. None stands for the environment's value, or the default."""
+
+    metrics_path: str | None
+    prefix: str | None
+    disable: str | Sequence[str] | None
+    buckets: str | Sequence[float] | None
+    queue_buckets: str | Sequence[float] | None
+    first_byte: bool | str | None
+    status_class: bool | str | None
+    labels: str | Mapping[str, str | Callable[[dict[str, Any]], object]] | None
+    exclude: str | Sequence[str] | Callable[[dict[str, Any]], object] | None
+    label_limit: int | str | None
+    allow: str | Sequence[str] | None
+    token_file: str | None
+    web_config: str | None
+
+
+def PrometheusMiddleware(  # noqa: N802 - known as a class
+    app: WSGIApplication, **settings: Unpack[Keywords]
+) -> WSGIApplication:
     """
     Measure *app*: its requests by method, route and status, how long they take, how large they are, how they fail.
 
-    Keywords are settings (docs/settings.md) and win over the environment. Only a keyword can give *labels* as a dict,
-    whose values may be callables on the environ, and *exclude* as such a callable. With *metrics_path*, requests for that
-    path are answered with the metrics, to whoever reaches the application unless *allow*, *token_file* or *web_config*
-    say otherwise.
+    Each keyword wins over the environment variable of its name, such as WSGI_PROM_PREFIX (docs/settings.md):
 
-    Raises SettingError, also for a keyword that does nothing here. A request is never affected: thread and fork safe,
+    metrics_path: a path of the application that shows the metrics too; off by default.
+    prefix: before the name of each request metric, such as "shop_"; default "".
+    disable: names of metrics to leave out; default none.
+    buckets: upper bounds of the duration histogram, in seconds, rising; default 0.005 to 10.
+    queue_buckets: the same for the time in the proxy's queue; default 0.001 to 60.
+    first_byte: whether to measure the time to the first byte too; default False.
+    status_class: whether the duration has a label status_class, such as "2xx"; default False.
+    labels: more labels, by name: a value, or a callable on the environ that returns one; default none.
+    exclude: regular expressions for whole paths that are not measured, or a callable on the environ; default none.
+    label_limit: label sets that a metric may have in all processes, the rest is OTHER; default 1000.
+    allow: addresses and networks that may read metrics_path, such as "10.0.0.0/8"; default everybody.
+    token_file: the absolute path of a file with a bearer token for metrics_path; default none.
+    web_config: the absolute path of a web configuration, for the users who may read metrics_path; default none.
+
+    Raises SettingError, also for a keyword that does nothing here. A request is never affected. Thread and fork safe,
     before and after a server forks.
     """
     return _make(app, Settings.of_middleware(settings), explicit=True)

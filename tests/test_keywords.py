@@ -1,0 +1,67 @@
+"""The keywords of the middleware, as an editor, `help()` and a type checker show them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import typing
+from typing import TYPE_CHECKING
+
+import live
+import pytest
+
+from wsgi_prom import PrometheusMiddleware
+from wsgi_prom.middleware import Keywords
+from wsgi_prom.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ACCEPTED = {field.name for field in dataclasses.fields(Settings) if field.metadata["keyword"]}
+
+
+def test_the_typed_keywords_are_those_that_are_accepted() -> None:
+    """No keyword of the settings is missing, and none is typed that would be refused."""
+    assert set(Keywords.__annotations__) == ACCEPTED
+
+
+def test_help_shows_each_keyword() -> None:
+    """The docstring has a line for each, which tells its meaning and default."""
+    lines = [line.partition(":") for line in inspect.getdoc(PrometheusMiddleware).splitlines()]
+    told = {name: text for name, _, text in lines if name in ACCEPTED}
+    assert set(told) == ACCEPTED
+    assert all("default" in text for text in told.values())
+
+
+def test_the_signature_names_the_typed_keywords() -> None:
+    """An editor completes them."""
+    parameter = inspect.signature(PrometheusMiddleware).parameters["settings"]
+    assert parameter.kind is inspect.Parameter.VAR_KEYWORD
+    assert parameter.annotation == "Unpack[Keywords]"
+    assert set(typing.get_type_hints(Keywords)) == ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ('labels={"a": "b", "host": lambda environ: environ["HTTP_HOST"]}, buckets=[0.1, 1]', ""),
+        ("bucket=[0.1]", 'Unexpected keyword argument "bucket"'),
+        ("label_limit=[]", 'Argument "label_limit"'),
+    ],
+)
+def test_a_type_checker_knows_the_keywords(call: str, message: str, tmp_path: Path) -> None:
+    """It takes the right ones, and refuses an unknown one and a wrong type."""
+    pytest.importorskip("mypy")
+    app = tmp_path / "app.py"
+    app.write_text(
+        "from wsgiref.simple_server import demo_app\nfrom wsgi_prom import PrometheusMiddleware\n"
+        f"app = PrometheusMiddleware(demo_app, {call})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", app],
+        cwd=live.ROOT, capture_output=True, text=True, check=False, timeout=170,
+    )  # fmt: skip
+    assert message in done.stdout
+    assert (done.returncode == 0) == (message == "")
