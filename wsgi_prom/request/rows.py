@@ -45,7 +45,9 @@ class InProgress:
 
     def move(self, row: Row | None) -> None:
         """Show the number in *row* from now on. The caller holds the current slot's lock."""
-        if self._lock is not current_slot.lock:  # in a forked child, which serves none of its parent's requests
+        if (
+            self._lock is not current_slot.lock
+        ):  # in a forked child, which serves none of its parent's requests
             self._lock, self.count = current_slot.lock, 0.0
         if row is not None:
             self.columns = _columns_of(row, 1)
