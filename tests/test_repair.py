@@ -113,6 +113,49 @@ def test_a_value_file_that_is_cut_short_is_left_for_a_fresh_slot(
     assert {"/": 7.0, "/later": 1.0} == counted(collector)
 
 
+def test_a_directory_that_comes_back_takes_nothing_off_the_page(
+    recorded: Callable[[], processes.Child], shared: Path
+) -> None:
+    """
+    A directory is moved away, its process goes on in another, and it is put back: each scrape counts all.
+    """
+    child, collector, aside = recorded(), Collector(shared), shared.with_name("aside")
+    child.call("count", "/", 3)
+    assert {"/": 3.0} == counted(collector)
+    shared.rename(aside)
+    child.call("look")
+    child.call("count", "/", 4)
+    assert {"/": 7.0} == counted(collector)
+    shutil.rmtree(shared)
+    aside.rename(shared)
+    assert {"/": 7.0} == counted(collector)
+    child.call("look")
+    child.call("count", "/", 1)
+    assert {"/": 8.0} == counted(collector)
+
+
+def test_a_directory_that_cannot_be_used_leaves_the_values_where_they_are(
+    recorded: Callable[[], processes.Child], shared: Path
+) -> None:
+    """
+    While a directory that everybody can write to lies in the place of the right one, the values are in the right one.
+    """
+    child, collector, aside = recorded(), Collector(shared), shared.with_name("aside")
+    child.call("count", "/", 3)
+    assert {"/": 3.0} == counted(collector)
+    shared.rename(aside)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    child.call("look")
+    child.call("count", "/", 4)
+    shared.rmdir()
+    aside.rename(shared)
+    assert {"/": 7.0} == counted(Collector(shared))
+    child.call("look")
+    child.call("count", "/", 1)
+    assert {"/": 8.0} == counted(collector)
+
+
 @pytest.mark.parametrize("gone", ["values", "keys", "lock", "all", "directory"])
 def test_what_is_removed_is_made_again(
     recorded: Callable[[], processes.Child], shared: Path, gone: str

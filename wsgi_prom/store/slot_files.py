@@ -166,13 +166,19 @@ class SlotFiles:
         with suppress(Exception), directory_files.opened(self._path, self._uid) as folder:
             directory.keep_aside(folder, self._number, *filter(self._in_place, directory.KINDS))
 
-    def remove(self) -> None:
-        """Remove those of the files that are in place. Raises OSError, DirectoryError."""
+    def withdraw(self) -> None:
+        """
+        Remove those of the files that are in place, and make the others unreadable. Raises OSError, DirectoryError.
+
+        Files that were moved away, or that a mount hides, may come back before a copy takes their place. The values that
+        were moved to the copy are 0 in them: an exporter that finds them unreadable keeps what it read last.
+        """
         kinds = [kind for kind in directory.KINDS if self._in_place(kind)]
         if kinds:
             with directory_files.opened(self._path, self._uid) as folder:
                 for kind in kinds:
                     os.unlink(directory.slot_file(self._number, kind), dir_fd=folder)
+        self._memory[: file_format.HEADER.size] = bytes(file_format.HEADER.size)
 
     def close(self) -> None:
         """Close the files. The mapping stays."""

@@ -158,8 +158,13 @@ class SlotFile:
         return _first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
 
     def withdraw(self) -> None:
-        """Have scrapes see the files no more, so that what they hold can be moved to a copy. Raises OSError, DirectoryError."""
-        self._files.remove()
+        """
+        Have scrapes see the files no more, so that their values can be moved to a copy. Raises OSError, DirectoryError.
+
+        Not before the directory can be used: until then the values stay in the files, wherever those are.
+        """
+        directory.prepare(self.path, owner=self.owner)
+        self._files.withdraw()
 
     def publish(self) -> None:
         """Show a copy to scrapes, when all that its process has recorded is in it."""
