@@ -70,23 +70,23 @@ class File:
     _read = False
 
     def __init__(self, filelike: Any) -> None:
-        self.filelike = filelike
+        self._filelike = filelike
 
     def answer(self, request: FileResponse) -> None:
         """Tell *request*, whose response the file is, from now on."""
         self._request = request
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.filelike, name)
+        return getattr(self._filelike, name)
 
     def __iter__(self) -> Iterator[bytes]:
-        for chunk in self.filelike:
+        for chunk in self._filelike:
             self._tell(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
         try:
-            chunk: bytes = self.filelike.read(*size)
+            chunk: bytes = self._filelike.read(*size)
         except BaseException as error:
             if self._request is not None:
                 self._request.file_broken(error)
@@ -100,8 +100,8 @@ class File:
         if request is not None:
             request.file_closing(read=self._read)
         try:
-            if hasattr(self.filelike, "close"):
-                self.filelike.close()
+            if hasattr(self._filelike, "close"):
+                self._filelike.close()
         finally:
             if request is not None:
                 request.file_closed()

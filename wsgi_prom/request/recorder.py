@@ -235,7 +235,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
 
     def record(request: MeasuredRequest, chunk: bytes) -> None:
         try:
-            request.sent += len(chunk)
+            request.sent = sent = request.sent + len(chunk)
             seconds = perf_counter() - request.started
             # Most requests are of the first bucket: the look at it saves 900 of 16,000 instructions, 5 %.
             bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
@@ -251,7 +251,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
                 row[0] += seconds
                 row[bucket] += 1.0
                 if counts_sent:
-                    row[sent_column] += request.sent
+                    row[sent_column] += sent
                 if counts_in_progress:
                     serving.columns[0] = serving.count = serving.count - 1.0
                 request.token = None

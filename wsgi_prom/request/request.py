@@ -14,7 +14,7 @@ from wsgi_prom.metrics import LONGEST_LABEL, OTHER
 from wsgi_prom.request.file_wrapper import FileResponse, Wrapper
 from wsgi_prom.request.headers import drops_body, may_lack_body, queue_seconds, told_length
 from wsgi_prom.request.input import UNKNOWN, Input
-from wsgi_prom.request.routes import BOTTLE, KEY, REQUEST, RULE, UNMATCHED, WERKZEUG, elsewhere, find_route
+from wsgi_prom.request.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, elsewhere, find_route
 from wsgi_prom.request.websocket import asks_for_websocket, ends_session
 
 if TYPE_CHECKING:
@@ -98,32 +98,35 @@ class MeasuredRequest(FileResponse):
     # Set where the request asks for a WebSocket.
     websocket: bool
 
-    def start(self, status: Any = _ABSENT, headers: Any = _ABSENT, exc_info: Any = _ABSENT) -> Self:
-        """Act as the application's start_response, and return its `write`."""
-        if headers is _ABSENT or exc_info is not _ABSENT:
-            return self._start_oddly(status, headers, exc_info)
+    def start(self, status: Any = _ABSENT, headers: Any = _ABSENT, /, *more: Any, **keywords: Any) -> Self:
+        """Act as the application's start_response, and return its `write`. The server judges what it is called with."""
+        if headers is _ABSENT or more or keywords:
+            return self._start_oddly(status, headers, more, keywords)
         start_response = self.start_response
         self.write = start_response(status, headers)
         self.status = status
         self.headers = headers
         environ = self.environ
         # Not later: Flask has cleared its request when it returns (werkzeug.request is None then). The look before the
-        # call saves 2,300 of 16,000 instructions where no framework has left a route.
-        if KEY in environ or WERKZEUG in environ or BOTTLE in environ or RULE in environ or elsewhere:
+        # call saves 2,300 of 16,000 instructions where no framework has left a route. (RULE comes with `elsewhere`.)
+        if KEY in environ or WERKZEUG in environ or BOTTLE in environ or elsewhere:
             self.route = self.find_route()
         else:
             self.route = UNMATCHED
         return self
 
-    def _start_oddly(self, *given: Any) -> Self:
-        arguments = [value for value in given if value is not _ABSENT]
-        self.write = self.start_response(*arguments)
-        status, headers, exc_info = given
-        self.status = None if status is _ABSENT else status
-        self.headers = () if headers is _ABSENT else headers
+    def _start_oddly(
+        self, status: Any, headers: Any, more: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Self:
+        given = [value for value in (status, headers) if value is not _ABSENT]
+        # By keyword too, which PEP 3333 does not have, and some servers take.
+        self.write = self.start_response(*given, *more, **keywords)
+        self.status = status if given else keywords.get("status")
+        self.headers = headers if len(given) > 1 else keywords.get("headers", ())
         self.route = self.find_route()
+        exc_info = more[0] if more else keywords.get("exc_info")
         # An error handler's (PEP 3333), as Bottle's. Some give one with a redirect or a 404, which are no failures.
-        if isinstance(exc_info, tuple) and exc_info and str(status).startswith("5"):
+        if isinstance(exc_info, tuple) and exc_info and str(self.status).startswith("5"):
             self.note(exc_info[0])
         return self
 

@@ -96,6 +96,11 @@ def _bottle_environ() -> Any:
     return sys.modules["bottle"].request.environ
 
 
+def _flask_environ() -> Any:
+    """Return the environ of the request that Flask serves in this thread."""
+    return sys.modules["flask"].request.environ
+
+
 # Each of these returns whether it has connected, given the framework's module.
 
 
@@ -109,6 +114,7 @@ def _connect_flask_routes(flask: Any) -> bool:
     if all(app is None or reaches_flask_unchanged(app, flask.Flask) for app in apps):
         return False
     flask.request_started.connect(_flask_started, weak=False)
+    elsewhere.append(_flask_environ)
     return True
 
 

@@ -33,12 +33,11 @@ class State(Enum):
     """What a check of a slot's files has found."""
 
     GOOD = auto()
-    # A file was removed or replaced, or its keys were written over. The values in memory are right.
-    REPLACED = auto()
-    # The value file was cut short, or its header was written over.
-    DAMAGED = auto()
-    # Another process has claimed the slot.
-    CLAIMED = auto()
+    REPLACED = (
+        auto()
+    )  # a file was removed or replaced, or its keys were written over; the values in memory are right
+    DAMAGED = auto()  # the value file was cut short, or its header was written over
+    CLAIMED = auto()  # by another process
 
 
 class SlotFiles:
@@ -100,9 +99,8 @@ class SlotFiles:
         self._words = self._memory.cast("Q")
         self.columns = self._memory.cast("d")
         if self._former is not None:
-            self.columns[file_format.FIRST_COLUMN : end] = self._former.columns[
-                file_format.FIRST_COLUMN : end
-            ]
+            values = slice(file_format.FIRST_COLUMN, end)
+            self.columns[values] = self._former.columns[values]
             self._former = None
 
     def claim(self) -> None:
@@ -168,10 +166,10 @@ class SlotFiles:
 
     def withdraw(self) -> None:
         """
-        Remove those of the files that are in place, and make the others unreadable. Raises OSError, DirectoryError.
+        Remove the files that are in place, and make the others unreadable. Raises OSError, DirectoryError.
 
-        Files that were moved away, or that a mount hides, may come back before a copy takes their place. The values that
-        were moved to the copy are 0 in them: an exporter that finds them unreadable keeps what it read last.
+        Files that were moved away, or that a mount hides, may come back, with 0 for what was moved to a copy: an exporter
+        that finds them unreadable keeps what it read last.
         """
         kinds = [kind for kind in directory.KINDS if self._in_place(kind)]
         if kinds:
@@ -202,15 +200,12 @@ class SlotFiles:
 
     def _keys_are_good(self) -> bool:
         # Only this process writes to it: no need to read what has the time of its last writing.
-        try:
+        with suppress(OSError):  # no descriptor is left to open the file again: nothing is known
             written = os.fstat(self._fd("keys")).st_mtime_ns
-            if written != self._keys_time:
-                keys = bytes(self._keys)
-                if os.pread(self._fd("keys"), len(keys), 0) != keys:
-                    return False
-                self._keys_time = written
-        except OSError:  # no descriptor is left to open the file again: nothing is known
-            pass
+            keys = bytes(self._keys)
+            if written != self._keys_time and os.pread(self._fd("keys"), len(keys), 0) != keys:
+                return False
+            self._keys_time = written
         return True
 
     def _in_place(self, kind: str) -> bool:
