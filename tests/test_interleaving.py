@@ -141,14 +141,14 @@ def test_a_flood_without_a_slot_asks_for_one_once_a_second(
         shared.rmdir()
         shared.write_text("in the way")
         tries = 0
-        copy = SlotFile.copy
+        withdraw = SlotFile.withdraw
 
-        def counting(*arguments: Any) -> SlotFile:
+        def counting(slot: SlotFile) -> None:
             nonlocal tries
             tries += 1
-            return copy(*arguments)
+            withdraw(slot)
 
-        monkeypatch.setattr(SlotFile, "copy", counting)
+        monkeypatch.setattr(SlotFile, "withdraw", counting)
         began = time.monotonic()
         current_slot.look_after()
         for number in range(500):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from wsgi_prom.request import nesting, signals
-from wsgi_prom.request.exemptions import exemptions
+from wsgi_prom.request.exemptions import exempted
 from wsgi_prom.request.measurement import measured
 from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.settings import Settings
@@ -85,8 +85,8 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
         from wsgi_prom.exporter.app import MetricsApp  # noqa: PLC0415 - brings WebOb
 
         metrics = MetricsApp(settings=settings)
-    exempt = exemptions(app, recorder, settings, metrics, explicit=explicit)
-    middleware = measured(app, recorder, exempt, explicit=explicit)
+    middleware = measured(app, recorder, explicit=explicit)
+    middleware = exempted(app, middleware, recorder, settings, metrics, explicit=explicit)
     if explicit:
         nesting.add(middleware, settings)
     return middleware

@@ -10,32 +10,35 @@ from wsgi_prom.request import nesting
 from wsgi_prom.request.routes import REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable
 
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
     from wsgi_prom.settings import Settings
 
 
-def exemptions(
+def exempted(
     app: WSGIApplication,
+    middleware: WSGIApplication,
     recorder: Recorder,
     settings: Settings,
     metrics: WSGIApplication | None,
     *,
     explicit: bool,
-) -> Callable[[WSGIEnvironment], WSGIApplication | None] | None:
+) -> WSGIApplication:
     """
-    Return what tells who answers a request that is not measured, None for all others. None if all are measured.
+    Return *middleware*, which measures *app*, without the requests that the *settings* except.
 
-    *metrics* answers `metrics_path`. *explicit* is False for a hook's middleware, whose settings lose against those of a middleware inside or outside.
+    *metrics* answers `metrics_path`. *explicit* is False for a hook's middleware, whose settings lose against those of a
+    middleware inside or outside.
     """
     excluded, metrics_path = settings.exclude, settings.metrics_path
     if excluded is None and metrics_path is None:
-        return None
+        return middleware
 
-    def answers(environ: WSGIEnvironment) -> WSGIApplication | None:
+    def other(environ: WSGIEnvironment) -> WSGIApplication | None:
+        """Return the application that answers a request which is not measured, None for all others."""
         # A middleware that somebody wrote may admit fewer readers, or have the metrics elsewhere.
         if environ.get("PATH_INFO") == metrics_path and (
             explicit or all(_readers(other) == _readers(settings) for other in nesting.explicit())
@@ -47,15 +50,16 @@ def exemptions(
             recorder.fail("exclude")
             return None
 
-    def unmeasured(environ: WSGIEnvironment) -> WSGIApplication | None:
+    def with_exemptions(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not explicit and REQUEST in environ:
-            return None
-        other = answers(environ)
-        if other is not None:
-            nesting.leave_out(environ, recorder)
-        return other
+            return middleware(environ, start_response)
+        found = other(environ)
+        if found is None:
+            return middleware(environ, start_response)
+        nesting.leave_out(environ, recorder)
+        return found(environ, start_response)
 
-    return unmeasured
+    return with_exemptions
 
 
 def _readers(settings: Settings) -> tuple[object, ...]:

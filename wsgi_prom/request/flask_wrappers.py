@@ -26,6 +26,7 @@ _WITHOUT_FLASK: Final = frozenset(
         "werkzeug.exceptions",
         "werkzeug.wrappers.response",
         "wsgi_prom.exporter.app",
+        "wsgi_prom.request.exemptions",
         "wsgi_prom.request.measurement",
     }
 )

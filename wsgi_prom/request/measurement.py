@@ -19,25 +19,18 @@ from wsgi_prom.request.response import respond
 from wsgi_prom.request.routes import REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
 
 
-def measured(
-    app: WSGIApplication,
-    recorder: Recorder,
-    exempt: Callable[[WSGIEnvironment], WSGIApplication | None] | None,
-    *,
-    explicit: bool,
-) -> WSGIApplication:
+def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSGIApplication:
     """
     Return *app*, measured by *recorder*.
 
-    *exempt* returns the application that answers a request which is not measured, None for all others. *explicit* is False
-    for a server's hook, which measures only what no middleware inside does.
+    *explicit* is False for a server's hook, which measures only what no middleware inside does.
     """
     begin, record = begin_of(recorder), recorder.record
 
@@ -48,10 +41,6 @@ def measured(
     Request.recorder, Request.explicit = recorder, explicit
 
     def middleware(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if exempt is not None:
-            other = exempt(environ)
-            if other is not None:
-                return other(environ, start_response)
         request = Request()
         if REQUEST in environ and not takes_over(request, environ):
             return app(environ, start_response)

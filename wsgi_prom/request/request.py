@@ -42,6 +42,7 @@ class MeasuredRequest(FileResponse):
         "environ",
         "file",
         "first_byte",
+        "has_more",
         "headers",
         "length",
         "method",
@@ -54,7 +55,6 @@ class MeasuredRequest(FileResponse):
         "started",
         "status",
         "token",
-        "usual",
         "waited",
         "websocket",
         "write",
@@ -77,8 +77,8 @@ class MeasuredRequest(FileResponse):
     started: float
     # The current slot's lock when the request began; None once it is counted or dismissed.
     token: Any
-    # Whether `Recorder.record` may count it.
-    usual: bool
+    # Whether there is a body or a time in a queue to count too; None if only `Recorder.end` may count the request.
+    has_more: bool | None
     # Seconds in the proxy's queue.
     waited: float | None
 
@@ -165,21 +165,26 @@ class MeasuredRequest(FileResponse):
             environ["wsgi.input"] = self.received = Input(source)
         else:
             self.received = UNKNOWN
-        self.usual = False
+        self._note_more()
 
     def measure_queue(self) -> None:
         """Take the time in the proxy's queue. It is counted at the end: a middleware inside may measure the request."""
         try:
             # The wall clock, and only here: the proxy's is another machine's, or process's.
             self.waited = queue_seconds(self.environ, time.time())
-            self.usual = self.usual and self.waited is None
+            if self.waited is not None:
+                self._note_more()
         except Exception:
             self.recorder.fail("enter")
+
+    def _note_more(self) -> None:
+        if self.has_more is not None:
+            self.has_more = True
 
     def see_upgrade(self) -> None:
         """Look whether the request asks for a WebSocket."""
         if asks_for_websocket(self.environ):
-            self.websocket, self.usual = True, False
+            self.websocket, self.has_more = True, None
 
     def passed(self, chunk: Any) -> None:
         """Count a chunk of the body, before the server gets it."""
@@ -204,7 +209,7 @@ class MeasuredRequest(FileResponse):
     def note(self, exception: type[BaseException]) -> None:
         """Note an exception that the application answers itself. The first of a request is counted with it."""
         if getattr(self, "token", None) is not None and not hasattr(self, "noted"):
-            self.noted, self.usual = exception, False
+            self.noted, self.has_more = exception, None
 
     def leave(self) -> None:
         """Count the request as answered in full, unless that was done."""

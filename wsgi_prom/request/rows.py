@@ -142,6 +142,17 @@ class Rows:
             for offset, amount in amounts.items():
                 columns[first + offset] += amount
 
+    def add_to_request(self, method: str, where: Where, status: str, column: int, amount: float) -> None:
+        """Add *amount* to a *column* of the row of a request."""
+        while True:
+            with current_slot.lock:
+                row = self.table(method, status).get(method, {}).get(where, {}).get(status)
+                if row is not None:
+                    row[column] += amount
+                    return
+            # A slot that was claimed meanwhile has emptied the table.
+            method, where, status = self.meet(method, where, status)
+
     def table(self, method: str, status: str) -> Table:
         """Return the table that holds the row of a request with *method* and *status*."""
         return self._bodiless if may_lack_body(method, status) else self.requests
