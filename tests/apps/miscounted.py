@@ -21,7 +21,8 @@ def bad(environ: WSGIEnvironment) -> bool:
 
 def forgets(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     if bad(environ):
-        environ["wsgi_prom.request"].dismiss()
+        request = environ["wsgi_prom.request"]
+        request.recorder.dismiss(request)
     return chaotic.app(environ, start_response)
 
 

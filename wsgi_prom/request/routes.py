@@ -57,7 +57,14 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
 def publish(environ: WSGIEnvironment, template: str) -> None:
     """Set the route that a framework's adapter reports, below the application's mount, unless a route is set."""
     if KEY not in environ:
-        _measured(environ)[KEY] = environ[KEY] = mount(environ) + template
+        request: Any = environ.get(REQUEST)
+        if request is None:  # not measured, or counted already
+            environ[KEY] = template
+        else:
+            # Django and Pyramid call this in each request, and few applications are mounted.
+            mounted = environ.get("PATH_INFO") != request.entered
+            measured: WSGIEnvironment = getattr(request, "environ", environ)
+            measured[KEY] = environ[KEY] = mount(environ) + template if mounted else template
 
 
 def set_rule(environ: WSGIEnvironment, template: str) -> None:
