@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import processes
@@ -24,6 +25,7 @@ from wsgi_prom.store.slots import MemorySlot, SlotFile
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import FrameType
 
     from wsgi_prom.store.slots import Slot
 
@@ -129,6 +131,50 @@ def test_nothing_is_claimed_before_the_first_record(
 
     assert (False, True) == in_child(run)
     assert {"/": 1.0} == hits(shared)
+
+
+@pytest.mark.parametrize("step", ["part_from_parent", "renew"])
+def test_a_handler_that_records_while_a_child_parts_from_its_parent(
+    in_child: Callable[..., Any], shared: Path, step: str
+) -> None:
+    """
+    A signal's handler records after each call by which a forked child lets go of its parent's slot: all of it is counted,
+    and none of it in the parent's slot.
+    """
+
+    def run() -> tuple[int, float, float]:
+        os.environ[VARIABLE] = str(shared)
+        current_slot = CurrentSlot()
+        tally = Tally(current_slot)
+        tally.inc()
+
+        def child(interrupted_at: int) -> None:
+            calls = 0
+
+            def handle(_frame: FrameType, event: str, _: object) -> None:
+                nonlocal calls
+                if event.endswith("return"):  # where the interpreter looks for signals
+                    if calls == interrupted_at:
+                        tally.inc()
+                    calls += 1
+
+            sys.setprofile(handle)
+            getattr(current_slot, step)()
+            sys.setprofile(None)
+            tally.inc()
+            current_slot.look_after()
+            os._exit(0 if calls > interrupted_at else 2)
+
+        interrupted = 0
+        while wait_simply(child_of(os.fork, partial(child, interrupted))) == 0:
+            interrupted += 1
+        columns, index = current_slot.slot.row(HITS, ("/",))
+        return interrupted, hits(shared)["/"], columns[index]
+
+    interrupted, found, of_parent = in_child(run)
+    assert 1.0 == of_parent
+    assert interrupted > 10
+    assert 1 + 2 * interrupted + 1 == found  # the last child was not interrupted
 
 
 @pytest.mark.parametrize("guard", GUARDS)

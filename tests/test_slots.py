@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 import processes
@@ -13,6 +14,7 @@ import pytest
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import slot_files
 from wsgi_prom.store.directory import prepare
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SlotFile
@@ -20,6 +22,7 @@ from wsgi_prom.store.slots import MemorySlot, SlotFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
 HITS = layout.counter("hits", "Hits.", ("page",))
 LIVE = layout.gauge("busy", "Busy.", (), "livesum")
@@ -542,6 +545,40 @@ def test_a_series_that_is_made_while_somebody_looks_is_no_damage(
         return slot.check(), len(made)
 
     assert (State.GOOD, 1) == in_child(run)
+
+
+def test_a_check_that_is_interrupted_anywhere_finds_no_damage(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """A signal's handler meets a label set, for which the files grow, at each step of a check."""
+    wide = layout.histogram("wide", "Wider than a page.", (), (*map(float, range(1000)), float("inf")))
+
+    def run() -> tuple[int, set[State]]:
+        steps, interrupted_at, found = 0, -1, set()
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal steps
+            if frame.f_code.co_filename != slot_files.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                if steps == interrupted_at:
+                    slot.row(wide, ())
+                steps += 1
+            return trace
+
+        while interrupted_at < steps:
+            interrupted_at, steps = interrupted_at + 1, 0
+            slot = SlotFile.claim(shared / str(interrupted_at))
+            sys._getframe().f_trace_opcodes = True  # 3.12 traces no opcodes unless a frame asks for it before
+            sys.settrace(trace)
+            found.add(slot.check())
+            sys.settrace(None)
+        return steps, found
+
+    steps, found = in_child(run)
+    assert steps > 100
+    assert {State.GOOD} == found
 
 
 def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., Any], shared: Path) -> None:

@@ -130,14 +130,17 @@ class CurrentSlot:
             # A signal handler that records in the middle of this goes on with what there is.
             if self.alive[0] or self._renewing == os.getpid():
                 return
-            self._renewing = os.getpid()
             try:
                 self.part_from_parent()
-                # Until all is where it belongs: what is moved must not be stored to meanwhile.
-                self.guarded = True
-                # Before and not after: what goes wrong from here on is not to be overlooked.
-                self.alive[0] = 1
-                self._recover()
+                if not self.alive[
+                    0
+                ]:  # else a signal handler has recorded in the middle of it, and claimed a slot
+                    self._renewing = os.getpid()
+                    # Until all is where it belongs: what is moved must not be stored to meanwhile.
+                    self.guarded = True
+                    # Before and not after: what goes wrong from here on is not to be overlooked.
+                    self.alive[0] = 1
+                    self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
                 self._fail(error)
             finally:
@@ -169,16 +172,18 @@ class CurrentSlot:
         An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
         """
         with self._own_lock():
+            inherited, memory = self.slot, MemorySlot()
+            # After the look at the slot: a signal handler that records in the middle of this does all of it, and claims a
+            # slot, which must stay. So nothing is called between the last look and the store either.
             if self.alive[1]:
                 return
             self.lock = self._own_lock()
-            inherited = self.slot
             self._former = None
             self._next_try, self._problem, self._failures, self._messages = 0.0, "", 0, []
             shares = self._deferred or self.directory is not None or isinstance(inherited, SlotFile)
-            # A signal handler that records in the middle of this does all of it, and claims a slot of its own.
             if shares and self.slot is inherited:
-                self._start_over()
+                self.slot = memory
+                self._start_over(inherited)
             self.alive[1] = 1
 
     def _own_lock(self) -> threading.RLock:
@@ -231,7 +236,8 @@ class CurrentSlot:
             self._bindings.bind_all(keep=True)
         else:
             damaged = state is State.DAMAGED
-            self._start_over(damaged=damaged)
+            self.slot = MemorySlot()
+            self._start_over(slot, damaged=damaged)
             self._tell(
                 logging.ERROR,
                 "the files of slot %d were damaged; process %d goes on in a fresh slot, without what it had counted there"
@@ -255,9 +261,8 @@ class CurrentSlot:
                 slot.publish()
         return slot
 
-    def _start_over(self, *, damaged: bool = False) -> None:
-        """Let go of the slot, and record into memory, from 0."""
-        before, self.slot = self.slot, MemorySlot()
+    def _start_over(self, before: Slot, *, damaged: bool = False) -> None:
+        """Let go of the slot *before*, and record into the present one, from 0."""
         if isinstance(before, SlotFile):
             before.leave(damaged=damaged)
         self._bindings.bind_all(keep=False)

@@ -144,9 +144,9 @@ class SlotFiles:
 
     def check(self) -> State:
         """Look at the files: a handful of system calls. Raises MemoryError."""
-        # A descriptor that other code has closed, of a file that somebody has removed, tells nothing.
-        with suppress(OSError):
-            if os.fstat(self._fd("values")).st_size < self._reserved:
+        reserved = self._reserved  # before the size: a signal's handler may let the file grow in between
+        with suppress(OSError):  # a descriptor that other code has closed, of a removed file, tells nothing
+            if os.fstat(self._fd("values")).st_size < reserved:
                 return State.DAMAGED  # without a look at the mapping, which would end the process
         header, found, keys = b"", b"", 0
         while keys != len(self._keys):  # a signal's handler has added some in between
