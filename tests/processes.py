@@ -109,6 +109,26 @@ def in_child(function: Callable[..., Any], *arguments: Any, fork: Callable[[], i
         return child.call(*arguments)
 
 
+def child_of(fork: Callable[[], int], function: Callable[[], object]) -> int:
+    """Fork, run *function* in the child, and return the child's pid at once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def wait_simply(pid: int) -> int:
+    """Wait for a child that ends by itself, and return its exit status."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def fork_unseen() -> int:
     """
     Fork as a server written in C does: none of Python's hooks run, before or after.

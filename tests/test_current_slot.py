@@ -8,12 +8,12 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
+from processes import child_of, wait_simply
 
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
@@ -79,21 +79,6 @@ def held(current_slot: CurrentSlot) -> int | None:
     return current_slot.slot.number if isinstance(current_slot.slot, SlotFile) else None
 
 
-def child_of(fork: Callable[[], int], function: Callable[[], object]) -> int:
-    """Fork, run *function* in the child, and return the child's pid at once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = fork()
-    if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
-
-
 def wait(pid: int) -> int:
     """Wait for a child, for a bounded time: one that hangs is killed."""
     done = threading.Event()
@@ -108,10 +93,6 @@ def wait(pid: int) -> int:
     done.set()
     watcher.join()
     return os.waitstatus_to_exitcode(status)
-
-
-def wait_simply(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.parametrize("guard", GUARDS)

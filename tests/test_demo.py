@@ -291,7 +291,7 @@ def test_a_request_that_no_kill_explains_is_a_problem() -> None:
 
 
 def sent() -> list[Result]:
-    """Return three answers of the index, one of the slow route, and a request of that which was cut off."""
+    """Return three answers of the index, one of the slow route, and one request to the slow route that was cut off."""
     answers = [Result(kind.row) for kind in (INDEX, INDEX, INDEX, SLOW)]
     return [*answers, Result(SLOW.row, error="GET /slow: killed")]
 

@@ -127,7 +127,7 @@ def test_networks(address: str, admitted: bool) -> None:
 
 
 def test_a_token_is_replaced_while_it_runs(token_file: Path) -> None:
-    """A new token counts at once, the old one no more; a file that cannot be used leaves the last good one in force."""
+    """A new token replaces the old one at once. If its file cannot be used, the exporter keeps the last good one."""
     app = exporter(token_file=str(token_file))
 
     def codes() -> list[int]:

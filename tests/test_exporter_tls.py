@@ -184,7 +184,7 @@ def test_client_certificates(directory: Path, own: Pair, clients: Pair, files: P
 
 
 def test_a_certificate_is_replaced_while_it_runs(directory: Path, own: Pair, tmp_path: Path) -> None:
-    """The next connection gets the new certificate; one that cannot be used leaves the former in force."""
+    """The next connection gets the new certificate. If it cannot be used, the exporter keeps the former one."""
     used = Pair(tmp_path / "cert", tmp_path / "key")
     for path, copy in zip(own, used, strict=True):
         shutil.copy(path, copy)

@@ -15,6 +15,7 @@ import live
 import processes
 import prometheus_client
 import pytest
+from processes import child_of, wait_simply
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client import values as client_values
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -52,15 +53,7 @@ def share(path: Path) -> None:
 
 def fork(function: Callable[[], object]) -> None:
     """Run *function* in a forked process to its end; it must not raise."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    assert 0 == os.waitpid(pid, 0)[1]
+    assert 0 == wait_simply(child_of(os.fork, function))
 
 
 def samples(path: Path, prefix: str = "t_") -> dict[str, float]:

@@ -197,7 +197,7 @@ def test_a_mounted_page_has_the_users_of_the_file_alone(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_takes_effect_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A changed file counts for the next request; one that became wrong leaves the former in force and is logged once."""
+    """The next request sees a changed file. If the file became wrong, the exporter keeps the former one and logs that once."""
     path = config(tmp_path, "basic_auth_users:\n" + htpasswd("ann", "right"))
     app = exporter(path)
 

@@ -44,7 +44,7 @@ class Access:
 
     @property
     def web(self) -> WebConfig | None:
-        """The web configuration in force, None without one."""
+        """The web configuration that is used now, None without one."""
         return None if self._web is None else self._web.value
 
     def admits(self, address: str) -> bool:

@@ -87,8 +87,9 @@ class MetricsApp:
     def respond(self, request: Request) -> Response:
         """Return the page for *request*, without a look at who sent it."""
         arrival = request.environ.get(ARRIVAL, time.monotonic())
-        if request.method not in {"GET", "HEAD"}:
-            return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
+        wrong_method = _wrong_method(request)
+        if wrong_method is not None:
+            return wrong_method
         try:
             names = Names(request.GET.getall("name[]"))
         except UnicodeDecodeError:
@@ -165,9 +166,17 @@ class ExporterApp:
             return refusal
         if path == "/metrics":
             return self._metrics.respond(request)
-        if request.method not in {"GET", "HEAD"}:
-            return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
+        wrong_method = _wrong_method(request)
+        if wrong_method is not None:
+            return wrong_method
         return self._metrics.ready() if path == "/-/ready" else plain(200, "healthy\n")
+
+
+def _wrong_method(request: Request) -> Response | None:
+    """Return the response to a *request* of another method than GET and HEAD, None to these."""
+    if request.method in {"GET", "HEAD"}:
+        return None
+    return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
 
 
 def _negotiate(request: Request) -> str:

@@ -1,7 +1,7 @@
 """
 Values that are loaded from files: a changed file takes effect at once.
 
-1. A file is checked before it takes effect. While a changed file cannot be used, the last good value stays in force.
+1. A changed file is checked before it is used. If it is wrong, its last good value is used until the file is right.
 2. Each state of a file that cannot be used is logged once.
 """
 

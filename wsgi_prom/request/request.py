@@ -147,10 +147,8 @@ class MeasuredRequest(FileResponse):
         wrapper: Any = self.environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type):
             type(self).file_wrapper = wrapper
-        elif wrapper is not None and not isinstance(
-            wrapper, Wrapper
-        ):  # ours is of an earlier pass of the environ
-            # As uWSGI's: the file that it is given tells its end.
+        # A function, as uWSGI's: the file that it is given tells its end. Ours is there if the environ has come before.
+        elif wrapper is not None and not isinstance(wrapper, Wrapper):
             self.environ["wsgi.file_wrapper"] = Wrapper(wrapper)
         return self.file_wrapper is not None
 

@@ -45,9 +45,8 @@ class InProgress:
 
     def move(self, row: Row | None) -> None:
         """Show the number in *row* from now on. The caller holds the current slot's lock."""
-        if (
-            self._lock is not current_slot.lock
-        ):  # in a forked child, which serves none of its parent's requests
+        # A forked child serves none of its parent's requests.
+        if self._lock is not current_slot.lock:
             self._lock, self.count = current_slot.lock, 0.0
         if row is not None:
             self.columns = _columns_of(row, 1)
@@ -121,9 +120,8 @@ class Rows:
         schema = self.schemas.in_progress
         if schema is not None and not self.serving.shown:
             self.serving.shown = True
-            self._find(schema, ())
             with current_slot.lock:
-                self.serving.move(self._rows[schema].get(()))
+                self.serving.move(self._find(schema, ()))
 
     def count(self, schema: Schema | None, method: str, where: Where, *more: str) -> None:
         """Add 1 to a counter of *method*, the route of *where*, and *more* labels."""
@@ -136,9 +134,8 @@ class Rows:
         if not current_slot.alive[0]:
             current_slot.renew()
         labels = self._bounded(schema, labels)
-        row = self._find(schema, labels)
         with current_slot.lock:
-            columns, first = self._rows[schema].get(labels) or row
+            columns, first = self._find(schema, labels)
             for offset, amount in amounts.items():
                 columns[first + offset] += amount
 
@@ -166,12 +163,9 @@ class Rows:
             labels = (*labels, status[:1] + "xx")
         schema = self.schemas.request.schema
         bounded = self._bounded(schema, labels)
-        self._find(schema, bounded)
         counted = bounded[0], self._extra.where(bounded), bounded[2]
         with current_slot.lock:
-            row = self._rows[schema].get(bounded)
-            if row is None:  # only in a child that was forked meanwhile
-                return counted
+            row = self._find(schema, bounded)
             self._know(counted, row)
             # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
             if bounded is labels and labels[0] == method and self._known_requests < 4 * self._limit:
@@ -202,12 +196,12 @@ class Rows:
         return schemas.folded(schema, labels)
 
     def _find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
-        """Return the row of *labels*, made at the first call."""
-        with current_slot.lock:
-            row = self._rows[schema].get(labels)
-            if row is None:
-                row = self._rows[schema][labels] = current_slot.row(schema, labels)
-            return row
+        """Return the row of *labels*, made at the first call. The caller holds the current slot's lock."""
+        rows = self._rows[schema]  # looked up once: the hash of a schema takes 2 us
+        row = rows.get(labels)
+        if row is None:
+            row = rows[labels] = current_slot.row(schema, labels)
+        return row
 
     def _known(self) -> list[Key]:
         return [(schema, labels) for schema, rows in self._rows.items() for labels in rows]

@@ -21,7 +21,7 @@ _warned = False
 
 
 def warn_unshared(environ: WSGIEnvironment) -> None:
-    """Log a warning, once in a process, if *environ* tells of several processes and this one shares no directory."""
+    """Log a warning, once in a process, if *environ* says that the server has several processes and they share no directory."""
     global _warned
     if _warned or not environ.get("wsgi.multiprocess") or not current_slot.unshared:
         return

@@ -41,8 +41,8 @@ class ServingProcess:
     """
     Answers scrapes with *server*, a waitress server of its own copy of the *listening* socket.
 
-    *files* are the `loaded_files` of when the exporter started. Without a *supervisor*, and so without a *master*, it serves until SIGTERM or SIGINT. Make it with `END_SIGNALS` blocked:
-    a thread that took a signal would not wake the main one.
+    *files* are the `loaded_files` of when the exporter started. Without a *supervisor*, and so without a *master*, it serves
+    until SIGTERM or SIGINT. Make it with `END_SIGNALS` blocked: a thread that took a signal would not wake the main one.
     """
 
     def __init__(
