@@ -217,6 +217,23 @@ def test_without_docstrings_all_works_as_with_them() -> None:
         assert {("/", "200"): 10} == servers.requests_counted(server.samples())
 
 
+@pytest.mark.parametrize("broken", ["check", "dump", "reset"])
+def test_a_command_needs_no_module_of_another(broken: str) -> None:
+    """A hook starts its exporter by `serve`: another command that cannot be imported does not keep it from starting."""
+    program = (
+        f"import sys; sys.modules['wsgi_prom.cli.{broken}'] = None; from wsgi_prom.cli import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "serve", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (0, True) == (done.returncode, "--bind" in done.stdout), done.stderr
+
+
 HOSTILE = "a\x1b]0;owned\x07\x9b2Jb\x7f\u202eé"
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
+import bcrypt
 import live
 import pytest
 import servers
@@ -144,21 +146,27 @@ def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path
 
 
 def test_a_worker_that_cannot_read_the_package_is_counted(tmp_path: Path) -> None:
-    """--user drops to one who may not: all that a worker needs was imported before."""
+    """--user drops to one who may not: all that a worker needs was imported before, for the users of a web configuration too."""
     package = shutil.copytree(live.ROOT / "wsgi_prom", tmp_path / "wsgi_prom")
     package.chmod(0o700)
+    (tmp_path / "web.yml").write_text(
+        f"basic_auth_users:\n  ann: {bcrypt.hashpw(b'right', bcrypt.gensalt(4)).decode()}\n"
+    )
+    credentials = {"Authorization": "Basic " + base64.b64encode(b"ann:right").decode()}
     # The exporter is that user's too, and finds the package of the environment.
     for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
         folder.chmod(folder.stat().st_mode | 0o011)
     server = live.gunicorn(
         "plain:app", "--user", "www-data", "--group", "www-data", workers=1,
         PYTHONPATH=f"{tmp_path}:{live.APPS}", WSGI_PROM_METRICS_PATH="/metrics",
+        WSGI_PROM_WEB_CONFIG=str(tmp_path / "web.yml"),
     )  # fmt: skip
     server.command = live.for_any_user(server.command)
     with server:
         live.drive(server.url, ["/", "/stream", "/fail", "/nowhere"], clients=1)
-        counted = servers.requests_counted(server.samples())
-        page = server.get("/metrics")
+        exported = live.request(server.metrics_url, headers=credentials).body.decode()
+        counted = servers.requests_counted(live.parse_samples(exported))
+        page = live.request(server.url + "/metrics", headers=credentials)
         log = server.log()
     assert {("/", "200"): 1, ("/stream", "200"): 1, ("/fail", "500"): 1, ("unmatched", "404"): 1} == {
         key: count for key, count in counted.items() if count

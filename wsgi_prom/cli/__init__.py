@@ -1,4 +1,4 @@
-"""The commands `wsgi-prom` and `python -m wsgi_prom`. Each module named in _COMMANDS is one; an error is one line on stderr."""
+"""The commands `wsgi-prom` and `python -m wsgi_prom`. Each name in _COMMANDS is a module; an error is one line on stderr."""
 
 from __future__ import annotations
 
@@ -14,23 +14,30 @@ from wsgi_prom.errors import WsgiPromError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_COMMANDS: Final = ("serve", "dump", "check", "reset")
+_COMMANDS: Final = {
+    "serve": "Serve the metrics of a shared directory; the hooks start this themselves.",
+    "dump": "Print what a scrape would show.",
+    "check": "Check settings, directory and application without starting anything.",
+    "reset": "Remove the metrics of ended processes from a directory that no process uses.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Return its exit code: 0, 1 if the command failed, 2 for wrong arguments."""
+    words = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="wsgi-prom", description="Prometheus metrics of a WSGI application."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in _COMMANDS:
-        module = import_module(f"wsgi_prom.cli.{name}")
-        # Not its docstring, which PYTHONOPTIMIZE=2 removes.
-        command = commands.add_parser(name, help=module.SUMMARY, description=module.SUMMARY)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    arguments = parser.parse_args(argv)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        # A hook starts its exporter by `serve`, which must not depend on the imports of the other commands.
+        if name in words:
+            module = import_module(f"wsgi_prom.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    arguments = parser.parse_args(words)
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wsgi_prom.cli import check_address, check_application
 from wsgi_prom.cli.arguments import add_json
@@ -23,8 +23,6 @@ from wsgi_prom.store import directory, directory_files, environment
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
-
-SUMMARY: Final = "Check settings, directory and application without starting anything."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

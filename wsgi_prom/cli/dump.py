@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
 from wsgi_prom.cli.output import tell, write, write_json
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
-
-SUMMARY: Final = "Print what a scrape would show."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

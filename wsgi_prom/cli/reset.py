@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
 from wsgi_prom.cli.output import write
@@ -11,8 +11,6 @@ from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     import argparse
-
-SUMMARY: Final = "Remove the metrics of ended processes from a directory that no process uses."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

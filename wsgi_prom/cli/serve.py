@@ -22,8 +22,6 @@ from wsgi_prom.settings import Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUMMARY: Final = "Serve the metrics of a shared directory; the hooks start this themselves."
-
 log = logging.getLogger("wsgi_prom")
 
 _POLL_SECONDS: Final = 0.25

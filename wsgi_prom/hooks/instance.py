@@ -67,8 +67,11 @@ class Instance:
         self._started = True
         settings = read_settings()
         if settings.metrics_path is not None:
-            # A worker that has dropped to another user may not be able to read it.
+            # Workers that drop to another user may not be able to read these modules.
             import_module("wsgi_prom.exporter.app")
+            if settings.web_config is not None:
+                with suppress(ImportError):  # the workers' error says what to install
+                    import_module("wsgi_prom.exporter.web_config")
         try:
             self.directory.enter(owner)
         except DirectoryError as error:
