@@ -19,7 +19,7 @@ PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter apac
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: $(VENV)/tests tools
+test: tools $(VENV)/tests
 	$(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # In less than a minute: no root, no system packages, no server but gunicorn.
@@ -28,13 +28,13 @@ test-quick: $(VENV)/quick
 		$(or $(ARGS),$(QUICK_TESTS))
 
 # The lines and branches that the tests reach, in their own process, its forks and the servers that they start.
-coverage: $(VENV)/tests tools
+coverage: tools $(VENV)/tests
 	rm -rf .coverage-data
 	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \
 	$(VENV)/bin/python -m coverage combine --quiet && $(VENV)/bin/python -m coverage report && exit $$tested
 
 # The tests that meet the dependencies, the servers and the frameworks, with the oldest version of each that pyproject.toml admits.
-test-oldest: $(OLDEST)/tests tools
+test-oldest: tools $(OLDEST)/tests
 	$(OLDEST)/bin/python -m pytest --numprocesses 4 --dist worksteal $(or $(ARGS),$(OLDEST_TESTS))
 
 # All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
@@ -51,10 +51,10 @@ docs: $(VENV)/demo
 	$(VENV)/bin/python docs/generate.py $(ARGS)
 
 # With the peers, in an environment of their own: ARGS="--only request --json FILE". All of it takes half an hour.
-bench: $(BENCH)/peers tools
+bench: tools $(BENCH)/peers
 	$(BENCH)/bin/python bench $(ARGS)
 
-bench-quick: $(BENCH)/peers tools
+bench-quick: tools $(BENCH)/peers
 	$(BENCH)/bin/python bench --quick $(ARGS)
 
 $(VENV)/bin/python:
@@ -69,8 +69,11 @@ $(VENV)/quick: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/pip install --quiet --editable . --group quick
 	touch $@
 
-$(VENV)/tests: pyproject.toml $(VENV)/demo
-	$(VENV)/bin/pip install --quiet --group tests --group lint
+# uWSGI is compiled.
+$(VENV)/tests: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/pip install --quiet --editable . --group tests --group lint
+	$(VENV)/bin/pip install --quiet --group uwsgi || { echo "uWSGI needs a C compiler and Python's headers (Debian: \
+	gcc, python3-dev); without it the tests that start it are skipped."; [ "$$CI" != true ]; }
 	touch $@
 
 $(OLDEST)/tests: pyproject.toml
@@ -78,7 +81,7 @@ $(OLDEST)/tests: pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
 	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra processes --extra web --group demo --group frameworks \
 		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
-	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable . --group tests
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable . --group demo --group tests
 	touch $@
 
 $(BENCH)/bin/python:
@@ -89,18 +92,21 @@ $(BENCH)/peers: pyproject.toml | $(BENCH)/bin/python
 	$(BENCH)/bin/pip install --quiet --editable . --group bench
 	touch $@
 
-# Without root and sudo, what is missing is named, and the tests that need it are skipped; not in CI.
+# Names what is missing before it installs anything. What cannot be installed is not an error, except in CI: the tests
+# that need it are skipped.
 tools:
 	@missing=; for tool in $(TOOLS); do PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
 	[ -n "$$missing" ] || exit 0; \
+	echo "Missing programs:$$missing"; \
 	as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
-	if ! command -v apt-get >/dev/null || ! command -v $${as_root:-true} >/dev/null; then \
-		echo "missing:$$missing. The tests that need them are skipped. In Debian they are in: $(PACKAGES)"; \
-		[ "$$CI" != true ]; exit; \
+	if command -v apt-get >/dev/null && command -v $${as_root:-true} >/dev/null; then \
+		echo "Installing, by $$as_root apt-get: $(PACKAGES)"; \
+		$$as_root apt-get -qq update && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $(PACKAGES) >/dev/null && \
+		exit 0; \
 	fi; \
-	echo "missing:$$missing. $$as_root apt-get installs: $(PACKAGES)"; \
-	$$as_root apt-get -qq update && \
-	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends -y $(PACKAGES) >/dev/null
+	echo "They are not installed; tests that need them are skipped. Debian has them in: $(PACKAGES)"; \
+	[ "$$CI" != true ]
 
 clean:
 	rm -rf $(VENV) $(BENCH) $(OLDEST) .coverage-data .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -10,6 +10,8 @@ import processes
 import pytest
 from hypothesis import settings
 
+from runner.environment import BIN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 # One for all processes that run tests, which inherit it.
 SEED = os.environ.setdefault("CHAOS_SEED", secrets.token_hex(4))
 
-# What `make tools` installs.
+# What `make tools` installs, and uWSGI, which needs a compiler.
 PROGRAMS = frozenset({
-    "curl", "nginx", "supervisord", "prometheus", "promtool", "unshare", "prlimit", "strace", "openssl", "cc",
-    "systemd-tmpfiles", "valgrind", "wrk",
+    "curl", "nginx", "supervisord", "prometheus", "promtool", "unshare", "nsenter", "prlimit", "strace", "openssl", "cc",
+    "systemd-tmpfiles", "valgrind", "wrk", "htpasswd", "setpriv", str(BIN / "uwsgi"),
 })  # fmt: skip
 
 # A busy machine takes longer for an example now and then.
@@ -53,8 +55,18 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+def pytest_pyfunc_call() -> Generator[None, object, object]:
     """Skip a test that needs root or a program that is missing, with the reason; never in CI."""
+    return (yield from _skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Generator[None, object, object]:
+    """Skip the tests of a fixture that needs root or a program that is missing."""
+    return (yield from _skipping())
+
+
+def _skipping() -> Generator[None, object, object]:
     try:
         return (yield)
     except Exception as error:

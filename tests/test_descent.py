@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import live
 import processes
 import pytest
+from users import needs_root
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.merge.collector import Collector
@@ -25,9 +26,7 @@ from wsgi_prom.store.slots import SlotFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="needs root, to be several users"
-)
+pytestmark = needs_root
 
 USER = 54321
 STRANGER = 54322
@@ -342,7 +341,7 @@ def test_a_user_namespace_in_which_root_is_unknown(base: Path) -> None:
     ]
     done = subprocess.run(
         live.for_any_user(command), capture_output=True, text=True, timeout=60, check=False, cwd="/",
-        env=live.environment({}, mark="none", runtime=base),
+        env=live.environment({}, runtime=base),
     )  # fmt: skip
     assert (f"65534 {USER}\n", "") == (done.stdout, done.stderr)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
+from users import needs_root
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.collector import Collector
@@ -346,12 +347,13 @@ def test_what_is_not_a_plain_file_is_not_written_to(
         assert b"not to be touched" == (shared / "victim").read_bytes()
 
 
+@needs_root
 @pytest.mark.parametrize("name", ["values", "keys"])
 def test_root_gives_no_file_away_that_others_linked(
     in_child: Callable[..., Any], shared: Path, name: str
 ) -> None:
     """
-    Root, which makes files for workers of another user, does not give them a file of its own that they linked there.
+    Root makes slot files for workers of another user, and does not give them a file of its own that they linked there.
     """
     nobody = (65534, 65534)
     prepare(shared, owner=nobody)

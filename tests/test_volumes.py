@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import live
 import pytest
 import servers
+from users import needs_root
 
 from wsgi_prom.store import directory_files
 from wsgi_prom.store.current_slot import current_slot
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 
     from live import LiveServer
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="needs root, to be several users"
-)
+pytestmark = needs_root
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 USER = 33  # www-data
@@ -62,7 +61,7 @@ def command(uid: int, *words: str, **env: str) -> subprocess.CompletedProcess[st
     ]
     return subprocess.run(
         live.for_any_user([*given, *words]), capture_output=True, text=True, timeout=60, check=False, cwd="/",
-        env=live.environment(env, mark="none", runtime=Path("/")),
+        env=live.environment(env, runtime=Path("/")),
     )  # fmt: skip
 
 

@@ -8,10 +8,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from runner.environment import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+needs_root: Final = pytest.mark.skipif(
+    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="needs root, to be several users"
+)
 
 # Lays an open folder over a closed one ($1) and what is needed of it (up to --) into that, then runs the rest. Seen by
 # nobody outside the mount namespace.
