@@ -100,7 +100,7 @@ class Reader:
         if program not in SERVERS:
             done = subprocess.run(
                 [*self._enter, "sh", "-euc", command], cwd=self.cwd, check=True,
-                env=live.environment(self._environ(), mark="none", runtime=self.cwd),
+                env=live.environment(self._environ(), runtime=self.cwd),
                 stdout=subprocess.PIPE, text=True, timeout=120,
             )  # fmt: skip
             return done.stdout

@@ -17,7 +17,6 @@ from users import for_any_user, user_id
 from runner.environment import BIN, ROOT
 from runner.environment import environment as runner_environment
 from runner.proc import command_line, initial_environment, living, parent, stat_fields
-from runner.program import RUN_VARIABLE
 from runner.server import GUNICORN_LINE, METRICS_LINE, UWSGI_LINE, Server
 from runner.waits import START_SECONDS, STOP_SECONDS, T, eventually
 
@@ -92,11 +91,11 @@ def uwsgi(*options: str, app: str | None = "plain:app", **more: object) -> LiveS
     return LiveServer.uwsgi(app, *options, **more)  # type: ignore[arg-type]
 
 
-def environment(env: Mapping[str, str | None], *, mark: str, runtime: Path) -> dict[str, str]:
+def environment(env: Mapping[str, str | None], *, runtime: Path) -> dict[str, str]:
     """
     Return the environment of a program under test that no LiveServer starts, and that finds the applications too.
     """
-    return runner_environment({RUN_VARIABLE: mark, **env}, module_folders=(APPS,), runtime=runtime)
+    return runner_environment(env, module_folders=(APPS,), runtime=runtime)
 
 
 def hold_port() -> socket.socket:

@@ -52,7 +52,7 @@ sys.exit(main(["check", *sys.argv[1:]]))
 def check(*arguments: str, cwd: Path = live.APPS, **env: str) -> subprocess.CompletedProcess[str]:
     # Byte code is written unless something keeps Python from it.
     changes = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPATH": str(live.ROOT), **env}
-    environ = live.environment(changes, mark="none", runtime=live.ROOT)
+    environ = live.environment(changes, runtime=live.ROOT)
     command = [sys.executable, "-c", WITNESS, *arguments]
     return subprocess.run(
         command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=60, check=False

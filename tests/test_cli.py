@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environ = live.environment(env, mark="none", runtime=live.ROOT)
+    environ = live.environment(env, runtime=live.ROOT)
     command = [sys.executable, "-m", "wsgi_prom", *arguments]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
@@ -242,7 +242,7 @@ def hostile(tmp_path_factory) -> Path:
     """Return a directory with a metric whose label a client has chosen."""
     folder = tmp_path_factory.mktemp("hostile")
     made = f"from prometheus_client import Counter\nCounter('seen', '', ['by']).labels({HOSTILE!r}).inc()"
-    environ = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(folder)}, mark="none", runtime=live.ROOT)
+    environ = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(folder)}, runtime=live.ROOT)
     subprocess.run([sys.executable, "-c", made], env=environ, timeout=60, check=True)
     return folder
 
@@ -250,7 +250,7 @@ def hostile(tmp_path_factory) -> Path:
 def test_dump_into_a_file_is_exactly_the_page(hostile: Path) -> None:
     """Whatever the locale: in UTF-8, with the characters that are in the labels."""
     command = [sys.executable, "-m", "wsgi_prom", "dump", "--directory", hostile]
-    environ = live.environment({"PYTHONIOENCODING": "latin-1"}, mark="none", runtime=live.ROOT)
+    environ = live.environment({"PYTHONIOENCODING": "latin-1"}, runtime=live.ROOT)
     done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=True)
     assert f'seen_total{{by="{HOSTILE}"}} 1.0\n' in done.stdout.decode()
     assert f'seen_total{{by="{HOSTILE}"}} 1.0\n'.encode() in done.stdout
@@ -274,7 +274,7 @@ def on_a_terminal(*arguments: str) -> str:
     """Return what a command writes to a terminal."""
     ours, theirs = pty.openpty()
     tty.setraw(theirs)  # the terminal adds no carriage returns of its own
-    environ = live.environment({"PYTHONIOENCODING": "utf-8"}, mark="none", runtime=live.ROOT)
+    environ = live.environment({"PYTHONIOENCODING": "utf-8"}, runtime=live.ROOT)
     command = [sys.executable, "-m", "wsgi_prom", *arguments]
     with subprocess.Popen(command, env=environ, stdout=theirs) as process:
         os.close(theirs)

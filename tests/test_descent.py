@@ -356,7 +356,7 @@ def test_a_server_of_roots_does_not_give_a_secret_to_its_workers_user(base: Path
     command += ["--user", "www-data", "--group", "www-data", "plain:app"]
     done = subprocess.run(
         live.for_any_user(command), capture_output=True, text=True, timeout=60, check=False, cwd=base,
-        env=live.environment({environment.VARIABLE: str(metrics)}, mark="none", runtime=base),
+        env=live.environment({environment.VARIABLE: str(metrics)}, runtime=base),
     )  # fmt: skip
     lines = [line for line in done.stderr.splitlines() if "wsgi_prom: " in line]
     assert 1 == len(lines), done.stderr

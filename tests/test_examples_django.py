@@ -55,7 +55,7 @@ class Project:
             (self.folder / name).write_text(text.replace("127.0.0.1:8041", "127.0.0.1:0"))
 
     def run(self, *command: str, code: int = 0) -> str:
-        environ = live.environment(self.env, mark="none", runtime=self.folder)
+        environ = live.environment(self.env, runtime=self.folder)
         done = subprocess.run(
             [sys.executable, *command],
             cwd=self.folder,

@@ -48,7 +48,7 @@ PRIVATE = 'mount -t tmpfs private /dev/shm && "$@"; code=$?; ls -A /dev/shm > sh
 
 def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end in an environment as a server's."""
-    environ = live.environment({"TMPDIR": str(folder), **env}, mark="none", runtime=folder)
+    environ = live.environment({"TMPDIR": str(folder), **env}, runtime=folder)
     words = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh", *command]
     return subprocess.run(
         words, env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False

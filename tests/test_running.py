@@ -34,7 +34,7 @@ def beside(server: live.LiveServer) -> list[str]:
 def run(
     place: list[str], *arguments: str, user: list[str] | None = None, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    environ = live.environment({"WSGI_PROM_BIND": None, **env}, mark="none", runtime=live.ROOT)
+    environ = live.environment({"WSGI_PROM_BIND": None, **env}, runtime=live.ROOT)
     command = [sys.executable, "-m", "wsgi_prom", *arguments]
     if user:
         command = live.for_any_user([*user, *command])

@@ -42,7 +42,7 @@ def read(path: Path) -> live.Samples:
 def test_processes_of_the_same_pid_add_up(tmp_path: Path) -> None:
     """Two processes, both of pid 1, record at the same time, round after round: the sum is exact, in two slots."""
     shared = tmp_path / "shared"
-    env = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(shared)}, mark="", runtime=tmp_path)
+    env = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(shared)}, runtime=tmp_path)
     rounds = max(1, scale.storms // 3)
     pids = []
     for _ in range(rounds):
