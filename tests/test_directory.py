@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -421,17 +422,17 @@ def test_discard_goes_on_where_another_was_killed(in_child: Callable[..., Any], 
 
 def test_the_lock_file_is_the_last_to_go(in_child: Callable[..., Any], made: Path) -> None:
     """
-    Whoever is killed in the middle leaves a directory in which it can be told who is alive, or an empty one.
+    A process that is killed while it removes the directory leaves the lock file, which tells who is alive, or nothing.
     """
 
     def run() -> list[str]:
         lock_file = directory.prepare(made)
         SlotFile.claim(made)
         removed: list[str] = []
+        sys.addaudithook(lambda event, values: removed.append(values[0]) if event == "os.remove" else None)
         listdir = os.listdir
-        # The order of a directory is its file system's.
-        directory.os.listdir = lambda folder: sorted(listdir(folder), key=locks.NAME.__ne__)  # type: ignore[attr-defined]
-        directory._remove = lambda name, folder: removed.append(name)  # type: ignore[attr-defined]
+        # The order of a directory is its file system's: here the lock file comes first.
+        os.listdir = lambda folder: sorted(listdir(folder), key=lambda name: (name != locks.NAME, name))
         directory.discard(made, lock_file)
         return removed
 

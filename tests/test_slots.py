@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import sys
 from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
+from interruptions import at_each_instruction
 from users import needs_root
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store import slot_files
+from wsgi_prom.store import slot_files, slots
 from wsgi_prom.store.directory import prepare
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SlotFile
@@ -23,7 +23,6 @@ from wsgi_prom.store.slots import MemorySlot, SlotFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import FrameType
 
 HITS = layout.counter("hits", "Hits.", ("page",))
 LIVE = layout.gauge("busy", "Busy.", (), "livesum")
@@ -527,82 +526,47 @@ def test_values_without_keys_are_refused(shared: Path) -> None:
         layout.unpack_header(bytes(4096))
 
 
-def test_a_series_that_is_made_while_somebody_looks_is_no_damage(
-    in_child: Callable[..., Any], shared: Path
+WIDE = layout.histogram("wide", "Wider than a page.", ("page",), (*map(float, range(1000)), float("inf")))
+
+
+@pytest.mark.parametrize("schema", [HITS, WIDE], ids=["in the same page", "in a page of its own"])
+def test_a_check_finds_no_damage_while_a_signal_handler_adds_a_row(
+    in_child: Callable[..., Any], shared: Path, schema: layout.Schema
 ) -> None:
-    """A signal's handler makes one between the reading of a header and its comparison."""
-
-    def run() -> tuple[State, int]:
-        slot = SlotFile.claim(shared)
-        slot.row(HITS, ("/",))
-        header, made = slot._files._header, []
-
-        def interrupted() -> bytes:
-            found = header()
-            if not made:
-                made.append(slot.row(HITS, ("/more",)))
-            return found
-
-        slot._files._header = interrupted
-        return slot.check(), len(made)
-
-    assert (State.GOOD, 1) == in_child(run)
-
-
-def test_a_check_that_is_interrupted_anywhere_finds_no_damage(
-    in_child: Callable[..., Any], shared: Path
-) -> None:
-    """A signal's handler meets a label set, for which the files grow, at each step of a check."""
-    wide = layout.histogram("wide", "Wider than a page.", (), (*map(float, range(1000)), float("inf")))
+    """A handler that adds a row at any instruction of a check is no damage, even if the files grow for it."""
 
     def run() -> tuple[int, set[State]]:
-        steps, interrupted_at, found = 0, -1, set()
+        slot, found = SlotFile.claim(shared), set()
+        interrupted = at_each_instruction(
+            lambda _: found.add(slot.check()),
+            lambda number: slot.row(schema, (str(number),)),
+            slots,
+            slot_files,
+        )
+        return interrupted, found
 
-        def trace(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal steps
-            if frame.f_code.co_filename != slot_files.__file__:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                if steps == interrupted_at:
-                    slot.row(wide, ())
-                steps += 1
-            return trace
-
-        while interrupted_at < steps:
-            interrupted_at, steps = interrupted_at + 1, 0
-            slot = SlotFile.claim(shared / str(interrupted_at))
-            sys._getframe().f_trace_opcodes = True  # 3.12 traces no opcodes unless a frame asks for it before
-            sys.settrace(trace)
-            found.add(slot.check())
-            sys.settrace(None)
-        return steps, found
-
-    steps, found = in_child(run)
-    assert steps > 100
+    interrupted, found = in_child(run)
+    assert interrupted > 100
     assert {State.GOOD} == found
 
 
-def test_a_look_while_a_series_is_made_finds_no_damage(in_child: Callable[..., Any], shared: Path) -> None:
-    """A signal's handler looks after the slot when the keys are written and not yet committed."""
+@pytest.mark.parametrize("schema", [HITS, WIDE], ids=["in the same page", "in a page of its own"])
+def test_a_signal_handler_that_checks_a_slot_while_a_row_is_added_finds_no_damage(
+    in_child: Callable[..., Any], shared: Path, schema: layout.Schema
+) -> None:
+    """A check at any instruction of a row's making, as between its keys and their commit, finds the files in order."""
 
-    def run() -> list[State]:
-        slot = SlotFile.claim(shared)
-        found: list[State] = []
+    def run() -> tuple[int, set[State]]:
+        slot, found = SlotFile.claim(shared), set()
+        interrupted = at_each_instruction(
+            lambda number: slot.row(schema, (str(number),)),
+            lambda _: found.add(slot.check()),
+            slots,
+            slot_files,
+        )
+        return interrupted, found | {slot.check()}
 
-        class Interrupted:
-            def __init__(self, words: memoryview) -> None:
-                self._words = words
-
-            def __getitem__(self, index: slice) -> memoryview:
-                return self._words[index]
-
-            def __setitem__(self, index: int, value: int) -> None:
-                found.append(slot.check())
-                self._words[index] = value
-
-        slot._files._words = Interrupted(slot._files._words)
-        slot.row(HITS, ("/",))
-        return [*found, slot.check()]
-
-    assert [State.GOOD, State.GOOD] == in_child(run)
+    interrupted, found = in_child(run)
+    assert interrupted > 100
+    assert {State.GOOD} == found
+    assert interrupted + 1 == sum(name.startswith(("hits_total", "wide_count")) for name in samples(shared))

@@ -15,6 +15,7 @@ import live
 import processes
 import prometheus_client
 import pytest
+from interruptions import at_each_instruction
 from processes import child_of, wait_simply
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client import values as client_values
@@ -25,11 +26,11 @@ from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.environment import VARIABLE
+from wsgi_prom.store.file_format import gauge as gauge_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import FrameType
 
 KINDS = ["all", "min", "max", "sum", "mostrecent"]
 MODES = [live + kind for live in ("", "live") for kind in KINDS]
@@ -544,7 +545,7 @@ def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., A
     def run() -> tuple[int, int]:
         gauge = Gauge("t_hits", "Help.", registry=None, multiprocess_mode=mode)
         gauge.inc(0)
-        cell = gauge._value
+        columns, index = current_slot.row(gauge_schema("t_hits", "Help.", (), mode), ())
         handled = stale = 0
 
         def handle(*_: object) -> None:
@@ -561,7 +562,7 @@ def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., A
             gauge.inc()
             done += 1
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-            stale += cell._columns[cell._index] != done + handled
+            stale += columns[index] != done + handled
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
         signal.setitimer(signal.ITIMER_REAL, 0)
         return handled, stale
@@ -629,38 +630,20 @@ def test_labels_takes_what_the_library_takes(recording: Callable[..., Any]) -> N
 def test_the_same_child_made_at_any_step_of_its_making(
     recording: Callable[..., Any], shared: Path, kind: Any
 ) -> None:
-    """A handler that makes the very child that the main thread is in the middle of making takes no part of it away."""
+    """A handler may make the same child at any instruction of its making: all three records are counted."""
 
     def run() -> list[str]:
-        steps = 0
-        interrupted_at = -1
+        few = {"buckets": (1.0, 2.0)} if kind is Histogram else {}
+        metrics = [kind(f"t_{number}", "Help.", ["n"], registry=None, **few) for number in range(1000)]
 
-        def trace(frame: FrameType, event: str, _: object) -> Any:
-            nonlocal steps
-            if frame.f_code.co_filename != value_class.__file__:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                if steps == interrupted_at:
-                    record()
-                steps += 1
-            return trace
-
-        def record() -> None:
-            child = metric.labels("same")
+        def record(number: int) -> None:
+            child = metrics[number].labels("same")
             child.observe(1) if hasattr(child, "observe") else child.inc()
 
-        names = []
-        while interrupted_at < steps:
-            interrupted_at, steps = interrupted_at + 1, 0
-            names.append(f"t_{interrupted_at}")
-            metric = kind(names[-1], "Help.", ["n"], registry=None)
-            sys._getframe().f_trace_opcodes = True  # 3.12 traces no opcodes unless a frame asks for it before
-            sys.settrace(trace)
-            record()
-            sys.settrace(None)
-            record()
-        return names
+        interrupted = at_each_instruction(record, record, value_class)
+        for number in range(interrupted + 1):
+            record(number)
+        return [f"t_{number}" for number in range(interrupted + 1)]
 
     names = recording(run)
     expected = [3.0] * (len(names) - 1) + [2.0]  # the last was not interrupted
