@@ -27,7 +27,7 @@ test-quick: $(VENV)/quick
 	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal -k "not (uwsgi or preload or gthread)" \
 		$(or $(ARGS),$(QUICK_TESTS))
 
-# The lines and branches that the tests reach, in their own process, its forks and the servers that they start.
+# The lines and branches that the tests reach, in their own process, its forks, and the servers and exporters that they start.
 coverage: tools $(VENV)/tests
 	rm -rf .coverage-data
 	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \

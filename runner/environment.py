@@ -29,6 +29,10 @@ def environment(
     """
     inherited = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
     path = [*map(str, module_folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # `make coverage`: for exporters, see tests/measured.
+    measuring = os.environ.get("COVERAGE_PROCESS_CONFIG")
+    if measuring:
+        path.insert(0, str(ROOT / "tests" / "measured"))
     ours: dict[str, str | None] = {
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "PYTHONPATH": os.pathsep.join(path),
@@ -39,5 +43,5 @@ def environment(
         "XDG_RUNTIME_DIR": str(runtime),
         "WSGI_PROM_BIND": "127.0.0.1:0",
     }
-    merged = {**inherited, **ours, **env}
+    merged = {**inherited, **ours, "LC_COVERAGE": measuring, **env}
     return {name: value for name, value in merged.items() if value is not None}
