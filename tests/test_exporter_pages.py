@@ -17,7 +17,6 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from webob import Request
 
 from wsgi_prom import MetricsApp
-from wsgi_prom.exporter.exposition import Names
 from wsgi_prom.exporter.http import ARRIVAL
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.merge.collector import Collector
@@ -96,9 +95,7 @@ def test_no_scrape_is_older_than_its_request() -> None:
         for _ in range(50):
             registry.count += 1
             least = registry.count
-            found = counted(
-                pages.page(time.monotonic(), names=Names(["counted"] if number % 2 else [])).content
-            )
+            found = counted(pages.page(time.monotonic(), names=["counted"] if number % 2 else []).content)
             if found < least:
                 problems.append((least, found))
 

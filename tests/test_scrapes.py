@@ -17,7 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from test_collector import BUSY, HITS, INF, READS, SIZE, WAIT, WAIT_LATER, samples, shown, write_slot
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.exporter.exposition import Names, Renderer, render
+from wsgi_prom.exporter.exposition import Renderer, render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.request.schemas import request_schema
 from wsgi_prom.settings import Settings
@@ -73,7 +73,7 @@ def test_a_page_after_many_changes_is_that_of_a_new_collector(shared: Path, seed
         write(shared, slots)
         families, fresh = collector.collect(), Collector(shared).collect()
         for openmetrics in (False, True):
-            for names in (Names(()), Names(["orders_total", "latency_sum", "load"])):
+            for names in ((), ("orders_total", "latency_sum", "load")):
                 expected = lines(render(fresh, openmetrics=openmetrics, names=names))
                 assert expected == lines(renderer.render(families, openmetrics=openmetrics, names=names))
         assert samples(Collector(shared)) == shown(families.to_metrics())

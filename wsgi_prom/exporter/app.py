@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT, Names
+from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT
 from wsgi_prom.exporter.http import ARRIVAL
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import (
@@ -39,14 +40,14 @@ _OFFERS: Final = {
     "application/openmetrics-text;version=1.0.0": OPENMETRICS,
     "application/openmetrics-text": OPENMETRICS,
 }
-# Parameters that Prometheus sends and that do not choose between our formats: names are escaped by underscores, which
-# is what a client gets that has agreed to nothing else.
-_IGNORED_PARAMETERS: Final = frozenset({"charset", "escaping"})
+# Parameters that Prometheus sends and that do not choose between our formats. Names are escaped by underscores, which is what
+# a client gets that has agreed to nothing else.
+_IGNORED_PARAMETERS: Final = re.compile(r";\s*(?:charset|escaping)=[^;,]*")
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
 
-# Seconds. Scrapes of the whole page share one, scrapes with name[] cannot: 900 of them kept a good scrape waiting for 16
-# to 60 s. One that had to wait longer than this is refused, so that a good scrape never finds a longer queue.
+# Seconds. Scrapes of the whole page share it, scrapes with name[] cannot: 900 of them at once delayed a scrape of the whole page
+# by 16 to 60 s. A scrape with name[] that has waited for longer than this is refused, which bounds the queue.
 _LONGEST_WAIT: Final = 1.0
 
 
@@ -91,7 +92,7 @@ class MetricsApp:
         if wrong_method is not None:
             return wrong_method
         try:
-            names = Names(request.GET.getall("name[]"))
+            names = frozenset(request.GET.getall("name[]"))
         except UnicodeDecodeError:
             return plain(400, "The query string is not UTF-8.\n")
         if names and time.monotonic() - arrival > _LONGEST_WAIT:
@@ -180,21 +181,9 @@ def _wrong_method(request: Request) -> Response | None:
 
 
 def _negotiate(request: Request) -> str:
-    """Choose the format by the qualities of the Accept header; text if no format fits."""
-    header = _short(request, "Accept")
-    try:
-        ranges = create_accept_header(header).parsed or ()
-        kept = [
-            ";".join(
-                [kind.split(";")[0]]
-                + [f"{name}={value}" for name, value in parameters if name not in _IGNORED_PARAMETERS]
-                + [f"q={quality}"]
-            )
-            for kind, quality, parameters, _ in ranges
-        ]
-    except ValueError:
-        kept = []
-    found = create_accept_header(", ".join(kept) if kept else None).acceptable_offers(list(_OFFERS))
+    """Return the content type that the Accept header prefers; text if none fits or the header is not valid."""
+    header = _IGNORED_PARAMETERS.sub("", _short(request, "Accept") or "*/*")
+    found = create_accept_header(header).acceptable_offers(list(_OFFERS))
     return _OFFERS[found[0][0]] if found else TEXT
 
 
