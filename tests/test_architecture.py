@@ -1,4 +1,4 @@
-"""The shape of the package: small modules, imports that run one way, one place for each kind of knowledge."""
+"""The package's structure: small modules, imports that run one way, and one module for each kind of knowledge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own logic: what is compared with what, and what is said of it. No test here looks at a time."""
+"""The benchmarks' logic: what they compare, and the report that they print. No test here looks at a time."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ ECHO = "from harness import answer; answer(lambda question: [question])"
 
 
 class Clock:
-    """
-    A contender that takes what it is told to, slice by slice, and writes down that it was asked.
-    """
+    """A contender that returns given values, slice by slice, and notes that it was asked."""
 
     def __init__(self, name: str, values: list[float], asked: list[str]) -> None:
         self.name = name
@@ -62,29 +60,29 @@ def figure(name: str, *values: float, unit: str = "ns") -> Figure:
 
 
 def test_a_figure_is_told_by_its_median_and_its_extremes() -> None:
-    """One slow round moves the highest value and not the median."""
+    """One slow round changes a figure's highest value and not its median."""
     found = figure("ours", 3.0, 1.0, 100.0)
     assert (3.0, (1.0, 100.0)) == (found.median, found.spread)
 
 
 def test_a_ratio_is_of_the_same_round() -> None:
-    """A machine that is twice as slow in one round changes no ratio of it."""
+    """A round in which the whole machine is twice as slow changes no ratio."""
     assert 0.5 == paired(figure("ours", 10, 20, 10), figure("stock", 20, 40, 20))
 
 
 def test_a_ratio_is_of_what_is_added() -> None:
-    """What the bare application takes in a round is taken off both."""
+    """The bare application's time in a round is subtracted from both contenders."""
     bare = figure("bare", 5, 10, 5)
     assert 0.25 == paired(figure("ours", 10, 20, 10), figure("stock", 25, 50, 25), bare)
 
 
 def test_what_is_added_is_less_what_the_bare_application_takes() -> None:
-    """Round by round, in a unit that says so."""
+    """The bare application's time is subtracted round by round, and the unit says so."""
     assert figure("ours", 5, 10, unit="ns added") == added(figure("ours", 10, 20), figure("bare", 5, 10))
 
 
 def test_figures_of_different_rounds_are_not_compared() -> None:
-    """A figure that lacks a round is an error, and not cut to what there is."""
+    """Comparing figures with different numbers of rounds raises ValueError."""
     with pytest.raises(ValueError, match="shorter"):
         paired(figure("ours", 1, 2), figure("stock", 1))
 
@@ -94,19 +92,19 @@ def test_figures_of_different_rounds_are_not_compared() -> None:
     [(0.33, False, True), (0.34, False, False), (0.95, True, True), (0.2, False, True), (0.1, True, False)],
 )
 def test_a_promise_is_kept_up_to_its_bound(value: float, at_least: bool, met: bool) -> None:
-    """The bound itself is within, from either side."""
+    """A value equal to the bound keeps the promise, whether the bound is the highest or the lowest value."""
     bound = 0.95 if at_least else 0.33
     assert met == Ratio("ours / stock", value, bound, at_least).met
 
 
 def test_a_verdict_says_what_was_promised() -> None:
-    """Yes or NO, the value, the bound and what it is of."""
+    """A verdict shows yes or NO, the value, the bound and the name of the ratio."""
     assert "yes     0.25  at most 0.33   ours / stock" == str(Ratio("ours / stock", 0.25, 0.33))
     assert "NO      0.90  at least 0.95   throughput" == str(Ratio("throughput", 0.9, 0.95, at_least=True))
 
 
 def test_contenders_are_asked_in_turns() -> None:
-    """Each is asked once in a turn, in an order that changes, and a round's value is the median of its slices."""
+    """Each contender runs once per turn, the order changes, and a round's value is the median of its slices."""
     asked: list[str] = []
     clocks = {
         name: Clock(name, [value + 100 * (slice_ == 0) for value in (1, 2) for slice_ in range(3)], asked)
@@ -120,7 +118,7 @@ def test_contenders_are_asked_in_turns() -> None:
 
 
 def test_the_order_of_the_turns_is_the_same_each_time() -> None:
-    """Two runs differ by the machine alone."""
+    """Two runs have the same order of turns, so only the machine makes them differ."""
     orders = []
     for _ in range(2):
         asked: list[str] = []
@@ -130,19 +128,19 @@ def test_the_order_of_the_turns_is_the_same_each_time() -> None:
 
 
 def test_a_child_answers_each_question() -> None:
-    """A child is asked by lines of JSON, for as long as it is needed."""
+    """A child process answers questions sent as lines of JSON until it is ended."""
     with Child(["-c", ECHO]) as child:
         assert [["one"], [None], [{"two": 2}]] == [child.ask(item) for item in ("one", None, {"two": 2})]
 
 
 def test_a_child_that_ends_is_an_error() -> None:
-    """Nobody waits for one that is gone, and no figure is made of it."""
+    """Asking a child that has ended raises an error and gives no figure."""
     with Child(["-c", "raise SystemExit(3)"]) as child, pytest.raises((RuntimeError, BrokenPipeError)):
         child.ask()
 
 
 def test_a_variable_can_be_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is None is not set, whatever it is outside; the hash seed is the same for all."""
+    """A variable whose value is None is removed from a child's environment; the hash seed is fixed."""
     monkeypatch.setenv("BENCH_TEST", "1")
     found = merged({"BENCH_TEST": None, "BENCH_OTHER": "2"})
     assert (None, "2", "0") == tuple(
@@ -159,7 +157,7 @@ def part() -> Part:
 
 
 def test_the_table_says_where_a_peer_does_better() -> None:
-    """A peer that takes less than ours is marked, and what does nothing that we do is not."""
+    """The table marks a peer that takes less than ours, but not a contender that measures nothing."""
     lines = report.table(part()).splitlines()
     assert "A title" == lines[0]
     assert [
@@ -169,13 +167,13 @@ def test_the_table_says_where_a_peer_does_better() -> None:
 
 
 def test_a_peer_is_compared_in_the_same_case() -> None:
-    """Of two contenders in several cases, those of one case are compared."""
+    """A peer is compared with ours in the same case only."""
     figures = (figure("stock 1 x 1000", 5), figure("ours 1 x 1000", 3), figure("ours 8 x 1000", 9))
     assert "better" not in report.table(Part("", figures, ()))
 
 
 def test_of_a_rate_the_higher_is_better() -> None:
-    """A peer that answers more requests in a second does better, one that answers fewer does not."""
+    """The table marks a peer that answers more requests a second, and not one that answers fewer."""
     figures = [figure(name, value, unit="req/s") for name, value in (("ours", 5), ("stock", 6), ("other", 4))]
     assert ["stock"] == re.findall(
         r"^ *(\w+).*better", report.table(Part("", tuple(figures), ())), re.MULTILINE
@@ -183,14 +181,14 @@ def test_of_a_rate_the_higher_is_better() -> None:
 
 
 def test_the_verdicts_are_counted() -> None:
-    """One line for each ratio, and how many are as promised."""
+    """The summary has one line for each ratio, and the number of promises that are kept."""
     lines = report.verdicts([part(), part()]).splitlines()
     assert [*map(str, part().ratios)] * 2 == lines[:-1]
     assert "2 of 4 as promised" == lines[-1]
 
 
 def test_the_json_has_all_values_and_what_they_are_of() -> None:
-    """Values, verdicts, machine, versions, date and command, readable again."""
+    """The JSON report has all values and verdicts, the machine, versions, date and command."""
     at = datetime(2026, 11, 25, 12, tzinfo=timezone(timedelta(hours=2)))
     found = json.loads(json.dumps(report.as_json({"request": part()}, ["python", "bench"], at)))
     assert ("2026-11-25T10:00:00+00:00", ["python", "bench"]) == (found["date"], found["command"])
@@ -204,7 +202,7 @@ def test_the_json_has_all_values_and_what_they_are_of() -> None:
 
 
 def test_the_scrape_picture_is_by_workers() -> None:
-    """Only figures of so many workers with 1,000 label sets are points of a line."""
+    """The scrape plot shows only the figures with 1,000 label sets, by number of workers."""
     figures = [
         figure(name, value, unit=unit)
         for name, value, unit in (
@@ -222,7 +220,7 @@ def test_the_scrape_picture_is_by_workers() -> None:
 
 
 def test_the_request_picture_is_of_what_is_added() -> None:
-    """The bare application is no bar; the least comes first."""
+    """The request plot leaves out the bare application and sorts the contenders, the cheapest first."""
     bars = [figure(name, value, unit="ns added") for name, value in (("stock", 6), ("ours", 2))]
     assert ["ours", "stock"] == [
         bar.name for bar in plot.request_bars(Part("", (figure("bare", 1), *bars), ()))
@@ -230,7 +228,7 @@ def test_the_request_picture_is_of_what_is_added() -> None:
 
 
 def test_what_was_promised_is_measured() -> None:
-    """Each name of a promise is a figure, and each figure a module of a contender."""
+    """Each promise names figures that are measured, and each figure belongs to a contender's module."""
     figures = {name: module for group in request.GROUPS for name, module in group.contenders.items()}
     assert {name for top, bottom, _ in request.PROMISED for name in (top, bottom)} <= figures.keys()
     modules = {*figures.values(), *(module for module, _ in usermetrics.CONTENDERS.values())}
@@ -240,7 +238,7 @@ def test_what_was_promised_is_measured() -> None:
 
 @pytest.mark.parametrize("name", [name for name in CONTENDERS if name not in NEEDS_PEERS])
 def test_a_contender_serves(name: str, tmp_path) -> None:
-    """Each contender answers the benchmark's requests in a process of its own, as a worker of several."""
+    """Each contender answers the benchmark's requests in a process of its own, in multiprocess mode."""
     done = subprocess.run(
         [sys.executable, "-c", ANSWERS, name],
         cwd=FOLDER, env=merged({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}), capture_output=True, text=True,
@@ -251,9 +249,7 @@ def test_a_contender_serves(name: str, tmp_path) -> None:
 
 
 class Body:
-    """
-    A result that says what is done with it.
-    """
+    """A result that notes whether it is iterated and closed."""
 
     def __init__(self, events: list[str]) -> None:
         self.events = events
@@ -268,7 +264,7 @@ class Body:
 
 @pytest.mark.parametrize("kind", ["requests", "threads"])
 def test_the_bare_application_and_the_other_take_turns(kind: str) -> None:
-    """Both are served as often, in one process, and the bare one is what the other is compared with."""
+    """The bare application and the measured one serve equally many requests, in turns, in one process."""
     served = {"bare": 0, "other": 0}
 
     def app(name: str, environ: dict[str, object], start_response: Any) -> list[bytes]:
@@ -287,7 +283,7 @@ def test_the_bare_application_and_the_other_take_turns(kind: str) -> None:
 
 
 def test_what_a_contender_adds_is_measured_beside_the_bare_one() -> None:
-    """A figure a round, named by its unit for what it is: what is added, but for the bare application's own."""
+    """Each contender gets one value a round; all but the bare one's are marked as added."""
     found = measure_added(
         "bare", {"bare": "bare", "floor": "floor"}, "requests", "ns", Scale(rounds=2, slices=1)
     )
@@ -297,7 +293,7 @@ def test_what_a_contender_adds_is_measured_beside_the_bare_one() -> None:
 
 
 def test_a_result_is_used_as_a_server_does() -> None:
-    """It is iterated and closed; a file_wrapper's is left to sendfile, and closed."""
+    """A result is iterated and closed; a file_wrapper's result is only closed, as with sendfile."""
     events: list[str] = []
 
     class File(Body, serving.FileWrapper):
@@ -311,7 +307,7 @@ def test_a_result_is_used_as_a_server_does() -> None:
 
 
 def test_the_environs_are_as_gunicorn_makes_them() -> None:
-    """About thirty keys, texts of their own in each, and a class for file_wrapper."""
+    """An environ has about thirty keys, strings of its own, and a class as file_wrapper."""
     first, second = serving.environs(2)
     assert first.keys() == second.keys()
     assert 30 <= len(first) < 35

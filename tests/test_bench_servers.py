@@ -1,4 +1,4 @@
-"""The benchmarks that start processes: what they read and count, and that both contenders are asked for the same."""
+"""The benchmarks that start processes: what they read and count, and that contenders get the same requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Transfer/sec:    285.70KB
 
 
 def own(page: str) -> live.Samples:
-    """Return the samples of what `LabelSets` records, without what an exporter says of itself."""
+    """Return the samples that `LabelSets` records, without the exporter's own."""
     samples = live.parse_samples(page)
     return {key: value for key, value in samples.items() if key[0].startswith("shop_")}
 
@@ -58,7 +58,7 @@ def answering(replies):
 
 
 def test_a_benchmark_that_is_ended_leaves_nothing():
-    """SIGTERM in the middle of it: its children are gone, and their directories in memory with them."""
+    """SIGTERM during a benchmark ends its children and removes their directories in shared memory."""
     command = [sys.executable, str(harness.FOLDER), "--quick", "--only", "usermetrics"]
     with live.LiveServer(command) as bench:
         # Of three contenders, one is a single process.
@@ -74,36 +74,38 @@ def test_a_benchmark_that_is_ended_leaves_nothing():
 
 
 def shared_by(pids):
-    """Return where the processes *pids* share their values, as far as they do."""
+    """Return the directories that the processes *pids* share their values in."""
     found = [re.search(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", live.initial_environment(pid)) for pid in pids]
     return [Path(match[1].decode()) for match in found if match]
 
 
 def test_runs_of_wrk():
-    """What wrk counted is read, and a run without failures has none."""
+    """wrk's report is parsed into requests, requests per second and 0 failures."""
     assert load.Run(4182, 2089.69, 0) == load.parse(WRK.format(failures=""))
 
 
 def test_failed_runs_of_wrk():
-    """Answers of a wrong status and errors of all kinds are added up."""
+    """Socket errors of all kinds and answers of a wrong status add up to the failures."""
     failures = "  Socket errors: connect 1, read 2, write 4, timeout 8\n  Non-2xx or 3xx responses: 16\n"
     assert 31 == load.parse(WRK.format(failures=failures)).failed
 
 
 def test_other_words_of_wrk():
-    """What is no report of wrk is refused with what it said."""
+    """Output of wrk that is no report raises ValueError with that output."""
     with pytest.raises(ValueError, match="unable to connect"):
         load.parse("unable to connect to 127.0.0.1:8000 Connection refused")
 
 
 @pytest.mark.parametrize(("percent", "expected"), [(50, 2.0), (75, 3.0), (99, 4.0), (100, 4.0), (1, 1.0)])
 def test_percentiles(percent, expected):
-    """A percentile is one of the values: the least that so many percent are not above."""
+    """A percentile is the least value that so many percent of the values do not exceed."""
     assert expected == pacer.percentile([4.0, 1.0, 3.0, 2.0], percent)
 
 
 def test_open_loop():
-    """Requests are answered in the order of their orders, whenever they were due; what is not a 200 is none."""
+    """
+    Answers are returned in the order of the orders, whenever those were due; one that is not a 200 counts as none.
+    """
     replies = [
         b"HTTP/1.0 200 OK\r\n\r\nok",
         b"HTTP/1.0 503 Busy\r\n\r\n",
@@ -116,7 +118,7 @@ def test_open_loop():
 
 
 def test_open_loop_gives_up():
-    """A request that is not answered within its limit is none, and does not keep the others from their answers."""
+    """A request that is not answered within its limit counts as none and does not delay the others."""
     with (
         closing(socket.create_server(("127.0.0.1", 0))) as silent,
         answering([b"HTTP/1.0 200 OK\r\n\r\nok"]) as address,
@@ -127,7 +129,7 @@ def test_open_loop_gives_up():
 
 
 def test_refused_connections():
-    """A server that is not there is no answer."""
+    """A refused connection counts as no answer."""
     with closing(socket.create_server(("127.0.0.1", 0))) as gone:
         address = gone.getsockname()
     assert [None] == pacer.play([pacer.Order(0.0, address, "/", 5.0)])
@@ -155,7 +157,7 @@ def test_contenders_show_the_same():
 
 
 def test_every_label_set_changes():
-    """Between two scrapes no label set stays as it was: the worst case is what is measured."""
+    """Every label set changes between two scrapes, so that the worst case is measured."""
     with Writers("ours") as writers:
         writers.hold(2, 20)
         with Reader("ours", writers.path) as reader:
@@ -171,7 +173,7 @@ def test_every_label_set_changes():
 
 
 def test_writers_leave_nothing(tmp_path):
-    """A directory of one's own is filled and kept; one that was made for the writers is gone with them."""
+    """Writers keep a directory that they were given, and remove one that was made for them."""
     with Writers("stock", tmp_path) as writers:
         writers.end(1, 1)
     assert ["counter", "histogram"] == sorted(path.name.split("_")[0] for path in tmp_path.iterdir())
@@ -181,7 +183,7 @@ def test_writers_leave_nothing(tmp_path):
 
 
 def test_scrape_figures(monkeypatch):
-    """A scale of next to nothing has all figures that the plot draws, and a verdict for each promise."""
+    """A run at the smallest scale has all figures that the plot draws, and a verdict for each promise."""
     for name, size in {"ONE": (1, 2), "FEW": (2, 1), "EIGHT": (2, 2), "MANY": (3, 2)}.items():
         monkeypatch.setattr(scrape, name, scrape.Size(*size))
     monkeypatch.setattr(scrape, "QUICK_DEAD", 2)
@@ -207,7 +209,7 @@ def test_scrape_figures(monkeypatch):
 
 @pytest.mark.parametrize("start", [daemon.gunicorn, daemon.uwsgi])
 def test_servers_count(start):
-    """A server with the hook counts each request once, and is gone after its block."""
+    """A server with the hook counts each request once, and ends with its `with` block."""
     with start("trivial:app", workers=2, hook=True) as server:
         url = server.url
         live.drive(url, ["/"] * 10)
@@ -219,7 +221,7 @@ def test_servers_count(start):
 
 
 def test_bare_servers_have_no_exporter():
-    """A server without the hook is bare: it says nothing of metrics."""
+    """A server without the hook logs nothing about metrics."""
     with daemon.gunicorn("trivial:app", workers=1, hook=False) as server:
         assert 200 == live.request(server.url).status
         assert "wsgi_prom" not in server.log()

@@ -1,4 +1,4 @@
-"""Responses that are no list: what the server gets in their place, and when they are counted."""
+"""Responses that are not lists: what the server gets instead of them, and when they are counted."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ TYPE = ("Content-Type", "text/plain")
 
 
 class FailureError(Exception):
-    """What the test applications raise."""
+    """The exception that the test applications raise."""
 
 
 class Chunks:
-    """
-    An iterator that notes what is asked of it, and raises what is an exception.
-    """
+    """An iterator that notes each call, and raises those of its items that are exceptions."""
 
     def __init__(self, *chunks: Any) -> None:
         self.asked: list[str] = []
@@ -45,7 +43,7 @@ class Chunks:
 
 
 def ask(result: Any, *headers: tuple[str, str], method: str = "GET", status: str = "200 OK") -> Any:
-    """Return what a server gets of an application that answers with *result*."""
+    """Return what a server gets from an application that returns *result*."""
 
     def app(_environ: Any, start_response: Any) -> Any:
         start_response(status, [TYPE, *headers])
@@ -55,7 +53,10 @@ def ask(result: Any, *headers: tuple[str, str], method: str = "GET", status: str
 
 
 def answer(app: Any, method: str = "GET") -> Any:
-    """Return what a server gets of *app*, under the one middleware that this process has: it learns the types it meets."""
+    """
+    Return what a server gets from *app*, under the one middleware of this process, which caches the types that it
+    meets.
+    """
     environ: dict[str, Any] = {"REQUEST_METHOD": method, "test.app": app}
     setup_testing_defaults(environ)
     return middleware()(environ, lambda *_: None)
@@ -74,7 +75,7 @@ SHOWN = {
 
 
 def figures() -> dict[str, float]:
-    """Return the requests that this process has counted, by status, and what else is SHOWN of them."""
+    """Return the requests that this process has counted, by status, and the other metrics in SHOWN."""
     found = {"200": 0.0, "aborted": 0.0}
     for family in Collector(None).collect():
         for (name, labels), value in zip(family.samples, family.values, strict=True):
@@ -89,7 +90,7 @@ def figures() -> dict[str, float]:
 def test_nothing_is_asked_of_an_iterable_before_the_server_asks(
     headers: list[tuple[str, str]], in_child: Callable[..., Any]
 ) -> None:
-    """Whatever its headers tell; and all of it comes, in order, and once."""
+    """The middleware calls nothing on an iterable before the server does; all chunks arrive once and in order."""
 
     def run() -> tuple[Any, ...]:
         early, chunks = [], []
@@ -110,18 +111,18 @@ def test_nothing_is_asked_of_an_iterable_before_the_server_asks(
 
 
 class Compared(type):  # noqa: PLW1641 - that it has none
-    """A metaclass that says which of its types are equal, and so takes their hash from them."""
+    """A metaclass that makes some of its types equal, which makes those types unhashable."""
 
     def __eq__(cls, other: object) -> bool:
         return cls is other
 
 
 class Unhashable(Chunks, metaclass=Compared):  # type: ignore[misc]
-    """Of a type that no table takes for a key."""
+    """A class that cannot be a key of a dict."""
 
 
 def test_a_type_need_not_be_hashable(in_child: Callable[..., Any]) -> None:
-    """What is learnt of types is not learnt of it, and its response goes out all the same."""
+    """A response of an unhashable type is sent and counted, though its type is not cached."""
 
     def run() -> tuple[Any, ...]:
         found = [list(ask(Unhashable(b"abcd", b"e"))) for _ in range(2)]
@@ -134,7 +135,7 @@ def test_a_type_need_not_be_hashable(in_child: Callable[..., Any]) -> None:
 
 
 def test_a_response_of_one_chunk_is_counted_before_that_goes_out(in_child: Callable[..., Any]) -> None:
-    """Where its headers tell that it is all, in whatever case."""
+    """A chunk as long as Content-Length, in any spelling, is counted before it is sent."""
 
     def run() -> list[float]:
         counts = []
@@ -150,7 +151,7 @@ def test_a_response_of_one_chunk_is_counted_before_that_goes_out(in_child: Calla
 def test_a_response_that_is_longer_than_its_first_chunk_is_in_progress_until_its_end(
     in_child: Callable[..., Any],
 ) -> None:
-    """A client that leaves before it has all of the length that was told is counted as aborted."""
+    """A client that leaves before all of Content-Length was sent is counted as aborted."""
 
     def run() -> tuple[Any, ...]:
         body = ask(Chunks(b"ab", b"cd"), ("Content-Length", "4"))
@@ -169,7 +170,7 @@ def test_a_response_that_is_longer_than_its_first_chunk_is_in_progress_until_its
 def test_what_an_iterable_raises_is_raised_when_the_server_asks_for_it(
     error: type[BaseException], in_child: Callable[..., Any]
 ) -> None:
-    """So that the server closes it, as it would."""
+    """An exception of an iterable reaches the server at the same call as without us, so that it closes the iterable."""
 
     def run() -> tuple[Any, ...]:
         result = Chunks(error("told"))
@@ -190,7 +191,10 @@ def test_what_an_iterable_raises_is_raised_when_the_server_asks_for_it(
 def test_a_response_of_djangos_that_holds_all_its_content_goes_to_the_server_as_it_is(
     in_child: Callable[..., Any],
 ) -> None:
-    """And is counted before; one that streams, or that iterates in a way of its own, at its end."""
+    """
+    Django's HttpResponse is counted and passed on unchanged; a streaming one, or a subclass with its own `__iter__`, is
+    counted at its end.
+    """
 
     def run() -> list[tuple[bool, float, bytes]]:
         from django.conf import settings
@@ -233,7 +237,10 @@ def test_a_response_of_djangos_that_holds_all_its_content_goes_to_the_server_as_
 def test_a_response_of_werkzeugs_that_holds_all_its_content_goes_to_the_server_as_it_is(
     in_child: Callable[..., Any],
 ) -> None:
-    """And is counted before, with its size; one that streams, or that is sent in a way of its own, at its end."""
+    """
+    A complete Werkzeug response is counted with its size and passed on unchanged; a streaming or customised one is
+    counted at its end.
+    """
 
     def run() -> dict[str, list[tuple[bool, float, float, bytes]]]:
         from werkzeug.wrappers import Response
@@ -297,7 +304,7 @@ def test_a_response_of_werkzeugs_that_holds_all_its_content_goes_to_the_server_a
 def test_a_werkzeug_that_keeps_its_responses_in_another_way_is_read(
     in_child: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known of them are attributes that a later version need not have."""
+    """Werkzeug responses without the attributes that we know are counted like any iterable."""
     from werkzeug import wsgi
     from werkzeug.wrappers import Response, response
 

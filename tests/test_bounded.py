@@ -1,4 +1,4 @@
-"""Labels that nobody outside can blow up, and an application that is measured once however often it is wrapped."""
+"""Bounded labels: no request can add series without end, and an application that is wrapped twice is measured once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONNECTIONS = 8
 
 
 def hostile_requests(seed: int) -> Iterator[bytes]:
-    """Random paths and methods, and headers full of what a label must not let out of its quotes."""
+    """Return random paths and methods, and header values that would break out of a label's quotes."""
     choice = random.Random(seed)
     nasty = [
         b'"',
@@ -60,7 +60,7 @@ def hostile_requests(seed: int) -> Iterator[bytes]:
 
 
 def flood(url: str, requests: list[bytes]) -> None:
-    """Send each request on a connection of its own, and read what the server makes of it."""
+    """Send each request on a connection of its own, and read the answer."""
     address = urlsplit(url)
     for request in requests:
         with (
@@ -79,13 +79,13 @@ def resident_kilobytes(pid: int) -> int:
 
 
 def series(server: live.LiveServer) -> set[tuple[str, live.Labels]]:
-    """All series of the application's server, less those that only some requests have."""
+    """Return all series of the application's server but those that only some requests have."""
     return {key for key in server.samples() if key[0].startswith("http_") and "queue" not in key[0]}
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_flood_of_random_requests_adds_no_series_and_no_memory(name: str) -> None:
-    """Thousands of paths, hundreds of methods, hostile headers: the series after a few are the series after all."""
+    """Thousands of paths, hundreds of methods and hostile headers add no series to those of the first few requests."""
     requests = list(hostile_requests(seed=1))
     with servers.start(name, workers=2) as server:
         flood(server.url, requests[:400])
@@ -112,7 +112,10 @@ def test_a_flood_of_random_requests_adds_no_series_and_no_memory(name: str) -> N
 
 
 def test_the_limit_holds_on_a_real_server() -> None:
-    """An application whose routes are raw paths: the limit over all workers, nothing lost, and what was folded counted."""
+    """
+    With raw paths as routes, the limit of label sets holds over all workers, each request is counted, and so is each
+    that was folded.
+    """
     with live.gunicorn("rawroutes:app", workers=3, WSGI_PROM_LABEL_LIMIT="50") as server:
         driven = live.drive(server.url, [f"/{number}" for number in range(300)])
         samples = server.samples()
@@ -137,7 +140,7 @@ WRAPPED = {
 
 @pytest.mark.parametrize("case", WRAPPED)
 def test_an_application_is_measured_once(case: str) -> None:
-    """However often it is wrapped, each request is one observation and each series is there once."""
+    """However often an application is wrapped, each request is one observation, and each series exists once."""
     app, config = WRAPPED[case]
     with live.gunicorn(app, workers=2, config=config) as server:
         live.drive(server.url, ["/"] * 50)
@@ -146,7 +149,9 @@ def test_an_application_is_measured_once(case: str) -> None:
 
 
 def test_the_debug_reloader_measures_once() -> None:
-    """flask run --debug imports the application in a watcher and in a child: the child's requests are counted once."""
+    """
+    `flask run --debug` imports the application in a watcher and in a child; the child's requests are counted once.
+    """
     command = [
         live.BIN / "flask",
         "--app",
@@ -167,7 +172,7 @@ def test_the_debug_reloader_measures_once() -> None:
 
 
 def test_threads_that_meet_new_labels_at_once_are_all_allowed_them(tmp_path: Path) -> None:
-    """Below the limit no label set is OTHER, however the threads of a process interleave."""
+    """Below the limit no label set becomes OTHER, however threads that meet new ones interleave."""
     label_sets = LabelSets(tmp_path, 10_000)
     together = threading.Barrier(8)
 

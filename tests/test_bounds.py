@@ -1,4 +1,6 @@
-"""What a scrape reads is bounded: files that are sparse, huge, lie about themselves, or are another user's, and all others beside them."""
+"""
+Bounds of a scrape: sparse, huge or damaged files and those of another user are left out, and all others are shown.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize(("harm", "source"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_huge_file_is_left_out_alone(harm: Callable[[Path], None], source: str, shared: Path) -> None:
-    """It is counted as unreadable, everything else is shown, with 1 GB of memory; and without it the page is whole."""
+    """
+    A huge file is counted as unreadable while everything else is shown, within 1 GB; without the file the page is
+    whole.
+    """
     directory.prepare(shared)
     write_slot(shared, 0, HITS)
     write_client_file(shared, "counter_5.db")
@@ -108,7 +113,7 @@ def test_a_huge_file_is_left_out_alone(harm: Callable[[Path], None], source: str
 
 
 def test_a_huge_lock_file_changes_nothing(shared: Path) -> None:
-    """Nobody reads what is in it."""
+    """The length of the lock file does not matter, since nobody reads its content."""
     directory.prepare(shared)
     write_slot(shared, 0, HITS)
     stretch(shared / "wsgi_prom.lock")
@@ -120,7 +125,9 @@ STRANGER = 12345
 
 @pytest.mark.parametrize("mode", [0o700, 0o770, 0o1777])
 def test_files_of_a_third_user_do_not_count(mode: int, shared: Path) -> None:
-    """Files of the directory's owner and of root count, whoever can write to the directory; others are reported."""
+    """
+    Only files of the directory's owner and of root are shown, whoever can write to the directory; others are reported.
+    """
     directory.prepare(shared)
     for number, schema in enumerate((HITS, layout.counter("planted", "Help.", ()))):
         write_slot(shared, number, schema)
@@ -136,7 +143,7 @@ def test_files_of_a_third_user_do_not_count(mode: int, shared: Path) -> None:
 
 
 def test_an_archive_of_a_third_user_is_not_gone_on_with(shared: Path) -> None:
-    """What another user has put there is neither shown nor added to."""
+    """An archive that another user has made is neither shown nor added to."""
     directory.prepare(shared)
     write_client_file(shared, "counter_5.db")
     Folding(shared).fold()

@@ -1,4 +1,7 @@
-"""`wsgi-prom check`, as a user calls it: what it finds wrong, what it says to do, and that it makes nothing."""
+"""
+`wsgi-prom check`, as a user calls it: the problems that it finds, the remedies that it names, and that it makes no
+file.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
 
 @pytest.mark.parametrize("framework", APPLICATIONS)
 def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> None:
-    """Each framework is recognised, with its adapter where it needs one: exit code 0."""
+    """`check` recognises each framework, with its adapter where it needs one, and exits with 0."""
     done = check(f"routes_{framework}:app", "--json")
     found = findings(done)
     assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
@@ -83,7 +86,7 @@ def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> No
 def test_a_missing_adapter_is_told_with_the_line_that_installs_it(
     framework: str, wrapper: str, tmp_path: Path
 ) -> None:
-    """Exit code 1, why the routes are unmatched, and the one line; also where the application is wrapped."""
+    """Without an adapter `check` exits with 1, says why routes are unmatched, and shows the line that installs it."""
     made = wrapper.format(f"routes_{framework}.make(adapter=False)")
     (tmp_path / "unadapted.py").write_text(
         "import wsgi_prom\nfrom functools import partial\nfrom werkzeug.middleware.proxy_fix import ProxyFix\n"
@@ -97,7 +100,7 @@ def test_a_missing_adapter_is_told_with_the_line_that_installs_it(
 
 
 def test_every_application_behind_a_dispatcher_is_looked_at(tmp_path: Path) -> None:
-    """One that is mounted without its adapter is found beside those that are seen."""
+    """`check` finds a mounted application without its adapter beside others that have theirs."""
     (tmp_path / "mounted.py").write_text(
         "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
         "import routes_falcon, routes_flask\n"
@@ -111,7 +114,7 @@ def test_every_application_behind_a_dispatcher_is_looked_at(tmp_path: Path) -> N
 
 
 def test_a_plain_application_has_to_say_its_routes() -> None:
-    """No framework: nothing is wrong, and what makes a route seen is told."""
+    """An application without a framework is no problem; `check` says how it can name its routes."""
     done = check("plain:app")
     assert done.returncode == 0
     assert "?      routes: " in done.stdout
@@ -119,14 +122,17 @@ def test_a_plain_application_has_to_say_its_routes() -> None:
 
 
 def test_an_application_behind_a_function_is_told_by_what_is_loaded() -> None:
-    """Django's is made at the first request: it cannot be looked at, and its line is offered."""
+    """
+    If Django's application is only made at the first request, `check` recognises Django by its modules and offers the
+    adapter's line.
+    """
     done = check("django_settings:application")
     assert done.returncode == 0
     assert f"-> if it is Django's, in the settings, anywhere in the list: {REMEDIES['django']}" in done.stdout
 
 
 def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path: Path) -> None:
-    """Whose settings have the adapter: there is nothing to install."""
+    """`check` offers no adapter to an application whose settings already have it."""
     (tmp_path / "hidden.py").write_text(
         "import routes_django\n\ndef app(*args): return routes_django.app(*args)\n"
     )
@@ -153,7 +159,7 @@ def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path:
 def test_what_is_wrong_is_named_and_the_exit_code_is_1(
     arguments: tuple[str, ...], env: dict[str, str], subject: str, told: str, tmp_path: Path
 ) -> None:
-    """A setting, a reference, an import or a directory that no server could use."""
+    """`check` names a wrong setting, reference, import or directory, and exits with 1."""
     (tmp_path / "raising.py").write_text("1 / 0\n")
     (tmp_path / "leaving.py").write_text("raise SystemExit('no licence')\n")
     done = check(*arguments, "--json", PYTHONPATH=f"{live.ROOT}:{tmp_path}", **env)
@@ -164,7 +170,7 @@ def test_what_is_wrong_is_named_and_the_exit_code_is_1(
 
 
 def test_a_directory_that_is_open_to_all_has_one_of_the_users_own_below_it() -> None:
-    """/tmp is named: what a server would use is told."""
+    """For a directory such as /tmp `check` names the user's own directory below it that a server would use."""
     done = check("--json", PROMETHEUS_MULTIPROC_DIR="/tmp")
     (found,) = [item for item in json.loads(done.stdout)["findings"] if item["subject"] == "directory"]
     assert found["ok"]
@@ -172,7 +178,7 @@ def test_a_directory_that_is_open_to_all_has_one_of_the_users_own_below_it() -> 
 
 
 def test_what_is_not_there_yet_is_all_right(tmp_path: Path) -> None:
-    """A directory that a server will make, an application that nobody named."""
+    """A directory that a server will make, and an application that nobody named, are no problems."""
     done = check("--json", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "run" / "metrics"))
     found = findings(done)
     assert done.returncode == 0
@@ -182,7 +188,10 @@ def test_what_is_not_there_yet_is_all_right(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "not-made-yet"])
 def test_an_application_that_asks_for_the_directory_finds_one(name: str, tmp_path: Path) -> None:
-    """As in a server, where it is there when the application is imported: prometheus-flask-exporter insists on it."""
+    """
+    An application that needs the directory at its import finds one, as in a server (prometheus-flask-exporter insists
+    on it).
+    """
     done = check(
         "peer_flask:app", PEER_KIND="internal", PROMETHEUS_MULTIPROC_DIR=name and str(tmp_path / name)
     )
@@ -191,7 +200,7 @@ def test_an_application_that_asks_for_the_directory_finds_one(name: str, tmp_pat
 
 
 def test_what_an_application_prints_is_no_part_of_the_answer(tmp_path: Path) -> None:
-    """The JSON on stdout stays JSON."""
+    """Output of the application does not get into the JSON on stdout."""
     (tmp_path / "talking.py").write_text("print('hello')\nfrom flask import Flask\napp = Flask('shop')\n")
     done = check("talking:app", "--json", cwd=tmp_path)
     assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
@@ -200,7 +209,7 @@ def test_what_an_application_prints_is_no_part_of_the_answer(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("there", [True, False])
 def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
-    """No file, lock or process, for an application that records at its import and is wrapped by hand."""
+    """`check` leaves no file, lock or process, even if the application records at its import and is wrapped by hand."""
     folder, shared = tmp_path / "app", tmp_path / "shared"
     folder.mkdir()
     (folder / "own.py").write_text(
@@ -220,7 +229,9 @@ def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
     "bind", ["127.0.0.1:{port}", "0.0.0.0:{port}", "localhost:{port}", "[::]:{port}", "unix:{path}"]
 )
 def test_an_address_in_use_is_told_with_the_process_that_has_it(bind: str, tmp_path: Path) -> None:
-    """Its pid and its command line, for the same address and for one that takes in all; an exporter would wait for it."""
+    """
+    If the address is in use, or covered by a wildcard address, `check` names the pid and command line of the process.
+    """
     path = tmp_path / "metrics.sock"
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
@@ -235,7 +246,7 @@ def test_an_address_in_use_is_told_with_the_process_that_has_it(bind: str, tmp_p
 
 
 def test_the_same_port_of_another_address_is_free() -> None:
-    """An exporter at another loopback address is nobody's neighbour."""
+    """A process that uses the same port of another loopback address is no conflict."""
     with socket.socket() as tcp:
         tcp.bind(("127.0.0.1", 0))
         tcp.listen()
@@ -259,7 +270,7 @@ def test_the_same_port_of_another_address_is_free() -> None:
     ],
 )
 def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) -> None:
-    """What no start of a server would mend."""
+    """`check` reports an address at which no process on this machine can listen."""
     found = findings(done := check("--json", WSGI_PROM_BIND=bind))["address"]
     assert (1, False, told) == (done.returncode, found["ok"], found["message"])
 
@@ -275,7 +286,10 @@ def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) ->
     ],
 )
 def test_a_hook_that_nothing_loads_is_asked_about(text: str | None, told: str | None, tmp_path: Path) -> None:
-    """With the line that is missing, from a configuration that is read and not executed."""
+    """
+    `check` shows the missing line if the server's configuration, which it reads without executing it, does not load the
+    hook.
+    """
     if text is not None:
         (tmp_path / "gunicorn.conf.py").write_text(text)
     found = findings(done := check("--json", cwd=tmp_path)).get("hook")
@@ -286,7 +300,7 @@ def test_a_hook_that_nothing_loads_is_asked_about(text: str | None, told: str | 
 
 
 def test_an_application_that_is_wrapped_by_hand_needs_no_hook(tmp_path: Path) -> None:
-    """It is a choice: no word about it."""
+    """`check` does not mention the hook if the application is wrapped by hand."""
     (tmp_path / "byhand.py").write_text(
         "import wsgi_prom, plain\napp = wsgi_prom.PrometheusMiddleware(plain.app)\n"
     )
@@ -295,7 +309,7 @@ def test_an_application_that_is_wrapped_by_hand_needs_no_hook(tmp_path: Path) ->
 
 
 def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:
-    """It may be meant so, inside a container: not wrong, and with what would protect it. With protection, no word."""
+    """An exporter open to all networks is no error, but `check` asks about it unless it is protected."""
     found = findings(done := check("--json", WSGI_PROM_BIND="0.0.0.0:0"))
     protected = findings(check("--json", WSGI_PROM_BIND="0.0.0.0:0", WSGI_PROM_ALLOW="10.0.0.0/8"))
     assert (0, None) == (done.returncode, found["access"]["ok"])
@@ -319,7 +333,10 @@ def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:
 def test_what_is_no_application_is_told_by_its_signature(
     name: str, ok: bool | None, told: str, tmp_path: Path
 ) -> None:
-    """ASGI, factories that were not called, classes; not PEP 3333's class whose objects are responses."""
+    """
+    `check` recognises ASGI applications, factories that were not called and classes, but accepts PEP 3333's class whose
+    objects are responses.
+    """
     (tmp_path / "shapes.py").write_text(
         "from flask import Flask\n"
         "async def asgi(scope, receive, send): ...\n"
@@ -346,7 +363,7 @@ def test_what_is_no_application_is_told_by_its_signature(
 def test_flasks_routes_are_looked_for_through_all_that_is_around_it(
     around: str, expected: str, tmp_path: Path
 ) -> None:
-    """By a request that ends before any function of the application's is called."""
+    """`check` sends a request through all middleware that ends before it reaches a function of the application."""
     (tmp_path / "around.py").write_text(
         "from flask import Flask\n"
         "app = Flask('shop')\n"

@@ -1,4 +1,7 @@
-"""Two owners of one slot: interpreters of one process, lost locks, closed descriptors, other programs under an old pid."""
+"""
+Two owners of one slot: interpreters of one process, lost locks, closed descriptors, and other programs under an old
+pid.
+"""
 
 from __future__ import annotations
 
@@ -84,12 +87,12 @@ def share(path: Path) -> Any:
 
 
 def lose_lock(path: Path) -> None:
-    """An ordinary read of the directory, by code of the same process."""
+    """Read the directory's lock file and close it, which drops this process's record locks."""
     shutil.copytree(path, path.with_name("backup"), dirs_exist_ok=True)
 
 
 def overwrite_claim(path: Path, number: int) -> None:
-    """Claim slot *number* as a process does that cannot see its owner: from another pid namespace."""
+    """Claim slot *number* as a process of another pid namespace does, which cannot see the owner."""
     file = path / f"wsgi_prom.{number}.values"
     with file.open("r+b") as values:
         nonce, committed = layout.unpack_header(values.read(layout.HEADER.size))
@@ -98,9 +101,7 @@ def overwrite_claim(path: Path, number: int) -> None:
 
 
 def test_interpreters_of_one_process_count_apart(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    Each has a slot of its own, and a reader in one of them sees all alive.
-    """
+    """Each interpreter of a process has its own slot, and a reader in one of them sees all as alive."""
 
     def run() -> tuple[Any, ...]:
         share(shared)
@@ -114,9 +115,7 @@ def test_interpreters_of_one_process_count_apart(in_child: Callable[..., Any], s
 
 
 def test_a_lock_is_not_shared_by_two_that_open_its_file(tmp_path: Path) -> None:
-    """
-    As interpreters of one process do: the kernel gives both what the process has, and they still exclude each other.
-    """
+    """Two interpreters of one process exclude each other, although the kernel gives its record locks to both."""
     file = tmp_path / "lock"
     file.touch()
     first, second = (Locks(os.open(file, os.O_RDWR | os.O_CLOEXEC)) for _ in range(2))
@@ -128,7 +127,8 @@ def test_a_lock_is_not_shared_by_two_that_open_its_file(tmp_path: Path) -> None:
 
 def test_a_process_that_lost_its_lock_keeps_its_slot(in_child: Callable[..., Any], shared: Path) -> None:
     """
-    Who comes then takes another slot, and the owner takes the lock again when it looks after it.
+    If a process lost its record lock, a newcomer takes another slot, and the owner takes the lock again at its next
+    check.
     """
 
     def run() -> tuple[Any, ...]:
@@ -154,7 +154,8 @@ def test_who_finds_another_s_claim_in_its_slot_goes_on_in_another(
     in_child: Callable[..., Any], shared: Path, noticed: str
 ) -> None:
     """
-    What it recorded until then stays, what it records later is in a slot of its own: nothing is lost, nothing doubled.
+    A process that finds another's claim in its slot moves to a new slot; what it recorded before and after is counted
+    once.
     """
 
     def run() -> tuple[Any, ...]:
@@ -178,9 +179,7 @@ def test_who_finds_another_s_claim_in_its_slot_goes_on_in_another(
 
 
 def test_a_claim_lives_as_long_as_its_process(in_child: Callable[..., Any]) -> None:
-    """
-    Not that of a process that has ended, or of another under its pid, or of this one before an exec.
-    """
+    """A claim is dead if its process has ended, if another process has its pid, or if the process has called exec."""
 
     def run() -> dict[str, bool]:
         own = Claim.new()
@@ -203,9 +202,7 @@ def test_a_claim_lives_as_long_as_its_process(in_child: Callable[..., Any]) -> N
 def test_a_slot_of_a_killed_process_is_free_before_it_is_reaped(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
-    """
-    A zombie has no slot.
-    """
+    """A zombie holds no slot."""
 
     def claim() -> int:
         return SlotFile.claim(shared).number
@@ -220,9 +217,7 @@ def test_a_slot_of_a_killed_process_is_free_before_it_is_reaped(
 def test_a_program_goes_on_in_the_slot_that_its_process_had(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
-    """
-    uWSGI's master is another program after a reload, with the same pid: no slot is left behind.
-    """
+    """uWSGI's master, which execs itself at a reload and keeps its pid, continues in its slot."""
     code = f"name = 'hits'\n{RECORD.format(name='hits', times=10)}"
 
     def run() -> int:
@@ -240,7 +235,7 @@ def test_a_program_goes_on_in_the_slot_that_its_process_had(
 
 
 def close_all(folder: Path) -> list[int]:
-    """Close all descriptors, as code that becomes a daemon does, and open as many files under the same numbers."""
+    """Close all descriptors, as a process does that becomes a daemon, and open as many files under the same numbers."""
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
     os.closerange(3, highest + 1)
     return [os.open(folder / f"own {n}", os.O_RDWR | os.O_CREAT) for n in range(highest + 1)]
@@ -251,7 +246,8 @@ def test_whose_descriptors_are_closed_counts_on(
     in_child: Callable[..., Any], shared: Path, tmp_path: Path, forked: bool
 ) -> None:
     """
-    Nothing of it is written to the files that have their numbers now, nor are those closed.
+    A process whose descriptors were closed keeps counting, and neither writes to nor closes the files that now have
+    their numbers.
     """
     own = tmp_path / "own"
     own.mkdir()
@@ -303,7 +299,7 @@ def test_whose_descriptors_are_closed_counts_on(
 )
 def test_applications_of_one_uwsgi_worker_are_each_counted(options: tuple[str, ...]) -> None:
     """
-    Each mount has an interpreter of its own: the page shows both, exactly, also after a worker was killed.
+    uWSGI mounts run in separate interpreters; the page shows exact counts of both, even after a worker was killed.
     """
     mounts = [f"--mount=/{name}={live.APPS / 'wrapped.py'}" for name in ("one", "two")]
     options = (*options, *mounts, "--callable=app", "--manage-script-name")

@@ -1,4 +1,4 @@
-"""What a contributor is told: every command of CONTRIBUTING.md works, every path exists, and pre-commit runs what CI runs."""
+"""CONTRIBUTING.md: its commands work, its paths exist, and pre-commit runs what CI runs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make(*arguments: str) -> str:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_target_exists(target: str) -> None:
-    """make knows it."""
+    """Each `make` target that the text names exists."""
     make(target)
 
 
 @pytest.mark.parametrize("command", TYPED)
 def test_each_command_works(command: str) -> None:
-    """make knows what to do, and pytest finds the tests that it is asked for."""
+    """`make` accepts each command of the text, and pytest finds the tests that it names."""
     program, *words = shlex.split(command)
     if program == "make":
         make(*words)
@@ -47,7 +47,7 @@ def test_each_command_works(command: str) -> None:
 
 
 def test_each_path_exists() -> None:
-    """Files, folders and links, below the root, the package or the tests."""
+    """Each file, folder and link of the text exists below the root, the package or the tests."""
     named = re.findall(r"\]\(([^)#:]+)\)|`([\w./-]+/|[\w./-]+\.(?:py|md|toml))`|(tests/\w+\.py)", TEXT)
     below = [live.ROOT, live.ROOT / "wsgi_prom", live.ROOT / "tests"]
     paths = ["".join(groups) for groups in named]
@@ -55,13 +55,13 @@ def test_each_path_exists() -> None:
 
 
 def test_each_package_is_named() -> None:
-    """A stranger finds every package of the tree in the table."""
+    """The table of the text names every package."""
     packages = {path.parent.name for path in (live.ROOT / "wsgi_prom").glob("*/__init__.py")}
     assert packages == set(re.findall(r"`wsgi_prom/(\w+)/`", TEXT))
 
 
 def test_pre_commit_runs_what_make_lint_runs() -> None:
-    """The same commands in the same order, by the versions that make installs."""
+    """pre-commit and `make lint` run the same commands in the same order."""
     hooks = re.findall(r"entry: (.+)", (live.ROOT / ".pre-commit-config.yaml").read_text())
     lint = [
         line for line in make("lint").splitlines() if line.startswith(".venv/bin/") and "/pip" not in line
