@@ -1,4 +1,4 @@
-"""The commands, as a user calls them."""
+"""The commands of `wsgi-prom`, as a user calls them."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_call_that_cannot_work_is_one_line(arguments: tuple[str, ...], told: s
 
 
 def test_serve_where_the_environment_turns_the_exporter_off_is_an_error() -> None:
-    """WSGI_PROM_BIND=off is for servers: who runs wsgi-prom serve has to say where."""
+    """`wsgi-prom serve` needs an address: WSGI_PROM_BIND=off is an error, and the message says to set one."""
     done = run("serve", "--directory", "/nowhere", WSGI_PROM_BIND="off")
     assert (1, "") == (done.returncode, done.stdout)
     assert done.stderr.endswith(
@@ -158,7 +158,7 @@ def test_serve_where_the_environment_turns_the_exporter_off_is_an_error() -> Non
 
 
 def test_serve_may_start_before_the_server(tmp_path) -> None:
-    """It makes no directory, waits for that of a server that starts later, and serves it."""
+    """`serve` makes no directory; it waits for a server that starts later, and then serves its metrics."""
     folder = tmp_path / "run" / "shared"
     command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", folder]
     waiting = re.escape(f"wsgi_prom: {folder} does not exist; nothing is served until a server makes it")
@@ -171,7 +171,7 @@ def test_serve_may_start_before_the_server(tmp_path) -> None:
 
 
 def test_serve_of_a_misspelt_directory_makes_nothing_and_ends_with_sigterm(tmp_path) -> None:
-    """While it waits it is ended as always: status 0."""
+    """`serve` for a directory that never appears makes nothing, and ends with status 0 on SIGTERM."""
     command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", tmp_path / "typo"]
     with live.LiveServer(command, ready=(r"does not exist", 1)) as exporter:
         exporter.kill(15)
@@ -180,14 +180,16 @@ def test_serve_of_a_misspelt_directory_makes_nothing_and_ends_with_sigterm(tmp_p
 
 
 def test_a_directory_in_which_nobody_has_recorded_is_told(tmp_path) -> None:
-    """A directory of something else, or of a server yet to come: dump prints the page that there is, and says so."""
+    """
+    `dump` of a directory that holds no metrics prints an empty page, and says on stderr that nobody has recorded there.
+    """
     done = run("dump", "--directory", str(tmp_path))
     assert 0 == done.returncode
     assert f"wsgi_prom: {tmp_path} has no metrics: no process has recorded in it\n" == done.stderr
 
 
 def test_reset_before_the_first_start_has_nothing_to_do(tmp_path) -> None:
-    """A directory that no server has made yet is clear: status 0, and it is not made."""
+    """`reset` of a directory that does not exist exits with 0 and does not make it."""
     done = run("reset", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "new"))
     assert (0, f"{tmp_path}/new does not exist yet: nothing to clear\n", "") == (
         done.returncode,
@@ -209,7 +211,7 @@ def test_version(command: list[str]) -> None:
 
 
 def test_without_docstrings_all_works_as_with_them() -> None:
-    """PYTHONOPTIMIZE=2: the commands have their help, and a server its exporter."""
+    """With PYTHONOPTIMIZE=2 the commands still have their help, and a server its exporter."""
     told = run("--help", PYTHONOPTIMIZE="2")
     assert (0, run("--help").stdout) == (told.returncode, told.stdout)
     with live.gunicorn(workers=1, PYTHONOPTIMIZE="2") as server:
@@ -219,7 +221,7 @@ def test_without_docstrings_all_works_as_with_them() -> None:
 
 @pytest.mark.parametrize("broken", ["check", "dump", "reset"])
 def test_a_command_needs_no_module_of_another(broken: str) -> None:
-    """A hook starts its exporter by `serve`: another command that cannot be imported does not keep it from starting."""
+    """A hook's exporter starts even if the module of another command cannot be imported."""
     program = (
         f"import sys; sys.modules['wsgi_prom.cli.{broken}'] = None; from wsgi_prom.cli import main; "
         "sys.exit(main(sys.argv[1:]))"
@@ -248,7 +250,7 @@ def hostile(tmp_path_factory) -> Path:
 
 
 def test_dump_into_a_file_is_exactly_the_page(hostile: Path) -> None:
-    """Whatever the locale: in UTF-8, with the characters that are in the labels."""
+    """`dump` writes UTF-8 with every character of the labels, whatever the locale."""
     command = [sys.executable, "-m", "wsgi_prom", "dump", "--directory", hostile]
     environ = live.environment({"PYTHONIOENCODING": "latin-1"}, runtime=live.ROOT)
     done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=True)
@@ -260,7 +262,7 @@ def test_dump_into_a_file_is_exactly_the_page(hostile: Path) -> None:
 def test_dump_to_a_terminal_shows_control_characters_and_sends_none(
     hostile: Path, options: list[str]
 ) -> None:
-    """A label that a client has chosen neither writes to the terminal's title nor clears it."""
+    """`dump` escapes control characters on a terminal, so that no label of a client can clear it or set its title."""
     shown = on_a_terminal("dump", "--directory", str(hostile), *options)
     assert {"\n"} == {character for character in shown if not character.isprintable()}
     if options:
@@ -288,7 +290,7 @@ def on_a_terminal(*arguments: str) -> str:
 
 
 def test_a_host_that_is_no_name_is_one_clear_line(tmp_path) -> None:
-    """An empty label, or one that is too long, is told with the setting and the remedy."""
+    """A host name with an empty or too long label is one line of error with the setting and the remedy."""
     tmp_path.chmod(0o700)
     for host in ("a..b", f"{'a' * 64}.example"):
         done = run("serve", "--directory", str(tmp_path), "--bind", f"{host}:80")

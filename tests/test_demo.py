@@ -1,4 +1,4 @@
-"""The demo, run as a user runs it, and its parts that judge: what they accept, and what they must not."""
+"""The demo, run as a user runs it, and the functions that judge its numbers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def row(output: str, start: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_sent_equals_counted_whatever_happens_to_the_workers(kind: str, tmp_path: Path) -> None:
-    """The demo ends with 0 and shows each row exact, a killed and a recycled worker, and no counter gone back."""
+    """The demo exits with 0; it shows exact rows, a killed and a recycled worker, and no counter that went back."""
     done = subprocess.run(
         command("--server", kind),
         cwd=tmp_path,
@@ -100,7 +100,7 @@ def test_sent_equals_counted_whatever_happens_to_the_workers(kind: str, tmp_path
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_keep_leaves_all_running_until_it_is_interrupted(kind: str, tmp_path: Path) -> None:
-    """With --keep both printed URLs answer after the tables, until Ctrl-C ends the server, and the demo with 0."""
+    """With --keep both printed URLs answer after the tables; Ctrl-C ends the server, and the demo exits with 0."""
     with kept(tmp_path, kind) as (process, output):
         (application,) = row(output, "Application: ")
         (metrics,) = row(output, "Metrics: ")
@@ -187,18 +187,20 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Pa
 def test_quantiles_are_those_of_histogram_quantile(
     quantile: float, buckets: Mapping[float, float], expected: float
 ) -> None:
-    """Quantiles by hand, by the rules in Prometheus' documentation of histogram_quantile."""
+    """Quantiles follow the rules in Prometheus' documentation of histogram_quantile."""
     assert pytest.approx(expected) == histogram_quantile(quantile, buckets)
 
 
 @pytest.mark.parametrize("buckets", [{}, {math.inf: 3.0}, {0.1: 1.0, 0.5: 2.0}, {0.1: 0.0, math.inf: 0.0}])
 def test_there_is_no_quantile_without_values_or_bounds(buckets: Mapping[float, float]) -> None:
-    """No buckets, no finite one, none that takes all, and no observations: not a number, as in Prometheus."""
+    """
+    The quantile is NaN, as in Prometheus, without buckets, without finite ones, without +Inf, or without observations.
+    """
     assert math.isnan(histogram_quantile(0.5, buckets))
 
 
 def test_each_hundred_requests_have_the_same_kinds_in_another_order_than_by_kind() -> None:
-    """The kinds are mixed, the slow one rare, and all of a hundred are there wherever a hundred begins."""
+    """Any hundred successive requests have all kinds in the same numbers, mixed, with few slow ones."""
     kinds = [kind_of(number) for number in range(300)]
     hundreds = [Counter(kinds[start : start + 100]) for start in (0, 50, 200)]
     rare = {kind: hundreds[0][kind] for kind in (STREAM, SLOW)}
@@ -218,7 +220,7 @@ def test_the_naive_endpoint_shows_only_what_its_own_process_saw() -> None:
 
 
 def test_a_counter_that_falls_or_vanishes_went_back() -> None:
-    """Counters and histograms may only rise; gauges, and the figures of one process, may do as they like."""
+    """A counter or histogram that sinks or vanishes is reported; gauges and figures of one process are not."""
     before = parse(page_text(a=5, b=2, gauge=3, cpu=9, bucket=4))
     fell = backward(before, parse(page_text(a=4, b=2, gauge=0, cpu=1, bucket=4)))
     assert ["a_total{} went back from 5 to 4"] == fell
@@ -232,7 +234,7 @@ def test_a_counter_that_falls_or_vanishes_went_back() -> None:
 
 
 def test_a_worker_that_went_is_shown_with_the_count_before_and_after() -> None:
-    """Departures are what two scrapes differ by, in their order, the killed worker marked."""
+    """A worker that is missing in the second of two scrapes is shown, in order, and marked if it was killed."""
     moments = [
         Moment(frozenset({1, 2}), 10.0, 1.0),
         Moment(frozenset({2, 3}), 14.0, 1.0),
@@ -271,14 +273,14 @@ def test_a_worker_that_went_is_shown_with_the_count_before_and_after() -> None:
 def test_only_what_was_sent_may_be_counted(
     counted: Mapping[Row, float], in_progress: float, went_back: list[str], expected: list[str]
 ) -> None:
-    """Each answered request must be counted, one that was cut off may be, and nothing else."""
+    """Each answered request must be counted, an interrupted one may be, and nothing else may."""
     moments = [Moment(frozenset({1, 2}), 0.0, 1.0), Moment(frozenset({3, 4}), 4.0, 0.0)]
     verdict = judge(sent(), page_of(counted, in_progress), moments, killed=1, went_back=went_back)
     assert expected == verdict.problems
 
 
 def test_a_request_that_no_kill_explains_is_a_problem() -> None:
-    """One kill cuts off one request, and a demo in which nothing was killed or recycled has shown nothing."""
+    """One kill explains one interrupted request; a demo without a killed or recycled worker is a failure."""
     results = [*sent(), Result(INDEX.row, error="GET /: reset")]
     moments = [Moment(frozenset({1, 2}), 0.0, 0.0)] * 2
     verdict = judge(results, page_of({INDEX.row: 3.0, SLOW.row: 1.0}, 0.0), moments, killed=1, went_back=[])

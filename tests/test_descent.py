@@ -1,4 +1,4 @@
-"""The way to the shared directory past other users: their directories, links and renames, and what root makes there."""
+"""The way to the shared directory past other users' directories, links and renames, and what root makes there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture
 def as_user(in_child: Callable[..., Any]) -> Callable[..., Any]:
-    """`as_user(uid, function, *arguments)`: the result of the function, from a process of that user."""
+    """`as_user(uid, function, *arguments)`: call the function in a process of that user and return its result."""
 
     def run(uid: int, function: Callable[..., Any], *arguments: Any) -> Any:
         def child() -> Any:
@@ -85,7 +85,9 @@ def state(path: Path) -> tuple[int, str, list[str]]:
 
 @pytest.mark.parametrize("parent", ["a stranger's", "open to all", "sticky"])
 def test_a_strangers_link_above_the_directory_leads_root_nowhere(base: Path, parent: str) -> None:
-    """Neither in a stranger's directory nor in one that all can write to: root makes nothing behind the link."""
+    """
+    Root makes nothing behind a link of another user, neither in that user's directory nor in one that all can write to.
+    """
     private = folder(base / "private", 0)
     app = folder(
         base / "app",
@@ -103,7 +105,7 @@ def test_a_strangers_link_above_the_directory_leads_root_nowhere(base: Path, par
 def test_root_makes_nothing_in_its_own_directories_that_the_workers_user_has_put_there(
     base: Path, what: str
 ) -> None:
-    """The workers' user may choose among its own directories, and not have root make something in one of root's."""
+    """The workers' user cannot have root make something in one of root's directories by a link to it."""
     private = folder(base / "private", 0)
     app = folder(base / "app", USER)
     if what == "link":
@@ -116,7 +118,7 @@ def test_root_makes_nothing_in_its_own_directories_that_the_workers_user_has_put
 
 
 def test_a_server_of_a_users_own_is_not_led_astray(base: Path, as_user: Callable[..., Any]) -> None:
-    """A stranger's link does not choose in which of the user's own directories a server begins with a clean slate."""
+    """A stranger's link cannot choose which of the user's own directories a server clears."""
     home = folder(base / "home", USER)
     metrics = folder(home / "metrics", USER, 0o700)
     (metrics / "counter_7.db").touch()
@@ -131,7 +133,10 @@ def test_a_server_of_a_users_own_is_not_led_astray(base: Path, as_user: Callable
 def test_links_of_roots_and_of_the_users_own_are_followed(
     base: Path, as_user: Callable[..., Any], of: int
 ) -> None:
-    """Absolute and relative ones, one behind the other, in directories that may be entered and not listed."""
+    """
+    Links of root and of the user are followed: absolute, relative, chained, and through directories that cannot be
+    listed.
+    """
     run = folder(base / "run", 0, 0o1777)
     closed = folder(base / "closed", USER, 0o711)
     link(run / "first", Path("second"), of)
@@ -141,7 +146,7 @@ def test_links_of_roots_and_of_the_users_own_are_followed(
 
 
 def test_links_in_a_circle_are_refused(base: Path) -> None:
-    """They end, and the message says why."""
+    """A circle of links is refused with a message that says so."""
     (base / "a").symlink_to("b")
     (base / "b").symlink_to("a")
     assert "symbolic links" in refusal(base / "a" / "metrics")
@@ -149,7 +154,7 @@ def test_links_in_a_circle_are_refused(base: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o2775])
 def test_a_directory_of_roots_that_others_can_write_to_may_be_above(base: Path, mode: int) -> None:
-    """A Kubernetes volume, /tmp: what root makes there for the workers' user is that user's, each time."""
+    """Below /tmp or a Kubernetes volume root makes a directory for the workers' user, which a second start accepts."""
     volume = folder(base / "volume", 0, mode)
     os.chown(volume, 0, GROUP)
     volume.chmod(mode)
@@ -162,7 +167,7 @@ def test_a_directory_of_roots_that_others_can_write_to_may_be_above(base: Path, 
 def test_what_takes_the_place_of_a_directory_that_root_makes_is_not_given_away(
     base: Path, in_child: Callable[..., Any]
 ) -> None:
-    """Whoever is faster than root between its two steps, in a directory open to all, gains nothing of root's."""
+    """Root gives nothing away to a user who replaces a new directory between mkdir and chown."""
     volume = folder(base / "volume", 0, 0o777)
     private = folder(volume / "private", 0, 0o700)
 
@@ -196,7 +201,7 @@ def test_what_takes_the_place_of_a_directory_that_root_makes_is_not_given_away(
 
 
 def test_what_takes_the_place_of_a_directory_that_was_checked_is_not_used(base: Path) -> None:
-    """Files are opened where the check has been, whatever the path leads to by then."""
+    """Files are opened in the directory that was checked, even if its path leads elsewhere by then."""
     app = folder(base / "app", USER)
     metrics = folder(app / "metrics", USER, 0o700)
     etc = folder(base / "etc", 0)
@@ -209,7 +214,7 @@ def test_what_takes_the_place_of_a_directory_that_was_checked_is_not_used(base: 
 
 
 def test_a_directory_that_took_the_place_of_the_locked_one_is_not_cleared(base: Path) -> None:
-    """Only where the caller's lock file lies."""
+    """`clear` only removes files from the directory in which the caller's lock file lies."""
     metrics = folder(base / "metrics", 0, 0o700)
     lock_file = directory.prepare(metrics)
     metrics.rename(base / "away")
@@ -233,7 +238,7 @@ def record(path: Path, owner: tuple[int, int] | None = None, count: float = 0.0)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_root_gives_away_no_file_that_was_there(in_child: Callable[..., Any], base: Path, name: str) -> None:
-    """The workers' user moves a file of root's to one of our names: it stays root's, as it is, wherever it is then."""
+    """A file of root's that the workers' user renames to one of our names stays root's and unchanged."""
     metrics = folder(base / "metrics", USER, 0o700)
     secret = metrics / name
     secret.write_text("secret")
@@ -263,7 +268,7 @@ def test_root_gives_away_no_file_that_was_there(in_child: Callable[..., Any], ba
 
 
 def test_a_file_that_another_of_roots_processes_is_about_to_give_away_is_waited_for(base: Path) -> None:
-    """Two servers that start at once make one lock file, and neither refuses the other's."""
+    """Two servers that start at once share one lock file, and neither refuses the other's."""
     metrics = folder(base / "metrics", USER, 0o700)
     (metrics / locks.NAME).touch(0o600)
     pauses: list[float] = []
@@ -296,7 +301,10 @@ def planted(base: Path, as_user: Callable[..., Any], names: Iterable[str], mode:
 def test_files_that_a_member_of_the_group_planted_are_not_used(
     base: Path, as_user: Callable[..., Any], mode: int
 ) -> None:
-    """In a directory that a group can write to: a stranger's slot files are set aside, and a stranger's list not read."""
+    """
+    In a directory that a group can write to, another user's slot files are set aside, and that user's list of label
+    sets is not read.
+    """
     metrics = planted(base, as_user, NAMES[:3], mode)
     as_user(USER, record, metrics)
     owners = {path.name: path.stat().st_uid for path in metrics.iterdir()}
@@ -311,7 +319,7 @@ def test_files_that_a_member_of_the_group_planted_are_not_used(
 def test_a_lock_file_that_a_member_of_the_group_planted_is_refused(
     base: Path, as_user: Callable[..., Any], mode: int
 ) -> None:
-    """Who holds a byte of it would be taken for alive."""
+    """A lock file of another user is refused, since its owner could pretend that slots are held."""
     metrics = planted(base, as_user, [locks.NAME], mode)
     assert f"belongs to uid {STRANGER}, the directory to uid {USER}" in as_user(USER, refusal, metrics)
 
@@ -327,7 +335,7 @@ print(Path("/").stat().st_uid, path.stat().st_uid)
 
 
 def test_a_user_namespace_in_which_root_is_unknown(base: Path) -> None:
-    """There root's directories seem to be nobody's, and are as good as root's."""
+    """In a user namespace that maps root to nobody, directories of nobody are trusted as root's."""
     volume = folder(base / "volume", USER)
     command = ["setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"]
     command += [
@@ -347,7 +355,7 @@ def test_a_user_namespace_in_which_root_is_unknown(base: Path) -> None:
 
 
 def test_a_server_of_roots_does_not_give_a_secret_to_its_workers_user(base: Path) -> None:
-    """gunicorn --user, and a file of root's at the name of the lock file: one line says what is wrong."""
+    """With gunicorn --user, a file of root's under the lock file's name is refused in one line and keeps its owner."""
     metrics = folder(base / "metrics", 33, 0o700)
     secret = metrics / locks.NAME
     secret.write_text("secret")
@@ -369,7 +377,9 @@ def test_a_server_of_roots_does_not_give_a_secret_to_its_workers_user(base: Path
 def test_figures_that_a_stranger_has_put_in_the_place_of_the_directory_are_not_on_the_page(
     base: Path, as_user: Callable[..., Any], what: str
 ) -> None:
-    """Below a volume without a sticky bit anybody can rename: the page shows what it knew, and that it cannot read."""
+    """
+    If a stranger replaces the directory, the page keeps the counters that it knew, and reports that it cannot read.
+    """
     volume = folder(base / "volume", 0, 0o777)
     metrics = volume / "metrics"
 
@@ -412,7 +422,10 @@ os.symlink("secret", "log")
 
 
 def test_the_exporter_gets_no_file_that_took_the_place_of_the_servers_log(base: Path) -> None:
-    """gunicorn --user and --error-logfile: it writes to what gunicorn has open, not to what the name leads to by then."""
+    """
+    With gunicorn --user and --error-logfile the exporter writes to the log that gunicorn has open, not to a file that
+    replaced it.
+    """
     secret = base / "secret"
     secret.write_text("secret")
     (base / "swapping.py").write_text(SWAPPING)

@@ -1,4 +1,4 @@
-"""The shared directory: made and cleared without touching what is not ours, and refused with a reason and a remedy."""
+"""The shared directory: made and cleared without a change to foreign files, and refused with a reason and a remedy."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ def claimed(path: Path) -> tuple[processes.Child, int]:
 
 
 def test_prepare_makes_what_is_missing(shared: Path) -> None:
-    """
-    A directory that the user named is made with its parents, for its owner alone, whatever the umask.
-    """
+    """`prepare` makes the directory and its parents, for their owner alone, whatever the umask."""
     path = shared / "deep" / "er"
     before = os.umask(0)
     try:
@@ -100,9 +98,7 @@ def test_prepare_changes_nothing_that_is_there(shared: Path) -> None:
 
 
 def test_prepare_gives_the_directory_to_the_workers_user(shared: Path) -> None:
-    """
-    Made by root for workers that drop to another user, it is that user's, and so is the lock file.
-    """
+    """A directory that root makes for workers of another user is that user's, and so is its lock file."""
     directory.prepare(shared, owner=(NOBODY, NOBODY))
     assert NOBODY == shared.stat().st_uid
     assert NOBODY == (shared / locks.NAME).stat().st_uid
@@ -119,9 +115,7 @@ def refused(path: Path, *arguments: Any, **options: Any) -> str:
 
 
 def test_another_owners_directory_is_refused(shared: Path) -> None:
-    """
-    The message names the directory, whose it is, who asks, and what would be right.
-    """
+    """The error for another user's directory names the directory, its owner, the caller and the remedy."""
     shared.mkdir(mode=0o700)
     os.chown(shared, NOBODY, NOBODY)
     message = refused(shared)
@@ -131,18 +125,14 @@ def test_another_owners_directory_is_refused(shared: Path) -> None:
 
 
 def test_a_directory_of_roots_is_refused_for_other_workers(shared: Path) -> None:
-    """
-    Workers that drop to another user could not write there.
-    """
+    """A directory of root's is refused if the workers drop to another user, who could not write there."""
     shared.mkdir(mode=0o700)
     assert f"run as uid {NOBODY}" in refused(shared, owner=(NOBODY, NOBODY))
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o702])
 def test_a_directory_that_everybody_can_write_to_is_refused(shared: Path, mode: int) -> None:
-    """
-    /tmp itself, with its sticky bit or without, is not a directory to share values in.
-    """
+    """A directory like /tmp is refused, with a sticky bit or without."""
     shared.mkdir()
     shared.chmod(mode)
     assert "can be written by everybody" in refused(shared)
@@ -150,34 +140,26 @@ def test_a_directory_that_everybody_can_write_to_is_refused(shared: Path, mode: 
 
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
 def test_what_is_not_a_directory_is_refused(shared: Path, make: Callable[[Path], None]) -> None:
-    """
-    A file or a FIFO under that name is named as such.
-    """
+    """The error for a file or a FIFO says that it is not a directory."""
     make(shared)
     assert "is not a directory" in refused(shared)
 
 
 def test_a_directory_below_a_file_is_refused(shared: Path) -> None:
-    """
-    A path that cannot be made says why.
-    """
+    """The error for a path that cannot be made says why."""
     shared.touch()
     assert "Not a directory" in refused(shared / "below")
 
 
 def test_a_dangling_link_is_refused(shared: Path) -> None:
-    """
-    A link to nowhere is neither used nor replaced.
-    """
+    """A dangling link is neither used nor replaced."""
     shared.symlink_to("nowhere")
     refused(shared)
     assert shared.is_symlink()
 
 
 def test_a_user_without_the_right_is_refused(in_child: Callable[..., Any], tmp_path: Path) -> None:
-    """
-    A directory below one that the user cannot write to says so.
-    """
+    """A directory below one that the user cannot write to is refused with "Permission denied"."""
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:-2]:
         parent.chmod(parent.stat().st_mode | 0o011)
@@ -203,9 +185,7 @@ def make_hard_link(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [make_link, make_hard_link, os.mkfifo, os.mkdir])
 def test_a_lock_file_that_is_no_plain_file_is_refused(shared: Path, make: Callable[[Path], None]) -> None:
-    """
-    What lies in the place of the lock file is not written to.
-    """
+    """A link, a FIFO or the like in the place of the lock file is refused and not written to."""
     shared.mkdir(mode=0o700)
     make(shared / locks.NAME)
     with pytest.raises(DirectoryError) as caught:
@@ -216,9 +196,7 @@ def test_a_lock_file_that_is_no_plain_file_is_refused(shared: Path, make: Callab
 
 
 def test_the_environment_names_the_directory_at_each_call(shared: Path) -> None:
-    """
-    Set, unset or empty: what counts is the moment.
-    """
+    """The variable is read at each call, whether it is set, unset or empty."""
     assert environment.configured() is None
     os.environ[environment.VARIABLE] = str(shared)
     assert shared == environment.configured()
@@ -227,26 +205,20 @@ def test_the_environment_names_the_directory_at_each_call(shared: Path) -> None:
 
 
 def test_names_of_temporary_directories_differ() -> None:
-    """
-    One for each server instance, below a directory that exists, and made by nobody yet.
-    """
+    """Each name for a temporary directory is new, and lies below a directory that exists."""
     names = {directory.name_temporary() for _ in range(10)}
     assert 10 == len(names)
     assert all(path.parent.is_dir() and not path.exists() for path in names)
 
 
 def test_a_temporary_directory_is_never_one_that_exists(shared: Path) -> None:
-    """
-    Whoever guessed the name and made it first does not get our files.
-    """
+    """A temporary directory that somebody else made first under the same name is refused."""
     shared.mkdir(mode=0o700)
     refused(shared, new=True)
 
 
 def test_clear_removes_our_files_and_the_librarys_alone(shared: Path) -> None:
-    """
-    Everything of an earlier run goes, and nothing else.
-    """
+    """`clear` removes our files and the client library's of an earlier run, and no others."""
     lock_file = fill(shared)
     (shared / "counter_77.db").mkdir()
     os.mkfifo(shared / "counter_78.db")
@@ -256,9 +228,7 @@ def test_clear_removes_our_files_and_the_librarys_alone(shared: Path) -> None:
 
 
 def test_clear_follows_no_link(shared: Path, tmp_path: Path) -> None:
-    """
-    Neither a link's target nor what lies in a directory below is removed.
-    """
+    """`clear` removes neither the target of a link nor files in directories below."""
     lock_file = directory.prepare(shared)
     victim = tmp_path / "counter_1.db"
     victim.write_text("precious")
@@ -272,9 +242,7 @@ def test_clear_follows_no_link(shared: Path, tmp_path: Path) -> None:
 
 
 def test_clear_leaves_what_somebody_holds(shared: Path) -> None:
-    """
-    The slot of a living process keeps its files, those of the dead go.
-    """
+    """`clear` keeps the slot of a living process and removes those of dead ones."""
     lock_file = directory.prepare(shared)
     first, number = claimed(shared)
     with first:
@@ -303,9 +271,7 @@ def test_clear_leaves_its_own_processs_slot(in_child: Callable[..., Any], shared
 
 
 def test_holders_are_servers_exporters_and_slots(shared: Path) -> None:
-    """
-    Who holds what is told with its pid; what this process holds itself is left out.
-    """
+    """`holders` returns roles and pids of other processes, and leaves out what the caller holds."""
     lock_file = directory.prepare(shared)
 
     def hold(byte: int) -> bool:
@@ -325,9 +291,7 @@ def test_holders_are_servers_exporters_and_slots(shared: Path) -> None:
 
 
 def test_a_child_holds_nothing_of_its_parents(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    A forked process sees its parent's locks as another's.
-    """
+    """A forked child sees its parent's record locks as another process's."""
     lock_file = directory.prepare(shared)
     assert lock_file.acquire(locks.FIRST_SLOT)
     parent = os.getpid()
@@ -345,14 +309,12 @@ def test_a_child_holds_nothing_of_its_parents(in_child: Callable[..., Any], shar
 
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
-    """A directory of one server."""
+    """Return the path of a temporary directory for one server."""
     return tmp_path / directory.name_temporary().name
 
 
 def test_discard_removes_a_directory_that_we_made(in_child: Callable[..., Any], made: Path) -> None:
-    """
-    The directory of one server goes with all that is ours when the server ends.
-    """
+    """`discard` removes the temporary directory of a server with all our files."""
 
     def run() -> bool:
         lock_file = directory.prepare(made)
@@ -365,9 +327,7 @@ def test_discard_removes_a_directory_that_we_made(in_child: Callable[..., Any], 
 
 
 def test_discard_leaves_a_directory_of_the_users(shared: Path) -> None:
-    """
-    What the user named is cleared at the next start, not removed.
-    """
+    """`discard` does not remove a directory that the user named."""
     lock_file = fill(shared)
     assert not directory.discard(shared, lock_file)
     assert set(OURS) <= set(os.listdir(shared))
@@ -376,9 +336,7 @@ def test_discard_leaves_a_directory_of_the_users(shared: Path) -> None:
 def test_discard_leaves_a_directory_that_another_server_uses(
     in_child: Callable[..., Any], made: Path
 ) -> None:
-    """
-    At a USR2 upgrade the first master ends while the second serves.
-    """
+    """`discard` leaves a directory that a second server uses, as after gunicorn's USR2."""
 
     def run() -> bool:
         lock_file = directory.prepare(made)
@@ -391,9 +349,7 @@ def test_discard_leaves_a_directory_that_another_server_uses(
 
 
 def test_discard_keeps_what_is_not_ours(in_child: Callable[..., Any], made: Path) -> None:
-    """
-    A file that somebody put into a directory of ours is left, with the directory.
-    """
+    """`discard` leaves a foreign file, and the directory with it."""
 
     def run() -> bool:
         lock_file = directory.prepare(made)
@@ -405,9 +361,7 @@ def test_discard_keeps_what_is_not_ours(in_child: Callable[..., Any], made: Path
 
 
 def test_discard_goes_on_where_another_was_killed(in_child: Callable[..., Any], made: Path) -> None:
-    """
-    A directory that is marked as removed, with half of its files, goes when the other process of an exporter comes to it.
-    """
+    """`discard` finishes the removal of a directory whose first remover was killed half-way."""
 
     def run() -> bool:
         lock_file = directory.prepare(made)
@@ -444,7 +398,7 @@ def test_discard_leaves_what_the_next_server_has_made(
     in_child: Callable[..., Any], made: Path, byte: int
 ) -> None:
     """
-    The end of one that comes late, after another of the same name has begun, is not the other's, nor in its first moments.
+    A late `discard` leaves the directory to a server that has started in it meanwhile, even before that has locked it.
     """
 
     def run() -> tuple[bool, bool]:
@@ -462,9 +416,7 @@ def test_discard_leaves_what_the_next_server_has_made(
 def test_discard_asks_who_uses_a_directory_that_was_made_again(
     in_child: Callable[..., Any], made: Path, *, used: bool
 ) -> None:
-    """
-    By the new lock file too, where somebody has removed the directory and a worker or the next server made it again.
-    """
+    """`discard` looks at the lock file of a directory that was removed and made again, and leaves one in use."""
     byte = locks.SERVERS[0] if used else locks.FIRST_SLOT
 
     def run() -> bool:
@@ -509,7 +461,8 @@ def test_sweep_removes_abandoned_directories_of_this_user(
     in_child: Callable[..., Any], tmp_path: Path
 ) -> None:
     """
-    Only old ones, of our name, of this user or the workers', and with nobody and nothing else in them.
+    `sweep` removes old temporary directories of this user and the workers' that nobody holds and that have no foreign
+    file.
     """
     name = "wsgi_prom-0-{:016x}".format
     gone = {
@@ -545,9 +498,7 @@ def test_sweep_removes_abandoned_directories_of_this_user(
 
 
 def test_slot_numbers_and_client_files_are_told_apart(shared: Path) -> None:
-    """
-    What a scrape reads is what clear would remove, less what was kept aside.
-    """
+    """Slots and the client library's files are listed, those that were set aside are not."""
     fill(shared)
     assert [0, 12] == directory.slot_numbers(shared)
     assert sorted(name for name in OURS if name.endswith(".db")) == directory.client_files(shared)

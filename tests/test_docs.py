@@ -1,4 +1,4 @@
-"""Every block of the README runs, and what it names exists."""
+"""The README: each block of it runs, and what it names exists."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def counted(reader: documents.Reader, page: str) -> str:
 
 
 def test_there_is_no_block_that_no_test_runs() -> None:
-    """An application, the commands, and a file for each of Prometheus, gunicorn, uWSGI and the middleware by hand."""
+    """The README has the blocks that the tests below run, and no others."""
     files = [None, "myapp.py", "prometheus.yml", "gunicorn.conf.py", "uwsgi.ini", "byhand.py"]
     assert files == [block.file for block in BLOCKS]
     assert ["console"] == [block.language for block in BLOCKS if block.file is None]
 
 
 def test_the_first_commands(reader: documents.Reader) -> None:
-    """What the README shows first runs as it stands in an empty environment, and prints what it shows."""
+    """The README's first commands run as they stand in an empty environment, and print what it shows."""
     (reader.cwd / "gunicorn.conf.py").unlink()
     for command, shown in typed(0):
         if not command.startswith("pip install"):
@@ -76,13 +76,13 @@ def test_the_first_commands(reader: documents.Reader) -> None:
 
 
 def test_one_line_in_a_gunicorn_configuration(reader: documents.Reader) -> None:
-    """The file is all that gunicorn needs."""
+    """The README's gunicorn configuration is complete."""
     reader.type("gunicorn --workers 2 myapp:app")
     assert f"{MEASURED} 1.0\n" == order(reader)
 
 
 def test_the_uwsgi_configuration(reader: documents.Reader) -> None:
-    """The file is all that uWSGI needs, and Prometheus with the README's file sees one target that is up."""
+    """The README's uWSGI configuration is complete, and with its Prometheus configuration one target is up."""
     reader.type("uwsgi uwsgi.ini")
     assert f"{MEASURED} 1.0\n" == order(reader)
     reader.type("prometheus --config.file=prometheus.yml")
@@ -95,7 +95,7 @@ def test_the_uwsgi_configuration(reader: documents.Reader) -> None:
 
 
 def test_the_middleware_by_hand(reader: documents.Reader) -> None:
-    """Flask's own commands work with the wrapped application, and a server of one process shows its page."""
+    """Flask's own commands work with the wrapped application, and its single process shows its page."""
     assert "/users/<int:user>/orders" in reader.type("flask --app byhand routes")
     (reader.cwd / "gunicorn.conf.py").unlink()
     reader.type("gunicorn byhand:app")
@@ -110,7 +110,7 @@ def test_the_middleware_by_hand(reader: documents.Reader) -> None:
     [("gunicorn", 'route="/users/<int:user_id>"'), ("django", 'route="/products/<int:pk>/"')],
 )
 def test_the_commands_of_an_example(example: str, shows: str, reader: documents.Reader) -> None:
-    """The commands of the example's README run as they stand, and the page that the last one prints shows the route."""
+    """The commands of the example's README run as they stand, and the last one prints a page with the route."""
     shutil.copytree(
         live.ROOT / "examples", reader.cwd / "examples", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -124,13 +124,15 @@ def test_the_commands_of_an_example(example: str, shows: str, reader: documents.
 
 @pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])
 def test_the_make_targets_exist(target: str) -> None:
-    """make knows each command that the README and the build name."""
+    """`make` has each target that the README and the build name."""
     done = subprocess.run(["make", "--dry-run", target], cwd=live.ROOT, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_settings_table_is_complete() -> None:
-    """The tables of docs/settings.md have each setting's variable once and no other; README's are lines of them."""
+    """
+    The tables of docs/settings.md have each setting's variable once and no other; the README's rows are among theirs.
+    """
     line = re.compile(r"^\| `(WSGI_PROM_\w+)` \| [^|]*\|", re.MULTILINE)
     tables = (live.ROOT / "docs" / "settings.md").read_text()
     assert sorted(PREFIX + field.name.upper() for field in dataclasses.fields(Settings)) == sorted(
@@ -140,12 +142,12 @@ def test_the_settings_table_is_complete() -> None:
 
 
 def test_files_that_the_readme_names_exist() -> None:
-    """Links and names of tests lead somewhere."""
+    """Each file, link and test that the README names exists."""
     named = re.findall(r"\]\(([^)#:]+)\)|`(tests/\w+\.py)`", README)
     missing = [link or test for link, test in named if not (live.ROOT / (link or test)).exists()]
     assert [] == missing
 
 
 def test_the_readme_is_short() -> None:
-    """A newcomer reads it in one go."""
+    """The README stays short enough to be read at once."""
     assert len(README.splitlines()) < 120

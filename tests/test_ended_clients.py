@@ -1,4 +1,7 @@
-"""What processes of the client library's own multiprocess mode leave: kept while they live, added up once when they have ended."""
+"""
+Files of the client library's own multiprocess mode: kept while their processes live, added up once when those have
+ended.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ MODES = ("all", "min", "max", "sum", "mostrecent")
 def leave(
     path: Path, pid: object, amount: float = 1.0, when: float = 1.0, modes: tuple[str, ...] = MODES
 ) -> None:
-    """Write the files that a process leaves."""
+    """Write the files of a process that has ended."""
     directory.prepare(path)
     labels: dict[str, str] = {"kind": "a"}
 
@@ -61,7 +64,7 @@ def page(path: Path) -> dict[str, float]:
 
 
 def lasting(path: Path) -> dict[str, float]:
-    """The page without what speaks of living processes, and of one process."""
+    """Return the page without samples of living processes and of one process."""
     return {name: value for name, value in page(path).items() if not name.startswith(("live", "all"))}
 
 
@@ -70,7 +73,7 @@ def names(path: Path) -> set[str]:
 
 
 def test_what_ended_processes_left_is_added_up(shared: Path) -> None:
-    """Sums, counts and gauges are on the page as before, those of living processes are not, and one file is left of all."""
+    """The files of ended processes become one archive; sums, counts and lasting gauges on the page stay the same."""
     for pid in (5, 6, 7):
         leave(shared, pid, amount=float(pid), when=float(pid))
     before = lasting(shared)
@@ -96,7 +99,7 @@ def test_the_archive_does_not_grow_with_processes(shared: Path) -> None:
 
 
 def test_a_file_that_is_open_stays(shared: Path) -> None:
-    """Whatever its name says of a pid, and whether it was read to its end: a process that has it open lives."""
+    """A file that a process has open is kept, whatever pid is in its name."""
     leave(shared, 5)
     leave(shared, "worker_3")
     held = open(shared / "counter_worker_3.db", "a+b")  # noqa: PTH123, SIM115
@@ -119,7 +122,7 @@ STEPS = ("rename", "unlink", "open", "listdir", "stat")
 
 
 def fold_and_die(path: Path, steps: int) -> bool:
-    """Fold, and be killed before the step of that number. Returns whether it came to its end before."""
+    """Fold, and be killed before step *number*. Returns whether the folding was finished before."""
     left = [steps]
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,7 +146,9 @@ def fold_and_die(path: Path, steps: int) -> bool:
 
 
 def test_a_kill_between_two_steps_neither_loses_nor_doubles(shared: Path) -> None:
-    """Wherever the one who adds files up is killed, the page says the same, then and when the next one has gone on."""
+    """
+    A kill at any step of the folding changes nothing on the page, before and after the next process has finished it.
+    """
     amount, steps, whole = 0, 0, False
     while not whole:
         for pid in (f"{steps}a", f"{steps}b"):
@@ -161,7 +166,7 @@ def test_a_kill_between_two_steps_neither_loses_nor_doubles(shared: Path) -> Non
 
 
 def test_no_sum_goes_back_by_a_last_digit(shared: Path) -> None:
-    """Amounts that no double holds exactly have the same sum before and after some of them were added up, in any order."""
+    """Sums of amounts that no double holds exactly are the same before and after some of them were folded."""
     numbers = random.Random(7)
     before = 0.0
     for turn in range(20):
@@ -178,7 +183,7 @@ def test_no_sum_goes_back_by_a_last_digit(shared: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\1", bytes(65536)])
 def test_a_file_that_nothing_was_written_to(shared: Path, content: bytes) -> None:
-    """A process that was killed while it made its file leaves one that is nothing to add, and no error."""
+    """An empty file of a process that was killed while it made the file is removed without an error."""
     leave(shared, 5)
     (shared / "counter_6.db").write_bytes(content)
     collector = Collector(shared)
@@ -191,7 +196,7 @@ def test_a_file_that_nothing_was_written_to(shared: Path, content: bytes) -> Non
 
 @pytest.mark.parametrize("content", [b"garbage!" * 100, b"\x28\0\0\0\0\0\0\0\x08\0\0\0notjson!" + bytes(20)])
 def test_a_file_that_cannot_be_read_stays_and_harms_no_other(shared: Path, content: bytes) -> None:
-    """It is counted as unreadable at each scrape; the rest is added up."""
+    """A damaged file is kept and counted as unreadable at each scrape; the others are folded."""
     leave(shared, 5)
     (shared / "counter_6.db").write_bytes(content)
     Folding(shared).fold()
@@ -203,7 +208,7 @@ def test_a_file_that_cannot_be_read_stays_and_harms_no_other(shared: Path, conte
 
 
 def test_a_damaged_archive_is_told_and_nothing_is_added_to_it(shared: Path) -> None:
-    """What cannot be read is left as it is, and what came later still counts."""
+    """A damaged archive is reported and left as it is; files that come later still count."""
     leave(shared, 5)
     directory.prepare(shared)
     (shared / archive.NAME).write_bytes(b"wsgi_prom archive 1 7\nnonsense")
@@ -215,7 +220,7 @@ def test_a_damaged_archive_is_told_and_nothing_is_added_to_it(shared: Path) -> N
 
 
 def test_a_full_disk_keeps_the_files(tmp_path: Path) -> None:
-    """An archive that cannot be written changes nothing: the files count one by one."""
+    """If the archive cannot be written, the files stay and count one by one."""
     script = """
 import os, sys
 from pathlib import Path
@@ -245,7 +250,7 @@ print(before == between == tests.lasting(path), tests.names(path))
 
 
 def test_a_start_removes_what_ended_processes_left_alone(shared: Path) -> None:
-    """Clearing for a new server leaves what a living process has open."""
+    """The start of a server removes files of ended processes, and none that a living one has open."""
     leave(shared, 5)
     Folding(shared).fold()
     leave(shared, 6)
@@ -258,7 +263,7 @@ def test_a_start_removes_what_ended_processes_left_alone(shared: Path) -> None:
 
 
 def test_scrapes_beside_a_folding_process_never_go_back(shared: Path) -> None:
-    """Another process that reads the directory meanwhile sees each file once, in the archive or beside it."""
+    """A process that scrapes while another folds sees each file once, in the archive or beside it."""
     leave(shared, "first")
     script = f"""
 import time
@@ -312,7 +317,9 @@ def beside(
 def test_a_task_worker_that_lives_is_on_the_page_and_when_it_has_ended_its_counters(
     beside: tuple[subprocess.Popen[str], live.LiveServer, Path],
 ) -> None:
-    """The start of the server removes nothing of it; its end leaves no files of its own, and takes no count."""
+    """
+    A server's start keeps the files of a living task worker; when that has ended, its counters stay and its files go.
+    """
     worker, server, path = beside
     live.drive(server.url, ["/"] * 5)
     samples = server.samples()
@@ -325,7 +332,7 @@ def test_a_task_worker_that_lives_is_on_the_page_and_when_it_has_ended_its_count
 
 
 def test_a_directory_that_is_gone_is_no_news(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At the end of its server it is removed under the exporter's hands."""
+    """An exporter whose directory is removed at the end of its server logs no error."""
     folding = Folding(shared)
     folding.fold()
     assert [] == caplog.messages

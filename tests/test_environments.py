@@ -1,4 +1,4 @@
-"""Odd places to run in: users that nobody knows, umasks, and file systems that can hardly be written to, or not at all."""
+"""Unusual environments: users without a passwd entry, any umask, and file systems that can hardly be written to."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def assert_counted(server: live.LiveServer) -> None:
 @pytest.mark.parametrize("umask", ["000", "077"])
 @pytest.mark.parametrize("name", SERVERS)
 def test_an_unknown_user_without_a_home(name: str, umask: str) -> None:
-    """A uid without a passwd entry, without HOME, and with any umask: counted, in files for that user alone."""
+    """
+    A user without a passwd entry and without HOME is served and counted with any umask, in files of that user alone.
+    """
     wrapper = [*NO_PASSWD_ENTRY, "sh", "-c", f'umask {umask}; exec "$@"', "sh"]
     with start(name, wrapper) as server:
         assert_counted(server)
@@ -78,7 +80,7 @@ def test_an_unknown_user_without_a_home(name: str, umask: str) -> None:
 def test_a_read_only_system_with_one_place_to_write_to(
     name: str, place: str, user: list[str], tmp_path: Path
 ) -> None:
-    """With /dev/shm alone, or TMPDIR alone, everything is counted."""
+    """/dev/shm alone, or TMPDIR alone, is enough to count everything."""
     writable = str(tmp_path) if place == "TMPDIR" else place
     for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
         folder.chmod(folder.stat().st_mode | 0o011)
@@ -92,7 +94,7 @@ def test_a_read_only_system_with_one_place_to_write_to(
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_nothing_that_can_be_written_to(name: str, tmp_path: Path) -> None:
-    """Without any place to write to the application serves, and the log says once why there are no metrics."""
+    """With nowhere to write, the application serves, and the log says once why there are no metrics."""
     # gunicorn itself does not start without a place for its workers' heartbeats; nobody else knows of this one.
     writable = str(tmp_path) if name == "gunicorn" else ""
     for folder in [tmp_path, *list(tmp_path.parents)[:-2]]:
@@ -114,7 +116,7 @@ def test_nothing_that_can_be_written_to(name: str, tmp_path: Path) -> None:
     ids=["no docstrings", "warnings are errors", "isolated", "without site"],
 )
 def test_gunicorn_under_any_setting_of_the_interpreter(interpreter: list[str]) -> None:
-    """Application, exporter and the page in the application."""
+    """Application, exporter and the page in the application work with each option of the interpreter."""
     # Where the interpreter reads neither PYTHONPATH nor .pth files, they are given in the program.
     program = (
         f"import sys; sys.path[:0] = {[str(live.APPS), *(path for path in sys.path if path)]!r}; "
@@ -132,7 +134,7 @@ def test_gunicorn_under_any_setting_of_the_interpreter(interpreter: list[str]) -
 
 
 def test_uwsgi_with_warnings_as_errors_and_without_docstrings() -> None:
-    """The same of uWSGI, which has no options of the interpreter but its own and the environment's."""
+    """uWSGI works with its own options and the environment's for warnings as errors and no docstrings."""
     with live.uwsgi("--optimize", "2", workers=1, PYTHONOPTIMIZE="2", PYTHONWARNINGS="error",
                     WSGI_PROM_METRICS_PATH="/metrics") as server:  # fmt: skip
         live.drive(server.url, ["/"] * 5)
@@ -142,7 +144,7 @@ def test_uwsgi_with_warnings_as_errors_and_without_docstrings() -> None:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_closed_standard_streams(name: str) -> None:
-    """A server that is started without stdin, stdout and stderr: nothing is written to a file that has their numbers."""
+    """A server that is started without stdin, stdout and stderr writes its log to no file that has their numbers."""
     with contextlib.closing(live.hold_port()) as held, contextlib.closing(live.hold_port()) as metrics:
         number, metrics_number = (holder.getsockname()[1] for holder in (held, metrics))
         command: list[str | Path] = {
@@ -172,7 +174,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch, shared: Path) -> Iterator[live.LiveServer]:
-    """An exporter of another server's on the same directory, without a token; this one has one."""
+    """Start an exporter without a token in the directory, as another server would; this one has a token."""
     with exporters.serve(shared) as server:
         assert server.metrics_url
         monkeypatch.setenv("WSGI_PROM_BIND", "127.0.0.1:0")
@@ -183,7 +185,7 @@ def running(monkeypatch: pytest.MonkeyPatch, shared: Path) -> Iterator[live.Live
 def test_settings_that_another_servers_exporter_does_not_have_are_told(
     running: live.LiveServer, shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A page that stays open to all is no secret of the log."""
+    """The log names the settings that the running exporter of another server does not have."""
     launch(shared, None)
     assert "" == caplog.text
     launch(shared, Address("127.0.0.1", 0))
@@ -194,7 +196,7 @@ def test_settings_that_another_servers_exporter_does_not_have_are_told(
 def test_an_exporter_that_cannot_be_replaced_ends(
     running: live.LiveServer, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reload has added a token, and Python was removed meanwhile: the page does not stay open without one."""
+    """If a reload adds a token and no new exporter can be started, the old one ends, so that the page is not open."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
     with pytest.raises(OSError, match="/nowhere/python3"):
         launch(shared, Address("127.0.0.1", 0), reload=True)
@@ -204,7 +206,10 @@ def test_an_exporter_that_cannot_be_replaced_ends(
 def test_a_frozen_application_is_told_how_to_have_an_exporter(
     monkeypatch: pytest.MonkeyPatch, shared: Path
 ) -> None:
-    """Its modules are in its own executable, so that no Python can be started with them."""
+    """
+    An application in a frozen executable is told to run `wsgi-prom serve`, since no Python can be started with its
+    modules.
+    """
     directory.prepare(shared)
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(sys, "executable", "/opt/shop/shop")

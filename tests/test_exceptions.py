@@ -1,4 +1,6 @@
-"""Exceptions that a framework answers itself: each is counted once, with the request's route, and those it was told to handle are not."""
+"""
+Exceptions that a framework answers itself: unexpected ones are counted once, with the route, handled ones are not.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ FAILING = {
 def test_an_exception_that_no_handler_takes_is_counted_once(
     framework: str, between: Callable[[Any], Any], in_child: Callable[..., Any]
 ) -> None:
-    """Of all requests of an application's table: 404s and refusals, which are exceptions too, are none to count."""
+    """An unhandled exception is counted once; 404s and refusals, which frameworks raise too, are not counted."""
 
     def work() -> Any:
         module = application(f"routes_{framework}")
@@ -64,7 +66,7 @@ def answered(app: Any, path: str) -> str:
 
 
 def test_an_exception_that_an_error_handler_takes_is_none(in_child: Callable[..., Any]) -> None:
-    """A page for a class of exceptions is an answer like any other; a page for 500 is shown for what nobody expected."""
+    """An exception with a handler of its own is not counted; a handler for status 500 does not make it expected."""
 
     def work() -> Any:
         from flask import Flask
@@ -86,7 +88,7 @@ def test_an_exception_that_an_error_handler_takes_is_none(in_child: Callable[...
 
 
 def test_an_exception_view_of_pyramids_is_an_answer(in_child: Callable[..., Any]) -> None:
-    """What the application has a view for is expected; anything else reaches the middleware."""
+    """An exception that has a view is not counted; any other reaches the middleware and is."""
 
     def work() -> Any:
         from pyramid.config import Configurator
@@ -110,7 +112,7 @@ def test_an_exception_view_of_pyramids_is_an_answer(in_child: Callable[..., Any]
 
 
 def test_an_exception_is_counted_once_where_it_is_raised_again(in_child: Callable[..., Any]) -> None:
-    """Flask and Django signal it, and let it through when they are told to."""
+    """An exception that Flask or Django signals and then lets through is counted once."""
 
     def work() -> Any:
         flask, django = application("routes_flask"), application("routes_django")
@@ -125,7 +127,7 @@ def test_an_exception_is_counted_once_where_it_is_raised_again(in_child: Callabl
 
 
 def test_a_falcon_handler_answers_as_falcon_does(in_child: Callable[..., Any]) -> None:
-    """The handler that counts is told of by an application; without it the answer is the same, and nothing is counted."""
+    """Our Falcon handler counts and answers as Falcon itself does; without it nothing is counted."""
 
     def work() -> Any:
         import falcon
@@ -153,7 +155,10 @@ def test_a_falcon_handler_answers_as_falcon_does(in_child: Callable[..., Any]) -
 
 
 def test_an_error_that_start_response_is_told_of_is_counted(in_child: Callable[..., Any]) -> None:
-    """By an application of no framework, as PEP 3333 has it; a redirect that was raised is none."""
+    """
+    An exc_info that an application without a framework gives to start_response is counted; a redirect that was raised
+    is not.
+    """
 
     def work() -> Any:
         import sys
@@ -175,7 +180,7 @@ def test_an_error_that_start_response_is_told_of_is_counted(in_child: Callable[.
 
 
 def test_a_real_server_counts_what_flask_answers() -> None:
-    """Two workers of gunicorn, one scrape: as many as there were, beside the 500s."""
+    """One scrape of a gunicorn with two workers has each exception beside its 500."""
     with live.gunicorn("routes_flask:app", workers=2) as server:
         for _ in range(6):
             assert 500 == server.get("/fail").status
