@@ -1,7 +1,6 @@
 """
-The examples, booted as a reader boots them and scraped: supervisord, uWSGI and nginx for the one, gunicorn for the other.
-
-Root is needed, as in production: the Flask stack is started as root and drops to www-data.
+The examples, started as a reader starts them: supervisord, uWSGI and nginx for Flask; gunicorn for the same
+application. The Flask stack needs root, as in production: it starts as root and drops to www-data.
 """
 
 # The house puts what is expected first.
@@ -65,9 +64,7 @@ VIEWED = {"no": 10.0, "yes": 15.0}
 
 
 class Stack:
-    """
-    The whole of examples/flask under supervisord, with the ports and paths of this run in place of the real ones.
-    """
+    """The whole of examples/flask under supervisord, with free ports and paths of this run."""
 
     def __init__(self, server: live.LiveServer, folder: Path, ports: Mapping[str, int]) -> None:
         self.server = server
@@ -129,9 +126,7 @@ def flask_stack(**more: str) -> Iterator[Stack]:
 
 
 def test_flask_counts_every_request_exactly() -> None:
-    """
-    Behind nginx, over four uWSGI workers, one scrape has each request once, under its route.
-    """
+    """Behind nginx and four uWSGI workers, one scrape has each request once, under its route."""
     with flask_stack() as stack:
         driven = live.drive(stack.application, requests())
         assert ([], ANSWERED) == (driven.failed, driven.answered)
@@ -146,9 +141,7 @@ def test_flask_counts_every_request_exactly() -> None:
 
 
 def test_flask_keeps_its_counts_when_a_worker_is_killed() -> None:
-    """
-    A worker that dies by SIGKILL takes nothing of what was counted with it, and another goes on.
-    """
+    """SIGKILL of a worker loses no count, and another worker continues."""
     with flask_stack() as stack:
         live.drive(stack.application, requests())
         assert COUNTED == live.eventually(lambda: requests_total(stack.samples()), COUNTED.__eq__)
@@ -167,7 +160,7 @@ def test_flask_keeps_its_counts_when_a_worker_is_killed() -> None:
 
 def test_flask_hides_metrics_from_users_and_all_else_from_prometheus() -> None:
     """
-    8040 answers /metrics with 404 even where the application serves it; 9040 has /metrics and nothing else.
+    Port 8040 answers /metrics with 404 although the application serves it; port 9040 has /metrics and nothing else.
     """
     with flask_stack(uwsgi_ini="env = WSGI_PROM_METRICS_PATH=/metrics") as stack:
         live.request(f"{stack.application}/")
@@ -194,9 +187,7 @@ def test_flask_hides_metrics_from_users_and_all_else_from_prometheus() -> None:
 
 
 def test_flask_is_told_by_nginx_when_the_request_came() -> None:
-    """
-    X-Request-Start is the moment at which nginx took the request, whatever the client sent under that name.
-    """
+    """nginx sets X-Request-Start to its own time, whatever the client sends under that name."""
     echo = "@app.get('/start')\ndef start():\n    return request.headers['X-Request-Start']"
     with flask_stack(app_py=echo) as stack:
         sent = {"X-Request-Start": "t=1.000"}
@@ -209,9 +200,7 @@ def test_flask_is_told_by_nginx_when_the_request_came() -> None:
 
 
 def test_flask_serves_as_a_plain_user_and_leaves_nothing_running() -> None:
-    """
-    uWSGI's master, its workers and the exporter's pair run as www-data, and with supervisord all of them end.
-    """
+    """uWSGI's master, its workers and both processes of the exporter run as www-data, and all end with supervisord."""
     with flask_stack() as stack:
         uwsgi, nginx = stack.program("uwsgi"), stack.program("nginx")
         assert WORKERS == len(stack.server.workers(uwsgi))
@@ -233,9 +222,7 @@ def test_flask_serves_as_a_plain_user_and_leaves_nothing_running() -> None:
 
 
 def test_flask_finishes_what_is_under_way_when_uwsgi_is_restarted() -> None:
-    """
-    A request in a worker is answered although uWSGI is told to end meanwhile, and the counts go on afterwards.
-    """
+    """A request in progress is answered when uWSGI is restarted, and the counts continue."""
     with flask_stack() as stack:
         answers: list[live.Response] = []
         slow = threading.Thread(
@@ -256,9 +243,7 @@ def test_flask_finishes_what_is_under_way_when_uwsgi_is_restarted() -> None:
 
 
 def test_gunicorn_counts_every_request_exactly_and_leaves_nothing_running() -> None:
-    """
-    The same application under gunicorn, its code unchanged, has the same counts by the same routes.
-    """
+    """The unchanged application has the same counts and routes under gunicorn."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gunicorn-")))
         # A copy, because gunicorn reads its configuration from where it is started; the bind given there has to go.

@@ -1,4 +1,4 @@
-"""What a server's hook does at the start, in the steps that other servers may come between."""
+"""The steps of a server's hook at its start, between which other servers may do something."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sweep_later(base: Path) -> None:
 def test_a_clock_that_is_set_forward_during_a_start(
     in_child: Callable[..., Any], tmp_path: Path, when: str
 ) -> None:
-    """Neither the server itself nor another one that starts takes the directory for one that was left."""
+    """A clock that is set forward makes neither this server nor another one sweep the new directory."""
 
     def run() -> tuple[bool, bool, list[int]]:
         from wsgi_prom.hooks.instance import Instance
@@ -66,7 +66,7 @@ def test_a_clock_that_is_set_forward_during_a_start(
 
 
 def test_what_servers_have_left_is_still_swept(in_child: Callable[..., Any], tmp_path: Path) -> None:
-    """A directory without a living process, as old as it has to be, goes at the next start."""
+    """An old directory without a living process is removed at the next start."""
 
     def run() -> tuple[str, list[str]]:
         from wsgi_prom.hooks.instance import Instance
@@ -87,7 +87,7 @@ def test_what_servers_have_left_is_still_swept(in_child: Callable[..., Any], tmp
 def test_a_directory_that_is_removed_while_it_is_made_is_made_again(
     in_child: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """By another server's sweep, as long as there is no lock file in it."""
+    """If another server sweeps a directory that has no lock file yet, its server makes it again."""
     path = tmp_path / directory.name_temporary().name
 
     def run() -> int:

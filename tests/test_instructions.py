@@ -1,4 +1,4 @@
-"""The guard on what a request costs: in instructions, which are the same each time, as nanoseconds are not."""
+"""Bounds on the cost of a request in instructions, which repeat themselves where nanoseconds do not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FRAMEWORKS = {"ours flask": 0.50, "ours django": 0.54}
 
 @pytest.mark.timeout(900)
 def test_a_request_costs_no_more_instructions_than_promised() -> None:
-    """What is added to a request stays below a part of what two metrics by hand add."""
+    """A measured request costs at most the promised part of a Counter and Histogram written by hand."""
     figures = instructions.of_requests(instructions.GUARDED)
     found = {(top, bottom): paired(figures[top], figures[bottom]) for top, bottom in BOUNDS}
     assert {} == {pair: value for pair, value in found.items() if value > BOUNDS[pair]}, found
@@ -24,7 +24,7 @@ def test_a_request_costs_no_more_instructions_than_promised() -> None:
 
 @pytest.mark.timeout(900)
 def test_a_request_of_a_framework_costs_no_more_instructions_than_promised() -> None:
-    """Neither where the body is an iterator, as Flask's, nor where it is Django's own response."""
+    """The bounds hold for Flask, whose body is an iterator, and for Django's own responses."""
     figures = instructions.of_requests({"stock", *FRAMEWORKS})
     found = {name: paired(figures[name], figures["stock"]) for name in FRAMEWORKS}
     assert {} == {name: value for name, value in found.items() if value > FRAMEWORKS[name]}, found

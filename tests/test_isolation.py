@@ -1,4 +1,4 @@
-"""Servers beside each other, and everything that must leave no trace or end with one clear line."""
+"""Servers beside each other, and commands and imports that must leave nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_two_servers_of_the_same_configuration_keep_their_own_totals(name: str) -> None:
-    """The same configuration but for the ports: each server counts its own requests."""
+    """Two servers with the same configuration on different ports count their own requests."""
     with servers.start(name, workers=2) as first, servers.start(name, workers=2) as second:
         live.drive(first.url, ["/"] * 30)
         live.drive(second.url, ["/"] * 70)
@@ -28,7 +28,7 @@ def test_two_servers_of_the_same_configuration_keep_their_own_totals(name: str) 
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_taken_metrics_port_does_not_keep_the_application_from_serving(name: str) -> None:
-    """The second server on a metrics port serves its application, and its log says why it has no metrics."""
+    """A second server on a metrics port serves its application, and its log says why it has no metrics."""
     with servers.start(name, workers=2) as first:
         taken = first.metrics_url.removeprefix("http://").removesuffix("/metrics")
         with servers.start(name, workers=2, WSGI_PROM_BIND=taken) as second:
@@ -47,7 +47,7 @@ PRIVATE = 'mount -t tmpfs private /dev/shm && "$@"; code=$?; ls -A /dev/shm > sh
 
 
 def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end in an environment as a server's."""
+    """Run a command to its end with the environment of a server."""
     environ = live.environment({"TMPDIR": str(folder), **env}, runtime=folder)
     words = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh", *command]
     return subprocess.run(
@@ -80,7 +80,7 @@ print(directory.discard(path, lock_file))
 
 
 def test_a_full_shared_memory_is_left_by_who_ends(tmp_path: Path) -> None:
-    """A directory is removed without space for anything that says so."""
+    """A server removes its directory even if shared memory is full."""
     small = 'mount -o remount,size=200k /dev/shm && exec "$@"'
     done = run(tmp_path, "sh", "-c", small, "sh", sys.executable, "-c", FULL)
     assert ("True\n", "") == (done.stdout, done.stderr)
@@ -101,7 +101,7 @@ print(threading.active_count(), sorted(os.readlink(f"/proc/self/fd/{{fd}}") for 
 @pytest.mark.parametrize("option", ["--check-config", "--print-config"])
 @pytest.mark.parametrize("configured", [False, True])
 def test_checking_a_configuration_makes_nothing(option: str, configured: bool, tmp_path: Path) -> None:
-    """gunicorn --check-config reads the hook and imports the application: no file, and none is cleared either."""
+    """gunicorn --check-config, which runs the hook and imports the application, makes and clears no file."""
     env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")} if configured else {}
     (tmp_path / "metrics").mkdir(mode=0o700)
     (tmp_path / "metrics" / "counter_1.db").write_bytes(b"of a server that may be running")
@@ -123,7 +123,7 @@ def test_checking_a_configuration_makes_nothing(option: str, configured: bool, t
 def test_checking_a_configuration_refuses_a_wrong_setting(
     bind: str, options: list[str], refused: bool, tmp_path: Path
 ) -> None:
-    """The setting is checked as it will be when the server starts, and one line says what is wrong."""
+    """--check-config names a wrong setting in one line."""
     done = run(tmp_path, GUNICORN, *HOOK, "--check-config", *options, "plain:app", WSGI_PROM_BIND=bind)
     lines = [line for line in done.stderr.splitlines() if "WSGI_PROM_BIND='nonsense'" in line]
     assert (int(refused), int(refused)) == (done.returncode, len(lines))
@@ -133,14 +133,14 @@ def test_checking_a_configuration_refuses_a_wrong_setting(
 
 @pytest.mark.parametrize("module", ["wrapped", "wsgi_prom.hooks.gunicorn"])
 def test_an_import_makes_nothing(module: str, tmp_path: Path) -> None:
-    """python -c "import myapp": no file, socket, thread or slot, also of an application that is wrapped by hand."""
+    """Importing an application, even one that is wrapped by hand, makes no file, socket, thread or slot."""
     done = run(tmp_path, sys.executable, "-c", WATCH.format(module=module))
     assert (done.stdout, done.stderr) == ("1 []\n", "")
     assert set() == traces(tmp_path)
 
 
 def test_an_import_that_names_a_directory_makes_nothing(tmp_path: Path) -> None:
-    """With PROMETHEUS_MULTIPROC_DIR set too: what the client library makes there at import does not stay."""
+    """With PROMETHEUS_MULTIPROC_DIR set, the import leaves no file of the client library either."""
     (tmp_path / "metrics").mkdir(mode=0o700)
     done = run(
         tmp_path,
@@ -154,7 +154,7 @@ def test_an_import_that_names_a_directory_makes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_django_management_command_makes_nothing(tmp_path: Path) -> None:
-    """manage.py check imports settings, URLs and the wrapped WSGI application, and leaves nothing."""
+    """manage.py check imports the wrapped application and leaves no file."""
     done = run(tmp_path, sys.executable, "-m", "django", "check", "--settings", "django_settings")
     assert (done.returncode, done.stdout) == (0, "System check identified no issues (0 silenced).\n"), (
         done.stderr
@@ -163,7 +163,7 @@ def test_a_django_management_command_makes_nothing(tmp_path: Path) -> None:
 
 
 def wrong_settings(folder: Path) -> dict[str, tuple[str, str, str]]:
-    """Settings that cannot be used: the variable, the value, and what the line must tell beside them."""
+    """Return settings that cannot be used: the variable, the value, and words that the error must have."""
     a_file = folder / "file"
     a_file.touch()
     foreign = folder / "foreign"
@@ -183,7 +183,7 @@ def wrong_settings(folder: Path) -> dict[str, tuple[str, str, str]]:
 @pytest.mark.parametrize("case", ["bind", "port", "limit", "file", "foreign", "unwritable"])
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_wrong_setting_is_one_clear_line_at_start(name: str, case: str, tmp_path: Path) -> None:
-    """The server does not start, and one line names the setting, its value and what would be right."""
+    """A server with a wrong setting does not start; one line names the setting, its value and the remedy."""
     variable, given, told = wrong_settings(tmp_path)[case]
     if name.startswith("gunicorn"):
         command = [GUNICORN, *HOOK, "--bind", "127.0.0.1:0", "plain:app"]
@@ -200,7 +200,7 @@ def test_a_wrong_setting_is_one_clear_line_at_start(name: str, case: str, tmp_pa
 
 
 def test_the_request_path_imports_no_framework_and_no_webob(tmp_path: Path) -> None:
-    """import wsgi_prom and its middleware load neither WebOb nor psutil nor a framework nor the client library."""
+    """wsgi_prom and its middleware import neither WebOb nor psutil, a framework or the client library."""
     code = (
         "import sys, wsgi_prom; wsgi_prom.PrometheusMiddleware(print); print(sorted({'webob', 'psutil', 'flask', "
         "'werkzeug', 'django', 'bottle', 'waitress', 'prometheus_client'} & sys.modules.keys()))"
@@ -210,7 +210,7 @@ def test_the_request_path_imports_no_framework_and_no_webob(tmp_path: Path) -> N
 
 
 def test_workers_that_drop_to_another_user_own_their_files() -> None:
-    """gunicorn --user: the arbiter stays root, the directory, files and exporter are the workers' user's."""
+    """With gunicorn --user the arbiter stays root, while directory, files and exporter belong to the workers' user."""
     command = live.for_any_user([GUNICORN, *HOOK, "--bind", "127.0.0.1:0", "--user", "www-data", "--group",
                                  "www-data", "--workers", "2", "metered:app"])  # fmt: skip
     ready = (r"Booting worker with pid", 2)
@@ -250,7 +250,7 @@ def environment_seen_by(user: str, pid: int) -> str:
 
 
 def test_a_worker_that_serves_something_else_is_left_alone() -> None:
-    """An ASGI worker keeps its application in the same attribute: it is not wrapped, and the log says so."""
+    """The application of an ASGI worker is not wrapped, and the log says so."""
     with live.gunicorn("asgi:app", "--worker-class", "asgi", workers=1) as server:
         line = server.wait_for_log(r"wsgi_prom: .* does not serve WSGI")[0]
         answer = server.get("/")

@@ -1,4 +1,4 @@
-"""The keywords of the middleware, as an editor, `help()` and a type checker show them."""
+"""The middleware's keywords, as an editor, `help()` and a type checker show them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ACCEPTED = {field.name for field in dataclasses.fields(Settings) if field.metada
 
 
 def test_the_typed_keywords_are_those_that_are_accepted() -> None:
-    """No keyword of the settings is missing, and none is typed that would be refused."""
+    """The typed keywords are exactly those that the middleware accepts."""
     assert set(Keywords.__annotations__) == ACCEPTED
 
 
 def test_help_shows_each_keyword() -> None:
-    """The docstring has a line for each, which tells its meaning and default."""
+    """The docstring has a line for each keyword with its meaning and default."""
     lines = [line.partition(":") for line in inspect.getdoc(PrometheusMiddleware).splitlines()]
     told = {name: text for name, _, text in lines if name in ACCEPTED}
     assert set(told) == ACCEPTED
@@ -36,7 +36,7 @@ def test_help_shows_each_keyword() -> None:
 
 
 def test_the_signature_names_the_typed_keywords() -> None:
-    """An editor completes them."""
+    """The signature refers to the typed keywords, so that an editor completes them."""
     parameter = inspect.signature(PrometheusMiddleware).parameters["settings"]
     assert parameter.kind is inspect.Parameter.VAR_KEYWORD
     assert parameter.annotation == "Unpack[Keywords]"
@@ -52,7 +52,7 @@ def test_the_signature_names_the_typed_keywords() -> None:
     ],
 )
 def test_a_type_checker_knows_the_keywords(call: str, message: str, tmp_path: Path) -> None:
-    """It takes the right ones, and refuses an unknown one and a wrong type."""
+    """A type checker accepts right keywords and reports unknown ones and wrong types."""
     pytest.importorskip("mypy")
     app = tmp_path / "app.py"
     app.write_text(

@@ -1,4 +1,4 @@
-"""Workers killed, servers reloaded, replaced, stopped and started: what is counted stays, what is gone leaves nothing."""
+"""Workers are killed, servers reloaded, replaced, stopped and started: counts stay, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_progress(server: live.LiveServer) -> float | None:
 
 
 def busy_worker(server: live.LiveServer, pool: ThreadPoolExecutor, workers: int) -> int:
-    """Occupy one worker with a long request, and return its pid: the one that no other request gets."""
+    """Occupy one worker with a long request, and return the pid of that worker."""
     pool.submit(attempt, server, "/sleep?s=60")
     assert live.eventually(lambda: in_progress(server), lambda found: found == 1) == 1
     idle: set[int] = set()
@@ -51,7 +51,10 @@ def attempt(server: live.LiveServer, path: str) -> None:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_worker_killed_in_mid_request_keeps_its_counts_and_is_not_in_progress(name: str) -> None:
-    """SIGKILL in mid-request: in-progress is right on the next scrape, and what was completed stays counted."""
+    """
+    After SIGKILL in the middle of a request, requests in progress are right at the next scrape, and completed ones stay
+    counted.
+    """
     with servers.start(name, workers=3) as server, ThreadPoolExecutor(1) as pool:
         live.drive(server.url, ["/"] * 50)
         pid = busy_worker(server, pool, workers=3)
@@ -70,7 +73,7 @@ def test_a_worker_killed_in_mid_request_keeps_its_counts_and_is_not_in_progress(
 
 
 class Traffic:
-    """Requests by several clients for as long as the block lasts, each counted by how it ended."""
+    """Requests by several clients during a `with` block, each counted by its outcome."""
 
     def __init__(self, server: live.LiveServer, url: str) -> None:
         self._server = server
@@ -127,7 +130,7 @@ RELOADS = {
 
 @pytest.mark.parametrize("case", RELOADS)
 def test_a_reload_under_traffic_loses_nothing(case: str) -> None:
-    """No counter goes back, one exporter answers throughout on the same address, and nothing stays in progress."""
+    """During a reload no counter goes back, one exporter answers at the same address, and nothing stays in progress."""
     name, options, reload = RELOADS[case]
     with contextlib.closing(live.hold_port()) as held, reloadable(name, options, held) as server:
         url, metrics_url, before = server.url, server.metrics_url, set(server.workers())
@@ -168,7 +171,9 @@ def reloadable(name: str, options: tuple[str, ...], held: socket.socket) -> live
 
 @pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn gthread preload"])
 def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
-    """Two arbiters serve side by side and then the new one alone: one set of counters, one exporter, one address."""
+    """
+    Two arbiters serve side by side, then the new one alone, with one set of counters, one exporter and one address.
+    """
     with servers.start(name, workers=2) as server:
         url = server.url
         scraper = servers.Scraper(server)
@@ -204,7 +209,7 @@ def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_server_that_ends_leaves_no_exporter_and_no_directory(name: str, end: signal.Signals) -> None:
-    """Full stop, also by SIGKILL of the master: the exporter is gone with its server, and so are the figures."""
+    """When a server stops, or its master is killed, its exporter ends and its directory is removed."""
     # gunicorn's workers look for their master once in half the timeout.
     options = ("--timeout", "2") if name.startswith("gunicorn") else ()
     with servers.start(name, *options, workers=2) as server:
@@ -225,7 +230,7 @@ def test_a_server_that_ends_leaves_no_exporter_and_no_directory(name: str, end: 
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_configured_directory_starts_at_zero(name: str, tmp_path: Path) -> None:
-    """PROMETHEUS_MULTIPROC_DIR of one's own: what the last run and others left there is cleared, what is foreign stays."""
+    """At a start our files in PROMETHEUS_MULTIPROC_DIR are cleared, and foreign files stay."""
     tmp_path.chmod(0o700)
     (tmp_path / "counter_12345.db").write_bytes(b"left by the client library")
     (tmp_path / "notes.txt").write_text("not ours")
@@ -242,7 +247,7 @@ def test_a_configured_directory_starts_at_zero(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_scrape_is_answered_while_all_workers_hang(name: str) -> None:
-    """The exporter is a process of its own: it answers while no worker can."""
+    """The exporter answers while all workers hang, since it is a process of its own."""
     with servers.start(name, workers=2) as server, ThreadPoolExecutor(2) as pool:
         for _ in range(2):
             pool.submit(attempt, server, "/sleep?s=60")
@@ -257,7 +262,7 @@ def test_a_scrape_is_answered_while_all_workers_hang(name: str) -> None:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_server_that_goes_on_in_a_directory_that_was_half_removed_counts(name: str, tmp_path: Path) -> None:
-    """An upgrade's second server takes its place while the first one's end was cut short: its workers do not keep away."""
+    """The second server of an upgrade counts in a directory that the first one had half removed."""
     path = tmp_path / directory.name_temporary().name
     processes.in_child(lambda: directory.prepare(path).mark_discarded())
     with servers.start(name, workers=2, PROMETHEUS_MULTIPROC_DIR=str(path)) as server:

@@ -1,4 +1,4 @@
-"""Sizes, queue time and aborted requests as real servers have them, where the bytes really pass."""
+"""Sizes, queue time and aborted requests on real servers, where the bytes really pass."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def summary(
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_sizes_queue_time_and_aborts(name: str) -> None:
-    """Bodies both ways by their bytes, a file by what was sent, a wait by the proxy's header, a client that leaves."""
+    """Bodies in both directions, a sent file, a wait told by a proxy's header and a client that leaves are measured."""
     with servers.start(name, app="measured:app", workers=2) as server:
         for _ in range(3):
             assert len(server.get("/file").body) == FILE_SIZE
@@ -57,7 +57,7 @@ def test_sizes_queue_time_and_aborts(name: str) -> None:
 
 
 def test_a_chunked_upload_is_counted_as_it_is_read() -> None:
-    """gunicorn hands chunked bodies on without a length: what the application read is the size."""
+    """The size of a chunked body is what the application read, since gunicorn passes on no length."""
     with live.gunicorn("measured:app", workers=1) as server:
         address = urlsplit(server.url)
         with socket.create_connection((address.hostname, address.port), 30) as client:

@@ -1,4 +1,4 @@
-"""What is measured of a request, each figure by itself, and the settings that shape it."""
+"""Each figure that is measured of a request, and the settings that shape it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ SIZES = {
 
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_size_of_a_response_is_what_passed(kind: str, in_child: Any) -> None:
-    """Bytes are counted as they pass, whatever kind of result carries them."""
+    """The size of a response is counted for every kind of result."""
 
     def work() -> Any:
         get(SIZES[kind])
@@ -79,7 +79,7 @@ def test_the_size_of_a_response_is_what_passed(kind: str, in_child: Any) -> None
 
 @pytest.mark.parametrize("sendfile", [True, False])
 def test_the_size_of_a_file_is_what_was_sent(sendfile: bool, in_child: Any) -> None:
-    """By what the server read of it, or by its size where the server used sendfile."""
+    """The size of a file is what the server read, or the file's size if the server used sendfile."""
 
     def work() -> Any:
         with tempfile.TemporaryFile() as file:
@@ -104,7 +104,7 @@ def test_the_size_of_a_file_is_what_was_sent(sendfile: bool, in_child: Any) -> N
 
 
 def test_a_file_that_is_not_the_response_itself_is_counted_once(in_child: Any) -> None:
-    """A framework that wraps what file_wrapper made: the bytes are counted where they pass last."""
+    """If a framework wraps the result of file_wrapper, its bytes are counted once."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
@@ -122,7 +122,7 @@ def test_a_file_that_is_not_the_response_itself_is_counted_once(in_child: Any) -
 
 
 class Source(io.BytesIO):
-    """As some servers' `wsgi.input`, with more to it than PEP 3333 asks for."""
+    """A `wsgi.input` with more methods than PEP 3333 asks for, as some servers have."""
 
     def recv(self, size: int) -> bytes:
         return self.read(size)
@@ -163,7 +163,7 @@ READS: dict[str, Any] = {
 def test_the_size_of_a_request_is_what_was_read_of_its_body(
     headers: dict[str, Any], how: str, size: int, in_child: Any
 ) -> None:
-    """Whatever length its client has announced, and in whatever way it is read: the application gets the same."""
+    """The size of a request is what was read, however it is read and whatever length the client announced."""
 
     def work() -> Any:
         got = []
@@ -193,7 +193,7 @@ def test_the_size_of_a_request_is_what_was_read_of_its_body(
     ids=["no input", "read by uwsgi.chunked_read()"],
 )
 def test_a_body_that_cannot_be_counted_is_left_out(environ: dict[str, Any], in_child: Any) -> None:
-    """The size of a body that the application does not read from wsgi.input is unknown, and so left out."""
+    """A body that the application does not read from wsgi.input has no size."""
 
     def work() -> Any:
         get(plain, environ_of(**environ))
@@ -231,7 +231,7 @@ WAITRESS = {"SERVER_SOFTWARE": "of the operator's choice", "waitress.client_disc
 def test_a_body_that_the_server_does_not_send_has_no_size(
     server: dict[str, Any], method: str, status: str, size: int, body: Any, in_child: Any
 ) -> None:
-    """Of a HEAD and of a status without a body; it is the server that decides, and each does in its own way."""
+    """Responses to HEAD and with a status without body have no size, since servers differ in what they send."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
@@ -249,7 +249,7 @@ def test_a_body_that_the_server_does_not_send_has_no_size(
 
 
 def test_a_response_closed_before_its_end_is_aborted(in_child: Any) -> None:
-    """The client left in the middle: counted, and as aborted; a complete one is not, nor one without a body."""
+    """A response closed before its end is counted as aborted; a complete one, or one without a body, is not."""
 
     def work() -> Any:
         def stream() -> Iterator[bytes]:
@@ -298,14 +298,17 @@ def test_a_response_closed_before_its_end_is_aborted(in_child: Any) -> None:
     ],
 )
 def test_queue_time_is_told_in_any_unit_and_never_absurd(header: str, seconds: float | None) -> None:
-    """Seconds, milliseconds or microseconds, with or without t=; never negative, and nothing that cannot be."""
+    """
+    Queue time is read in seconds, milliseconds or microseconds, with or without t=; negative and impossible values are
+    ignored.
+    """
     for name in ("HTTP_X_REQUEST_START", "HTTP_X_QUEUE_START"):
         found = queue_seconds({name: header}, NOW)
         assert found == (seconds if seconds is None else pytest.approx(seconds, abs=1e-3))
 
 
 def test_queue_time_is_observed_where_a_proxy_tells_it(in_child: Any) -> None:
-    """One observation for a request that has the header, none for one that has not."""
+    """A request with the header is one observation, a request without it is none."""
 
     def work() -> Any:
         import time
@@ -325,12 +328,12 @@ def test_queue_time_is_observed_where_a_proxy_tells_it(in_child: Any) -> None:
     [([], None), ([("content-LENGTH", "5")], 5), ([("Content-Length", "x")], None), ([("X", "5")], None)],
 )
 def test_a_content_length_is_read_in_any_case(headers: list[tuple[str, str]], length: int | None) -> None:
-    """Header names have no case, and a length that is none is no length."""
+    """Header names match in any case, and an invalid Content-Length is ignored."""
     assert content_length(headers) == length
 
 
 def test_the_first_byte_is_a_histogram_of_its_own(in_child: Any) -> None:
-    """Off unless asked for; for each kind of body, and not for one that has no byte."""
+    """The time to the first byte is measured on request, for each kind of body that has a byte."""
 
     def work() -> Any:
         get(app_of([b"a"]))
@@ -346,7 +349,7 @@ def test_the_first_byte_is_a_histogram_of_its_own(in_child: Any) -> None:
 
 
 def test_each_metric_can_be_turned_off(in_child: Any) -> None:
-    """Without the optional ones there is the count of requests, and nothing else."""
+    """With all optional metrics off, only the count of requests is left."""
     from wsgi_prom.metrics import OPTIONAL
 
     def fail(_environ: Any, _start_response: Any) -> Any:
@@ -365,7 +368,7 @@ def test_each_metric_can_be_turned_off(in_child: Any) -> None:
 
 
 def test_names_take_a_prefix(in_child: Any) -> None:
-    """Two applications of one job: the same metrics under names of their own."""
+    """Two applications of one job can have the same metrics under different prefixes."""
 
     def work() -> Any:
         get(plain, prefix="shop_", buckets=(0.5, 5))
@@ -379,7 +382,9 @@ def test_names_take_a_prefix(in_child: Any) -> None:
 
 
 def test_extra_labels_are_static_or_of_the_request(in_child: Any) -> None:
-    """A string, or a callable on the environ; one that fails is OTHER, and the request goes on."""
+    """
+    An extra label is a string or a callable on environ; a callable that fails gives OTHER, and the request continues.
+    """
 
     def tenant(environ: Any) -> str:
         return environ["HTTP_X_TENANT"]
@@ -401,7 +406,7 @@ def test_extra_labels_are_static_or_of_the_request(in_child: Any) -> None:
 
 
 def test_values_that_a_client_makes_up_take_nothing_from_routes(in_child: Any) -> None:
-    """A callable label of too many values is OTHER alone; routes have a limit of their own."""
+    """A callable label with too many values becomes OTHER alone, since routes have a limit of their own."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
@@ -429,7 +434,7 @@ def test_values_that_a_client_makes_up_take_nothing_from_routes(in_child: Any) -
 
 
 def test_a_route_that_is_said_is_no_longer_than_a_label(in_child: Any) -> None:
-    """What an application makes of a path is cut."""
+    """A route that the application names is cut to the length of a label."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
@@ -444,7 +449,7 @@ def test_a_route_that_is_said_is_no_longer_than_a_label(in_child: Any) -> None:
 
 
 def test_the_duration_may_have_the_class_of_the_status(in_child: Any) -> None:
-    """status_class="on": 2xx, 4xx and so on, on the histogram alone."""
+    """status_class="on" adds 2xx, 4xx and so on to the histogram alone."""
 
     def work() -> Any:
         get(plain, status_class="on")
@@ -470,7 +475,7 @@ def test_the_duration_may_have_the_class_of_the_status(in_child: Any) -> None:
     ],
 )
 def test_paths_are_excluded_whole(exclude: Any, counted: int, in_child: Any) -> None:
-    """By patterns of the whole path or by a callable; a callable that fails excludes nothing."""
+    """Paths are excluded by patterns of the whole path or by a callable; one that fails excludes nothing."""
 
     def work() -> Any:
         for path in ("/health", "/healthy", "/static/a", "/"):
@@ -499,14 +504,14 @@ def test_paths_are_excluded_whole(exclude: Any, counted: int, in_child: Any) -> 
     ],
 )
 def test_a_wrong_setting_is_refused_at_once(setting: str, value: Any) -> None:
-    """The middleware is not made, and the error names the setting and its value."""
+    """A wrong setting is refused when the middleware is made, with its name and value."""
     with pytest.raises(SettingError, match=setting) as caught:
         PrometheusMiddleware(plain, **{setting: value})
     assert repr(value) in str(caught.value)
 
 
 def test_the_limit_of_label_sets_holds_across_all_processes(in_child: Any, shared: Any) -> None:
-    """Eight processes with label sets of their own: together no more than the limit, and nothing is lost."""
+    """Eight processes with different label sets have together no more than the limit, and lose no count."""
     limit, processes, each = 20, 8, 30
 
     def work() -> Any:

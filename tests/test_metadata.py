@@ -1,4 +1,4 @@
-"""What a package index shows of wsgi_prom: the metadata of the wheel."""
+"""The metadata of the wheel, which a package index shows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_no_link_of_the_readme_leads_nowhere(repository: str | None, tmp_path: P
 
 
 def test_the_classifiers_name_the_versions_of_python_that_are_admitted() -> None:
-    """None below requires-python."""
+    """No classifier names a Python below requires-python."""
     project = (live.ROOT / "pyproject.toml").read_text()
     (least,) = re.findall(r'requires-python = ">=3\.(\d+)"', project)
     named = sorted(map(int, re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', project)))

@@ -1,4 +1,4 @@
-"""The middleware by itself: what it hands to the server, and what it records, for each way a response can go."""
+"""The middleware by itself: what it hands to the server and records, for each kind of response."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HEADERS = [("Content-Type", "text/plain")]
 
 
 class FailureError(Exception):
-    """What the test applications raise."""
+    """The exception that the test applications raise."""
 
 
 class Closable:
-    """An iterable with close(), which notes what was done to it."""
+    """An iterable with close(), which notes each call."""
 
     def __init__(self, chunks: list[bytes], start: Callable[[], object] | None = None) -> None:
         self.chunks = chunks
@@ -68,7 +68,7 @@ def recorded() -> dict[str, float]:
 
 
 def serve(app: Any, environ: dict[str, Any] | None = None, *, validate: bool = True) -> tuple[str, bytes]:
-    """Serve one request like a server, with the PEP's validator on both sides of the middleware."""
+    """Serve one request as a server does, with PEP 3333's validator on both sides of the middleware."""
     environ = environ if environ is not None else environ_of()
     statuses: list[str] = []
 
@@ -93,7 +93,7 @@ def plain(environ: dict[str, Any], start_response: Any, body: Any = (b"ok",)) ->
 
 
 def test_a_request_is_counted_by_method_route_and_status(in_child: Any) -> None:
-    """Requests, duration and in-progress of a plain answer."""
+    """A plain answer is counted, timed, and no longer in progress."""
 
     def work() -> Any:
         serve(plain)
@@ -111,7 +111,7 @@ def test_a_request_is_counted_by_method_route_and_status(in_child: Any) -> None:
 
 @pytest.mark.parametrize("result", [[b"a", b"b"], (b"a",), [], b"bytes"], ids=str)
 def test_a_complete_result_is_handed_back_as_the_same_object(result: Any, in_child: Any) -> None:
-    """A list, tuple or bytes goes to the server as it is, and is counted before the server has sent it."""
+    """A list, tuple or bytes is counted at return and passed on as the same object."""
 
     def work() -> Any:
         got = PrometheusMiddleware(partial(plain, body=result))(environ_of(), lambda *_: None)
@@ -121,7 +121,7 @@ def test_a_complete_result_is_handed_back_as_the_same_object(result: Any, in_chi
 
 
 def test_a_file_wrapper_result_is_handed_back_as_the_same_object(in_child: Any) -> None:
-    """Of a server whose file_wrapper is a class (gunicorn), and of one where it is a function (uWSGI)."""
+    """The result of file_wrapper stays the same object, whether that is a class (gunicorn) or a function (uWSGI)."""
 
     def work() -> Any:
         found = []
@@ -149,7 +149,7 @@ def test_a_file_wrapper_result_is_handed_back_as_the_same_object(in_child: Any) 
 
 
 def test_a_file_is_handed_back_whichever_server_comes_next(in_child: Any) -> None:
-    """A middleware that a test has called without a file_wrapper, then one server, and another."""
+    """One middleware can be called without a file_wrapper and then with those of several servers."""
 
     class Other(FileWrapper):
         pass
@@ -206,7 +206,10 @@ def test_a_stream_is_counted_at_its_end(in_child: Any) -> None:
 
 
 def test_a_body_that_is_complete_is_counted_before_its_last_chunk_goes_out(in_child: Any) -> None:
-    """With a Content-Length the last chunk is known: a worker killed after it has counted what its client has."""
+    """
+    With a Content-Length, a response is counted before its last chunk is sent, so that a worker killed after it has
+    counted it.
+    """
 
     def work() -> Any:
         def app(_environ: Any, start_response: Any) -> Any:
@@ -224,7 +227,10 @@ def test_a_body_that_is_complete_is_counted_before_its_last_chunk_goes_out(in_ch
 
 
 def test_the_length_of_a_body_is_told_where_the_application_tells_it(in_child: Any) -> None:
-    """Servers take a Content-Length from it: __len__ is there if, and only if, the application's iterable has it."""
+    """
+    The iterable that the server gets has __len__ if, and only if, the application's has, since servers derive
+    Content-Length from it.
+    """
 
     def work() -> Any:
         class Sized(Closable):
@@ -241,7 +247,7 @@ def test_the_length_of_a_body_is_told_where_the_application_tells_it(in_child: A
 
 
 def test_close_is_passed_on_once_and_ends_the_request(in_child: Any) -> None:
-    """Also before the first chunk: nothing stays in progress, and the inner close() runs once."""
+    """close() ends the request and calls the inner close() once, even before the first chunk."""
 
     def work() -> Any:
         body = Closable([b"a", b"b"])
@@ -257,7 +263,7 @@ def test_close_is_passed_on_once_and_ends_the_request(in_child: Any) -> None:
 
 
 def test_a_response_that_is_never_closed_is_over_when_it_is_gone(in_child: Any) -> None:
-    """A server that forgets to close(): the request does not stay in progress for ever."""
+    """A response that the server forgets to close is no longer in progress when it is collected."""
 
     def work() -> Any:
         result = PrometheusMiddleware(partial(plain, body=Closable([b"a"])))(environ_of(), lambda *_: None)
@@ -272,7 +278,10 @@ def test_a_response_that_is_never_closed_is_over_when_it_is_gone(in_child: Any) 
 
 @pytest.mark.parametrize("when", ["call", "iter", "first", "later", "close"])
 def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) -> None:
-    """Whenever the application raises: the same exception, one observation, and the status that the client has."""
+    """
+    Whenever the application raises, the same exception reaches the server, and the request is counted once with the
+    client's status.
+    """
 
     def work() -> Any:
         failure = FailureError(when)
@@ -321,7 +330,7 @@ def test_an_exception_passes_unchanged_and_is_counted(when: str, in_child: Any) 
 
 
 def test_a_body_looks_like_no_file(in_child: Any) -> None:
-    """Frameworks that mount an application look for that: Bottle reads what can be read."""
+    """The iterable that the server gets has no read(), by which frameworks such as Bottle recognise files."""
 
     def work() -> Any:
         from bottle import Bottle
@@ -341,7 +350,10 @@ def test_a_body_looks_like_no_file(in_child: Any) -> None:
 
 
 def test_an_exception_without_a_name_passes_unchanged(in_child: Any) -> None:
-    """What cannot be said of it is a failure of ours, which is counted, and the server gets the application's."""
+    """
+    If the class of an exception cannot be named, that is counted as our failure, and the server gets the application's
+    exception.
+    """
 
     class Nameless(type):
         @property
@@ -368,7 +380,7 @@ def test_an_exception_without_a_name_passes_unchanged(in_child: Any) -> None:
 
 
 def test_a_chunk_of_any_type_goes_to_the_server_as_it_is(in_child: Any) -> None:
-    """One that has no truth, as an array has none, is the server's to refuse; the request is counted all the same."""
+    """A chunk without a truth value, like an array, is left to the server to refuse, and the request is counted."""
 
     class Odd:
         def __bool__(self) -> bool:
@@ -387,7 +399,7 @@ def test_a_chunk_of_any_type_goes_to_the_server_as_it_is(in_child: Any) -> None:
 
 
 def test_labels_are_bounded_whatever_a_client_sends(in_child: Any) -> None:
-    """A method that nobody registered is OTHER, a path that no route took is unmatched."""
+    """An unregistered method becomes OTHER, and a path without a route becomes unmatched."""
 
     def work() -> Any:
         def app(_environ: Any, start_response: Any) -> Any:
@@ -406,7 +418,7 @@ def test_labels_are_bounded_whatever_a_client_sends(in_child: Any) -> None:
 
 
 def test_routes_beyond_the_limit_are_folded_and_counted(in_child: Any) -> None:
-    """An application whose routes are no templates: the limit holds, nothing is lost, and the folding is counted."""
+    """Routes beyond the limit become OTHER, each request is counted, and so is each that was folded."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
@@ -428,7 +440,7 @@ def test_routes_beyond_the_limit_are_folded_and_counted(in_child: Any) -> None:
 
 
 def test_a_request_is_gone_when_it_is_over(in_child: Any) -> None:
-    """Nothing that the server put into the environ waits for the garbage collector because of us."""
+    """Nothing of an environ is kept alive by a reference cycle of ours."""
 
     class Resource:
         pass
@@ -452,7 +464,7 @@ def test_a_request_is_gone_when_it_is_over(in_child: Any) -> None:
 
 
 def test_an_application_wrapped_twice_is_measured_once(in_child: Any) -> None:
-    """By hand and by a hook: one observation."""
+    """An application wrapped by hand and by a hook is measured once."""
 
     def work() -> Any:
         serve(PrometheusMiddleware(plain))
@@ -472,11 +484,11 @@ def answering(text: bytes) -> Callable[..., Any]:
 
 
 def ignore(*_: Any) -> Any:
-    """Be a server's start_response."""
+    """Do nothing, as the start_response of a server."""
 
 
 class Answering:
-    """An application as Flask's: an object whose class has a `__call__` in Python."""
+    """An application like Flask's, whose class has a `__call__` in Python."""
 
     __call__ = answering(b"the class")
 
@@ -490,14 +502,14 @@ class Slotted:
 
 
 class StandIn(Answering):
-    """One that answers itself for each name that it is asked for."""
+    """An application that answers itself for every attribute."""
 
     def __getattribute__(self, name: str) -> Any:
         return answering(b"an attribute")
 
 
 class Refusing(Answering):
-    """One that is not to be asked anything yet."""
+    """An application that raises when any attribute is looked up."""
 
     @property
     def __dict__(self) -> Any:  # type: ignore[override]
@@ -509,7 +521,7 @@ class Static:
 
 
 class Aside:
-    """What is no function: it is not told of which object it was called."""
+    """A callable that is no function, so that it gets no `self` as a method."""
 
     def __call__(self, *given: Any) -> Any:
         return answering(b"an object")(*given)
@@ -551,7 +563,7 @@ def with_attribute() -> Any:
     ],
 )
 def test_an_application_is_called_as_a_server_calls_it(make: Any, expected: bytes, in_child: Any) -> None:
-    """Whatever kind of callable it is, and whatever else it says that it has."""
+    """Any kind of callable is called as `application(environ, start_response)`, whatever attributes it has."""
 
     def work() -> Any:
         app = make()
@@ -571,7 +583,7 @@ def test_an_application_is_called_as_a_server_calls_it(make: Any, expected: byte
 def test_an_application_s_class_may_be_changed_later(
     replacement: Any, expected: bytes, in_child: Any
 ) -> None:
-    """What an agent puts in the place of `__call__` after the application was wrapped is what is called."""
+    """A `__call__` that an agent replaces after the application was wrapped is the one that is called."""
 
     def work() -> Any:
         app = Answering()
@@ -584,7 +596,7 @@ def test_an_application_s_class_may_be_changed_later(
 
 
 def test_making_the_middleware_asks_nothing_of_a_proxy(in_child: Any) -> None:
-    """Werkzeug's makes its application when it is first asked for anything: at the first request, after a fork."""
+    """Wrapping a Werkzeug proxy does not make its application, which is made at the first request, after the fork."""
 
     def work() -> Any:
         from werkzeug.local import LocalProxy
@@ -603,7 +615,9 @@ def test_making_the_middleware_asks_nothing_of_a_proxy(in_child: Any) -> None:
 
 
 def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in_child: Any) -> None:
-    """A framework's object that raises when it is asked for its route: the application's answer is as it was."""
+    """
+    If reading the route raises, the failure is counted and logged once, and the application's answer is unchanged.
+    """
 
     class Hostile:
         @property
@@ -632,7 +646,7 @@ def test_a_failure_of_ours_is_counted_and_logged_once_and_the_request_goes_on(in
 
 
 def test_a_fork_in_a_request_leaves_the_request_to_the_parent(in_child: Any, shared: Any) -> None:
-    """os.fork() in the application: the child's way through the middleware counts nothing and ends nothing twice."""
+    """A child that the application forks counts no request and ends none twice."""
 
     def work() -> Any:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
@@ -661,7 +675,7 @@ def test_a_fork_in_a_request_leaves_the_request_to_the_parent(in_child: Any, sha
 
 
 def test_flask_routes_are_templates(in_child: Any) -> None:
-    """Flask's rule is the label, with its mount prefix; what no rule took is unmatched."""
+    """Flask's rule with its mount prefix is the label; a path without a rule is unmatched."""
 
     def work() -> Any:
         from flask import Flask
