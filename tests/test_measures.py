@@ -79,7 +79,7 @@ def test_the_size_of_a_response_is_what_passed(kind: str, in_child: Any) -> None
 
 @pytest.mark.parametrize("sendfile", [True, False])
 def test_the_size_of_a_file_is_what_was_sent(sendfile: bool, in_child: Any) -> None:
-    """The size of a file is what the server read, or the file's size if the server used sendfile."""
+    """The size of a file is what the server read, or the rest of the file if the server used sendfile."""
 
     def work() -> Any:
         with tempfile.TemporaryFile() as file:

@@ -51,18 +51,18 @@ def warnings(environ: dict[str, Any], requests: int = 1) -> list[str]:
 def test_the_first_request_warns_and_names_the_remedy(
     more: dict[str, Any], remedy: str, in_child: Any
 ) -> None:
-    """Once, and in the words of the server."""
+    """The first request logs one warning with the remedy in the server's own terms."""
     (line,) = in_child(warnings, {"wsgi.multiprocess": True, **more}, 3)
     assert remedy in line
 
 
 def test_a_server_of_one_process_is_not_warned_of(in_child: Any) -> None:
-    """wsgi.multiprocess is false there."""
+    """There is no warning if wsgi.multiprocess is false."""
     assert [] == in_child(warnings, {"wsgi.multiprocess": False})
 
 
 def test_a_shared_directory_is_not_warned_of(in_child: Any, shared: Any) -> None:
-    """Neither one of the environment nor one that a hook is still to name, or has failed to make and said so."""
+    """There is no warning if the environment names a directory, or a hook will name one or has logged why it cannot."""
 
     def named() -> list[str]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
@@ -84,7 +84,7 @@ def test_a_shared_directory_is_not_warned_of(in_child: Any, shared: Any) -> None
     ids=["gunicorn", "uWSGI"],
 )
 def test_each_worker_of_a_real_server_warns_once(server: Any, remedy: str) -> None:
-    """By hand on gunicorn, by wsgi_prom.wsgi:application alone on uWSGI."""
+    """Each worker warns once, with the middleware by hand on gunicorn and wsgi_prom.wsgi:application alone on uWSGI."""
     with server() as running:
         pids = {running.get("/pid").body for _ in range(6)}
         log = running.log()

@@ -1,4 +1,4 @@
-"""Middlewares around each other, a hook's and those that somebody wrote: which one measures a request, and what the page shows."""
+"""Middlewares around each other, a hook's and explicit ones: which one measures a request, and what the page shows."""
 
 from __future__ import annotations
 
@@ -161,7 +161,10 @@ GAUGES = {
 
 @pytest.mark.parametrize("make", ARRANGEMENTS)
 def test_an_explicit_middleware_measures_and_not_the_hook_s(make: Any, in_child: Any) -> None:
-    """Its labels, prefix and buckets count, and no series of the hook's is shown, wherever it lies inside of that."""
+    """
+    An explicit middleware inside a hook's measures the request with its own labels, prefix and buckets; the hook's
+    shows no series.
+    """
 
     def work() -> Any:
         measured = wrap_for_hook(make())
@@ -174,7 +177,7 @@ def test_an_explicit_middleware_measures_and_not_the_hook_s(make: Any, in_child:
 
 @pytest.mark.parametrize("make", [lambda: wrap_for_hook(twice_by_hand()), twice_by_hand])
 def test_of_two_explicit_middlewares_the_inner_one_measures(make: Any, in_child: Any) -> None:
-    """With its own settings, whatever the outer one has."""
+    """Of two explicit middlewares the inner one measures, with its own settings."""
 
     def work() -> Any:
         send(make())
@@ -185,7 +188,7 @@ def test_of_two_explicit_middlewares_the_inner_one_measures(make: Any, in_child:
 
 @pytest.mark.parametrize("make", [direct, inside_a_copy_of_environ, inside_a_thread, around_another_hook])
 def test_what_an_explicit_middleware_excludes_is_not_counted_by_a_hook_s(make: Any, in_child: Any) -> None:
-    """Neither by one outside nor by one inside."""
+    """A path that an explicit middleware excludes is not counted by a hook's, whichever is outside."""
 
     def work() -> Any:
         measured = wrap_for_hook(make())
@@ -196,7 +199,7 @@ def test_what_an_explicit_middleware_excludes_is_not_counted_by_a_hook_s(make: A
 
 
 def test_the_metrics_of_an_explicit_middleware_are_not_counted(in_child: Any) -> None:
-    """A scrape of its metrics_path is not measured by whoever is outside, either."""
+    """A scrape of the inner middleware's metrics_path is not measured by the outer one."""
 
     def work() -> Any:
         measured = wrap_for_hook(PrometheusMiddleware(shop(app), metrics_path="/metrics"))
@@ -208,7 +211,7 @@ def test_the_metrics_of_an_explicit_middleware_are_not_counted(in_child: Any) ->
 
 
 def test_the_readers_that_an_explicit_middleware_admits_are_all(in_child: Any, monkeypatch: Any) -> None:
-    """A hook's middleware, which knows the environment alone, does not answer whom the inner one would refuse."""
+    """A hook's middleware does not serve the metrics to clients that the explicit one would refuse."""
 
     def work() -> Any:
         monkeypatch.setenv("WSGI_PROM_METRICS_PATH", "/metrics")
@@ -222,7 +225,7 @@ def test_the_readers_that_an_explicit_middleware_admits_are_all(in_child: Any, m
 def test_a_hook_s_middleware_answers_with_the_metrics_where_nobody_else_does(
     in_child: Any, monkeypatch: Any
 ) -> None:
-    """At the path of the environment, beside a middleware of the same setting that does not see the request."""
+    """A hook's middleware serves the metrics_path of the environment if no explicit middleware sees the request."""
 
     def work() -> Any:
         monkeypatch.setenv("WSGI_PROM_METRICS_PATH", "/metrics")
@@ -237,7 +240,10 @@ def test_a_hook_s_middleware_answers_with_the_metrics_where_nobody_else_does(
 
 
 def test_a_hook_s_middleware_measures_what_no_explicit_one_sees(in_child: Any) -> None:
-    """A dispatcher's own answer, an exception before the inner application is called, an application without one."""
+    """
+    A hook's middleware measures what no explicit one sees: a dispatcher's own answer, an earlier exception, another
+    application.
+    """
 
     def work() -> Any:
         from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -272,7 +278,10 @@ def test_a_hook_s_middleware_measures_what_no_explicit_one_sees(in_child: Any) -
 def test_an_application_without_an_explicit_middleware_is_measured_by_the_hook_s(
     make: Any, in_child: Any
 ) -> None:
-    """Once, also where there are two hooks; and what is in progress is shown before the first request."""
+    """
+    Without an explicit middleware the hook's measures once, even with two hooks, and shows requests in progress from
+    the start.
+    """
 
     def work() -> Any:
         measured = wrap_for_hook(make())
@@ -284,7 +293,7 @@ def test_an_application_without_an_explicit_middleware_is_measured_by_the_hook_s
 
 
 def test_an_exception_after_the_inner_application_does_not_count_twice(in_child: Any) -> None:
-    """The request was measured by then: as it was answered there."""
+    """A request that the inner middleware has measured is not counted again if an outer layer raises."""
 
     def work() -> Any:
         inner = shop(app)
@@ -305,7 +314,7 @@ def test_an_exception_after_the_inner_application_does_not_count_twice(in_child:
 def test_an_application_that_is_called_twice_is_counted_twice(
     copied: bool, hooked: bool, in_child: Any
 ) -> None:
-    """By a middleware that asks for an error page, or tries one application after the other; with a hook as without."""
+    """An application that other middleware calls twice for one request is counted twice, with a hook and without."""
 
     def work() -> Any:
         inner = shop(app)
@@ -322,7 +331,9 @@ def test_an_application_that_is_called_twice_is_counted_twice(
 
 
 def test_an_application_that_calls_itself_is_one_request(in_child: Any) -> None:
-    """A batch of requests, each with a copy of environ, also to what is excluded: the client's is measured."""
+    """
+    An application that calls itself with copies of environ, as for a batch, is counted once, as the client's request.
+    """
 
     def work() -> Any:
         measured: Any = None
@@ -345,7 +356,7 @@ def test_an_application_that_calls_itself_is_one_request(in_child: Any) -> None:
     "wrapper", [FileWrapper, lambda filelike, _size=8192: filelike], ids=["class", "function"]
 )
 def test_a_file_goes_to_the_server_as_the_same_object(wrapper: Any, in_child: Any) -> None:
-    """Through both, so that it is sent by sendfile; its size is counted once."""
+    """The result of file_wrapper passes through both middlewares as the same object, and its size is counted once."""
 
     def work() -> Any:
         made: list[Any] = []
@@ -373,7 +384,7 @@ def test_a_file_goes_to_the_server_as_the_same_object(wrapper: Any, in_child: An
 
 
 def test_the_time_in_a_queue_is_observed_once(in_child: Any) -> None:
-    """By the middleware that measures the request."""
+    """Only the middleware that measures the request observes its queue time."""
 
     def work() -> Any:
         inner = PrometheusMiddleware(app)
@@ -385,7 +396,7 @@ def test_the_time_in_a_queue_is_observed_once(in_child: Any) -> None:
 
 
 def test_a_request_is_in_progress_once(in_child: Any) -> None:
-    """While the application works, and not after it: for both middlewares' gauge, where it is the same."""
+    """A request is in progress once while the application works, though both middlewares share the gauge."""
 
     def work() -> Any:
         during: list[float] = []

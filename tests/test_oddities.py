@@ -1,4 +1,4 @@
-"""A request is counted, once, whatever a server or an application hands over that no one expects; and nothing of ours is raised."""
+"""Unusual servers and applications: each request is counted once, and no error of ours is raised."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Readable:
-    """A file-like with read() alone, which is all that PEP 3333 asks for."""
+    """A file-like object with read() alone, which is all that PEP 3333 asks for."""
 
     def __init__(self) -> None:
         self._file = io.BytesIO(b"abcdef")
@@ -26,7 +26,7 @@ class Readable:
 
 
 class Sealed:
-    """What a server's file_wrapper makes, with nothing to be set on it."""
+    """The result of a server's file_wrapper, which takes no new attributes."""
 
     __slots__ = ("__dict__", "filelike")
 
@@ -41,7 +41,7 @@ class Sealed:
 
 
 class Kind(type):
-    """A metaclass under which nothing can be asked of a type."""
+    """A metaclass whose types refuse every look-up of an attribute."""
 
     def __hash__(cls) -> int:
         raise RuntimeError("asked for its hash")
@@ -135,7 +135,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
 
 
 def served(app: Any, environ: dict[str, Any]) -> list[Any]:
-    """Serve a request as a server does that takes anything, and return what it got."""
+    """Serve a request as a tolerant server does, and return what it got."""
     result = app(environ, lambda *_: None)
     found = list(result)
     if hasattr(result, "close"):
@@ -146,7 +146,7 @@ def served(app: Any, environ: dict[str, Any]) -> list[Any]:
 @pytest.mark.parametrize("first_byte", [False, True])
 @pytest.mark.parametrize("name", [*ENVIRONS, *RESULTS])
 def test_a_request_is_counted_whatever_is_odd_about_it(name: str, first_byte: bool, in_child: Any) -> None:
-    """As often as it was made; nothing stays in progress, and the server gets what the application gave."""
+    """Each request is counted once, nothing stays in progress, and the server gets what the application gave."""
     app = RESULTS.get(name, started([b"abcdef"]))
 
     def environ() -> dict[str, Any]:
@@ -174,7 +174,10 @@ def test_a_request_is_counted_whatever_is_odd_about_it(name: str, first_byte: bo
     ],
 )
 def test_an_oddity_that_is_none_of_ours_is_no_failure_of_ours(name: str, size: int, in_child: Any) -> None:
-    """What can be had of it is measured, and no error is counted."""
+    """
+    A fault of the server or the application is not counted as a failure of ours, and the rest of the request is
+    measured.
+    """
 
     def work() -> Any:
         served(PrometheusMiddleware(RESULTS[name]), environ_of(**{"wsgi.file_wrapper": FileWrapper}))

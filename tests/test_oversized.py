@@ -1,4 +1,4 @@
-"""Files whose size or content somebody else has chosen: no process that reads them ends, hangs, or goes uncounted."""
+"""Files of any size or content that somebody else chose: no process that reads them ends, hangs or goes uncounted."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def plant_foreign_mode(path: Path) -> None:
 
 
 def limit_memory() -> None:
-    """Stands for the memory of a machine: 768 MB more than the test runner's process has mapped by now."""
+    """Limit the process's memory to 768 MB more than the test runner has mapped by now."""
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 3 * 2**28, resource.RLIM_INFINITY))
 
@@ -130,7 +130,7 @@ def hits(path: Path) -> list[float]:
 def test_a_worker_that_meets_it_is_counted(
     in_child: Callable[..., Any], planted: Callable[[Path], None]
 ) -> None:
-    """Its hook returns, its records are on the page, and it takes no more memory or disk than it needs."""
+    """A worker that finds such a file starts, is counted, and takes no more memory or disk than it needs."""
 
     def run() -> tuple[list[float], bool, bool]:
         os.setresuid(65534, 65534, 65534)  # to whom a file without permissions is closed
@@ -152,7 +152,7 @@ def test_a_worker_that_meets_it_is_counted(
 
 
 def test_a_slot_is_left_that_there_is_no_memory_for(in_child: Callable[..., Any], shared: Path) -> None:
-    """Within what a slot may hold, but not within what the process has left: the next one, and it stays as it is."""
+    """A slot of permitted size for which the process lacks memory is passed over and left unchanged."""
 
     def run() -> tuple[int, list[float]]:
         directory.prepare(shared)
@@ -178,7 +178,7 @@ def test_a_slot_is_left_that_there_is_no_memory_for(in_child: Callable[..., Any]
 def test_a_slot_does_not_grow_beyond_what_others_read(
     in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has no space within the bounds is kept in memory, and whoever takes the slot over finds the rest."""
+    """Rows beyond the largest size of a slot are kept in memory, and the next owner of the slot finds the rest."""
     monkeypatch.setattr(layout, "LARGEST_KEYS", 4096)
 
     def run(page: str) -> tuple[int, bool]:
@@ -196,7 +196,7 @@ def test_a_slot_does_not_grow_beyond_what_others_read(
 
 
 def test_a_label_file_of_any_size_ends_nobody(in_child: Callable[..., Any], tmp_path: Path) -> None:
-    """The limit holds for the process alone then, and the file is not made longer."""
+    """If the list of label sets is too large, the limit holds in each process alone, and the list does not grow."""
 
     def run() -> tuple[list[bool], int]:
         with (tmp_path / LABELS).open("wb") as file:
@@ -212,7 +212,9 @@ def test_a_label_file_of_any_size_ends_nobody(in_child: Callable[..., Any], tmp_
 def test_whatever_a_binding_raises_stays_in_the_current_slot(
     in_child: Callable[..., Any], shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No error leaves a hook; it is said once and tried again, and what others record is on the page meanwhile."""
+    """
+    An error of a binding is logged once, retried, and not raised into a hook; other records are on the page meanwhile.
+    """
 
     class Failing(Tally):
         fails = False
@@ -249,7 +251,7 @@ def test_whatever_a_binding_raises_stays_in_the_current_slot(
 def test_a_file_that_grows_is_not_written_to_where_values_are(
     in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the file system cannot reserve, the C library reads what is there and writes it back: no record is lost."""
+    """No record is lost on a file system without fallocate, where the C library reads bytes and writes them back."""
 
     def run() -> tuple[float, float]:
         slot = SlotFile.claim(shared)
@@ -274,7 +276,10 @@ def test_a_file_that_grows_is_not_written_to_where_values_are(
 
 
 def test_holes_in_a_slot_are_filled_when_it_is_claimed(in_child: Callable[..., Any], shared: Path) -> None:
-    """A copy that was put back has holes in place of zeros, and a store to one on a full disk is SIGBUS."""
+    """
+    A sparse copy of a slot gets its space reserved when it is claimed, since a store to a hole on a full disk is
+    SIGBUS.
+    """
 
     def use(amount: float) -> float:
         signal.signal(signal.SIGBUS, signal.SIG_DFL)

@@ -1,4 +1,6 @@
-"""No text of any origin breaks a line out of the page: names, labels and helps of slots, of foreign files and of the process's own."""
+"""
+No text can break out of its line of the page: names, labels and helps of slots, foreign files and the process itself.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ LINE = re.compile(
 
 
 def assert_lines(page: str, samples: int, *, openmetrics: bool) -> None:
-    """Every line of *page* is a line of ours, and as many are samples as there should be."""
+    """Assert that every line of *page* is one of ours, and that it has the right number of samples."""
     lines = page.removesuffix("# EOF\n").split("\n")
     assert "" == lines.pop()
     assert [] == [line for line in lines if not LINE.fullmatch(line)]
@@ -70,7 +72,7 @@ def test_names_in_a_slot(
     label: str,
     values: list[str],
 ) -> None:
-    """Metric names, label names, label values (a stage, a route, an exception's class) and helps, in every type."""
+    """Metric names, label names, label values and helps of a slot stay on their line, for every type."""
     shared = tmp_path_factory.mktemp("page") / "shared"
     schemas = [
         layout.counter("c" + name, help_text, ("x" + label,)),
@@ -95,7 +97,7 @@ def test_names_in_a_slot(
 )
 @pytest.mark.parametrize("openmetrics", [False, True])
 def test_names_in_the_processs_own_metrics(openmetrics: bool, help_text: str, values: list[str]) -> None:
-    """What a process or the exporter shows of itself, by way of the client library's own renderer."""
+    """Metrics of the process itself, which the client library renders, stay on their lines."""
     counter = CounterMetricFamily("own", help_text, labels=["x"])
     gauge = GaugeMetricFamily("own_now", help_text, labels=["x"])
     for value in values:
@@ -106,7 +108,7 @@ def test_names_in_the_processs_own_metrics(openmetrics: bool, help_text: str, va
 
 
 def test_a_process_shows_what_it_was_told(openmetrics_accept: str = "application/openmetrics-text") -> None:
-    """An Info of a lone surrogate, as a WSGI server makes of a header's byte, is a page and not an error."""
+    """An Info with a lone surrogate, as WSGI servers make of some header bytes, does not fail the page."""
     registry = CollectorRegistry()
     Info("t_client", "Help.", registry=registry).info({"agent": "caf\udce9"})
     for accept in ("text/plain", openmetrics_accept):
@@ -168,7 +170,9 @@ FILES = [
 def test_hostile_keys_of_the_librarys_own_files(
     tmp_path_factory: pytest.TempPathFactory, keys: list[Any], file: str
 ) -> None:
-    """A file of the client library's format with any keys is shown or left out, and what is good is shown beside it."""
+    """
+    A file of the client library's format with arbitrary keys is shown or left out, and good files are shown beside it.
+    """
     shared = tmp_path_factory.mktemp("files") / "shared"
     write_slot(shared, 0, [(layout.counter("good", "Help.", ("x",)), ("y",), (1.0,))])
     found = MmapedDict(str(shared / file))
@@ -194,7 +198,7 @@ def test_hostile_keys_of_the_librarys_own_files(
 def test_hostile_sizes_in_the_librarys_own_files(
     tmp_path_factory: pytest.TempPathFactory, used: int, rest: bytes, padded: bool
 ) -> None:
-    """Whatever sizes such a file claims, it is left out or read as far as it goes, and takes no more memory than it has."""
+    """A file that claims any size is left out or read as far as it goes, within the memory that it takes up itself."""
     shared = tmp_path_factory.mktemp("files") / "shared"
     directory.prepare(shared)
     (shared / "counter_1.db").write_bytes((struct.pack("i", used) + rest).ljust(5000 if padded else 0, b"\0"))

@@ -1,7 +1,6 @@
 """
-Metrics of other packages, which use the client library: right through our directory, with no more than their own set-up.
-
-django-prometheus and prometheus-flask-exporter, under a real gunicorn of three workers, one of which is killed half-way.
+Metrics of other packages that use the client library are right in our directory with their usual set-up:
+django-prometheus and prometheus-flask-exporter under a gunicorn of three workers, one of which is killed half-way.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def values(samples: live.Samples, name: str, *labels: str) -> Values:
 
 
 def drive(server: live.LiveServer, paths: list[str]) -> None:
-    """Request each path ROUNDS times, and kill a worker half-way, which is idle by then."""
+    """Request each path ROUNDS times, and kill an idle worker half-way."""
     for share in (ROUNDS // 2, ROUNDS - ROUNDS // 2):
         driven = live.drive(server.url, paths * share)
         assert [] == driven.failed
@@ -59,7 +58,7 @@ def drive(server: live.LiveServer, paths: list[str]) -> None:
 
 @pytest.fixture
 def django(tmp_path: Path) -> dict[str, str]:
-    """The environment of the Django project, its database made."""
+    """Return the environment of the Django project, with its database made."""
     env = {"PEER_FOLDER": str(tmp_path)}
     migrate = "import peer_django; from django.core.management import call_command; call_command('migrate')"
     path = os.pathsep.join([str(live.ROOT), str(live.APPS)])
@@ -74,7 +73,7 @@ def django(tmp_path: Path) -> dict[str, str]:
 
 
 def test_django_prometheus_counts_queries_and_cache_lookups(django: dict[str, str]) -> None:
-    """Statements, connections, errors, durations and cache look-ups of all workers, each exactly once."""
+    """Statements, connections, errors, durations and cache look-ups of all workers are counted exactly once."""
     with live.gunicorn("peer_django:app", workers=WORKERS, **django) as server:
         drive(server, ["/", "/query/", "/wrong/", "/cache/"])
         ours = server.samples()
@@ -109,7 +108,7 @@ def test_django_prometheus_counts_queries_and_cache_lookups(django: dict[str, st
 
 
 def test_django_prometheus_has_a_gauge_of_migrations_for_each_worker(django: dict[str, str]) -> None:
-    """Its gauges name no multiprocess mode, so that there is one for each worker, and each is right."""
+    """Its gauges, which name no multiprocess mode, have one right sample for each worker."""
     with live.gunicorn("peer_django:app", workers=WORKERS, PEER_MIGRATIONS="1", **django) as server:
         name, labels = "django_migrations_applied_total", ("connection", "pid")
         slots = [("default", str(slot)) for slot in range(WORKERS)]
@@ -123,7 +122,7 @@ def test_django_prometheus_has_a_gauge_of_migrations_for_each_worker(django: dic
 
 @pytest.mark.parametrize("kind", ["plain", "internal", "gunicorn"])
 def test_prometheus_flask_exporter_counts_requests(kind: str, tmp_path: Path) -> None:
-    """Its request metrics and an application's own, from our exporter as from the endpoint that it serves itself."""
+    """Its request metrics and the application's own are the same on our exporter and on its own endpoint."""
     with live.hold_port() as holder:
         port = holder.getsockname()[1]
         serve = f"GunicornPrometheusMetrics.start_http_server_when_ready({port}, '127.0.0.1')"
@@ -140,7 +139,7 @@ def test_prometheus_flask_exporter_counts_requests(kind: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["plain", "uwsgi"])
 def test_prometheus_flask_exporter_counts_requests_under_uwsgi(kind: str) -> None:
-    """The same by uWSGI, whose master imports the application and forks."""
+    """Its metrics are right under uWSGI too, whose master imports the application and forks."""
     with live.uwsgi(app="peer_flask:app", workers=WORKERS, PEER_KIND=kind) as server:
         live.drive(server.url, ["/", "/users/1", "/fail", "/busy", "/untracked"] * ROUNDS)
         assert_flask_counts(server.samples())

@@ -1,4 +1,4 @@
-"""Applications by reference: the module, the callable, a factory's call, and what is none of WSGI."""
+"""References to applications: a module, a callable, a factory's call, and what is no WSGI application."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def anything(*args: Any) -> None: ...
 
 
 class Proxy:
-    """Makes its application when anything but its class is looked at, as Werkzeug's LocalProxy does."""
+    """A proxy like Werkzeug's LocalProxy, which makes its application when any attribute but its class is looked up."""
 
     __call__ = property(lambda _: pytest.fail("the application was made"))
 
@@ -75,7 +75,7 @@ class Proxy:
     ],
 )
 def test_an_application_is_one_of_wsgi_by_its_arguments(app: object, expected: bool | None) -> None:
-    """Two, and no coroutine; what does not tell is not asked further."""
+    """A WSGI application takes two arguments and is no coroutine; an object without a signature is accepted."""
     assert takes_two(app) is expected
 
 
@@ -105,7 +105,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     ],
 )
 def test_an_application_or_a_factorys_call(reference: str, given: object, module: ModuleType) -> None:
-    """As gunicorn and uWSGI have it: literals alone are arguments."""
+    """A reference names an application or a factory's call with literals, as for gunicorn and uWSGI."""
     if given is None:
         with pytest.raises(SettingError, match="is not MODULE:CALLABLE"):
             Settings.read({"WSGI_PROM_APP": reference})
@@ -133,19 +133,19 @@ def test_an_application_or_a_factorys_call(reference: str, given: object, module
     ],
 )
 def test_what_names_no_application_is_told(reference: str, told: str, module: ModuleType) -> None:
-    """With the reference, what is wrong, and for a factory its call."""
+    """The error has the reference, what is wrong with it, and for a factory the call to write."""
     with pytest.raises(SettingError, match=told):
         load(reference)
 
 
 def test_what_a_factory_raises_is_its_own(module: ModuleType) -> None:
-    """Also where it is of the type that a wrong call raises."""
+    """An exception in a factory passes unchanged, even a TypeError."""
     with pytest.raises(TypeError, match=r"int\(\)"):
         load("made:failing()")
 
 
 def test_a_factory_in_wsgi_prom_app_is_called_by_uwsgi() -> None:
-    """uwsgi with wsgi_prom.wsgi:application: what the factory returns is counted."""
+    """The application that a factory in WSGI_PROM_APP returns is counted under uWSGI."""
     with live.uwsgi(app="twice:made()", workers=1) as server:
         live.drive(server.url, ["/"] * 5)
         assert {("/", "200"): 5} == servers.requests_counted(server.samples())

@@ -1,4 +1,4 @@
-"""What becomes of a slot when somebody takes its files away under the process that records into them."""
+"""Slot files that somebody removes, replaces or damages while a process records into them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HITS = layout.counter("hits", "Hits.", ("page",))
 
 
 class Recorded:
-    """A process with metrics of each kind, which looks after its slot when it is told to."""
+    """A process with a metric of each kind, which checks its slot when it is told to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,7 +69,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded(shared: Path) -> Iterator[Callable[[], processes.Child]]:
-    """`recorded()`: a process that records into the directory."""
+    """`recorded()`: start a process that records into the directory."""
     children = []
 
     def start() -> processes.Child:
@@ -100,7 +100,7 @@ def test_a_value_file_that_is_cut_short_is_left_for_a_fresh_slot(
     recorded: Callable[[], processes.Child], shared: Path, length: int
 ) -> None:
     """
-    The next scrapes count what was scraped before, and what was recorded since the process has looked at its files.
+    Counts up to the last scrape and after the process's next check are on the page when a value file is truncated.
     """
     child, collector = recorded(), Collector(shared)
     child.call("count", "/", 3)
@@ -116,9 +116,7 @@ def test_a_value_file_that_is_cut_short_is_left_for_a_fresh_slot(
 def test_a_directory_that_comes_back_takes_nothing_off_the_page(
     recorded: Callable[[], processes.Child], shared: Path
 ) -> None:
-    """
-    A directory is moved away, its process goes on in another, and it is put back: each scrape counts all.
-    """
+    """A directory is moved away, its process records in another, and it is put back: each scrape has all counts."""
     child, collector, aside = recorded(), Collector(shared), shared.with_name("aside")
     child.call("count", "/", 3)
     assert {"/": 3.0} == counted(collector)
@@ -138,7 +136,7 @@ def test_a_directory_that_cannot_be_used_leaves_the_values_where_they_are(
     recorded: Callable[[], processes.Child], shared: Path
 ) -> None:
     """
-    While a directory that everybody can write to lies in the place of the right one, the values are in the right one.
+    While a directory that everybody can write to has the path, the values stay in the directory that was moved away.
     """
     child, collector, aside = recorded(), Collector(shared), shared.with_name("aside")
     child.call("count", "/", 3)
@@ -160,9 +158,7 @@ def test_a_directory_that_cannot_be_used_leaves_the_values_where_they_are(
 def test_what_is_removed_is_made_again(
     recorded: Callable[[], processes.Child], shared: Path, gone: str
 ) -> None:
-    """
-    Nothing is lost and nothing doubled: for an exporter with a past, and for a new one.
-    """
+    """Removed files or a removed directory are made again; a running and a new exporter see each count once."""
     child, other, collector = recorded(), recorded(), Collector(shared)
     child.call("count", "/", 3)
     other.call("count", "/", 10)
@@ -192,9 +188,7 @@ def test_what_is_removed_is_made_again(
 def test_what_earlier_owners_counted_is_carried_along(
     recorded: Callable[[], processes.Child], shared: Path, gone: str
 ) -> None:
-    """
-    A slot whose files are removed keeps the figures of processes that had it before: no counter goes back.
-    """
+    """A slot whose files are removed keeps the counts of its earlier owners."""
     first = recorded()
     first.call("count", "/", 3)
     first.call("count", "/first", 1)
@@ -214,7 +208,7 @@ def test_what_is_put_in_the_place_of_a_file_is_set_aside(
     recorded: Callable[[], processes.Child], shared: Path, kind: str, tmp_path: Path
 ) -> None:
     """
-    A directory, a FIFO, a link, another file: the owner makes its own again, and follows and writes to none of them.
+    A directory, FIFO, link or file in the place of a slot's file is set aside, and neither followed nor written to.
     """
     foreign = tmp_path / "foreign"
     foreign.write_text("untouched")
@@ -241,9 +235,7 @@ def test_what_is_put_in_the_place_of_a_file_is_set_aside(
 def test_garbage_in_a_file_is_noticed(
     recorded: Callable[[], processes.Child], shared: Path, kind: str
 ) -> None:
-    """
-    A header or keys that somebody has written over: the owner goes on in files that are right.
-    """
+    """A process whose header or keys were written over continues in good files."""
     child, collector = recorded(), Collector(shared)
     child.call("count", "/", 3)
     assert {"/": 3.0} == counted(collector)
@@ -260,9 +252,7 @@ def test_garbage_in_a_file_is_noticed(
 def test_a_claim_that_failed_is_tried_again(
     recorded: Callable[[], processes.Child], shared: Path, tmp_path: Path
 ) -> None:
-    """
-    Where no directory can be had a process keeps its figures, and brings them when it can.
-    """
+    """A process that can have no directory keeps its counts, and brings them when it can."""
     shared.write_text("in the way")
     child = recorded()
     child.call("count", "/", 3)
@@ -274,9 +264,7 @@ def test_a_claim_that_failed_is_tried_again(
 
 
 def test_a_slot_without_space_is_filled_later(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    Series that find no space are kept, and are in the file when there is some.
-    """
+    """Series that find no space are kept in memory, and moved to the file when there is some."""
 
     def run() -> tuple[int, int, dict[str, float]]:
         import resource
@@ -300,9 +288,7 @@ def test_a_slot_without_space_is_filled_later(in_child: Callable[..., Any], shar
 
 
 def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    Four threads record while the directory is taken away again and again: the sum is exact.
-    """
+    """The sum is exact while four threads record and the directory is removed again and again."""
 
     def run() -> dict[str, float]:
         from wsgi_prom.store.current_slot import current_slot
@@ -337,9 +323,7 @@ def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[...,
 def test_a_child_of_a_process_whose_files_are_gone_counts_itself(
     recorded: Callable[[], processes.Child], shared: Path
 ) -> None:
-    """
-    A fork in the middle of it all: the child claims a slot of its own.
-    """
+    """A child that is forked while its parent's slot is damaged claims a slot of its own."""
     child = recorded()
     child.call("count", "/", 1)
     with (shared / "wsgi_prom.0.values").open("r+b") as file:
@@ -354,7 +338,7 @@ def test_a_directory_that_was_discarded_is_not_made_again(
     in_child: Callable[..., Any], tmp_path: Path
 ) -> None:
     """
-    A worker that outlives its server leaves nothing behind, and says nothing: neither who records nor who is new.
+    A worker that outlives its server does not make the removed directory again, and logs nothing; nor does its child.
     """
 
     def run() -> bool:
@@ -378,9 +362,7 @@ def test_a_directory_that_was_discarded_is_not_made_again(
 def test_a_sum_that_sinks_does_not_make_a_slot_an_old_copy(
     recorded: Callable[[], processes.Child], shared: Path
 ) -> None:
-    """
-    Observations below 0, and files that are made again meanwhile: the slot is shown as it is.
-    """
+    """A slot with negative observations is not taken for an older copy of itself when its files are made again."""
     child, collector = recorded(), Collector(shared)
     child.call("observe", 5)
     child.call("count", "/", 1)
@@ -398,7 +380,8 @@ def test_a_file_that_is_cut_and_then_grows_is_not_whole_again(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
     """
-    The next label set would make it longer, with zeros in the place of values: the slot is damaged instead.
+    A truncated file is not grown for the next label set, which would put zeros in the place of values; the slot is
+    damaged.
     """
 
     def run() -> tuple[State, float]:
@@ -420,9 +403,7 @@ def test_a_file_that_is_cut_and_then_grows_is_not_whole_again(
 
 
 def test_recording_changes_what_no_signal_does(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    Handlers of signals are the application's alone.
-    """
+    """Recording installs no signal handler."""
 
     def caught() -> list[str]:
         status = Path("/proc/self/status").read_text()

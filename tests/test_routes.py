@@ -1,4 +1,4 @@
-"""What a route label is made of: what the application says, what it is mounted under, and nothing of a client's."""
+"""The route label: what the application names, and where it is mounted, but nothing that a client chooses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_a_client_cannot_add_to_the_routes_by_a_prefix() -> None:
-    """gunicorn takes SCRIPT_NAME from a header of whoever is on its machine: the label does not."""
+    """A SCRIPT_NAME header, which gunicorn takes from local clients, does not get into the label."""
     with live.gunicorn("routes_flask:app", workers=2) as server:
         for number in range(30):
             prefix = f"/prefix{number}"
@@ -49,7 +49,7 @@ def test_a_client_cannot_add_to_the_routes_by_a_prefix() -> None:
 def test_only_what_was_moved_from_the_path_is_a_mount(
     environ: dict[str, Any], expected: str, in_child: Callable[..., Any]
 ) -> None:
-    """The prefix of a label is what a dispatcher inside of the middleware has moved from the path to SCRIPT_NAME."""
+    """The prefix of a label is what a dispatcher inside the middleware moved from the path to SCRIPT_NAME."""
 
     def work() -> Any:
         from werkzeug.middleware.proxy_fix import ProxyFix
@@ -67,7 +67,7 @@ def test_only_what_was_moved_from_the_path_is_a_mount(
 
 
 def test_an_exception_that_is_let_through_has_its_route(in_child: Callable[..., Any]) -> None:
-    """Flask, Bottle and Falcon told not to turn it into an answer: the route of the request that raised it."""
+    """Flask, Bottle and Falcon: an exception that they do not handle is counted under the route of its request."""
 
     def work() -> Any:
         flask, bottle, falcon = (application(f"routes_{name}") for name in ("flask", "bottle", "falcon"))
@@ -108,12 +108,12 @@ def test_an_exception_that_is_let_through_has_its_route(in_child: Callable[..., 
     ],
 )
 def test_the_anchors_of_a_pattern_are_no_part_of_its_label(route: str, expected: str) -> None:
-    """A leading ^, a trailing $ or \\Z go, unless they are literal."""
+    """A leading ^ and a trailing $ or \\Z are removed from a pattern, unless they are literal."""
     assert expected == django_adapter.template(route)
 
 
 def test_the_root_of_a_mount_has_its_slash(in_child: Callable[..., Any]) -> None:
-    """Django makes "/" of the empty path that is left of the mount's own name."""
+    """The root of a Django mount has a slash, as in Django's own path."""
 
     def work() -> Any:
         from werkzeug.exceptions import NotFound
@@ -127,7 +127,7 @@ def test_the_root_of_a_mount_has_its_slash(in_child: Callable[..., Any]) -> None
 
 @pytest.mark.parametrize("value", [7, b"/users", ["/users"], ""])
 def test_what_is_no_text_is_no_route(value: object, in_child: Callable[..., Any]) -> None:
-    """Whatever an application puts into environ, a request is counted."""
+    """A request is counted even if environ holds a route that is no string."""
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
@@ -141,7 +141,7 @@ def test_what_is_no_text_is_no_route(value: object, in_child: Callable[..., Any]
 
 
 def test_what_the_application_says_itself_wins(in_child: Callable[..., Any]) -> None:
-    """set_route in a view is the label, whatever the framework's own route."""
+    """A route that a view names by set_route replaces the framework's own."""
 
     def work() -> Any:
         from flask import Flask, request
@@ -160,7 +160,7 @@ def test_what_the_application_says_itself_wins(in_child: Callable[..., Any]) -> 
 
 
 def test_a_plain_werkzeug_application_has_to_say_its_rule(in_child: Callable[..., Any]) -> None:
-    """Its Request is in environ and its rule is not: unmatched, until it sets url_rule or calls set_route."""
+    """A plain Werkzeug application is unmatched until it sets url_rule or calls set_route."""
 
     def work() -> Any:
         from werkzeug.exceptions import HTTPException
@@ -189,7 +189,7 @@ def test_a_plain_werkzeug_application_has_to_say_its_rule(in_child: Callable[...
 
 
 def test_a_webob_application_says_its_route(in_child: Callable[..., Any]) -> None:
-    """set_route with the environ of a WebOb request; the segments that it pops are no mount."""
+    """A WebOb application names its route by set_route; the path segments that it pops are no mount."""
 
     def work() -> Any:
         from webob import Request, Response
@@ -220,7 +220,7 @@ def test_a_webob_application_says_its_route(in_child: Callable[..., Any]) -> Non
     ],
 )
 def test_a_path_that_was_moved_as_a_whole_may_be_missing(environ: dict[str, Any], expected: str) -> None:
-    """PEP 3333 leaves out what is empty; and what is not measured, or no longer, has no mount."""
+    """PATH_INFO may be missing, as PEP 3333 allows for an empty path."""
     environ = {"SCRIPT_NAME": "/shop", **environ}
     publish(environ, "/")
     assert expected == environ[KEY]

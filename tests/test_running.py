@@ -1,4 +1,4 @@
-"""Commands that are told no directory: they find the servers that run, use the only one, and list several."""
+"""Commands without a directory: they find the running servers, use the only one, and list several."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ def server() -> Iterator[live.LiveServer]:
 
 
 def test_dump_shows_the_only_server(server: live.LiveServer) -> None:
-    """Without --directory or a variable, what the one server has counted."""
+    """`dump` without --directory or a variable shows the only running server."""
     done = run(beside(server), "dump")
     assert (0, "") == (done.returncode, done.stderr)
     assert {("/", "200"): 10} == servers.requests_counted(live.parse_samples(done.stdout))
 
 
 def test_serve_serves_the_only_server(server: live.LiveServer) -> None:
-    """An exporter by hand, for a server that was started without one."""
+    """`serve` finds the only server, which was started without an exporter."""
     command = [*beside(server), sys.executable, "-m", "wsgi_prom", "serve", "--bind", "127.0.0.1:0"]
     with live.LiveServer(command, ready=(live.METRICS_LINE, 1)) as exporter:
         assert {("/", "200"): 10} == servers.requests_counted(exporter.samples())
 
 
 def test_several_servers_are_listed(server: live.LiveServer) -> None:
-    """Each with its directory, the pid and command of its master, and where its metrics are; check names them too."""
+    """Several servers are listed with directory, pid, command and address; `check` lists them too."""
     second = live.uwsgi(workers=1)
     second.command = [*beside(server), *second.command]
     with second:
@@ -109,7 +109,7 @@ def test_several_servers_are_listed(server: live.LiveServer) -> None:
 
 
 def test_check_knows_the_server_of_the_directory_that_the_environment_names(tmp_path: Path) -> None:
-    """While it runs, its address is in use by itself: nothing is wrong."""
+    """`check` accepts an address that the server of the same directory uses."""
     folder = str(tmp_path / "shared")
     with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=folder) as server:
         address = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
@@ -132,7 +132,7 @@ def test_check_knows_the_server_of_the_directory_that_the_environment_names(tmp_
 def test_without_psutil_an_address_in_use_is_told_with_what_tells_the_process(
     bind: str, tmp_path: Path
 ) -> None:
-    """It is wrong all the same; psutil is an extra."""
+    """Without psutil `check` still reports an address in use, and says how to find the process."""
     path = tmp_path / "metrics.sock"
     with socket.socket() as tcp, socket.socket(socket.AF_UNIX) as unix:
         tcp.bind(("127.0.0.1", 0))
@@ -148,14 +148,14 @@ def test_without_psutil_an_address_in_use_is_told_with_what_tells_the_process(
 
 
 def test_what_is_in_use_is_not_reset(server: live.LiveServer) -> None:
-    """The only server's directory is never cleared for want of another."""
+    """`reset` without a directory does not clear that of the only server."""
     done = run(beside(server), "reset")
     assert (1, "") == (done.returncode, done.stdout)
     assert f"is in use (server by pid {server.pid}" in done.stderr
 
 
 def test_another_users_servers_are_not_found(server: live.LiveServer) -> None:
-    """Nor a directory that has such a name alone: whose server is gone, or that a stranger has made."""
+    """Neither another user's directory nor one without a living server is found."""
     lone, empty = "/dev/shm/wsgi_prom-0-0123456789abcdef", "/dev/shm/wsgi_prom-0-fedcba9876543210"
     made = f"mkdir -m 700 {lone} {empty}; touch {lone}/wsgi_prom.lock"
     subprocess.run([*beside(server), *NOBODY, "sh", "-c", made], check=True)
@@ -167,6 +167,6 @@ def test_another_users_servers_are_not_found(server: live.LiveServer) -> None:
 
 @pytest.mark.parametrize("command", ["dump", "serve", "reset"])
 def test_where_no_server_runs_a_directory_has_to_be_named(command: str) -> None:
-    """One line, that says how."""
+    """If no server runs, one line of error says how to name a directory."""
     done = run(ALONE, command)
     assert (1, "", NONE) == (done.returncode, done.stdout, done.stderr)

@@ -1,4 +1,4 @@
-"""Scrape after scrape: a collector and a renderer with a past show what new ones do."""
+"""Repeated scrapes: a collector and a renderer with a past show what new ones do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write(path: Path, slots: list[Slot]) -> None:
 
 
 def record(slot: Slot, choice: random.Random) -> None:
-    """One increment, observation or setting, perhaps of a new label set: whole numbers, whose sums have one order."""
+    """Make one random increment, observation or setting of whole numbers, perhaps of a new label set."""
     shop = f'shop "{choice.randrange(12)}" 100%\\'
     schema = choice.choice([ORDERS, LATENCY, WEIGHT, LOAD, REQUEST])
     labels = (shop,)
@@ -62,7 +62,7 @@ def record(slot: Slot, choice: random.Random) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_page_after_many_changes_is_that_of_a_new_collector(shared: Path, seed: int) -> None:
-    """After each of 30 rounds of records, in slots that met their label sets in other orders, to the byte."""
+    """After each of 30 rounds of records a collector's page is, byte for byte, that of a new collector."""
     choice = random.Random(seed)
     directory.prepare(shared)
     slots: list[Slot] = [{} for _ in range(5)]
@@ -85,7 +85,7 @@ def lines(page: str) -> list[str]:
 
 
 def test_a_page_is_that_of_the_client_librarys_renderer(shared: Path) -> None:
-    """The lines of each series are, to the byte, what the client library makes of the same figures."""
+    """The lines of each series are, byte for byte, those that the client library renders."""
     choice = random.Random(1)
     slots: list[Slot] = [{} for _ in range(4)]
     collector = Collector(shared)
@@ -116,7 +116,7 @@ class Given:
 
 
 def test_a_page_is_that_of_the_client_librarys_multiprocess_mode(shared: Path, tmp_path: Path) -> None:
-    """The same increments in files of both formats are the same lines, scrape after scrape."""
+    """The same increments in files of both formats give the same lines at each scrape."""
     choice = random.Random(2)
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -161,7 +161,7 @@ def test_a_page_is_that_of_the_client_librarys_multiprocess_mode(shared: Path, t
 
 
 def test_a_gauge_whose_figures_swap_between_processes_is_rendered(shared: Path) -> None:
-    """The sum over the processes is the same, and what each of them shows is not."""
+    """A gauge is rendered again if two processes swap their values, which leaves the sum unchanged."""
     gauge = layout.gauge("load", "Load.", (), "all")
     write(shared, [{(gauge, ()): [1.0, 1.0]}, {(gauge, ()): [2.0, 1.0]}])
     collector = Collector(shared)
@@ -171,7 +171,7 @@ def test_a_gauge_whose_figures_swap_between_processes_is_rendered(shared: Path) 
 
 
 def test_sums_do_not_drift(shared: Path) -> None:
-    """Figures that no binary fraction is, changed a hundred times, add up to what they add up to at once."""
+    """Values that are no binary fractions and change a hundred times have the same sum as at once."""
     choice = random.Random(3)
     slots: list[Slot] = [{(SIZE, (str(page),)): [0.0, 0.0] for page in range(30)} for _ in range(7)]
     collector = Collector(shared)
@@ -186,7 +186,7 @@ def test_sums_do_not_drift(shared: Path) -> None:
 
 
 def test_a_slot_takes_8_bytes_a_column(shared: Path) -> None:
-    """A collector keeps the values of each slot as bytes, and no object for any of them."""
+    """A collector keeps 8 bytes for each value of a slot, and no object."""
     columns = 2000
     slots: list[Slot] = [{(HITS, (str(page),)): [1.0] for page in range(columns)} for _ in range(22)]
     taken = []
@@ -201,7 +201,7 @@ def test_a_slot_takes_8_bytes_a_column(shared: Path) -> None:
 
 
 def test_a_file_that_has_a_block_twice_is_added_up(shared: Path) -> None:
-    """As no slot of ours has it: both count, in whatever order the other slots have theirs."""
+    """A file that has one label set twice is added up, whatever the order of the other slots."""
     twice: list[Row] = [(HITS, ("/a",), (1.0,)), (SIZE, ("/a",), (1.0, 5.0)), (HITS, ("/a",), (2.0,)), (HITS, ("/b",), (4.0,))]  # fmt: skip
     write_slot(shared, 0, twice)
     write_slot(shared, 1, [(HITS, ("/b",), (8.0,)), (HITS, ("/a",), (16.0,))])
@@ -212,7 +212,7 @@ def test_a_file_that_has_a_block_twice_is_added_up(shared: Path) -> None:
 
 
 def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None:
-    """No more memory is asked for than the value file has, and what it named is not shown."""
+    """A schema of absurd width takes no more memory than its value file has, and is not shown."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
     huge = layout.Schema((), 10**12, (layout.Metric("counter", "huge", "Help.", count=(0, 1)),))
     keys = layout.keys_header(2) + huge.line() + layout.row_line(0, ())
@@ -229,7 +229,7 @@ def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None
 )
 @pytest.mark.parametrize("first", [0, 1])
 def test_bounds_that_are_none_leave_the_page(shared: Path, bounds: tuple[float, ...], first: int) -> None:
-    """A histogram whose bounds are damaged in one slot is shown or left out, and the rest is served."""
+    """A histogram whose bounds are damaged in one slot is shown or left out; the other metrics are shown."""
     columns = {"total": (0, 1), "buckets": (1, 1 + len(bounds)) if bounds else None}
     metric = layout.Metric("histogram", "wait", "Wait.", bounds=bounds, **columns)
     odd = layout.Schema((), 1 + len(bounds), (metric,))
@@ -242,7 +242,7 @@ def test_bounds_that_are_none_leave_the_page(shared: Path, bounds: tuple[float, 
 
 
 def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
-    """A file of the client library goes, slots of other orders stay, and so does what a slot that is gone has counted."""
+    """When a file of the client library is removed, slots and the counters of a removed slot stay."""
     write(shared, [{(HITS, ("/a",)): [1.0], (WAIT, ()): [1.5, 1, 2, 3]}, {(WAIT, ()): [0.5, 1, 0, 0], (HITS, ("/b",)): [2.0]}])  # fmt: skip
     collector = Collector(shared)
     samples(collector)
@@ -286,7 +286,7 @@ SPLIT = {
 
 @pytest.mark.parametrize("data", SPLIT.values(), ids=SPLIT.keys())
 def test_lines_are_taken_one_by_one(data: bytes) -> None:
-    """Lines that only together are JSON, or that hold more than one thing, are refused, whatever was read before."""
+    """Lines that are only JSON together, or hold more than one value, are refused, whatever was read before."""
     for before in (b"", b'[0,"a"]\n'):
         memo = layout.Memo()
         schemas: list[layout.Schema] = []
@@ -300,7 +300,7 @@ TEXTS = st.lists(st.text(st.characters(), max_size=4), min_size=1, max_size=2)
 
 @given(files=st.lists(st.lists(TEXTS, max_size=12), min_size=2, max_size=3))
 def test_lines_mean_the_same_when_they_are_known(files: list[list[list[str]]]) -> None:
-    """Files that share lines, with their schemas in other orders, are read alike with what was kept and without."""
+    """Files that share lines, with schemas in another order, are read alike with a cache and without."""
     memo = layout.Memo()
     for turn, rows in enumerate((*files, *files)):
         known = [layout.counter("one", "One.", ("a",)), layout.counter("two", "Two.", ("a", "b"))][

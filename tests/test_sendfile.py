@@ -1,4 +1,4 @@
-"""Where a server sends a file by sendfile, it still does: seen in the system calls that it makes, bare and measured."""
+"""sendfile: a server that uses it still does when the application is measured, as its system calls show."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def sent(trace: Path, url: str, expected: dict[str, int]) -> dict[str, int]:
-    """Ask for each case, and return the bytes that went by sendfile for it: as many as *expected*, if they come at all."""
+    """Request each case, and return the bytes that sendfile sent for it; waits for *expected* bytes."""
     found, before = {}, 0
     for name, size in expected.items():
         answer = wire.exchange(url, wire.request(f"/{name}", headers=(("Connection", "close"),)))
@@ -66,7 +66,7 @@ def sent(trace: Path, url: str, expected: dict[str, int]) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_sendfile_is_used_where_it_was(name: str, fleet: Fleet) -> None:
-    """Of a real file all bytes go by sendfile, with a Content-Length and without, and nothing else does."""
+    """All bytes of a real file go by sendfile, with a Content-Length and without, and no others."""
     expected = dict.fromkeys(FILES, 0) if name in WITHOUT else FILES
     pair = fleet[name]
     found = {

@@ -1,4 +1,4 @@
-"""The settings: every value that can be read, and for every other a message that says what would be right."""
+"""The settings: every valid value is read, and every other has an error that names the remedy."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def cases(table: dict) -> list[tuple[str, str]]:
 
 
 def test_every_setting_is_in_these_tables() -> None:
-    """
-    A new setting comes with its right and wrong values.
-    """
+    """Each setting has valid and invalid values in the tables of this test."""
     # What is excluded is a function, and is tried with the middleware.
     assert set() == set(SETTINGS) - set(RIGHT) - {"exclude"}
     assert set() == set(SETTINGS) - set(WRONG)
@@ -100,7 +98,8 @@ def test_every_setting_is_in_these_tables() -> None:
 
 def test_defaults() -> None:
     """
-    Nothing set: loopback, no path of the application, and the library's own buckets.
+    Without variables the exporter is on loopback, no path of the application is taken, and the buckets are the
+    library's.
     """
     from prometheus_client import Histogram
 
@@ -112,17 +111,13 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize(("name", "text"), cases(RIGHT))
 def test_a_right_value_is_read(name: str, text: str) -> None:
-    """
-    What a variable may hold is read as what it means.
-    """
+    """Each valid text of a variable is read as its value."""
     assert RIGHT[name][text] == getattr(Settings.read({PREFIX + name.upper(): text}), name)
 
 
 @pytest.mark.parametrize(("name", "text"), cases(WRONG))
 def test_a_wrong_value_is_refused(name: str, text: str) -> None:
-    """
-    The message names the variable, the value and what would be right.
-    """
+    """The error names the variable, the value and the remedy."""
     variable = PREFIX + name.upper()
     right = SETTINGS[name].metadata["right"]
     with pytest.raises(SettingError) as caught:
@@ -137,27 +132,21 @@ def test_a_wrong_value_is_refused(name: str, text: str) -> None:
     ("allow", (b"10",)), ("token_file", 3), ("web_config", b"/a"),
 ])  # fmt: skip
 def test_a_wrong_keyword_is_refused(name: str, value: object) -> None:
-    """
-    A keyword of the wrong type is the same mistake, named as the keyword.
-    """
+    """The error for a keyword of the wrong type names the keyword."""
     with pytest.raises(SettingError) as caught:
         Settings.read({}, **{name: value})
     assert str(caught.value).startswith(f"{name}={value!r} is not ")
 
 
 def test_keywords_win_over_the_environment() -> None:
-    """
-    What the code says is more particular; None is as if it were not given.
-    """
+    """A keyword wins over the environment; None is as if it were not given."""
     environ = {"WSGI_PROM_LABEL_LIMIT": "5", "WSGI_PROM_METRICS_PATH": "/environment"}
     found = Settings.read(environ, label_limit=7, metrics_path=None)
     assert (7, "/environment") == (found.label_limit, found.metrics_path)
 
 
 def test_buckets_may_be_a_sequence() -> None:
-    """
-    A tuple or list of numbers is as good as a text.
-    """
+    """Buckets may be a tuple or list of numbers."""
     expected = Settings.read({}, buckets="0.5,1")
     assert expected == Settings.read({}, buckets=(0.5, 1))
     assert expected == Settings.read({}, buckets=[0.5, 1.0, float("inf")])
@@ -166,9 +155,7 @@ def test_buckets_may_be_a_sequence() -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_an_empty_variable_is_as_if_it_were_not_set(name: str) -> None:
-    """
-    Compose files and unit files set variables to nothing where there is no value.
-    """
+    """An empty variable counts as unset, since Compose and unit files set variables to nothing."""
     assert Settings.read({}) == Settings.read({PREFIX + name.upper(): ""})
 
 
@@ -185,9 +172,7 @@ def test_an_empty_variable_is_as_if_it_were_not_set(name: str) -> None:
 def test_an_unknown_variable_is_a_warning(
     variable: str, meant: str, caplog: pytest.LogCaptureFixture, in_child: Callable[..., Any]
 ) -> None:
-    """
-    It suggests the nearest setting, is told once however often the environment is read, and tells no value: it may be a secret.
-    """
+    """An unknown variable is logged once with the nearest setting, and without its value, which may be a secret."""
 
     def read() -> list[str]:
         found = [Settings.read({variable: "s3cret"}) for _ in range(3)]
@@ -200,9 +185,7 @@ def test_an_unknown_variable_is_a_warning(
 
 @pytest.mark.parametrize("variable", ["WSGI_PROM_PORT", "WSGI_PROM_", "WSGI_PROM_XYZZY"])
 def test_an_unknown_variable_that_is_near_to_none_is_told_with_all(variable: str) -> None:
-    """
-    Where nothing is alike, the message names every setting.
-    """
+    """If no setting is similar, the warning names all."""
     (message,) = unknown_variables({variable: "9464"}).values()
     assert message.startswith(f"{variable} is not a setting of wsgi_prom and is ignored. The settings are ")
     for name in SETTINGS:
@@ -234,17 +217,13 @@ def service_links(service: str, port: int = 9464, name: str = "metrics-port") ->
     "service", ["wsgi-prom", "wsgi-prom-bind", "wsgi-prom-app", "wsgi-prom-a-b2", "wsgi-prom-port"]
 )
 def test_variables_of_a_kubernetes_service_are_no_word_worth(service: str) -> None:
-    """
-    A Service whose name begins as our variables do changes no setting, and is not taken for a mistake.
-    """
+    """Variables of a Kubernetes Service whose name begins with ours are ignored without a warning."""
     assert {} == unknown_variables(service_links(service))
     assert Settings() == Settings.read(service_links(service))
 
 
 def test_no_setting_has_a_name_that_kubernetes_gives() -> None:
-    """
-    Else a Service could set it.
-    """
+    """No setting has a name that Kubernetes could inject."""
     endings = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP", "_UDP", "_SCTP", "_PROTO", "_ADDR"]
     assert [] == [
         name
@@ -254,9 +233,7 @@ def test_no_setting_has_a_name_that_kubernetes_gives() -> None:
 
 
 def test_an_unknown_keyword_is_refused() -> None:
-    """
-    A misspelt keyword is told with those that there are.
-    """
+    """The error for an unknown keyword lists the known ones."""
     with pytest.raises(
         SettingError, match=r"bindd='x' is not a setting of wsgi_prom\. The settings are app, "
     ):
@@ -284,47 +261,35 @@ def test_an_unknown_keyword_is_refused() -> None:
 def test_a_keyword_that_does_nothing_in_the_middleware_is_refused(
     keywords: dict[str, object], message: str
 ) -> None:
-    """
-    The message names it, its value and the nearest one, or where else it is to be set.
-    """
+    """The error for a setting that the middleware cannot use names the nearest keyword, or where to set it."""
     with pytest.raises(SettingError, match=re.escape(message)):
         Settings.of_middleware(keywords)
 
 
 def test_a_keyword_of_the_metrics_readers_counts_with_a_path_of_the_environment() -> None:
-    """
-    Wherever metrics_path is given, who may read the metrics there means something.
-    """
+    """A keyword for the readers of the metrics is accepted if the environment gives metrics_path."""
     os.environ["WSGI_PROM_METRICS_PATH"] = "/metrics"
     assert "/etc/x" == Settings.of_middleware({"token_file": "/etc/x"}).token_file
 
 
 def test_other_variables_are_nobodys_business() -> None:
-    """
-    Variables without our prefix are not looked at.
-    """
+    """Variables without our prefix are ignored."""
     assert Settings.read({}) == Settings.read({"WSGI_PROMX": "1", "PATH": "/bin", "wsgi_prom_bind": "x"})
 
 
 def test_the_processs_environment_is_read() -> None:
-    """
-    Without another, os.environ counts, as it is now.
-    """
+    """Without an argument, os.environ is read as it is now."""
     os.environ["WSGI_PROM_LABEL_LIMIT"] = "3"
     assert 3 == Settings.read().label_limit
 
 
 @pytest.mark.parametrize("text", [text for text in RIGHT["bind"] if text != "off"])
 def test_an_address_is_written_as_it_is_read(text: str) -> None:
-    """
-    str() of an address is what one would set.
-    """
+    """str() of an address is the text that one would set."""
     assert text == str(RIGHT["bind"][text])
 
 
 def test_a_setting_error_is_of_the_packages_and_a_value_error() -> None:
-    """
-    Whoever catches either has it.
-    """
+    """A SettingError is both a WsgiPromError and a ValueError."""
     assert issubclass(SettingError, WsgiPromError)
     assert issubclass(SettingError, ValueError)
