@@ -1,4 +1,4 @@
-"""The bytes of a slot: what is written is read back, and what was not written by us is refused, never misread."""
+"""The bytes of a slot: what we wrote is read back, and anything else is refused and never misread."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def allowed(read, *arguments) -> None:
 
 @given(data=st.binary(max_size=200))
 def test_random_bytes_are_refused_with_a_format_error(data: bytes) -> None:
-    """
-    Bytes of another origin raise FormatError or nothing.
-    """
+    """Random bytes raise FormatError or no error."""
     allowed(layout.parse_lines, data, [])
     allowed(layout.unpack_header, data)
     allowed(layout.unpack_header, layout.MAGIC + data)
@@ -137,9 +135,7 @@ JSON = st.recursive(
 
 @given(items=st.lists(JSON, max_size=4))
 def test_random_json_is_refused_with_a_format_error(items) -> None:
-    """
-    Lines of JSON that mean something else raise FormatError or nothing.
-    """
+    """Random lines of JSON raise FormatError or no error."""
     known = [layout.counter("a", "A.", ("x",))]
     allowed(layout.parse_lines, b"".join(json.dumps(item).encode() + b"\n" for item in items), known)
 
@@ -189,9 +185,7 @@ def test_a_block_counted_from_the_end_is_refused() -> None:
 
 @pytest.mark.parametrize("values", [("x",), ("x", "y", "z")])
 def test_a_block_with_other_labels_than_its_schema_is_refused(values: tuple[str, ...]) -> None:
-    """
-    As many label values as names, or FormatError.
-    """
+    """A row with more or fewer label values than its schema has names raises FormatError."""
     with pytest.raises(FormatError, match="do not fit"):
         layout.parse_lines(layout.row_line(0, values), [layout.counter("a", "A.", ("p", "q"))])
 
@@ -208,9 +202,7 @@ def test_the_header_is_read_back(nonce: int) -> None:
 
 
 def test_a_future_version_is_refused_by_name() -> None:
-    """
-    A header of another version says which it is and which is read.
-    """
+    """The error for a header of another version names that version and ours."""
     header = layout.HEADER.pack(layout.MAGIC, layout.VERSION + 1, 1, 0, *[0] * 5)
     with pytest.raises(FormatError, match=f"version {layout.VERSION + 1}.*version {layout.VERSION}"):
         layout.unpack_header(header)
@@ -227,17 +219,13 @@ def test_keys_of_another_value_file_are_refused() -> None:
 
 @pytest.mark.parametrize("committed", [0, 5, 2**63, 2**64 - 1])
 def test_a_commit_that_the_keys_do_not_reach_is_refused(committed: int) -> None:
-    """
-    As much as is committed must be there, to the end of a line.
-    """
+    """A key file that is shorter than its header commits raises FormatError."""
     with pytest.raises(FormatError):
         layout.check_keys(layout.keys_header(1) + b"[0]\n", 1, committed)
 
 
 def test_a_commit_within_a_line_is_refused() -> None:
-    """
-    What is committed ends with a line.
-    """
+    """A commit that ends within a line raises FormatError."""
     keys = layout.keys_header(1) + b"[0]\n"
     with pytest.raises(FormatError, match="within a line"):
         layout.check_keys(keys, 1, len(keys) - 1)

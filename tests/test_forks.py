@@ -1,4 +1,4 @@
-"""Forks while threads record: no child hangs at a lock of the client library, and each counts exactly what it recorded."""
+"""Forks while threads record: no child hangs at a lock of the client library, and each count is exact."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FORKS = [os.fork, processes.fork_unseen]
 
 
 def seen(fork: Callable[[], int]) -> int:
-    """Fork, and do in the child what a server's hook does where Python's callbacks do not run."""
+    """Fork, and do in the child what a server's hook does if Python's at-fork callbacks do not run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = fork()
@@ -119,7 +119,10 @@ def test_a_lock_that_a_thread_holds_at_the_fork_is_free_in_the_child(
 
 
 def test_the_lock_of_the_thread_that_forks_stays_its_own(in_child: Callable[..., Any]) -> None:
-    """A finalizer or a signal handler that forks in the middle of labels() leaves it in the child without an error."""
+    """
+    A child that is forked in the middle of labels(), by a finalizer or a signal handler, returns from it without an
+    error.
+    """
 
     def run() -> None:
         install()
@@ -146,7 +149,7 @@ def test_a_lock_goes_with_its_metric(in_child: Callable[..., Any]) -> None:
 
 
 class Requests:
-    """The middleware around an application, and how many requests it was given."""
+    """The middleware around an application, and requests to it."""
 
     def __init__(self) -> None:
         self._app = PrometheusMiddleware(application)
@@ -172,7 +175,7 @@ EACH = 10
 
 
 class Recording:
-    """Old label values and new ones, requests, and metrics that are made on the way."""
+    """Records of old and new label values, requests, and new metrics."""
 
     def __init__(self) -> None:
         self.counter = Counter("t_hits", "Help.", ["page"], registry=None)
@@ -271,7 +274,7 @@ PREFORK = {
     ],
 )
 def test_workers_of_a_master_with_a_thread(name: str, app: str) -> None:
-    """20 workers, forked one after the other while a thread of the master is in labels(), all serve and count."""
+    """20 workers that are forked while a thread of the master is in labels() all serve and count."""
     with PREFORK[name](app) as server:
         for _ in range(ROUNDS):
             killed = live.eventually(server.workers, lambda pids: len(pids) == 2)
@@ -290,7 +293,7 @@ def test_workers_of_a_master_with_a_thread(name: str, app: str) -> None:
 
 
 def test_a_mule_and_a_spooler_of_a_master_with_a_thread(tmp_path: Path) -> None:
-    """uWSGI's other processes get past a lock that a thread of the master holds, and count."""
+    """A mule and a spooler that are forked while a thread of the master holds a lock count what they record."""
     options = ["--mule=held_mule.py", "--spooler", str(tmp_path), "--spooler-frequency", "1"]
     with live.uwsgi("--enable-threads", *options, app="held_spooler:app", workers=1, cwd=live.APPS) as server:
         expected = {"mule": 1.0, "spooler": 1.0}

@@ -1,4 +1,4 @@
-"""The route label of real frameworks: each application's table says what each of its requests is counted as."""
+"""The route label of real frameworks: a table for each application says which route each of its requests has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ADAPTED = ["django", "pyramid", "falcon"]
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_each_request_has_the_template_that_took_it(framework: str, in_child: Callable[..., Any]) -> None:
-    """In one process, with the validator of PEP 3333 on both sides: every line of the application's table."""
+    """Each request of the application's table has the route label in the table."""
 
     def work() -> Any:
         module = application(f"routes_{framework}")
@@ -36,7 +36,7 @@ def test_each_request_has_the_template_that_took_it(framework: str, in_child: Ca
 
 @pytest.mark.parametrize("framework", ADAPTED)
 def test_without_the_adapter_all_else_is_the_same(framework: str, in_child: Callable[..., Any]) -> None:
-    """The same requests have the same statuses, and no route but what the application says itself."""
+    """Without the adapter all statuses are the same, and only routes that the application names itself are known."""
 
     def work() -> Any:
         module = application(f"routes_{framework}")
@@ -63,7 +63,7 @@ def test_without_the_adapter_all_else_is_the_same(framework: str, in_child: Call
 def test_a_real_server_counts_each_request_under_its_route(
     framework: str, server: str, in_child: Callable[..., Any]
 ) -> None:
-    """Two workers of a real server, one scrape: exact counts for each route and status."""
+    """One scrape of a real server with two workers has exact counts for each route and status."""
     name = f"routes_{framework}"
     expected = in_child(lambda: application(name).REQUESTS)
     with servers.start(server, app=f"{name}:app", workers=2) as running:
@@ -82,7 +82,7 @@ def test_a_real_server_counts_each_request_under_its_route(
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_any_framework_can_be_mounted(framework: str, in_child: Callable[..., Any]) -> None:
-    """Behind a dispatcher every template has the prefix, and what is unmatched stays that."""
+    """Behind a dispatcher each route has the mount's prefix, and unmatched stays unmatched."""
 
     def work() -> Any:
         from werkzeug.exceptions import NotFound
@@ -125,7 +125,7 @@ def by_werkzeug(app: Any) -> Any:
 
 
 def with_a_request(app: Any) -> Any:
-    """A middleware that makes a request of Werkzeug's for itself, which leaves it in environ."""
+    """A middleware that makes a Werkzeug request for itself, which stays in environ."""
 
     def between(environ: Any, start_response: Any) -> Any:
         from werkzeug.wrappers import Request
@@ -141,7 +141,7 @@ def with_a_request(app: Any) -> Any:
 def test_a_route_is_seen_through_other_middleware(
     framework: str, between: Callable[[Any], Any], in_child: Callable[..., Any]
 ) -> None:
-    """Which hands on a copy of environ, or starts the response when the framework has returned: the same labels."""
+    """Middleware that hands on a copy of environ, or calls start_response late, does not change the route."""
 
     def work() -> Any:
         module = application(f"routes_{framework}")
@@ -220,7 +220,7 @@ HANDING_ON = [fixed, dispatched, with_shared_data, with_static_files]
 def test_flasks_signal_is_used_only_where_its_route_might_be_lost(
     between: Callable[[Any], Any], costs: bool, where: str, in_child: Callable[..., Any]
 ) -> None:
-    """It takes as long as all that is measured. ProxyFix, a dispatcher, whitenoise show the route without it, others with it."""
+    """Flask's signal, which costs as much as the rest, is only connected if middleware may hide the route from us."""
 
     def work() -> Any:
         from flask import request_started
@@ -237,7 +237,7 @@ def test_flasks_signal_is_used_only_where_its_route_might_be_lost(
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_no_path_is_ever_a_label(framework: str, in_child: Callable[..., Any]) -> None:
-    """Hundreds of random paths, half of them below real ones: nothing of their own is in any label."""
+    """No part of hundreds of random paths, half of them below real routes, gets into a label."""
 
     def work() -> Any:
         module = application(f"routes_{framework}")
@@ -262,7 +262,7 @@ def test_no_path_is_ever_a_label(framework: str, in_child: Callable[..., Any]) -
 
 
 def test_django_is_labelled_when_all_of_it_runs_differently(in_child: Callable[..., Any]) -> None:
-    """An async middleware below the adapter, which makes it async too, and exceptions let through: the same labels."""
+    """Routes are the same if an async middleware makes the adapter async, and if exceptions are let through."""
 
     def work() -> Any:
         module = application("routes_django")
@@ -277,7 +277,7 @@ def test_django_is_labelled_when_all_of_it_runs_differently(in_child: Callable[.
 
 
 def test_the_adapter_of_django_does_nothing_under_asgi(in_child: Callable[..., Any]) -> None:
-    """A request that did not come by WSGI is answered as it is without the adapter."""
+    """The adapter does not change the answer to an ASGI request."""
 
     def work() -> Any:
         from asgiref.sync import async_to_sync

@@ -1,4 +1,4 @@
-"""A client that sends garbage gets from a measured application what the server alone would answer, and breaks nothing."""
+"""Garbage from a client: a measured application answers as the server alone would, and nothing breaks."""
 
 from __future__ import annotations
 
@@ -195,10 +195,9 @@ def ask(url: str, garbage: Garbage) -> bytes:
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_garbage_is_answered_as_by_the_server_alone(pair: Pair) -> None:
     """
-    Byte by byte, whether the server refuses it, hands it to the application, or closes the connection.
-
-    And it breaks nothing: the same workers are alive, nothing is in progress, the metrics can be parsed, and no method is
-    a label.
+    Each answer is, byte for byte, the server's own, whether it refuses the garbage, hands it on or closes the
+    connection. Afterwards the same workers are alive, nothing is in progress, the metrics can be parsed, and no method
+    is a label.
     """
     workers = pair.measured.workers()
     bare, measured = (

@@ -1,4 +1,4 @@
-"""The documentation that the code tells: up to date, and true of the page of a real server."""
+"""The generated documentation: it is up to date, and true of a real server's page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_generated_pages_are_up_to_date() -> None:
 
 
 def test_every_metric_of_a_server_is_described_as_it_is() -> None:
-    """Its name, type and labels on the page of gunicorn, with errors and uploads, are those of docs/metrics.md."""
+    """Each metric on gunicorn's page has the name, type and labels that docs/metrics.md says."""
     described = {
         name: (kind, set(re.findall(r"`([a-z_]+)`", labels)))
         for name, kind, _, labels in ROW.findall((live.ROOT / "docs" / "metrics.md").read_text())
@@ -43,7 +43,7 @@ def test_every_metric_of_a_server_is_described_as_it_is() -> None:
 
 
 def test_the_defaults_that_are_shown_are_the_defaults() -> None:
-    """Wherever what settings.md shows as a default is a value of that setting."""
+    """Each default that settings.md shows as a value is that setting's default."""
     wrong = []
     for field in dataclasses.fields(Settings):
         shown = field.metadata["shown"].strip("`")

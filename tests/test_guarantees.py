@@ -1,4 +1,4 @@
-"""Each line of docs/guarantees.md names the tests that show it, and they exist."""
+"""docs/guarantees.md: each promise names its tests, and they exist."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def defined_in(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip()[:60])
 def test_a_promise_is_shown(row: str) -> None:
-    """A line has tests in its last column, none of which is missing."""
+    """Each promise has tests in its last column, and all of them exist."""
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row.split("|")[-2])
     assert named
     assert [] == [f"{path}::{name}" for path, name in named if name not in defined_in(live.ROOT / path)]
 
 
 def test_there_are_lines() -> None:
-    """Every table is read: as many rows as there are lines of tables, less their heads."""
+    """The tests above have read every row of every table."""
     lines = [line for line in TEXT.splitlines() if line.startswith("|")]
     heads = sum(line.startswith("|---") for line in lines)
     assert heads == TEXT.count("\n## ") - 1

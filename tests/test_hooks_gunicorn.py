@@ -1,4 +1,4 @@
-"""gunicorn's hook beside a configuration's own functions and settings, and beside workers of all kinds."""
+"""gunicorn's hook beside a configuration's own functions and settings, and with workers of all kinds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def configured(folder: Path, text: str) -> str:
 
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_a_configuration_may_have_the_same_hooks_itself(case: str, tmp_path: Path) -> None:
-    """Both run, wherever the import stands, and a request is counted once."""
+    """A configuration's own hooks run beside ours, wherever the import stands, and a request is counted once."""
     with live.gunicorn(config=configured(tmp_path, CONFIGURATIONS[case]), workers=1) as server:
         live.drive(server.url, ["/"] * 5)
         counted = servers.requests_counted(server.samples())
@@ -59,7 +59,7 @@ def test_a_configuration_may_have_the_same_hooks_itself(case: str, tmp_path: Pat
 
 
 def test_the_examples_own_hook_runs_beside_ours(tmp_path: Path) -> None:
-    """The configuration in examples/gunicorn/README.md, as it stands."""
+    """The configuration in examples/gunicorn/README.md works as it stands."""
     text = (live.ROOT / "examples" / "gunicorn" / "README.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     with live.gunicorn(config=configured(tmp_path, textwrap.dedent(block)), workers=1) as server:
@@ -71,7 +71,7 @@ def test_the_examples_own_hook_runs_beside_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("way", ["raw_env", "--env"])
 def test_settings_by_raw_env_are_in_force(way: str, tmp_path: Path) -> None:
-    """Variables that gunicorn sets: the exporter's, the middleware's and the directory."""
+    """Settings in raw_env apply to the exporter, the middleware and the directory."""
     folder = tmp_path / "metrics"
     variables = ["WSGI_PROM_BIND=127.0.0.1:0", "WSGI_PROM_PREFIX=shop_", f"PROMETHEUS_MULTIPROC_DIR={folder}"]
     text = IMPORT + (f"raw_env = {variables}\n" if way == "raw_env" else "")
@@ -87,7 +87,7 @@ def test_settings_by_raw_env_are_in_force(way: str, tmp_path: Path) -> None:
 
 
 def test_a_worker_class_of_ones_own_that_serves_wsgi_is_counted() -> None:
-    """A subclass of gunicorn's Worker, which is no subclass of any that comes with gunicorn."""
+    """A worker class that derives from gunicorn's Worker alone is counted."""
     with live.gunicorn("plain:app", "--worker-class", "workers.PlainWorker", workers=1) as server:
         live.drive(server.url, ["/"] * 5, clients=1)
         counted = servers.requests_counted(server.samples())
@@ -119,7 +119,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path: Path) -> None:
-    """What goes wrong before its first request is told in one line; a directory that is gone is made again."""
+    """
+    A failure of the hook in a worker is one line of log, and the worker serves; a removed directory is made again.
+    """
     text = (
         f"import glob, os, resource, shutil\nfrom contextlib import suppress\n{IMPORT}"
         "from wsgi_prom.hooks import gunicorn as metrics\n"
@@ -146,7 +148,9 @@ def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path
 
 
 def test_a_worker_that_cannot_read_the_package_is_counted(tmp_path: Path) -> None:
-    """--user drops to one who may not: all that a worker needs was imported before, for the users of a web configuration too."""
+    """
+    Workers that drop to a user who cannot read the package are counted, since all that they need was imported before.
+    """
     package = shutil.copytree(live.ROOT / "wsgi_prom", tmp_path / "wsgi_prom")
     package.chmod(0o700)
     (tmp_path / "web.yml").write_text(

@@ -15,7 +15,7 @@ UNWRAPPED = r"\[WARNING\] wsgi_prom: requests are served, and none is counted: n
 
 @pytest.mark.parametrize("options", [(), ("--lazy-apps",)], ids=["prefork", "lazy-apps"])
 def test_an_application_that_nobody_wraps_is_told_once(options: tuple[str, ...]) -> None:
-    """The hook, and module = myapp:app: one line that says what to do."""
+    """With the hook and module = myapp:app, one warning says how to wrap the application."""
     with live.uwsgi(*options, module="plain:app", app=None, workers=2) as server:
         live.drive(server.url, ["/"] * 5)
         assert server.wait_for_log(UNWRAPPED)
@@ -23,7 +23,7 @@ def test_an_application_that_nobody_wraps_is_told_once(options: tuple[str, ...])
 
 
 def test_an_application_that_is_wrapped_at_its_first_request_is_no_false_alarm() -> None:
-    """In another worker than the one that looks, too: after the looks that would have told it, the log says nothing."""
+    """An application that is wrapped at its first request, in whichever worker, causes no warning."""
     with live.uwsgi("--threads", "2", module="late:app", app=None, workers=2) as server:
         live.drive(server.url, ["/"] * 5)
         signals = live.eventually(lambda: int(server.get("/signals").body), lambda found: found >= 4)
@@ -35,7 +35,7 @@ def test_an_application_that_is_wrapped_at_its_first_request_is_no_false_alarm()
 
 @pytest.mark.parametrize("option", ["--daemonize", "--daemonize2"])
 def test_a_server_that_becomes_a_daemon_is_counted_and_leaves_nothing(option: str, tmp_path: Path) -> None:
-    """Also after its application was loaded, when the process that imported the hook ends before the first fork."""
+    """A server that daemonizes before or after it loads the application is counted, and leaves nothing at its end."""
     log, pid_file = tmp_path / "log", tmp_path / "pid"
     with contextlib.closing(live.hold_port()) as held:
         url = f"http://127.0.0.1:{held.getsockname()[1]}"

@@ -1,4 +1,7 @@
-"""What other users put in the way of the directory and into it: refused or ignored, never written to, given away or followed."""
+"""
+Files, links and directories that other users put in our way: refused or ignored, never written to, given away or
+followed.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ NAMES = [*SLOT_NAMES, locks.NAME, label_limit.NAME]
 
 
 class Foreign:
-    """A file of somebody else's, and whether it is as it was."""
+    """A file of somebody else's, and whether it is unchanged."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,12 +87,12 @@ OWNERS = [None, (NOBODY, NOBODY)]
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A directory of the name of one that is removed in the end."""
+    """Return the path of a temporary directory of a server."""
     return tmp_path / directory.name_temporary().name
 
 
 def use(path: Path, owner: tuple[int, int] | None) -> None:
-    """Do all that a process does with a directory; what is refused is refused with an error of ours."""
+    """Do all that a process does with a directory; errors other than ours fail the test."""
     try:
         slot = SlotFile.claim(path, owner)
         columns, index = slot.row(HITS, ())
@@ -122,7 +125,9 @@ def test_what_is_planted_at_a_name_of_ours_leads_nowhere(
     name: str,
     owner: tuple[int, int] | None,
 ) -> None:
-    """No link is followed, no file behind it written to, removed or given away, and nothing waits for a FIFO."""
+    """
+    A planted link or FIFO under one of our names is neither followed, written to, removed, given away nor waited for.
+    """
     shared.mkdir(mode=0o700)
     if owner is not None:
         os.chown(shared, *owner)
@@ -142,7 +147,7 @@ def test_a_slot_is_had_in_spite_of_what_is_planted(
     plant: Callable[[Path, Foreign], None],
     name: str,
 ) -> None:
-    """What lies in the place of a slot's file is set aside, and the process is counted."""
+    """A file in the place of a slot's file is set aside, and the process is counted."""
 
     def run() -> None:
         slot = SlotFile.claim(shared)
@@ -158,7 +163,7 @@ def test_a_slot_is_had_in_spite_of_what_is_planted(
 
 
 def test_odd_names_are_left_alone(in_child: Callable[..., Any], shared: Path) -> None:
-    """Names with newlines or bytes that are no UTF-8 are neither read as ours nor removed, and break no scrape."""
+    """Names with newlines or invalid UTF-8 are neither read nor removed, and do not break a scrape."""
     names = [
         b"wsgi_prom.0.values\n",
         b"\nwsgi_prom.0.keys",
@@ -190,7 +195,7 @@ def refusal(path: Path, **options: Any) -> str:
 def test_a_link_that_somebody_else_planted_is_refused(
     tmp_path: Path, owner: tuple[int, int] | None, uid: int
 ) -> None:
-    """A link of another user's leads where that user likes: even if it is a directory of our own."""
+    """A link of another user's is refused, even if it leads to a directory of our own."""
     own = tmp_path / "own"
     own.mkdir(mode=0o700)
     os.chown(own, uid, uid)
@@ -205,7 +210,7 @@ def test_a_link_that_somebody_else_planted_is_refused(
 
 @pytest.mark.parametrize("of", [0, NOBODY])
 def test_a_link_of_roots_or_of_the_users_own_is_followed(tmp_path: Path, of: int) -> None:
-    """/var/run is a link of root's, and who may use the directory may link to it."""
+    """A link of root's, such as /var/run, or of the user's own is followed."""
     own = tmp_path / "own"
     own.mkdir(mode=0o700)
     os.chown(own, NOBODY, NOBODY)
@@ -217,7 +222,7 @@ def test_a_link_of_roots_or_of_the_users_own_is_followed(tmp_path: Path, of: int
 
 
 def test_what_replaces_a_directory_below_a_folder_open_to_all_is_refused(tmp_path: Path) -> None:
-    """A volume that everybody may write to, without a sticky bit, will do: what a stranger puts there is the stranger's."""
+    """A directory of another user's that replaces ours in a volume open to all is refused."""
     parent = tmp_path / "open"
     parent.mkdir()
     parent.chmod(0o777)
@@ -231,7 +236,7 @@ def test_what_replaces_a_directory_below_a_folder_open_to_all_is_refused(tmp_pat
 
 
 def test_a_temporary_directory_is_made_below_any(tmp_path: Path) -> None:
-    """A volume that is mounted at /dev/shm may be open to everybody: nobody knows the name of what is made there."""
+    """A temporary directory may lie below a directory that is open to all, since nobody knows its random name."""
     tmp_path.chmod(0o777)
     path = tmp_path / directory.name_temporary().name
     directory.prepare(path, new=True)
@@ -244,7 +249,7 @@ def test_a_temporary_directory_is_made_below_any(tmp_path: Path) -> None:
 def test_modes_whatever_the_umask(
     in_child: Callable[..., Any], tmp_path: Path, umask: int, owner: tuple[int, int] | None
 ) -> None:
-    """What we make is for its owner alone, and a parent that was missing is open to others for passing at most."""
+    """Whatever the umask, our directory is for its owner alone, and others may at most pass through its new parents."""
     path = tmp_path / "a" / "b" / "shared"
 
     def run() -> None:
@@ -267,7 +272,7 @@ def test_modes_whatever_the_umask(
 def test_a_name_is_chosen_where_nothing_can_be_written_to(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Choosing a name never raises; what cannot be made there is told when it is made."""
+    """Choosing a name never raises, even if nothing can be written to; making the directory does."""
     import tempfile
 
     monkeypatch.setattr(directory, "_SHARED_MEMORY", tmp_path / "none")
@@ -278,7 +283,7 @@ def test_a_name_is_chosen_where_nothing_can_be_written_to(
 
 
 def test_it_is_the_effective_user_who_writes(in_child: Callable[..., Any], tmp_path: Path) -> None:
-    """A process that has only lent its rights away, and is root by its real uid, is asked as who it is now."""
+    """The effective user counts for a process that has lent its rights away and is root by its real uid."""
 
     folders = []
     for name, uid in (("roots", 0), ("own", NOBODY)):

@@ -1,4 +1,6 @@
-"""The exporter's supervisor and serving process: either killed, stopped or told to end, and the directory removed."""
+"""
+The exporter's supervisor and serving process: either is killed, stopped or told to end, or the directory is removed.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ SCRAPE_SECONDS = 0.1
 
 
 class Span(NamedTuple):
-    """From when to when something was under way, by the monotonic clock."""
+    """The monotonic times at which something began and ended."""
 
     begin: float
     end: float
@@ -44,7 +46,7 @@ class Span(NamedTuple):
 
 
 class Scrapes:
-    """Scrapes for the length of a block, ten a second by default, each on a connection of its own."""
+    """Scrapes during a `with` block, ten a second by default, each on a connection of its own."""
 
     def __init__(self, server: live.LiveServer, pause: float = SCRAPE_SECONDS) -> None:
         self._url = server.metrics_url
@@ -80,7 +82,7 @@ class Scrapes:
 
 
 def kill(server: live.LiveServer, pid: int) -> Span:
-    """Kill a process of the exporter, wait until both are there again, and return from when to when it died."""
+    """Kill a process of the exporter, wait until both are there again, and return the span of its death."""
     begin = time.monotonic()
     server.signal_child(pid, signal.SIGKILL)
     assert pid not in live.eventually(live.living, lambda pids: pid not in pids)
@@ -96,7 +98,7 @@ def stranded(scrapes: Scrapes, kills: list[Span]) -> list[Span]:
 
 @pytest.fixture(scope="module", params=servers.BOTH)
 def running(request: pytest.FixtureRequest) -> Iterator[live.LiveServer]:
-    """A server that has counted 20 requests: a test that harms its exporter waits until both processes are there."""
+    """A server that has counted 20 requests; tests that kill its exporter wait until both processes are there again."""
     with started(request.param) as server:
         live.drive(server.url, ["/"] * 20)
         yield server
@@ -123,7 +125,7 @@ def started(name: str) -> Iterator[live.LiveServer]:
 
 
 def test_scrapes_during_restarts_of_the_serving_process(running: live.LiveServer) -> None:
-    """SIGKILL of the serving process: clients that connect meanwhile are answered by the next one."""
+    """Clients that connect while the killed serving process is restarted are answered by the next one."""
     supervisor, _ = servers.supervisor_and_serving(running)
     with Scrapes(running) as scrapes:
         kills = [kill(running, servers.supervisor_and_serving(running)[1]) for _ in range(5)]
@@ -141,7 +143,10 @@ def test_scrapes_during_restarts_of_the_serving_process(running: live.LiveServer
 
 
 def test_no_scrape_notices_that_the_supervisor_is_killed(running: live.LiveServer) -> None:
-    """Under clients that never pause: the serving process becomes the supervisor, and the directory has one exporter throughout."""
+    """
+    If the supervisor is killed, the serving process takes its place; no scrape fails, and the directory has one
+    exporter throughout.
+    """
     lock_file = Locks.of(servers.shared_directory(running))
     owners = set()
     with contextlib.ExitStack() as stack:
@@ -160,7 +165,9 @@ def test_no_scrape_notices_that_the_supervisor_is_killed(running: live.LiveServe
 
 
 def test_a_serving_process_that_cannot_start_is_restarted_with_pauses() -> None:
-    """Without descriptors none can: the log says so twice, and scrapes are answered as soon as there are some."""
+    """
+    A serving process that cannot start for lack of descriptors is retried with pauses and two log lines, until it can.
+    """
     with live.gunicorn(workers=1) as server:
         supervisor, serving = servers.supervisor_and_serving(server)
         limits = resource.prlimit(supervisor, resource.RLIMIT_NOFILE)
@@ -191,7 +198,7 @@ def scraped(server: live.LiveServer) -> live.Samples:
 
 
 def test_a_stopped_process_is_not_taken_for_dead(remade_often: live.LiveServer) -> None:
-    """SIGSTOP of the serving process: it is not restarted, and scrapes wait for it."""
+    """A serving process under SIGSTOP is not restarted, and scrapes wait for it."""
     before = servers.supervisor_and_serving(remade_often)
     remade_often.signal_child(before[1], signal.SIGSTOP)
     with Scrapes(remade_often) as scrapes:
@@ -206,7 +213,7 @@ def test_a_stopped_process_is_not_taken_for_dead(remade_often: live.LiveServer) 
 
 
 def test_the_lock_is_held_in_a_directory_that_was_made_again(remade_often: live.LiveServer) -> None:
-    """Another lock file: the exporter takes its lock, and holds it on when the supervisor is killed."""
+    """The exporter takes the lock of a directory that was made again, and keeps it when the supervisor is killed."""
     folder = servers.shared_directory(remade_often)
     assert remade(remade_often)
     again = serve(folder).stderr
@@ -219,7 +226,9 @@ def test_the_lock_is_held_in_a_directory_that_was_made_again(remade_often: live.
 
 
 def test_systemd_tmpfiles_is_kept_out_whichever_is_killed(running: live.LiveServer) -> None:
-    """A lock on the directory is there from the first answer on, and after a kill of either process."""
+    """
+    The directory has a lock against systemd-tmpfiles from the first answer on, and after a kill of either process.
+    """
     folder = servers.shared_directory(running)
     found = []
     for which in (0, 1):
@@ -230,7 +239,7 @@ def test_systemd_tmpfiles_is_kept_out_whichever_is_killed(running: live.LiveServ
 
 
 def test_an_exporter_with_the_right_settings_stays_at_a_reload() -> None:
-    """Also one whose supervisor was killed, and whose serving process has taken its place."""
+    """A reload keeps an exporter with the right settings, even one whose supervisor was killed before."""
     with live.gunicorn(workers=1) as server:
         kill(server, servers.supervisor_and_serving(server)[0])
         before = servers.supervisor_and_serving(server)
@@ -241,7 +250,7 @@ def test_an_exporter_with_the_right_settings_stays_at_a_reload() -> None:
 
 
 def test_an_exporter_whose_modules_were_replaced_serves_on(tmp_path: Path) -> None:
-    """It cannot become a supervisor: the log says so, and it still ends with its server."""
+    """A serving process that cannot become a supervisor logs that, serves on, and ends with its server."""
     package = shutil.copytree(live.ROOT / "wsgi_prom", tmp_path / "wsgi_prom")
     with live.gunicorn(workers=1, PYTHONPATH=f"{tmp_path}:{live.APPS}") as server:
         supervisor, serving = servers.supervisor_and_serving(server)
@@ -255,7 +264,7 @@ def test_an_exporter_whose_modules_were_replaced_serves_on(tmp_path: Path) -> No
 
 
 def test_sigterm_while_the_serving_process_becomes_the_supervisor_ends_it(tmp_path: Path) -> None:
-    """A slow client keeps it from doing so for a while, in which it is told to end."""
+    """SIGTERM ends a serving process that waits for a slow client before it becomes the supervisor."""
     exporters.fill(tmp_path / "shared", 5_000)
     exporter = exporters.serve(tmp_path / "shared")
     exporter.command += ["--parent", str(os.getpid())]
@@ -288,7 +297,7 @@ def stays(folder: Path) -> bool:
 @pytest.mark.parametrize("which", [0, 1], ids=["supervisor", "serving"])
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
-    """A process that is told to end ends the other, neither is restarted, and the application serves on."""
+    """SIGTERM to either process ends both, neither is restarted, and the application serves on."""
     with servers.start(name, workers=2) as server:
         url = server.metrics_url
         folder = servers.shared_directory(server)
@@ -308,7 +317,10 @@ def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
 @pytest.mark.parametrize("killed", ["supervisor", "both"])
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_server_killed_together_with_its_exporter_leaves_nothing_running(name: str, killed: str) -> None:
-    """SIGKILL of the master and the supervisor: the serving process removes the directory. Of all three: nothing runs on."""
+    """
+    If master and supervisor are killed, the serving process removes the directory; if all three are killed, nothing
+    runs on.
+    """
     options = ("--timeout", "2") if name.startswith("gunicorn") else ("--no-orphans",)
     with servers.start(name, *options, workers=2) as server:
         folder = servers.shared_directory(server)
@@ -329,7 +341,7 @@ def test_a_server_killed_together_with_its_exporter_leaves_nothing_running(name:
 
 
 def test_a_serving_process_that_is_told_to_end_removes_the_directory() -> None:
-    """Its supervisor may be killed after it has told it to end."""
+    """The serving process removes the directory even if its supervisor is killed after telling it to end."""
     with live.gunicorn(workers=1) as server:
         folder = servers.shared_directory(server)
         supervisor, serving = servers.supervisor_and_serving(server)
@@ -345,7 +357,9 @@ def test_a_serving_process_that_is_told_to_end_removes_the_directory() -> None:
 
 
 def test_a_server_that_cannot_start_leaves_nothing() -> None:
-    """An application that fails at import ends gunicorn before its exporter has begun: again and again, under systemd."""
+    """
+    A gunicorn whose application fails at import, again and again under systemd, leaves no directory and no exporter.
+    """
     with live.gunicorn("unbootable:app", workers=1) as server:
         folder = Path(server.wait_for_log(r"shares (\S+)")[1])
         status = server.wait()
@@ -357,7 +371,7 @@ def test_a_server_that_cannot_start_leaves_nothing() -> None:
 
 
 def test_an_exporter_that_comes_after_its_server_makes_nothing(tmp_path: Path) -> None:
-    """Where the directory of one server is gone, it says nothing and ends."""
+    """An exporter that comes up after its server's directory is gone ends silently."""
     path = tmp_path / directory.name_temporary().name
     with subprocess.Popen([sys.executable, "-c", ""]) as server:
         pass
@@ -367,7 +381,7 @@ def test_an_exporter_that_comes_after_its_server_makes_nothing(tmp_path: Path) -
 
 
 def test_an_exporter_of_a_living_server_makes_what_was_removed(tmp_path: Path) -> None:
-    """Whoever removes the directory before it has come up, in the first half of a second, does not keep it from serving."""
+    """An exporter makes its directory again if that was removed before it came up, while its server lives."""
     path = tmp_path / directory.name_temporary().name
     command_line = [*command(path), "--parent", str(os.getpid())]
     with live.LiveServer(command_line, ready=(live.METRICS_LINE, 1)) as exporter:
@@ -382,7 +396,7 @@ def test_an_exporter_of_a_living_server_makes_what_was_removed(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_an_exporter_that_ends_leaves_a_directory_that_was_made_again(name: str) -> None:
-    """Its server is alive, and has its place in the lock file of before."""
+    """An exporter that ends does not remove a directory that was made again while its server is alive."""
     with servers.start(name, workers=2) as server:
         live.drive(server.url, ["/"] * 20)
         folder = servers.shared_directory(server)
@@ -396,7 +410,9 @@ def test_an_exporter_that_ends_leaves_a_directory_that_was_made_again(name: str)
 
 
 def remade(server: live.LiveServer) -> bool:
-    """Remove the directory of *server* and make it again, as a worker does; whether its exporter is seen in it then."""
+    """
+    Remove the directory of *server*, make it again as a worker does, and return whether its exporter is seen there.
+    """
     folder = servers.shared_directory(server)
     shutil.rmtree(folder)
     lock_file = directory.prepare(folder)
@@ -415,7 +431,7 @@ def serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def tmpfiles_may_clean(folder: Path) -> bool:
-    """Whether systemd-tmpfiles could take its lock, without which it does not look into the directory."""
+    """Return whether systemd-tmpfiles could lock the directory, without which it does not look inside."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -438,7 +454,7 @@ def directory_of(server: live.LiveServer) -> Path:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_server_without_an_exporter_serves(name: str) -> None:
-    """None is started where none is wanted, and nothing is said of it."""
+    """With the exporter off, none is started, and the log does not mention it."""
     with servers.start(name, workers=2, WSGI_PROM_BIND="off") as server:
         status = server.get("/").status
         folder = directory_of(server)
@@ -452,7 +468,7 @@ def test_a_server_without_an_exporter_serves(name: str) -> None:
 
 
 def test_by_hand_it_is_one_process(tmp_path: Path) -> None:
-    """wsgi-prom serve without a parent forks nothing: what keeps it would take the wrong one for it."""
+    """`wsgi-prom serve` is one process, so that a service manager watches the right one."""
     tmp_path.chmod(0o700)
     with live.LiveServer(command(tmp_path), ready=(live.METRICS_LINE, 1)) as exporter:
         exporter.samples()
@@ -468,7 +484,7 @@ def test_by_hand_it_is_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pidfd", [True, False])
 def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
-    """By a descriptor of it or, where the system has none, by its entry in /proc."""
+    """The end of a process is seen by a pidfd or, without those, in /proc."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         watch = ProcessWatch(process.pid)
         with contextlib.ExitStack() as stack:
@@ -515,7 +531,7 @@ Supervisor(
     ids=["at once", "a minute later"],
 )
 def test_kills_that_follow_at_once_are_logged_twice(clock: str, logged: list[str], tmp_path: Path) -> None:
-    """A crash loop does not fill the log; each kill of a process that had lived long before is logged."""
+    """Of kills in quick succession two are logged; a kill of a process that had lived long is always logged."""
     with live.LiveServer([sys.executable, "-c", SUPERVISED, tmp_path / "shared", clock]) as server:
         for _ in range(5):
             (serving,) = live.eventually(server.children, bool)

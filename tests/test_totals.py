@@ -1,4 +1,4 @@
-"""The main claim: what was sent is what is counted, exactly, on every server and from every worker."""
+"""The main claim: every server counts exactly the requests that were sent, over all workers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ REQUESTS = 2000
 
 
 def paths(count: int) -> list[str]:
-    """Requests of every kind, in an order that puts them next to each other."""
+    """Return requests of every kind, mixed."""
     kinds = ["/", "/record?kind=a&v=3", "/stream", "/nowhere", "/record?kind=b&v=3", "/", "/fail", "/pid"]
     return [kinds[number % len(kinds)] for number in range(count)]
 
 
 @pytest.mark.parametrize("name", servers.ALL)
 def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
-    """2,000 requests by 8 clients, scraped throughout: each scrape is at or above the last, and the end is exact."""
+    """2,000 requests by 8 clients are counted exactly, and no counter goes back from one scrape to the next."""
     sent = paths(REQUESTS)
     with servers.start(name, app="metered:app") as server:
         scraper = servers.Scraper(server)
@@ -56,7 +56,7 @@ def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
 
 class Recorded(NamedTuple):
     """
-    The last page of a server whose application recorded metrics of its own, and how often each worker was asked to.
+    The last page of a server whose application records metrics of its own, and how often each worker was asked to.
     """
 
     server: str
@@ -89,7 +89,7 @@ def imports(name: str) -> int:
 
 
 def test_the_applications_own_metrics_are_right(recorded: Recorded) -> None:
-    """Counter, Summary, Histogram and a Gauge of each multiprocess mode, made at import, add up over the workers."""
+    """Counter, Summary, Histogram and a Gauge of each multiprocess mode add up over the workers."""
     _, rounds, samples = recorded
     assert value(samples, "app_orders_total", kind="a") == 600
     assert value(samples, "app_orders_total", kind="b") == 280
@@ -117,13 +117,16 @@ def test_the_applications_own_metrics_are_right(recorded: Recorded) -> None:
 
 
 def test_an_increment_at_import_is_counted_once_for_each_import(recorded: Recorded) -> None:
-    """A counter incremented while the application is imported in the master is counted once, not once a worker."""
+    """A counter incremented at the import in the master is counted once, not once a worker."""
     assert imports(recorded.server) == value(recorded.samples, "app_imports_total")
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_recycled_workers_lose_nothing_and_leave_no_files(name: str) -> None:
-    """200 requests to workers that are replaced after 5 each: 200 counted, and no more files or bytes than after 80."""
+    """
+    After 200 requests to workers that are replaced after 5 each, all are counted, in no more files or bytes than after
+    80.
+    """
     option = ("--max-requests", "5")
     with servers.start(name, *option) as server:
         scraper = servers.Scraper(server)

@@ -1,7 +1,6 @@
 """
-A measured application is the bare one: to the byte on the wire, in its exceptions, and in what becomes of its iterables.
-
-Each server runs twice, once with the application bare and once with it measured, and both are sent the same bytes.
+A measured application is, byte for byte, the bare one on the wire, in its exceptions, and in the use of its iterables.
+Each server runs twice, with the application bare and measured, and both get the same bytes.
 """
 
 from __future__ import annotations
@@ -64,17 +63,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def pair(request: pytest.FixtureRequest, fleet: Fleet) -> Pair:
-    """
-    The pair of the server that the test is parametrized with.
-    """
+    """Return the pair of the server that the test is parametrized with."""
     return fleet[request.param]
 
 
 class Asked(NamedTuple):
     """
-    What the two servers of a pair answered to their cases, to each way of asking.
-
-    The routes of the cases begin with /routed/closing in HTTP/1.1, and with /routed/old in HTTP/1.0.
+    The answers of both servers of a pair to their cases, by HTTP version. The routes of the cases begin with
+    /routed/closing in HTTP/1.1, and with /routed/old in HTTP/1.0.
     """
 
     closing: dict[str, dict[str, bytes]]
@@ -83,9 +79,7 @@ class Asked(NamedTuple):
 
 @pytest.fixture(scope="module")
 def asked(pair: Pair) -> Asked:
-    """
-    The answers to all that the servers of the pair are asked once, for all tests of what became of it.
-    """
+    """Return the answers to all that the servers of the pair are asked, once for all tests."""
     found = Asked({}, {})
     for which, url in pair.urls().items():
         found.closing[which] = {
@@ -111,7 +105,7 @@ def old_request(name: str) -> bytes:
 
 
 def leave_in_the_middle(url: str, path: str) -> None:
-    """Ask for a long answer, and go away when it has begun."""
+    """Request a long answer, and close the connection when it has begun."""
     with wire.Connection(url) as connection:
         connection.send(wire.request(path))
         assert len(connection.read(100)) == 100
@@ -132,14 +126,14 @@ def differing(bare: dict[str, bytes], measured: dict[str, bytes]) -> list[str]:
 
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_the_bytes_on_the_wire_are_those_of_the_bare_application(pair: Pair, asked: Asked) -> None:
-    """Status line, headers in order and body: as without us, in HTTP/1.1 and in HTTP/1.0."""
+    """Status line, headers in order and body are those of the bare application, in HTTP/1.1 and HTTP/1.0."""
     assert [] == differing(**asked.closing)
     assert [] == differing(**asked.old)
 
 
 @pytest.mark.parametrize("pair", [name for name in pairs.ALL if name not in pairs.CLOSING], indirect=True)
 def test_a_connection_stays_open_as_that_of_the_bare_application(pair: Pair) -> None:
-    """The next request on it has its answer, or it is closed: as without us."""
+    """A second request on the connection is answered, or the connection closed, as without us."""
 
     def ask(url: str, name: str) -> bytes:
         case = CASES[name]
@@ -156,7 +150,7 @@ def test_a_connection_stays_open_as_that_of_the_bare_application(pair: Pair) -> 
 
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_a_request_behind_another_is_answered_as_by_the_bare_application(pair: Pair) -> None:
-    """A body that the application leaves in part to the server is left as much by us."""
+    """A pipelined request behind a body that the application left unread is answered as without us."""
     # A server that closes with so much unread resets the connection, and what it has yet to send is lost.
     most = 1000 if pair.name in pairs.CLOSING else 10**9
     names = [name for name in cases_of(pair.name) if 0 < len(CASES[name].body) < most]
@@ -172,7 +166,7 @@ def test_a_request_behind_another_is_answered_as_by_the_bare_application(pair: P
 @pytest.mark.parametrize("pair", ["waitress", "cheroot", "gunicorn sync", "gunicorn gthread"], indirect=True)
 @pytest.mark.parametrize("case", ["expect_read", "expect_late", "expect_not", "expect_raise"])
 def test_a_client_that_waits_for_100_continue_gets_what_it_would_get(pair: Pair, case: str) -> None:
-    """The body is sent only when the server has asked for it, which these servers do, or not at all."""
+    """A client with Expect: 100-continue gets the interim answer, and the final one, as without us."""
     _, method, headers, body, _, _ = CASES[case]
     found = []
     for url in pair.urls().values():
@@ -192,7 +186,7 @@ def test_a_client_that_waits_for_100_continue_gets_what_it_would_get(pair: Pair,
 
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_close_is_called_exactly_once(pair: Pair, asked: Asked) -> None:
-    """On every iterable and file that has it, to the end and also when the client goes away in the middle."""
+    """close() is called once on every iterable and file that has it, even if the client leaves in the middle."""
     expected = {name: CASES[name].closed for name in cases_of(pair.name) if CASES[name].closed}
     expected |= dict.fromkeys(protocol.BIG, 1)
 
@@ -214,9 +208,8 @@ UWSGI_RAISES = {"start_again_before", "start_again_before_in_generator", "start_
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_a_request_is_one_observation_with_the_status_that_its_client_has(pair: Pair, asked: Asked) -> None:
     """
-    One that fails before any of its body went out is a 500, and one exception by its class.
-
-    Some servers send the status that such a request had meant to have, and no body.
+    Each request is one observation with the client's status. One that fails before its first byte is a 500 and one
+    exception, though some servers send its intended status without a body.
     """
     expected: dict[str, Any] = {}
     for name, interim in asked.closing["measured"].items():
@@ -251,7 +244,7 @@ def test_a_request_is_one_observation_with_the_status_that_its_client_has(pair: 
 
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_the_size_of_a_response_is_that_of_the_body_on_the_wire(pair: Pair, asked: Asked) -> None:
-    """Whatever the request's method and the status are, and however the application gives its body."""
+    """The size is that of the body on the wire, for every method, status and kind of body."""
     expected = {}
     for name in asked.old["measured"].keys() - protocol.MISTAKES - protocol.FAILING - UWSGI_RAISES:
         head, _, body = wire.INTERIM.sub(b"", asked.old["measured"][name]).partition(wire.HEAD_END)
@@ -270,13 +263,13 @@ def test_the_size_of_a_response_is_that_of_the_body_on_the_wire(pair: Pair, aske
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 @pytest.mark.usefixtures("asked")
 def test_nothing_stays_in_progress(pair: Pair) -> None:
-    """Whatever the application does, and also when the client goes away."""
+    """No request stays in progress, even if the client leaves."""
     assert live.eventually(pair.in_progress, lambda found: found == 0, 5) == 0
 
 
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 def test_a_stream_takes_as_long_as_its_last_chunk(pair: Pair) -> None:
-    """A response that takes 0.6 s to come is observed as no less, though the application returned at once."""
+    """The duration of a stream lasts until its last chunk, though the application returned at once."""
     url = pair.urls()["measured"]
     wire.exchange(url, wire.request("/routed/stream", headers=(("Connection", "close"),)))
     labels = {"method": "GET", "route": "/routed/stream"}
@@ -297,7 +290,7 @@ def test_a_stream_takes_as_long_as_its_last_chunk(pair: Pair) -> None:
 @pytest.mark.parametrize("pair", SERVERS, indirect=True)
 @pytest.mark.usefixtures("asked")
 def test_a_method_that_nobody_knows_is_other(pair: Pair) -> None:
-    """A client that asks by FOOBAR adds no label, on the servers that let it through: all of these."""
+    """The method FOOBAR becomes OTHER on all these servers, which let it through."""
 
     def counted() -> dict[str, float]:
         found = live.labelled(pair.samples(), "http_requests_total")
@@ -314,7 +307,7 @@ def test_a_method_that_nobody_knows_is_other(pair: Pair) -> None:
 
 
 class Server:
-    """One request served as the PEP has it, to the letter, and all that a server sees of it."""
+    """One request, served strictly by PEP 3333, and all that a server sees of it."""
 
     def __init__(self, app: Any, name: str) -> None:
         case = CASES[name]
@@ -389,7 +382,7 @@ def arranged(layers: list[str], judge: Any) -> Any:
 
 @pytest.mark.parametrize("judge", JUDGES)
 def test_a_judge_finds_what_it_finds_in_the_bare_application(judge: str, in_child: Any) -> None:
-    """The PEP's validator and Werkzeug's lint, on either side of the middleware and on both: the same verdict."""
+    """PEP 3333's validator and Werkzeug's lint give the same verdict around and inside the middleware as without it."""
 
     def work() -> Any:
         return [
@@ -407,7 +400,7 @@ def test_a_judge_finds_what_it_finds_in_the_bare_application(judge: str, in_chil
 
 @pytest.mark.parametrize("judge", JUDGES)
 def test_a_judge_has_nothing_to_say_of_what_is_right(judge: str, in_child: Any) -> None:
-    """That the verdicts are the same is no accident of an environ that every one of them refuses."""
+    """The validator and the lint accept a correct application, so that equal verdicts mean something."""
     right = r"(list|tuple)_(one|many|empty)\w*|(generator|lazy_start|iterator|iterable|write|file|read|head)(_\w+)?"
     wrong = r"file_close_fails|head_(raise|empty)|read_by_next\w*|read_line\w*|write_then_raise"
     names = [
@@ -427,7 +420,9 @@ def test_a_judge_has_nothing_to_say_of_what_is_right(judge: str, in_child: Any) 
 
 
 def test_an_exception_passes_unchanged_with_its_traceback(in_child: Any) -> None:
-    """The very object that the application raised, its cause, and each line of the application's in its traceback."""
+    """
+    The same exception object reaches the server, with its cause and each of the application's lines in its traceback.
+    """
 
     def frames(error: BaseException | None) -> list[tuple[str, int | None]]:
         found = traceback.extract_tb(error and error.__traceback__)
@@ -456,7 +451,7 @@ def test_an_exception_passes_unchanged_with_its_traceback(in_child: Any) -> None
 
 
 def test_close_before_the_first_chunk_leaves_nothing_in_progress(in_child: Any) -> None:
-    """A server whose client has gone closes what it never asked for a chunk: the request is over, and counted once."""
+    """A response that is closed before its first chunk is counted once and no longer in progress."""
 
     def work() -> Any:
         found = {}

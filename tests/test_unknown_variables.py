@@ -1,4 +1,4 @@
-"""Variables with our prefix that are no settings: a server starts, and says in one line which of them nobody reads."""
+"""Unknown variables with our prefix: a server starts, and logs once which of them are not read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIABLES = {
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_server_starts_and_warns_once(name: str) -> None:
-    """The master warns of the misspelt one; its workers, their middleware and the exporter do not repeat it."""
+    """The master warns of a misspelt variable; its workers, their middleware and the exporter do not repeat it."""
     with servers.start(name, workers=2, **VARIABLES) as server:
         live.drive(server.url, ["/"] * 10)
         assert {("/", "200"): 10} == servers.requests_counted(server.samples())

@@ -1,4 +1,4 @@
-"""Threads that record at the same time: without a lock on CPython with its own, and with one elsewhere."""
+"""Threads that record at the same time: without a lock on CPython with its global lock, and with one elsewhere."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def counted(path: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize("locked", [True, False], ids=["with a lock", "without"])
 def test_threads_lose_nothing(locked: bool, in_child: Callable[..., Any], shared: Path) -> None:
-    """Neither with the lock, as without the interpreter's own, nor without one."""
+    """Threads lose no record, with the lock and without."""
 
     def run() -> dict[str, float]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
@@ -96,7 +96,7 @@ def test_threads_lose_nothing(locked: bool, in_child: Callable[..., Any], shared
 def test_what_a_signal_handler_raises_keeps_no_lock(
     app: Any, locked: bool, in_child: Callable[..., Any], shared: Path
 ) -> None:
-    """Wherever it comes in a request: others have the lock after it, and nothing stays in progress, nor below 0."""
+    """Wherever a signal handler raises in a request, the lock is free afterwards, and requests in progress are 0."""
 
     def run() -> tuple[bool, float]:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
@@ -154,7 +154,9 @@ def stretches(code: CodeType) -> list[set[str]]:
 
 @pytest.mark.skipif(unlocked.needs_lock(), reason="needs CPython with its own lock")
 def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[..., Any]) -> None:
-    """Where no lock is taken, neither another thread nor a signal's handler nor the garbage collector comes in between."""
+    """
+    Between a look-up and its stores no instruction lets another thread, a signal handler or the garbage collector run.
+    """
 
     def run() -> dict[str, list[set[str]]]:
         recorder = Recorder(Settings.read())

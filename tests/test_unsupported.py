@@ -1,4 +1,4 @@
-"""What a shared page cannot show: an application that makes one is told, once, and no wrong figure stands for it."""
+"""Metrics that a shared page cannot show: an application that makes one is warned once, and no wrong value is shown."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def run(path: Path, *parts: str) -> list[str]:
 
 @pytest.mark.parametrize("order", [("install()\n", MAKE), (MAKE, "install()\n")], ids=["after", "before"])
 def test_each_kind_is_told_once_and_shows_no_figure(order: tuple[str, str], shared: Path) -> None:
-    """Info, Enum, a gauge's function and a custom collector, whether or not they were there before the installation."""
+    """
+    Info, Enum, a gauge's function and a custom collector are each warned of once, whether made before or after the
+    installation.
+    """
     *warnings, page = run(shared, *order, PAGE)
     subjects = sorted(line.partition(" is on no page")[0].removeprefix("WARNING ") for line in warnings)
     assert 4 == len(subjects)
@@ -67,7 +70,7 @@ def test_each_kind_is_told_once_and_shows_no_figure(order: tuple[str, str], shar
 
 
 def test_merge_is_told_and_does_what_it_did(shared: Path) -> None:
-    """An application that merges files itself learns that the server's are not among them."""
+    """An application that calls merge() itself is warned that the server's files are not among them."""
     code = """
 install()
 print(list(multiprocess.MultiProcessCollector.merge([])), list(multiprocess.MultiProcessCollector.merge([], accumulate=False)))
@@ -80,7 +83,7 @@ print(list(multiprocess.MultiProcessCollector.merge([])), list(multiprocess.Mult
 
 
 def test_the_librarys_own_collectors_are_no_news(shared: Path) -> None:
-    """Those of the default registry, and its collector of several processes."""
+    """The client library's own collectors cause no warning."""
     assert [] == run(
         shared, "install()\nmultiprocess.MultiProcessCollector(CollectorRegistry())\nGauge('a', 'A').set(1)\n"
     )

@@ -1,4 +1,4 @@
-"""Metrics of the client library, kept in slots: what they read and show, when they are adopted, and what interrupts them."""
+"""Metrics of the client library in slots: what they read and show, when they are adopted, and what interrupts them."""
 
 from __future__ import annotations
 
@@ -209,9 +209,7 @@ def test_two_objects_of_one_series_add_up(recording: Callable[..., Any], shared:
 def test_two_gauges_of_one_series_count_up_and_down_together(
     recording: Callable[..., Any], shared: Path, mode: str
 ) -> None:
-    """
-    Two objects of one gauge that only inc and dec show the sum of both.
-    """
+    """Two objects of one gauge that only inc and dec show the sum of both."""
 
     def run() -> dict[str, float]:
         first, second = (
@@ -321,9 +319,7 @@ def test_metrics_that_exist_already_are_adopted(
 
 
 def test_install_again_changes_nothing(recording: Callable[..., Any], shared: Path) -> None:
-    """
-    The second installation adopts nothing: what is ours stays as it is.
-    """
+    """A second installation adopts nothing."""
 
     def run() -> dict[str, float]:
         counter = Counter("t_hits", "Help.", registry=None)
@@ -465,9 +461,7 @@ def test_a_counter_can_be_reset(recording: Callable[..., Any], shared: Path) -> 
 
 
 def test_exemplars_are_taken_and_not_kept(recording: Callable[..., Any], shared: Path) -> None:
-    """
-    An exemplar does no harm.
-    """
+    """An exemplar is accepted and ignored."""
 
     def run() -> dict[str, float]:
         counter = Counter("t_hits", "Help.", registry=None)
@@ -573,7 +567,10 @@ def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., A
 
 
 def test_labels_takes_what_the_library_takes(recording: Callable[..., Any]) -> None:
-    """By position and by keyword, texts and what is made one; and it refuses what the library refuses, with its words."""
+    """
+    labels() takes positional, keyword and non-string values, and refuses what the library refuses with the same
+    messages.
+    """
 
     def refusal(call: Callable[[], object]) -> str:
         try:
@@ -660,8 +657,8 @@ def test_labels_in_the_middle_of_labels(
     recording: Callable[..., Any], shared: Path, kind: Any, by: str
 ) -> None:
     """
-    A handler or a finalizer that meets old and new labels of the very metric that the main thread is in does not hang,
-    and all that it records is in the process's figures.
+    A handler or finalizer may call labels() in the middle of labels() of the same metric: it does not hang, and all is
+    counted.
     """
 
     def run() -> tuple[float, float]:
@@ -849,9 +846,7 @@ def test_a_finalizer_may_record(recording: Callable[..., Any], shared: Path) -> 
 
 
 def test_without_a_directory_metrics_work_as_ever(in_child: Callable[..., Any]) -> None:
-    """
-    Installed and nothing shared: the process's registry shows what it recorded.
-    """
+    """Without a directory the process's registry shows what it recorded."""
 
     def run() -> dict[str, float]:
         install()

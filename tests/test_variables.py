@@ -1,4 +1,4 @@
-"""How processes learn of the shared directory: a server's own do, whatever it starts, and programs that it runs do not."""
+"""The shared directory in the environment: a server's own processes know it, programs that it runs do not."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def environment_of(server: live.LiveServer, path: str = "/environment") -> dict[
 
 
 def counted(server: live.LiveServer) -> float | None:
-    """How many requests are on the page."""
+    """Return the number of requests on the page."""
     return servers.value(
         server.samples(), "http_request_duration_seconds_count", method="GET", route="unmatched"
     )
 
 
 def test_programs_that_a_server_runs_write_no_files(server: live.LiveServer) -> None:
-    """A command with metrics of its own ends as without the hook, and its figures are its own."""
+    """A program that a server runs keeps its metrics to itself, as without the hook."""
     path = servers.shared_directory(server)
     assert b"0" == server.get("/job").body
     assert VARIABLE not in environment_of(server)
@@ -53,12 +53,14 @@ def test_programs_that_a_server_runs_write_no_files(server: live.LiveServer) -> 
 
 
 def test_code_of_the_server_finds_the_directory(server: live.LiveServer) -> None:
-    """What looks at os.environ in a server's own process finds a directory, also at the import of a preloaded application."""
+    """
+    Code of the server's own processes finds the directory in os.environ, even at the import of a preloaded application.
+    """
     assert b"True True" == server.get("/own").body
 
 
 def test_a_server_below_another_has_a_directory_of_its_own(server: live.LiveServer) -> None:
-    """What one server tells its own processes is not another's, also where it gets a copy of os.environ."""
+    """A server that another one starts has its own directory, even if it gets a copy of os.environ."""
     outer = servers.shared_directory(server)
     inherited = environment_of(server, "/copy/environment")
     assert str(outer) == inherited[VARIABLE]
@@ -72,7 +74,7 @@ def test_a_server_below_another_has_a_directory_of_its_own(server: live.LiveServ
 
 
 def test_a_users_own_variable_stays(tmp_path: Path) -> None:
-    """PROMETHEUS_MULTIPROC_DIR of one's own is inherited as it is, by whatever the server runs."""
+    """PROMETHEUS_MULTIPROC_DIR that the user set is inherited unchanged by whatever the server runs."""
     path = tmp_path / "metrics"
     with live.gunicorn("commands:app", "--preload", workers=1, **{VARIABLE: str(path)}) as started:
         assert str(path) == environment_of(started)[VARIABLE]
@@ -81,7 +83,10 @@ def test_a_users_own_variable_stays(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn sync preload"])
 def test_the_next_arbiter_goes_on_in_the_directory_after_a_hup(name: str) -> None:
-    """gunicorn takes what os.environ holds at a HUP for the environment of the arbiter that USR2 starts."""
+    """
+    After HUP and USR2 the new arbiter uses the directory, though gunicorn takes os.environ at the HUP for its
+    environment.
+    """
     with servers.start(name, app="commands:app", workers=1) as server:
         path = servers.shared_directory(server)
         server.get("/own")
@@ -99,7 +104,7 @@ def test_the_next_arbiter_goes_on_in_the_directory_after_a_hup(name: str) -> Non
 
 
 def test_a_directory_is_shared_for_as_long_as_its_server_lives(shared: Path) -> None:
-    """A process that outlives the server that told it of a directory does not make it again."""
+    """A process that outlives its server does not make the server's directory again."""
     lock_file = directory.prepare(shared)
     assert lock_file.acquire(locks.SERVERS[0])
     environment.announce(shared)
@@ -111,7 +116,7 @@ def test_a_directory_is_shared_for_as_long_as_its_server_lives(shared: Path) -> 
 
 
 def test_a_copied_environment_is_nobodys_choice(shared: Path) -> None:
-    """The variable with the directory that a server has told is not the user's; with another one it is, and wins."""
+    """A variable that a server set is not the user's choice; one with another directory is, and wins."""
     environment.announce(shared)
     os.environ[VARIABLE] = str(shared)
     assert environment.configured() is None
@@ -122,7 +127,7 @@ def test_a_copied_environment_is_nobodys_choice(shared: Path) -> None:
 
 
 def test_a_directory_below_the_users_is_found() -> None:
-    """Where a server records below the directory that the user named, its processes do."""
+    """Processes of a server find the directory that it made below the one that the user named."""
     os.environ[VARIABLE] = "/run/metrics"
     environment.announce(Path("/run/metrics/own"))
     assert Path("/run/metrics/own") == shared_directory.shared_directory()

@@ -1,4 +1,6 @@
-"""Other ways to run the two servers: without a master, with greenlets, with other forks, and dropping root at any time."""
+"""
+Other ways to run the two servers: without a master, with greenlets, with other forks, and dropping root at any time.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def test_uwsgi_counts_exactly(variant: str) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["gevent", "gevent preload"])
 def test_gunicorn_with_greenlets_counts_exactly(options: tuple[str, ...]) -> None:
-    """The same under gunicorn's gevent worker, whose locks and threads are patched."""
+    """Counts are exact under gunicorn's gevent worker, which patches locks and threads."""
     with live.gunicorn("metered:app", "--worker-class", "gevent", *options, workers=2) as server:
         assert_exact(server, imports=1 if options else 2)
 

@@ -1,4 +1,6 @@
-"""PROMETHEUS_MULTIPROC_DIR names what others can write to, or what is root's: each user has a directory of its own below it."""
+"""
+PROMETHEUS_MULTIPROC_DIR that others can write to, or that is root's: each user gets a directory of its own below it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ MODES = {"an emptyDir": 0o777, "with a sticky bit": 0o1777}
 
 @pytest.fixture
 def volume() -> Iterator[Path]:
-    """A directory of root's that everybody can write to, as Kubernetes makes an emptyDir."""
+    """Make a directory of root's that everybody can write to, as Kubernetes makes an emptyDir."""
     path = Path(tempfile.mkdtemp(dir="/var/tmp"))
     path.chmod(0o777)
     yield path
@@ -68,7 +70,7 @@ def command(uid: int, *words: str, **env: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize("kind", MODES)
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_server_in_a_volume_that_is_open_to_all(name: str, kind: str, volume: Path) -> None:
-    """It starts, says where its figures are, counts, and the commands find them by the same variable."""
+    """A server in an open volume starts, logs its directory and counts; the commands find it by the same variable."""
     volume.chmod(MODES[kind])
     own = volume / f"wsgi_prom-{USER}"
     with as_user(servers.start(name, workers=2, **{VARIABLE: str(volume)})) as server:
@@ -89,7 +91,7 @@ def test_a_server_in_a_volume_that_is_open_to_all(name: str, kind: str, volume: 
 
 
 def test_root_makes_it_for_its_workers(volume: Path) -> None:
-    """gunicorn --user: the directory below is the workers' user's, and so is all in it."""
+    """With gunicorn --user the directory below, and all files in it, belong to the workers' user."""
     user = ("--user", "www-data", "--group", "www-data")
     server = servers.start("gunicorn sync", *user, workers=2, **{VARIABLE: str(volume)})
     server.command[:] = live.for_any_user(server.command)
@@ -105,7 +107,7 @@ def test_root_makes_it_for_its_workers(volume: Path) -> None:
 def test_processes_by_hand_and_collectors_of_the_application_find_it(
     in_child: Callable[..., Any], volume: Path
 ) -> None:
-    """Without a hook too; and what the client library's collector is given is the user's variable."""
+    """Without a hook, processes and the client library's collector find the directory below the user's."""
 
     def run() -> tuple[Path | None, list[float]]:
         from prometheus_client import CollectorRegistry, Counter
@@ -145,7 +147,7 @@ def test_processes_by_hand_and_collectors_of_the_application_find_it(
 def test_where_a_directory_of_ones_own_is_used(
     tmp_path: Path, uid: int, gid: int, mode: int, owner: tuple[int, int] | None, below: bool
 ) -> None:
-    """Below what is open to all, and below what is root's as far as the user gets there; else the directory itself."""
+    """A directory of one's own is used below one that is open to all or root's; else the named directory itself."""
     named = tmp_path / "named"
     named.mkdir()
     os.chown(named, uid, gid)
@@ -156,7 +158,7 @@ def test_where_a_directory_of_ones_own_is_used(
 
 
 def test_root_is_told_to_choose_among_several_users(volume: Path) -> None:
-    """Two users share a volume: which one is meant is root's to say."""
+    """If two users share a volume, a command of root's asks which one is meant."""
     for uid in (USER, 12345):
         (volume / f"wsgi_prom-{uid}").mkdir()
         os.chown(volume / f"wsgi_prom-{uid}", uid, uid)

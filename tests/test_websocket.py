@@ -1,4 +1,4 @@
-"""WebSocket sessions, and what else leaves the server's way: counted as status 101, not timed, and no errors."""
+"""WebSocket sessions and other upgrades: counted as status 101, not timed, and no errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALREADY_HANDLED = object()
 
 
 class FailureError(Exception):
-    """What the test applications raise."""
+    """The exception that the test applications raise."""
 
 
 def raising(error: BaseException, status: str | None = None) -> Any:
@@ -56,7 +56,7 @@ def lazily(status: str | None = None) -> Any:
 
 
 def send(app: Any, **more: Any) -> Any:
-    """Send one request, and return what a server gets, and what it raises."""
+    """Send one request, and return what the server gets and what it raises."""
     environ: dict[str, Any] = {**more}
     setup_testing_defaults(environ)
     result: Any = None
@@ -101,7 +101,7 @@ SESSION = {"http_requests_total{GET,unmatched,101}": 1}
     ],
 )
 def test_a_session_is_counted_as_101_and_not_timed(app: Any, in_child: Any) -> None:
-    """However it ends in order: the server gets what the application gives, and nothing else is counted."""
+    """A session that ends normally is counted as 101 alone, and the server gets what the application gives."""
 
     def work() -> Any:
         direct = send(app, **UPGRADE)
@@ -132,7 +132,7 @@ def test_a_session_is_counted_as_101_and_not_timed(app: Any, in_child: Any) -> N
 def test_an_upgrade_that_is_no_session_has_the_status_of_its_answer(
     app: Any, status: str, exception: str | None, in_child: Any
 ) -> None:
-    """An error of the application stays one, a refusal is what it says; neither is timed."""
+    """A refused upgrade has the status of its answer, and an error of the application is an error; neither is timed."""
     expected: dict[str, float] = {f"http_requests_total{{GET,unmatched,{status}}}": 1}
     if exception is not None:
         expected[f"http_request_exceptions_total{{{exception},GET,unmatched}}"] = 1
@@ -144,7 +144,7 @@ def test_an_upgrade_that_is_no_session_has_the_status_of_its_answer(
     "more", [{}, {"HTTP_UPGRADE": "h2c"}, {"HTTP_UPGRADE": ""}], ids=["none", "h2c", "empty"]
 )
 def test_without_an_upgrade_to_a_websocket_it_is_an_error(app: Any, more: Any, in_child: Any) -> None:
-    """An application that does not call start_response has failed, also where a client asks for HTTP/2."""
+    """An application that does not call start_response has failed, even if the client asks for an upgrade to HTTP/2."""
     found = in_child(lambda: send(app, **more) and recorded())
     assert found["http_requests_total{GET,unmatched,500}"] == 1
     assert found["http_request_duration_seconds_count{GET,unmatched}"] == 1
@@ -153,7 +153,7 @@ def test_without_an_upgrade_to_a_websocket_it_is_an_error(app: Any, more: Any, i
 def test_a_connection_that_is_taken_over_under_gunicorn_goes_on_as_it_does(
     in_child: Any, monkeypatch: Any
 ) -> None:
-    """Its workers look for that object, by identity, whatever the protocol is."""
+    """gunicorn recognises a connection that the application took over by object identity, which we keep."""
     monkeypatch.setitem(
         sys.modules, "gunicorn.workers.base_async", SimpleNamespace(ALREADY_HANDLED=ALREADY_HANDLED)
     )
@@ -166,7 +166,7 @@ def test_a_connection_that_is_taken_over_under_gunicorn_goes_on_as_it_does(
 def test_a_server_that_has_upgraded_sends_nothing_of_the_answer(
     status: str, expected: str, in_child: Any
 ) -> None:
-    """gevent-websocket: 101, but for an error that the framework answers."""
+    """A session of gevent-websocket is counted as 101, but for an error that the framework answers."""
 
     def work() -> Any:
         send(returning([b"x"], status), **UPGRADE, **{"wsgi.websocket": object()})
@@ -176,7 +176,7 @@ def test_a_server_that_has_upgraded_sends_nothing_of_the_answer(
 
 
 def test_a_session_is_in_progress_while_it_lasts(in_child: Any) -> None:
-    """And not after it."""
+    """A session is in progress until it ends."""
 
     def work() -> Any:
         during: list[Any] = []
@@ -192,7 +192,7 @@ def test_a_session_is_in_progress_while_it_lasts(in_child: Any) -> None:
 
 
 def test_sessions_and_requests_of_a_route_are_one_family(in_child: Any) -> None:
-    """With labels, and a class of the status: nothing is there twice, and nothing fails."""
+    """Sessions and requests share metrics with labels and a status class, without a duplicate series."""
 
     def work() -> Any:
         lines: list[str] = []
@@ -219,7 +219,7 @@ def test_sessions_and_requests_of_a_route_are_one_family(in_child: Any) -> None:
 
 
 def session(server: live.LiveServer, path: str, *, fails: bool = False) -> None:
-    """Hold one session, and end it in order, unless the application *fails* in it."""
+    """Hold one session, and end it normally, unless the application *fails* in it."""
     client = websocket.create_connection(server.url.replace("http", "ws") + path, timeout=30)
     try:
         client.send("x")
@@ -269,7 +269,7 @@ def seen(server: live.LiveServer) -> tuple[Any, ...]:
     ids=["gunicorn gthread", "gunicorn gevent", "gevent-websocket", "uWSGI"],
 )
 def test_sessions_of_a_real_server(start: Any, path: str, failing: str | None) -> None:
-    """Two that end in order, one in which the application fails, and a request between them."""
+    """A real server counts two normal sessions, a failed one, and a request between them."""
     with start() as server:
         session(server, path)
         server.get("/plain")
