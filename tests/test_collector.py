@@ -1,4 +1,4 @@
-"""The collector: slots of any layout and state merged, the client library's own files too, and the rest served without the bad."""
+"""The collector: slots of any layout and state and the client library's files are merged; bad files are left out."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def samples(path: Path | Collector) -> dict[str, float]:
 
 
 def test_slots_with_other_layouts_are_added_up(shared: Path) -> None:
-    """
-    What processes met in another order, and what only one of them met, is one page.
-    """
+    """Slots that met label sets in another order, or other ones, are added up."""
     write_slot(shared, 0, [(HITS, ("/a",), (1.0,)), (READS, (), (10.0,)), (SIZE, ("/a",), (1.0, 5.0))])
     write_slot(shared, 1, [(SIZE, ("/a",), (2.0, 6.0)), (HITS, ("/b",), (3.0,)), (HITS, ("/a",), (4.0,))])
     write_slot(shared, 2, [(HITS, ("/a",), (1.0,)), (READS, (), (10.0,)), (SIZE, ("/a",), (1.0, 5.0))])
@@ -95,18 +93,14 @@ def test_slots_with_other_layouts_are_added_up(shared: Path) -> None:
 
 
 def test_label_names_in_another_order_are_the_same_series(shared: Path) -> None:
-    """
-    Two versions of an application may name the labels of a metric in another order.
-    """
+    """Label names in another order, as of another version of the application, are the same series."""
     write_slot(shared, 0, [(layout.counter("hits", "Help.", ("a", "b")), ("1", "2"), (1.0,))])
     write_slot(shared, 1, [(layout.counter("hits", "Help.", ("b", "a")), ("2", "1"), (2.0,))])
     assert {"hits_total a=1 b=2": 3.0} == samples(shared)
 
 
 def test_two_versions_of_a_histograms_buckets_are_merged_by_bound(shared: Path) -> None:
-    """
-    During a reload that changes buckets, each bound shows what was counted under it, and the buckets never fall.
-    """
+    """During a reload that changes buckets, each bound shows what was counted under it, and buckets never fall."""
     write_slot(shared, 0, [(WAIT, (), (1.5, 1.0, 2.0, 3.0))])
     write_slot(shared, 1, [(WAIT_LATER, (), (2.5, 10.0, 20.0, 30.0, 40.0))])
     expected = {
@@ -162,9 +156,7 @@ CONFLICTS = {
 def test_a_metric_that_conflicts_is_left_out_and_counted(
     shared: Path, pair: tuple[layout.Schema, ...]
 ) -> None:
-    """
-    Of two metrics that cannot be on one page, the first is shown, the other is counted, and the rest is served.
-    """
+    """Of two metrics that conflict the first is shown, the other is counted as a conflict, and the rest is shown."""
     for number, schema in enumerate(pair):
         write_slot(shared, number, [(schema, (), (1.0,) * schema.width), (READS, (), (1.0,))])
     collector = Collector(shared)
@@ -180,9 +172,7 @@ def test_a_metric_that_conflicts_is_left_out_and_counted(
     "modes", [*itertools.permutations(["sum", "max", "all", "mostrecent"])], ids="-".join
 )
 def test_a_gauge_with_several_modes_is_shown(shared: Path, modes: tuple[str, ...]) -> None:
-    """
-    A new version of an application may change a gauge's mode; the page is served, each series once.
-    """
+    """If a new version changes a gauge's mode, the page shows each series once."""
     for number, mode in enumerate(modes):
         schema = layout.gauge("size", "Help.", (), mode)
         write_slot(shared, number, [(schema, (), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
@@ -192,9 +182,7 @@ def test_a_gauge_with_several_modes_is_shown(shared: Path, modes: tuple[str, ...
 
 
 def test_a_gauges_own_pid_label_is_shown_once(shared: Path) -> None:
-    """
-    A gauge of mode `all` with a label `pid` of the application's own makes no line with a label twice.
-    """
+    """A gauge of mode `all` with its own label `pid` has that label once."""
     schema = layout.gauge("size", "Help.", ("pid",), "all")
     write_slot(shared, 0, [(schema, ("mine",), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
     text = render(Collector(shared).collect())
@@ -327,9 +315,7 @@ def test_a_bad_client_file_is_left_out(shared: Path, make: Callable[[Path], Any]
 
 
 def test_a_client_file_cut_anywhere_is_left_out_or_read_in_part(shared: Path) -> None:
-    """
-    Whatever length a file of the library has, the page is served, and shows no figure that was not written.
-    """
+    """A file of the library that is cut at any length is left out or read in part; no wrong value is shown."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
     values = [("hits", "hits_total", {"page": str(page)}, 2.0, 0.0) for page in range(3)]
     file = write_client_file(shared, "counter_1.db", *values)
@@ -346,9 +332,7 @@ def test_a_client_file_cut_anywhere_is_left_out_or_read_in_part(shared: Path) ->
 
 @pytest.mark.parametrize("mode", ["all", "livemin", "mostrecent", "sum"])
 def test_a_client_gauge_cut_anywhere_is_left_out_or_read_in_part(shared: Path, mode: str) -> None:
-    """
-    As with counters.
-    """
+    """A gauge's file that is cut at any length is left out or read in part."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
     file = write_client_file(shared, f"gauge_{mode}_1.db", ("load", "load", {}, 2.0, 5.0))
     whole = file.read_bytes()
@@ -364,9 +348,7 @@ def test_a_client_gauge_cut_anywhere_is_left_out_or_read_in_part(shared: Path, m
 @pytest.mark.parametrize("name", ["keys", "values"])
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 def test_a_slot_file_cut_anywhere_leaves_the_rest(shared: Path, name: str, known: bool) -> None:
-    """
-    A slot whose files end too early is counted and left out, or shown as it was when it was read; the others are served.
-    """
+    """A slot whose files are cut at any length is left out and counted, or shown as last read; the others are shown."""
     rows = [(HITS, ("/a",), (1.0,)), (WAIT, (), (1.5, 1.0, 2.0, 3.0)), (HITS, ("/b",), (1.0,))]
     write_slot(shared, 0, [(READS, (), (1.0,))])
     write_slot(shared, 1, rows)
@@ -391,9 +373,7 @@ def test_a_slot_file_cut_anywhere_leaves_the_rest(shared: Path, name: str, known
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 @pytest.mark.parametrize("committed", [0, 40, 1000, 2**40, 2**62, 2**63, 2**64 - 1])
 def test_a_damaged_commit_leaves_the_rest(shared: Path, committed: int, known: bool) -> None:
-    """
-    A header that asks for more keys than there are, for petabytes or for less than before, costs its own slot at most.
-    """
+    """A header that commits too many keys, petabytes or fewer than before affects its own slot at most."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
     write_slot(shared, 1, [(HITS, ("/a",), (1.0,))])
     collector = Collector(shared)
@@ -409,9 +389,7 @@ def test_a_damaged_commit_leaves_the_rest(shared: Path, committed: int, known: b
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(data=st.data())
 def test_random_damage_leaves_the_rest(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """
-    Any bytes anywhere in the files of one slot: the page is served with the other's figures.
-    """
+    """Random bytes anywhere in the files of one slot leave the other's values on the page."""
     shared = tmp_path_factory.mktemp("damage") / "shared"
     write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (0.0,))])
     write_slot(
@@ -430,9 +408,7 @@ def test_random_damage_leaves_the_rest(tmp_path_factory: pytest.TempPathFactory,
 
 
 def test_a_replaced_slot_is_read_anew(shared: Path) -> None:
-    """
-    Files that were started anew under the same name, of the same length, are not taken for the old ones.
-    """
+    """Files that were started anew under the same name and with the same length are not taken for the old ones."""
     collector = Collector(shared)
     write_slot(shared, 0, [(BUSY, (), (1.0,))], nonce=1)
     samples(collector)
@@ -442,9 +418,7 @@ def test_a_replaced_slot_is_read_anew(shared: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["remove", "empty", "spoil", "replace"])
 def test_what_a_slot_has_counted_stays(shared: Path, damage: str) -> None:
-    """
-    A slot that is gone or can no longer be read has the counters of the last scrape, and no gauges.
-    """
+    """A slot that is gone or unreadable keeps the counters of the last scrape, and no gauges."""
     collector = Collector(shared)
     write_slot(shared, 0, [(HITS, ("/a",), (3.0,)), (BUSY, (), (2.0,))], nonce=1)
     write_slot(shared, 1, [(HITS, ("/a",), (1.0,))], nonce=2)
@@ -462,9 +436,7 @@ def test_what_a_slot_has_counted_stays(shared: Path, damage: str) -> None:
 
 
 def test_a_slot_that_comes_back_is_counted_once(shared: Path) -> None:
-    """
-    Files that are made again, under another number too, take the place of what was remembered of them.
-    """
+    """A slot whose files are made again, even under another number, is counted once."""
     collector = Collector(shared)
     write_slot(shared, 0, [(HITS, ("/a",), (3.0,))], nonce=1)
     samples(collector)
@@ -476,9 +448,7 @@ def test_a_slot_that_comes_back_is_counted_once(shared: Path) -> None:
 
 
 def test_a_directory_that_vanishes_leaves_what_was_counted(shared: Path) -> None:
-    """
-    A page is still had when the directory is gone, and it says so.
-    """
+    """If the directory is gone, the page has the last counters, and says that it cannot be read."""
     collector = Collector(shared)
     write_slot(shared, 0, [(HITS, ("/a",), (3.0,))])
     samples(collector)
@@ -507,9 +477,7 @@ STEP = st.tuples(
 def test_a_collector_with_a_past_shows_what_a_new_one_does(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]
 ) -> None:
-    """
-    Whatever slots did between scrapes, a page is that of the slots that are there, and of the others' last counters.
-    """
+    """Whatever slots did between scrapes, a page has the present slots and the last counters of the others."""
     folder = tmp_path_factory.mktemp("steps")
     shared = folder / "shared"
     directory.prepare(shared)
@@ -587,7 +555,7 @@ def test_a_living_slots_new_series_appear(shared: Path) -> None:
 @pytest.mark.parametrize("orderly", [False, True], ids=["killed", "left"])
 def test_gauges_of_a_slot_that_is_being_taken_over(shared: Path, orderly: bool) -> None:
     """
-    Who has taken a slot's lock has not its former owner's live gauges, before they are cleared and afterwards.
+    A slot's new owner does not show the live gauges of the former one, neither before they are cleared nor afterwards.
     """
     kept: dict[str, SlotFile] = {}
 
@@ -626,9 +594,7 @@ def test_gauges_of_a_slot_that_is_being_taken_over(shared: Path, orderly: bool) 
 def test_a_slot_is_claimed_after_its_gauges_were_cleared(
     in_child: Callable[..., Any], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """
-    Scrapes just before the claim and just after it show no gauge of the former owner's.
-    """
+    """Scrapes just before and just after a claim show no gauge of the former owner."""
     write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (2.0,))])
     claim = SlotFiles.claim
 
@@ -648,9 +614,7 @@ def test_a_slot_is_claimed_after_its_gauges_were_cleared(
 
 
 def test_a_missing_directory_is_an_error_of_its_own(shared: Path) -> None:
-    """
-    A directory that cannot be read at all raises DirectoryError with its name, and is read when it is there again.
-    """
+    """A directory that cannot be read raises DirectoryError with its name, and is read when it is there again."""
     collector = Collector(shared)
     with pytest.raises(DirectoryError, match=str(shared)):
         collector.collect()
@@ -659,9 +623,7 @@ def test_a_missing_directory_is_an_error_of_its_own(shared: Path) -> None:
 
 
 def test_without_a_lock_file_nobody_is_known_to_live(shared: Path) -> None:
-    """
-    Slots are read without the lock file too, as those of processes that ended.
-    """
+    """Without the lock file slots are read as those of processes that have ended."""
     write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (2.0,))])
     (shared / "wsgi_prom.lock").unlink()
     collector = Collector(shared)
@@ -670,9 +632,7 @@ def test_without_a_lock_file_nobody_is_known_to_live(shared: Path) -> None:
 
 
 def test_the_report_says_what_was_met(shared: Path) -> None:
-    """
-    Slots by life, bytes of values, what was left out, and how long it took.
-    """
+    """The report has the slots by state, the bytes of values, what was left out, and the time taken."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
     write_slot(shared, 1, [(WAIT, (), (1.0, 1.0, 1.0, 1.0))])
     (shared / "wsgi_prom.2.values").write_bytes(b"garbage")
@@ -726,9 +686,7 @@ def test_pages_are_parsed_back(
     labels: list[tuple[str, str]],
     figures: tuple[float, ...],
 ) -> None:
-    """
-    Whatever labels and help texts hold, both formats say what was recorded and nothing else.
-    """
+    """Both formats, parsed again, have exactly what was recorded, whatever labels and helps hold."""
     shared = tmp_path_factory.mktemp("page") / "shared"
     names = ("a", "b_2")
     schemas = [
@@ -769,9 +727,7 @@ def _bound(name: str, value: str) -> str:
 
 
 def test_labels_that_are_shown_alike_are_one_line(shared: Path) -> None:
-    """
-    Lone surrogates have no UTF-8 form: label sets that differ in nothing else make no two lines of one series.
-    """
+    """Label sets that differ in lone surrogates alone, which have no UTF-8 form, are one line."""
     write_slot(shared, 0, [(HITS, ("\udc80",), (1.0,)), (HITS, ("\udc81",), (2.0,)), (HITS, ("?",), (4.0,))])
     page = render(Collector(shared).collect())
     lines = [line for line in page.splitlines() if line.startswith("hits_total{")]
@@ -794,9 +750,7 @@ def test_any_float_is_parsed_back(shared: Path, value: float) -> None:
 
 
 def test_a_collector_without_a_directory_shows_the_processs_own(in_child: Callable[..., Any]) -> None:
-    """
-    What is recorded in memory is collected in the same process, with what comes later.
-    """
+    """Without a directory the collector shows what this process has recorded so far."""
 
     def run() -> tuple[dict[str, float], dict[str, float]]:
         from wsgi_prom.store.current_slot import current_slot

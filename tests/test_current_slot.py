@@ -1,4 +1,7 @@
-"""The current slot: what a process records into, before and after forks of every kind, with threads, and without a directory."""
+"""
+The current slot: what a process records into, before and after forks of every kind, with threads, and without a
+directory.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ GUARDS = [new_fork_guard, PidGuard]
 
 
 class Tally:
-    """A counter that records as this package's own do, and knows what it brought."""
+    """A counter that records as this package's own do, and keeps its sum."""
 
     def __init__(self, current_slot: CurrentSlot, page: str = "/") -> None:
         self._current_slot = current_slot
@@ -99,9 +102,7 @@ def wait(pid: int) -> int:
 def test_nothing_is_claimed_before_the_first_record(
     in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
-    """
-    Something that could record makes no file; the first record does.
-    """
+    """A metric that has recorded nothing makes no file; its first record does."""
 
     def run() -> tuple[bool, bool]:
         os.environ[VARIABLE] = str(shared)
@@ -119,8 +120,8 @@ def test_a_handler_that_records_while_a_child_parts_from_its_parent(
     in_child: Callable[..., Any], shared: Path, step: str
 ) -> None:
     """
-    A signal's handler records after each call by which a forked child lets go of its parent's slot: all of it is counted,
-    and none of it in the parent's slot.
+    A signal handler that records after any call by which a forked child leaves its parent's slot is counted, and not in
+    the parent's slot.
     """
 
     def run() -> tuple[int, float, float]:
@@ -160,9 +161,7 @@ def test_a_handler_that_records_while_a_child_parts_from_its_parent(
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_renew_claims_without_a_record(in_child: Callable[..., Any], shared: Path, guard: Any) -> None:
-    """
-    A worker that its server's hook announced holds a slot before its first request, and shows zeros.
-    """
+    """A worker that its server's hook announced holds a slot before its first request, and shows zeros."""
 
     def run() -> int | None:
         current_slot = CurrentSlot(guard())
@@ -216,9 +215,7 @@ def test_a_forked_child_records_in_a_slot_of_its_own(
 def test_a_child_that_does_not_record_claims_nothing(
     in_child: Callable[..., Any], shared: Path, guard: Any, fork: Any
 ) -> None:
-    """
-    A subprocess of a worker, or a master that only manages, costs no slot.
-    """
+    """A child that does not record, such as a subprocess of a worker, claims no slot."""
 
     def run() -> int:
         current_slot = CurrentSlot(guard())
@@ -235,9 +232,7 @@ def test_a_child_that_does_not_record_claims_nothing(
 def test_what_a_parent_counted_in_memory_stays_with_it(
     in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
-    """
-    Figures from before the directory was known are the parent's alone: its children start from 0.
-    """
+    """What a parent recorded before the directory was known is its own; its children start from 0."""
 
     def run() -> int:
         current_slot = CurrentSlot(guard())
@@ -277,9 +272,7 @@ def test_attach_moves_what_was_recorded_exactly_once(
 
 
 def test_attach_before_the_first_record_claims_nothing(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    A master that learns of the directory and never records has no slot.
-    """
+    """A master that is told the directory and never records has no slot."""
 
     def run() -> None:
         current_slot = CurrentSlot()
@@ -294,9 +287,7 @@ def test_attach_before_the_first_record_claims_nothing(in_child: Callable[..., A
 def test_defer_keeps_to_memory_whatever_the_environment_says(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
-    """
-    A hook that only reads the configuration leaves no trace, also if the application records at import.
-    """
+    """After defer() nothing is written, even if the application records at import."""
 
     def run() -> None:
         os.environ[VARIABLE] = str(shared)
@@ -315,9 +306,7 @@ def test_defer_keeps_to_memory_whatever_the_environment_says(
 def test_without_a_directory_a_child_goes_on_with_a_copy(
     in_child: Callable[..., Any], guard: Any, fork: Any
 ) -> None:
-    """
-    An application that shares nothing works as with the client library alone: the child's figures include its parent's.
-    """
+    """Without a directory a child's values include its parent's, as with the client library alone."""
 
     def run() -> int:
         current_slot = CurrentSlot(guard())
@@ -336,9 +325,7 @@ def test_without_a_directory_a_child_goes_on_with_a_copy(
 
 
 def test_a_directory_that_is_set_late_is_used_by_children(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    The environment is looked at when a process first records, not when this package is imported.
-    """
+    """The environment is read when a process first records, not when this package is imported."""
 
     def run() -> int:
         current_slot = CurrentSlot()
@@ -354,9 +341,7 @@ def test_a_directory_that_is_set_late_is_used_by_children(in_child: Callable[...
 def test_threads_that_record_first_at_the_same_time_share_one_slot(
     in_child: Callable[..., Any], shared: Path, guard: Any
 ) -> None:
-    """
-    One slot for a process, and no increment of any thread is lost while it is claimed.
-    """
+    """Threads that make the first records of a process at the same time share one slot and lose nothing."""
 
     def run() -> None:
         sys.setswitchinterval(1e-5)
@@ -385,9 +370,7 @@ def test_threads_that_record_first_at_the_same_time_share_one_slot(
 def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
     in_child: Callable[..., Any], shared: Path
 ) -> None:
-    """
-    A series that one thread makes in the middle of another's first record is not left behind in memory.
-    """
+    """A series that one thread makes during another's first record is in the slot."""
 
     def run() -> None:
         sys.setswitchinterval(1e-6)
@@ -417,9 +400,7 @@ def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
 
 @pytest.mark.parametrize("guard", GUARDS)
 def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, guard: Any) -> None:
-    """
-    A child that is forked while other threads hold locks records at once, and every increment of all is counted.
-    """
+    """A child that is forked while threads hold locks records at once, and every increment is counted."""
     forks = 120
 
     def run() -> tuple[float, set[int]]:
@@ -456,9 +437,7 @@ def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, 
 
 
 def test_forks_while_a_slot_is_claimed(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    A child that is forked in the middle of its parent's first record has a slot of its own and does not hang.
-    """
+    """A child that is forked in the middle of its parent's claim has a slot of its own and does not hang."""
 
     def run() -> int:
         sys.setswitchinterval(1e-6)
@@ -480,9 +459,7 @@ def test_forks_while_a_slot_is_claimed(in_child: Callable[..., Any], shared: Pat
 def test_a_directory_that_cannot_be_used_is_logged_once(
     in_child: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """
-    Recording never raises: the process keeps its figures to itself, and one line of the log says why.
-    """
+    """If no directory can be used, recording does not raise, values stay in memory, and one line of log says why."""
     file = tmp_path / "file"
     file.touch()
 
@@ -502,9 +479,7 @@ def test_a_directory_that_cannot_be_used_is_logged_once(
 
 
 def test_a_removed_directory_does_not_disturb(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    A process whose directory is removed goes on recording, old series and new; what comes after starts anew.
-    """
+    """A process whose directory is removed goes on recording, in old series and in new ones."""
 
     def run() -> int:
         import shutil
@@ -523,9 +498,7 @@ def test_a_removed_directory_does_not_disturb(in_child: Callable[..., Any], shar
 
 
 def test_what_is_no_longer_referenced_is_not_moved(in_child: Callable[..., Any], shared: Path) -> None:
-    """
-    The current slot keeps nothing alive that records into it.
-    """
+    """The current slot keeps no object alive that records into it."""
 
     def run() -> None:
         current_slot = CurrentSlot()
@@ -542,9 +515,7 @@ def test_what_is_no_longer_referenced_is_not_moved(in_child: Callable[..., Any],
 @pytest.mark.parametrize("kind", GUARDS)
 @pytest.mark.parametrize("fork", FORKS)
 def test_the_guard_is_zero_in_a_child_alone(in_child: Callable[..., Any], kind: Any, fork: Any) -> None:
-    """
-    Both kinds of fork guard are 0 in a child until it sets them, and unchanged in the parent.
-    """
+    """Both kinds of fork guard are 0 in a child until it sets them, and unchanged in the parent."""
 
     def run() -> list[int]:
         guard = kind()
@@ -563,7 +534,7 @@ def test_the_guard_is_zero_in_a_child_alone(in_child: Callable[..., Any], kind: 
 
 
 class Advised:
-    """Memory whose kernel answers to the advice that it *takes*, and to no other; it is never wiped."""
+    """Memory whose kernel accepts the advice *takes*, and no other, and never wipes it."""
 
     def __init__(self, takes: Callable[[int], bool]) -> None:
         self._takes = takes
@@ -589,9 +560,7 @@ class Advised:
 def test_a_kernel_without_the_guard_falls_back_to_the_pid(
     in_child: Callable[..., Any], fork: Any, takes: Callable[[int], bool]
 ) -> None:
-    """
-    Where the kernel refuses to wipe a page at a fork, or says yes to anything, the guard asks for the pid.
-    """
+    """If the kernel refuses to wipe a page at a fork, or accepts any advice, the guard compares pids."""
 
     def run() -> list[int]:
         guard = new_fork_guard(Advised(takes))

@@ -22,7 +22,7 @@ STEPS = [1800, -3600, 86400 * 400, -86400 * 400, 3600 * 3, -5, 20, 0]
 
 
 class Clock:
-    """A wall clock, and it alone, that can be set: for the processes that start with *environment*."""
+    """A wall clock that can be set for the processes that start with *environment*."""
 
     def __init__(self, folder: Path) -> None:
         library, path = folder / "clock.so", folder / "clock"
@@ -40,7 +40,7 @@ class Clock:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_clock_that_is_set_back_and_forward_changes_no_count(name: str, tmp_path: Path) -> None:
-    """Durations are what they were, waiting times are none or bounded, and each request is counted once."""
+    """Setting the clock changes no duration; queue times are bounded, and each request is counted once."""
     random = instants(f"clock {name}")
     clock = Clock(tmp_path)
     with targets.start(name, workers=2, **clock.environment) as server:

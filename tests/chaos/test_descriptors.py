@@ -34,9 +34,7 @@ HOOK = {"gunicorn sync": {"config": "python:exhausted"}, "uwsgi prefork": {"hook
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_workers_without_descriptors_from_the_beginning_are_counted_later(name: str) -> None:
-    """
-    They serve, say in the log why they are not counted, and once they have descriptors nothing is missing.
-    """
+    """Workers without descriptors serve, log why they are not counted, and lose nothing once they have some."""
     with servers.start(name, app="harmed:app", workers=WORKERS, **HOOK[name]) as server:
         with Case(f"no descriptors from the beginning, {name}", server, clients=0) as case:
             before = server.workers()
@@ -53,7 +51,8 @@ def test_workers_without_descriptors_from_the_beginning_are_counted_later(name: 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_workers_whose_application_takes_all_descriptors_lose_nothing(name: str) -> None:
     """
-    What is new meanwhile, and asks for a file to grow, is on the page: a worker keeps its slot's files open.
+    New series that need a larger file are on the page while no descriptors are left, since a worker keeps its files
+    open.
     """
     with servers.start(name, app="harmed:app", workers=WORKERS) as server:
         with Case(f"no descriptors later, {name}", server, clients=0) as case:
@@ -74,9 +73,7 @@ def test_workers_whose_application_takes_all_descriptors_lose_nothing(name: str)
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_an_exporter_without_descriptors_shows_what_it_knew(name: str) -> None:
-    """
-    With connections held until none is left for files, and then none for a scrape: no counter goes back, and it recovers.
-    """
+    """While an exporter lacks descriptors for files, or for a scrape, no counter goes back, and it recovers."""
     with servers.start(name, app="harmed:app", workers=WORKERS) as server:
         with Case(f"no descriptors in the exporter, {name}", server, clients=0) as case:
             case.send_all(KINDS * 8)

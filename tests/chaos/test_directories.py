@@ -1,6 +1,4 @@
-"""
-The shared directory removed, emptied, replaced, closed, hidden under another mount or cleaned by age, while servers run.
-"""
+"""The shared directory is removed, emptied, replaced, closed, hidden by a mount or cleaned by age while servers run."""
 
 from __future__ import annotations
 
@@ -145,7 +143,8 @@ HARMS: Final[list[Callable[[Place], Iterator[None]]]] = [
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_whatever_becomes_of_the_directory_nothing_is_lost(name: str, tmp_path: Path) -> None:
     """
-    One harm after the other under traffic: no request fails, no counter goes back, and in the end all is counted once.
+    Each harm to the directory under traffic: no request fails, no counter goes back, and in the end each request is
+    counted once.
     """
     path = tmp_path / "mount" / "shared"
     path.parent.mkdir()
@@ -168,9 +167,7 @@ def test_whatever_becomes_of_the_directory_nothing_is_lost(name: str, tmp_path: 
 
 
 def endure(place: Place, harm: Callable[[Place], Iterator[None]]) -> list[str]:
-    """
-    Do a harm and undo it under traffic; return what was not right then, and would not come right.
-    """
+    """Do a harm and undo it under traffic; return what was not right meanwhile, and what did not come right."""
     case = place.case
     earlier = missing(case), len(case.scrapes.failed), len(case.scrapes.went_back), len(case.tally.wrong)
     harming = contextlib.contextmanager(harm)
@@ -192,9 +189,7 @@ def endure(place: Place, harm: Callable[[Place], Iterator[None]]) -> list[str]:
 
 @pytest.mark.parametrize("copied", [False, True], ids=["moved", "copied"])
 def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -> None:
-    """
-    A directory that was away, of whose slots there are younger files by then: its figures are old, and the same slots'.
-    """
+    """A directory that was moved away and put back has old copies of slots, which are not counted twice."""
     aside = shared.with_name("aside")
 
     def live_through() -> list[float]:
@@ -238,7 +233,7 @@ def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -
 )
 def test_a_directory_that_is_gone_is_said_to_be(name: str, own: bool, tmp_path: Path) -> None:
     """
-    The page shows what was known and that the directory cannot be read, until a worker makes it again.
+    Without a directory the page has the last counters and says that it cannot be read, until a worker makes it again.
     """
     path = str(tmp_path / "shared") if own else None
     with servers.start(name, app="chaotic:app", workers=2, PROMETHEUS_MULTIPROC_DIR=path) as server:
@@ -270,8 +265,8 @@ USER = {
 @pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[:1])
 def test_a_directory_that_is_closed_to_its_user_is_said_to_be(name: str) -> None:
     """
-    For a user that is not root: read-only, closed, and gone where nobody may make it; each said in log and page, and
-    all is counted once the cause is gone.
+    For a user other than root a directory that is read-only, closed or gone is reported in log and page, and all is
+    counted afterwards.
     """
     # Not pytest's folder, which www-data cannot enter.
     path = Path("/srv/parent/shared")

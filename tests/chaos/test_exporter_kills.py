@@ -34,7 +34,7 @@ def kill_exporter(case: Case, choose) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exporter_that_is_killed_comes_back_under_traffic(name: str) -> None:
-    """SIGKILL of any one process of the exporter: no request fails, and the next pages go on from the last one."""
+    """SIGKILL of either process of the exporter: no request fails, and no counter goes back."""
     random = instants(f"exporter kills {name}")
     with targets.start(name, workers=2) as server:
         with Case(f"SIGKILL of the exporter, {name}", server) as case:
@@ -46,7 +46,7 @@ def test_an_exporter_that_is_killed_comes_back_under_traffic(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_exporter_that_is_killed_comes_back_without_traffic(name: str) -> None:
-    """The same where nobody requests anything: it is not the application's requests that bring it back."""
+    """A killed exporter comes back even if nobody requests anything."""
     random = instants(f"exporter kills in peace {name}")
     with targets.start(name, workers=2) as server:
         with Case(f"SIGKILL of the exporter in peace, {name}", server, clients=0) as case:

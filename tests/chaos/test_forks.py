@@ -1,4 +1,4 @@
-"""Records from wherever a program may make them: forked children, subprocesses, handlers, finalizers, greenlets."""
+"""Records from forked children, subprocesses, signal handlers, finalizers and greenlets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kinds(added: dict[str, dict[str, int]]) -> list[Kind]:
 
 
 def assert_recorded(case: Case, added: dict[str, dict[str, int]]) -> None:
-    """Compare what was recorded with what the completed requests have added, once the last of it is there."""
+    """Compare what was recorded with what the completed requests have added, once that is complete."""
     wanted = {
         by: float(amount * case.tally.completed[path, "200"])
         for path, amounts in added.items()
@@ -49,7 +49,10 @@ def assert_recorded(case: Case, added: dict[str, dict[str, int]]) -> None:
     "name", some(["gunicorn sync", "uwsgi prefork", "gunicorn gthread", "uwsgi lazy-apps"])
 )
 def test_what_a_request_s_children_and_handlers_record_is_exact(name: str) -> None:
-    """os.fork() in a request, multiprocessing, subprocesses with this package and without, a signal handler, __del__ under gc, all at once."""
+    """
+    Forks in a request, multiprocessing, subprocesses, a signal handler and finalizers under gc record exactly, all at
+    once.
+    """
     added = CHILDREN if "gthread" in name else {**CHILDREN, **HANDLERS}
     # A subprocess takes a hundred times as long as all the rest.
     slow = {"/subprocess", "/program"}
@@ -67,7 +70,7 @@ def test_what_a_request_s_children_and_handlers_record_is_exact(name: str) -> No
 
 @pytest.mark.parametrize("name", ["gunicorn gevent", "uwsgi gevent"])
 def test_what_greenlets_record_is_exact(name: str) -> None:
-    """Greenlets of one worker record side by side, and requests are greenlets themselves."""
+    """Greenlets of one worker that record, and requests that are greenlets, are counted exactly."""
     asked = kinds(GREENLETS) * scale.forks * 4
     if name == "gunicorn gevent":
         server = live.gunicorn("forking:app", "--worker-class", "gevent", workers=2)

@@ -1,4 +1,4 @@
-"""The referee itself: what it must notice, it notices."""
+"""The referee itself: it reports what it must."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ ROW = ("/", "200")
 def test_counts_between_what_was_completed_and_what_is_in_doubt_are_right(
     in_doubt: int, counted: int, verdict: Verdict
 ) -> None:
-    """Fewer than were completed are lost, more than could have been are doubled."""
+    """A count below the completed requests is a loss; one above those that may have completed is a duplicate."""
     assert verdict == compare(Counter({ROW: 100}), Counter({"/": in_doubt}), {ROW: counted})
 
 
 def test_what_one_route_lost_another_does_not_make_up_for() -> None:
-    """Routes and statuses are compared one by one."""
+    """Counts are compared by route and status."""
     completed = Counter({ROW: 10, ("/b", "200"): 10})
     assert Verdict(1, 1) == compare(completed, Counter(), {ROW: 9, ("/b", "200"): 11})
     assert Verdict(0, 1) == compare(completed, Counter(), {ROW: 10, ("/b", "200"): 10, ("/b", "500"): 1})
@@ -41,7 +41,7 @@ def test_what_one_route_lost_another_does_not_make_up_for() -> None:
 
 
 def test_a_fault_explains_only_what_was_under_way() -> None:
-    """A request that ended before, began after, or went elsewhere was not cut off by it."""
+    """A fault does not explain a failed request that ended before it, began after it, or went elsewhere."""
     window = Window(10.0, 10.1, None, down=False)
     kind = Kind("/", "/", 200, b"ok")
     times = [(9.0, 9.9), (9.0, 10.05), (10.05, 11.0), (10.2, 11.0)]
@@ -50,7 +50,7 @@ def test_a_fault_explains_only_what_was_under_way() -> None:
 
 
 def test_scrapes_that_fail_or_go_back_are_noticed() -> None:
-    """A counter that sinks or vanishes, and a page that cannot be had."""
+    """A counter that sinks or vanishes, and a scrape that fails, are reported."""
     name = "http_requests_total"
     first, second = (name, frozenset({("route", "/")})), (name, frozenset({("route", "/b")}))
     pages = iter([{first: 2.0, second: 1.0}, {first: 1.0}, {("process_cpu_seconds_total", frozenset()): 3.0}])
@@ -64,7 +64,7 @@ def test_scrapes_that_fail_or_go_back_are_noticed() -> None:
     ("app", "problem"), [("forgets", "lost"), ("doubles", "doubled"), ("answers", "nowhere")]
 )
 def test_one_request_in_a_hundred_is_noticed(app: str, problem: str) -> None:
-    """On a real server: a count that is missed, a count too much, an answer that is another than the bare one's."""
+    """On a real server one missed count, one extra count and one different answer in a hundred are reported."""
     with servers.start("gunicorn sync", app=f"miscounted:{app}", workers=2) as server:
         with pytest.raises(AssertionError, match=problem):
             with Case("", server, filed=False) as case:

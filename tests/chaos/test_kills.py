@@ -1,4 +1,4 @@
-"""Workers killed at random instants under load, masters killed, workers ended by their server since they hang."""
+"""Workers killed at random under load, masters killed, and workers that their server ends because they hang."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_workers_killed_at_random_instants_lose_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_worker_killed_while_its_files_are_made_and_grow_loses_nothing(name: str) -> None:
-    """SIGKILL in a storm of new label sets: each is there once, and the next owner of the slot goes on."""
+    """SIGKILL during a storm of new label sets: each is there once, and the slot's next owner continues."""
     random = instants(f"storm {name}")
     numbers = count(step=SETS)
     with targets.start(name, workers=2) as server:
@@ -86,7 +86,9 @@ def test_a_worker_killed_while_its_files_are_made_and_grow_loses_nothing(name: s
 def test_a_master_that_is_killed_leaves_exact_figures_and_a_clean_start(
     name: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """SIGKILL of the master: its workers count to their end, nothing stays behind, and the next server starts at zero."""
+    """
+    After SIGKILL of the master its workers are counted to their end, nothing is left, and the next server starts at 0.
+    """
     tmp_path.chmod(0o700)
     directory = str(tmp_path)
     with targets.start(name, *options, workers=3, PROMETHEUS_MULTIPROC_DIR=directory) as server:
@@ -114,7 +116,7 @@ def read_directory(path: Path) -> live.Samples:
 
 @pytest.mark.parametrize("name", HANGS)
 def test_a_worker_that_its_server_ends_since_it_hangs_loses_nothing(name: str) -> None:
-    """Harakiri and gunicorn's worker timeout: who hung gets what there is without us, and is not in progress for ever."""
+    """After harakiri or gunicorn's timeout the client gets what it would without us, and nothing stays in progress."""
     options, hang = HANGS[name]
     with targets.start(name, *options, workers=4) as server:
         with Case(f"hung, {name}", server) as case, ThreadPoolExecutor(2) as pool:

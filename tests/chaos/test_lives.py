@@ -1,4 +1,4 @@
-"""Thousands of workers, one after the other, on one directory: it does not grow, and a scrape stays what it was."""
+"""Thousands of workers, one after the other, on one directory: neither the directory nor a scrape grows."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def contents(path: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("count", [scale.lives])
 def test_a_directory_after_thousands_of_lives_is_as_after_ten(tmp_path: Path, count: int) -> None:
-    """The same files, as long as they were, the same page but for its numbers, and each life's request counted."""
+    """
+    After thousands of workers the directory has the same files of the same length as after ten, and each request is
+    counted.
+    """
     path = tmp_path / "shared"
     master = Master(path)
     began = time.monotonic()
@@ -157,7 +160,7 @@ LIMITED = {
 
 @pytest.mark.parametrize("name", LIMITED)
 def test_workers_of_one_request_each_are_counted_and_leave_nothing(name: str) -> None:
-    """max-requests of 1 on real servers: no request fails, and there are as many slots as workers at a time."""
+    """With max-requests of 1 no request fails, and there are as many slots as workers at a time."""
     with targets.start(name, *LIMITED[name], workers=2) as server:
         with Case(f"lives of one request, {name}", server, clients=2) as case:
             directory = servers.shared_directory(server)

@@ -48,7 +48,7 @@ def quarters(values: list[int]) -> tuple[list[int], list[int]]:
     "name", some(["gunicorn gthread", "uwsgi prefork", "gunicorn sync", "uwsgi threads"])
 )
 def test_nothing_grows_at_full_speed(name: str) -> None:
-    """The memory of workers and exporter is flat, and they have as many descriptors and files at the end."""
+    """The memory of workers and exporter, and their descriptors and files, do not grow."""
     with targets.start(name, workers=2) as server:
         with Case(f"full speed, {name}", server, rest=0) as case:
             case.wait_for(200)

@@ -40,7 +40,7 @@ def read(path: Path) -> live.Samples:
 
 
 def test_processes_of_the_same_pid_add_up(tmp_path: Path) -> None:
-    """Two processes, both of pid 1, record at the same time, round after round: the sum is exact, in two slots."""
+    """Two processes that are both pid 1 of their namespace record into two slots, and the sum is exact."""
     shared = tmp_path / "shared"
     env = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(shared)}, runtime=tmp_path)
     rounds = max(1, scale.storms // 3)
@@ -80,7 +80,7 @@ def test_processes_of_the_same_pid_add_up(tmp_path: Path) -> None:
 
 
 def test_servers_in_two_pid_namespaces_are_counted_together(tmp_path: Path) -> None:
-    """Two gunicorns with the same pids on one volume: one exporter tells the exact sum of both."""
+    """Two gunicorns with the same pids on one volume have one exporter with the exact sum."""
     tmp_path.chmod(0o700)
     first, second = (apart(tmp_path) for _ in range(2))
     with first:

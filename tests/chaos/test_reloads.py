@@ -51,7 +51,7 @@ REPLACED: dict[str, tuple[str, tuple[str, ...], Callable[[live.LiveServer], None
 
 @pytest.mark.parametrize("way", REPLACED)
 def test_reloads_that_replace_all_workers_lose_nothing(way: str) -> None:
-    """One reload after the other, some of gunicorn's before the last one was over."""
+    """Reloads in quick succession, even before the last one is over, lose nothing."""
     name, options, reload = REPLACED[way]
     random = instants(way)
     with contextlib.closing(live.hold_port()) as held:
@@ -87,8 +87,9 @@ def replaced(server: live.LiveServer, before: set[int]) -> bool:
 
 def all_answer(case: Case) -> bool:
     """
-    Tell whether each worker has answered. One of uWSGI's that has not is not told to end by the next reload, serves on,
-    and is killed in the midst of a request when its mercy has run out ("NO MERCY", seen in 1 of 50 reloads in haste).
+    Return whether each worker has answered. One of uWSGI's that has not is not told to end by the next reload, serves
+    on, and is killed in the midst of a request when its mercy has run out ("NO MERCY", seen in 1 of 50 reloads in
+    haste).
     """
     found = set()
     for _ in range(10 * WORKERS):
@@ -99,7 +100,7 @@ def all_answer(case: Case) -> bool:
 
 @pytest.mark.parametrize("name", some(["gunicorn sync", "gunicorn gthread preload"]))
 def test_arbiters_that_replace_each_other_lose_nothing(name: str) -> None:
-    """USR2 and then the end of the former arbiter, again and again: the counters are those of the first."""
+    """After repeated USR2 upgrades the counters are those of the first arbiter."""
     with targets.start(name, workers=WORKERS) as server:
         with Case(f"reloads, {name} USR2", server) as case:
             arbiter, exporters = server.pid, servers.exporters(server)
@@ -127,7 +128,7 @@ def test_arbiters_that_replace_each_other_lose_nothing(name: str) -> None:
 
 
 def test_workers_that_come_and_go_one_by_one_lose_nothing() -> None:
-    """gunicorn's TTIN and TTOU: a pool that grows and shrinks, and the slots with it."""
+    """gunicorn's TTIN and TTOU: the slots grow and shrink with the pool, and nothing is lost."""
     random = instants("TTIN")
     with targets.start("gunicorn sync", workers=WORKERS) as server:
         with Case("reloads, gunicorn TTIN and TTOU", server) as case:
@@ -145,7 +146,7 @@ def test_workers_that_come_and_go_one_by_one_lose_nothing() -> None:
 
 
 def test_a_cheaper_pool_loses_nothing() -> None:
-    """uWSGI's cheaper mode, told by its fifo to have one worker more and one less."""
+    """uWSGI's cheaper mode starts and ends workers on command, and nothing is lost."""
     random = instants("cheaper")
     options = ("--cheaper", "1", "--processes", "4", "--master-fifo", "fifo")
     with targets.start("uwsgi prefork", *options, workers=1) as server:

@@ -1,5 +1,5 @@
 """
-Files of slots that somebody cut, filled, replaced or closed: read by the exporter, held by a worker, met by its next owner.
+Slot files that somebody cut, filled, replaced or closed: read by the exporter, held by a worker, met by the next owner.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ FOREIGN = b"not to be touched"
 
 @pytest.fixture
 def whole(shared: Path) -> dict[str, bytes]:
-    """
-    Two slots that nobody holds, and the bytes of the first, which tests cut.
-    """
+    """Make two slots that nobody holds, and return the bytes of the first, which tests cut."""
 
     def record(page: str, amount: float) -> None:
         slot = SlotFile.claim(shared)
@@ -76,9 +74,7 @@ def hits(collector: Collector) -> dict[str, float]:
 
 
 def cuts(whole: dict[str, bytes], shared: Path) -> Iterator[tuple[Path, int]]:
-    """
-    Cut each of the two files at each length, and mend it again.
-    """
+    """Cut each of the two files at each length, and restore it."""
     for name, data in whole.items():
         path = shared / f"wsgi_prom.0.{name}"
         # What lies behind the last figure is room for more, one length of which is like the other.
@@ -90,9 +86,7 @@ def cuts(whole: dict[str, bytes], shared: Path) -> Iterator[tuple[Path, int]]:
 
 
 def test_a_scrape_of_a_file_cut_at_any_length_shows_all_else(whole: dict[str, bytes], shared: Path) -> None:
-    """
-    Each length of each file: the slot is whole or it is left out and counted, and the other one is shown.
-    """
+    """A slot with a file cut at any length is whole or left out and counted, and the other slot is shown."""
     wrong = []
     seen = set()
     for path, length in cuts(whole, shared):
@@ -108,9 +102,7 @@ def test_a_scrape_of_a_file_cut_at_any_length_shows_all_else(whole: dict[str, by
 def test_an_exporter_keeps_what_it_knew_of_a_file_cut_at_any_length(
     whole: dict[str, bytes], shared: Path
 ) -> None:
-    """
-    A counter that has been shown does not go back since its file is cut, and is right again when that is mended.
-    """
+    """A counter does not go back if its file is cut, and is right again when the file is restored."""
     collector = Collector(shared)
     wrong = []
     unreadable = set()
@@ -130,7 +122,8 @@ def test_the_next_owner_of_a_file_cut_at_any_length_starts_clean(
     whole: dict[str, bytes], shared: Path
 ) -> None:
     """
-    It goes on with the figures of its predecessor or from 0, in the same slot, and what is bad is kept aside once.
+    The next owner continues with its predecessor's values or from 0, in the same slot, and a bad file is set aside
+    once.
     """
 
     def own() -> list[Any]:
@@ -166,9 +159,7 @@ def test_the_next_owner_of_a_file_cut_at_any_length_starts_clean(
 def test_random_bytes_in_a_file_break_neither_the_scrape_nor_the_next_owner(
     whole: dict[str, bytes], shared: Path
 ) -> None:
-    """
-    Any bytes, alone or in the midst of good ones: the other slot is shown, and the next owner counts what it records.
-    """
+    """Random bytes in a file leave the other slot on the page, and the next owner counts what it records."""
 
     @settings(max_examples=200, deadline=None, database=None)
     @given(
@@ -198,9 +189,7 @@ def test_random_bytes_in_a_file_break_neither_the_scrape_nor_the_next_owner(
 
 @pytest.mark.parametrize("kind", ["values", "keys"])
 def test_a_slot_that_cannot_be_made_usable_is_left_alone(shared: Path, kind: str) -> None:
-    """
-    Where a folder with something in it takes the place of a file, and another that of the bad file, the next slot serves.
-    """
+    """If non-empty folders have the names of a slot's file and of its bad copy, the next slot is used."""
     directory.prepare(shared)
     for name in (f"wsgi_prom.0.{kind}", f"wsgi_prom.0.{kind}.bad"):
         (shared / name).mkdir()
@@ -336,9 +325,7 @@ class Crowd:
         self.case.scrapes.scrape()
 
     def until_mended(self) -> int:
-        """
-        Send requests until a new exporter could read all files; return how many that took.
-        """
+        """Send requests until a new exporter can read all files; return how many that took."""
         before = self.case.tally.count
 
         def step() -> tuple[str, ...]:
@@ -380,10 +367,8 @@ def unreadable(path: Path) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_workers_whose_files_are_damaged_serve_on_and_are_counted(name: str) -> None:
     """
-    Filled, zeroed, of another version: no worker ends, what was shown stays, and the rest goes to a new file.
-
-    What a worker records until its next look may be lost with the file. Nothing is that the next owner of a file records,
-    however that was damaged, or cut short.
+    Filled, zeroed or of another version: no worker ends, what was shown stays, and the rest goes to a new file. What a
+    worker records until its next check may be lost with the file, but nothing that the file's next owner records.
     """
     changes = [(kind, damage) for kind, damages in DAMAGES.items() for damage in damages]
     for_next_owners = changes + [(kind, cut) for kind, cuts in CUTS.items() for cut in cuts]
@@ -416,7 +401,7 @@ def test_workers_whose_files_are_damaged_serve_on_and_are_counted(name: str) -> 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_workers_whose_files_are_replaced_lose_nothing(name: str) -> None:
     """
-    Removed, or a directory, a FIFO, a device, a link, another file in its place: nothing is lost, doubled or followed.
+    Removed files, and a directory, FIFO, device, link or file in their place, cause no loss, and are not followed.
     """
     changes = [(kind, change) for kind in ("values", "keys") for change in REPLACEMENTS]
     workers = len(changes) + 1
@@ -458,7 +443,7 @@ USER = {
 @pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[1:])
 def test_files_that_may_not_be_read_are_counted_and_come_back(name: str) -> None:
     """
-    Mode 000, for a user that is not root: the page shows what was known, the workers count on, the next owners too.
+    Files of mode 000 for a user other than root: the page keeps the last values, and workers and next owners count on.
     """
     server = servers.start(name, *FAST[name], *USER[name], app="harmed:app", workers=3)
     server.command[:] = live.for_any_user(server.command)

@@ -1,6 +1,4 @@
-"""
-No space and no inodes left for the files of slots, at the start or later, by a flood of ours or by somebody else's file.
-"""
+"""No space or no inodes left for slot files, at the start or later, because of our own label sets or foreign files."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ def start(name: str, path: Path, options: str, *scripts: str) -> live.LiveServer
 
 
 class Tries:
-    """
-    Something that records, and counts how often it is asked whether its figures have space by now.
-    """
+    """A binding that records, and counts how often it is asked whether its values have space by now."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -69,9 +65,7 @@ class Tries:
 
 
 def test_a_flood_that_finds_no_space_is_not_tried_for_at_each_label_set(shared: Path) -> None:
-    """
-    Once a second all that is kept in memory is tried for, however many label sets there are meanwhile.
-    """
+    """Values in memory are retried once a second, however many label sets come meanwhile."""
 
     def flood() -> tuple[int, float]:
         os.environ[environment.VARIABLE] = str(shared)
@@ -99,9 +93,7 @@ def in_log(server: live.LiveServer, text: str) -> bool:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_flood_of_label_sets_that_fills_the_directory_loses_nothing(name: str, shared: Path) -> None:
-    """
-    What finds no space is kept in memory, said in the log, and shown once there is space: each label set once.
-    """
+    """Label sets without space stay in memory, with a line of log, and are on the page once when there is space."""
     # Far more than fits, with the lines of keys.
     count = 2 * SIZE // 1000
     with start(name, shared, f"size={SIZE}") as server:
@@ -146,7 +138,8 @@ def missing_of(case: Case, route: str) -> float:
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_directory_that_somebody_else_has_filled_loses_nothing(name: str, shared: Path) -> None:
     """
-    No page left when the workers begin, room for a while, none when their files are to grow, and room again.
+    Workers lose nothing in a directory that is full at their start, has room for a while, is full when files grow, and
+    has room again.
     """
     with start(name, shared, f"size={SIZE}", FILL) as server:
         with Case(f"tmpfs full by a foreign file, {name}", server, clients=0) as case:
@@ -175,9 +168,7 @@ def test_a_directory_that_somebody_else_has_filled_loses_nothing(name: str, shar
 
 @pytest.mark.parametrize("name", servers.BOTH if scale is FULL else servers.BOTH[:1])
 def test_a_directory_without_inodes_loses_nothing(name: str, shared: Path) -> None:
-    """
-    Of workers that find no inode for their files all is counted once there are some.
-    """
+    """Workers that find no inode for their files are counted completely once there are some."""
     # The directory itself, the lock file and one more.
     with start(name, shared, "size=4m,nr_inodes=3") as server:
         with Case(f"no inodes, {name}", server, clients=0) as case:

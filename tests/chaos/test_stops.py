@@ -1,4 +1,4 @@
-"""Workers and the exporter stopped as by a debugger or a paused container, and going on later."""
+"""Workers and the exporter stopped, as by a debugger or a paused container, and continued later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chaos.scale import instants, scale, some
     "name", some(["gunicorn gthread", "uwsgi prefork", "gunicorn sync", "uwsgi threads"])
 )
 def test_a_stopped_worker_keeps_no_scrape_waiting(name: str) -> None:
-    """SIGSTOP and SIGCONT: scrapes answer meanwhile, and what the worker had begun is counted when it goes on."""
+    """Scrapes answer while a worker is stopped, and its request is counted when it continues."""
     random = instants(f"stops {name}")
     with targets.start(name, workers=3) as server:
         with Case(f"SIGSTOP of workers, {name}", server) as case:
@@ -33,7 +33,10 @@ def test_a_stopped_worker_keeps_no_scrape_waiting(name: str) -> None:
 
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_a_stopped_exporter_is_nothing_to_the_application(name: str) -> None:
-    """SIGSTOP of the exporter: requests are answered, workers die and start; when it goes on, it tells all of it."""
+    """
+    While the exporter is stopped, requests are answered and workers die and start; it shows all of it when it
+    continues.
+    """
     random = instants(f"exporter stops {name}")
     with targets.start(name, workers=3) as server:
         with Case(f"SIGSTOP of the exporter, {name}", server) as case:
