@@ -62,7 +62,7 @@ def key_lines(draw) -> tuple[list[bytes], list[layout.Schema], list[tuple[layout
 
 
 @given(written=key_lines())
-def test_schemas_and_blocks_are_read_back(written) -> None:
+def test_schemas_and_rows_are_read_back(written) -> None:
     """
     Any names, help texts and labels come back as they were written, one line each.
     """
@@ -175,7 +175,7 @@ def test_a_line_that_does_not_make_sense_is_refused(item: object) -> None:
         layout.parse_lines(json.dumps(item).encode() + b"\n", [])
 
 
-def test_a_block_counted_from_the_end_is_refused() -> None:
+def test_a_row_of_a_schema_counted_from_the_end_is_refused() -> None:
     """
     A negative ordinal is not the last schema.
     """
@@ -184,7 +184,7 @@ def test_a_block_counted_from_the_end_is_refused() -> None:
 
 
 @pytest.mark.parametrize("values", [("x",), ("x", "y", "z")])
-def test_a_block_with_other_labels_than_its_schema_is_refused(values: tuple[str, ...]) -> None:
+def test_a_row_with_other_labels_than_its_schema_is_refused(values: tuple[str, ...]) -> None:
     """A row with more or fewer label values than its schema has names raises FormatError."""
     with pytest.raises(FormatError, match="do not fit"):
         layout.parse_lines(layout.row_line(0, values), [layout.counter("a", "A.", ("p", "q"))])

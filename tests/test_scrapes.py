@@ -200,7 +200,7 @@ def test_a_slot_takes_8_bytes_a_column(shared: Path) -> None:
     assert (taken[1] - taken[0]) / 20 < 1.5 * 8 * columns
 
 
-def test_a_file_that_has_a_block_twice_is_added_up(shared: Path) -> None:
+def test_a_file_that_has_a_row_twice_is_added_up(shared: Path) -> None:
     """A file that has one label set twice is added up, whatever the order of the other slots."""
     twice: list[Row] = [(HITS, ("/a",), (1.0,)), (SIZE, ("/a",), (1.0, 5.0)), (HITS, ("/a",), (2.0,)), (HITS, ("/b",), (4.0,))]  # fmt: skip
     write_slot(shared, 0, twice)
@@ -241,7 +241,7 @@ def test_bounds_that_are_none_leave_the_page(shared: Path, bounds: tuple[float, 
         assert 2.0 == samples(collector)["reads_total"]
 
 
-def test_blocks_that_nobody_has_any_more_go(shared: Path) -> None:
+def test_rows_that_no_file_has_any_more_go(shared: Path) -> None:
     """When a file of the client library is removed, slots and the counters of a removed slot stay."""
     write(shared, [{(HITS, ("/a",)): [1.0], (WAIT, ()): [1.5, 1, 2, 3]}, {(WAIT, ()): [0.5, 1, 0, 0], (HITS, ("/b",)): [2.0]}])  # fmt: skip
     collector = Collector(shared)

@@ -412,7 +412,7 @@ def test_a_bad_file_can_be_put_aside_where_another_lies(
     assert 0 == owner().claim()
 
 
-def test_a_torn_block_is_written_over(owner: Callable[..., Owner], shared: Path) -> None:
+def test_a_torn_row_is_written_over(owner: Callable[..., Owner], shared: Path) -> None:
     """
     Keys that were written and not committed, by a process that was killed in between, are as if they were not there.
     """

@@ -369,7 +369,7 @@ def test_a_collector_from_before_the_installation_is_answered_too(
     assert {"t_hits_total": 1.0} == in_child(run)
 
 
-def test_a_histogram_is_one_block(recording: Callable[..., Any], shared: Path) -> None:
+def test_a_histogram_is_one_row(recording: Callable[..., Any], shared: Path) -> None:
     """
     The buckets and the sum of each child are together, whatever is made in between and by whom.
     """
