@@ -5,30 +5,52 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Process(NamedTuple):
+    """
+    What one look at /proc/PID/stat tells of a process; *started* is in clock ticks since the machine's start.
+    """
+
+    pid: int
+    parent: int
+    session: int
+    started: int
 
 
 def stat_fields(pid: int) -> list[str]:
     """
     Return the fields of /proc/PID/stat after the name, the state first; an empty list for a process that is gone.
     """
-    with suppress(OSError):
-        # The name before them may contain blanks and parentheses.
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return []
+    # The name before them may contain blanks and parentheses.
+    return _read(f"/proc/{pid}/stat", 4096).rpartition(b")")[2].decode().split()
 
 
 def pids() -> list[int]:
     """
     Return all processes, zombies included.
     """
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def processes() -> list[Process]:
+    """
+    Return all processes but zombies, which have ended and wait for their parent to read their status.
+    """
+    found = ((pid, stat_fields(pid)) for pid in pids())
+    return [
+        Process(pid, int(fields[1]), int(fields[3]), int(fields[19]))
+        for pid, fields in found
+        if fields and fields[0] not in {"Z", "X"}
+    ]
 
 
 def living() -> list[int]:
     """
-    Return all processes but zombies, which have ended and wait for their parent to read their status.
+    Return the pids of all processes but zombies.
     """
-    return [pid for pid in pids() if stat_fields(pid)[:1] not in ([], ["Z"], ["X"])]
+    return [process.pid for process in processes()]
 
 
 def parent(pid: int) -> int:
@@ -71,6 +93,20 @@ def initial_environment(pid: int) -> bytes:
     """
     Return the environment that a process was started with, its variables separated by zero bytes.
     """
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    return b""
+    return _read(f"/proc/{pid}/environ", 1 << 18)
+
+
+def _read(path: str, most: int) -> bytes:
+    """
+    Return what is in a file of /proc, nothing if its process is gone. Who waits for processes reads hundreds of them.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, most)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

@@ -11,7 +11,7 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from runner.environment import BIN
-from runner.proc import living, parent, session
+from runner.proc import processes, session
 from runner.program import Program
 
 if TYPE_CHECKING:
@@ -132,4 +132,4 @@ class Server(Program):
         # installed.
         master = pid or self.pid
         own = (master, session(master))
-        return sorted(child for child in living() if (parent(child), session(child)) == own)
+        return sorted(child.pid for child in processes() if (child.parent, child.session) == own)
