@@ -112,6 +112,15 @@ def descriptors(server: live.LiveServer) -> int:
     return len(os.listdir(f"/proc/{server.pid}/fd"))
 
 
+def sockets(server: live.LiveServer) -> int:
+    """Return how many of its descriptors are sockets."""
+    found = 0
+    for fd in Path(f"/proc/{server.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found += str(fd.readlink()).startswith("socket:")
+    return found
+
+
 def processor_seconds(server: live.LiveServer) -> float:
     """Return how long the exporter's process has kept a processor busy."""
     user, system = live.stat_fields(server.pid)[11:13]

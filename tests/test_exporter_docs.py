@@ -161,13 +161,13 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_the_documents_figures_are_the_modules() -> None:
     """The limits that the documentation names are those that are in force."""
-    from wsgi_prom.exporter.http import channel, listener
+    from wsgi_prom.exporter.http import channel, server
 
     last = TEXT.split("## What it withstands")[1].replace(",", "")
     named = [float(figure) for figure in re.findall(r"(\d+) (?:connections|seconds|KB)", last)]
     assert [
-        listener._CONNECTIONS,
+        server.CONNECTIONS,
         channel.HEAD,
-        listener._LIMITS["max_request_header_size"] / 1024,
+        server.LIMITS["max_request_header_size"] / 1024,
         channel.ANSWER,
     ] == named

@@ -11,7 +11,6 @@ import exporters
 import live
 import pytest
 
-from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.http import channel
 
 if TYPE_CHECKING:
@@ -237,28 +236,19 @@ def test_few_descriptors(tmp_path) -> None:
         assert [] == exporters.complaints(server)
 
 
-def test_who_never_reads_is_left_when_time_is_over() -> None:
+def test_who_never_reads_is_left_when_time_is_over(tmp_path) -> None:
     """The time for an answer ends the connection of a client that takes no byte; waitress would wait until it does."""
-    from wsgi_prom.exporter.http import listener
-    from wsgi_prom.settings import Settings
-
-    with socket.socket() as listening, socket.socket() as client:
-        listening.bind(("127.0.0.1", 0))
-        made = listener.server(lambda *_: [], listening, listener.Admission(Access(Settings())))  # type: ignore[arg-type]
-        client.connect(listening.getsockname())
-        assert live.eventually(lambda: made.handle_accept() or len(made.active_channels), bool) == 1
-        (found,) = made.active_channels.values()
-        found._enter(channel.ANSWER)
-        found.outbufs[0].append(b"x")
-        found.total_outbufs_len = 1
-        made.maintenance(0)
-        assert [found] == list(made.active_channels.values())
-        found._since -= channel.ANSWER
-        made.maintenance(0)
-        assert {} == made.active_channels
-        assert not found.readable()
-        assert not found.writable()
-        client.settimeout(exporters.SECONDS)
-        assert b"" == client.recv(1)
-        made.task_dispatcher.shutdown()
-        made.close()
+    exporters.fill(tmp_path / "shared", SERIES)
+    started = exporters.serve(tmp_path / "shared")
+    shorter = "from wsgi_prom.exporter.http import channel; channel.ANSWER = 2.0; from wsgi_prom.cli import main; main()"
+    started.command[1:3] = ["-c", shorter]
+    with started as server:
+        assert server.metrics_url
+        alone = exporters.sockets(server)
+        with exporters.connect(server, window=4096) as client:
+            client.sendall(exporters.GET)
+            assert client.recv(12)[-3:] == b"200"
+            assert exporters.sockets(server) == alone + 1
+            assert live.eventually(lambda: exporters.sockets(server), lambda found: found == alone) == alone
+            assert len(exporters.until_closed(client)) < PAGE
+        assert [] == exporters.complaints(server)

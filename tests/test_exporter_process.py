@@ -16,7 +16,7 @@ import pytest
 import servers
 from servers import value
 
-from wsgi_prom.exporter.http.listener import AddressInUseError, Listening
+from wsgi_prom.exporter.http.listening import AddressInUseError, Listening
 from wsgi_prom.settings import Address
 from wsgi_prom.store import directory
 

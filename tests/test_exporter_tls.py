@@ -193,7 +193,7 @@ def test_a_certificate_is_replaced_while_it_runs(directory: Path, own: Pair, tmp
         assert 200 == get(url(server), own)[0]
         shutil.copy(other.cert, used.cert)  # and not yet its key
         assert 200 == get(url(server), own)[0]
-        assert "Until then, what was there before is in force." in server.log()
+        assert "Until then, wsgi_prom uses the last good version." in server.log()
         shutil.copy(other.key, used.key)
         assert 200 == get(url(server), other)[0]
         with pytest.raises(OSError, match="certificate verify failed"):

@@ -504,7 +504,7 @@ def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
 SUPERVISED = """
 import itertools, logging, os, signal, sys
 from pathlib import Path
-from wsgi_prom.exporter.http.listener import Listening
+from wsgi_prom.exporter.http.listening import Listening
 from wsgi_prom.exporter.process.lock import ExporterLock
 from wsgi_prom.exporter.process.supervisor import Supervisor
 from wsgi_prom.exporter.process.watch import MasterWatch

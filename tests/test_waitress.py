@@ -11,7 +11,7 @@ from waitress import buffers, channel, parser, server, task, utilities
 from waitress.adjustments import Adjustments
 
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.http import listener
+from wsgi_prom.exporter.http.server import LIMITS, make_server
 from wsgi_prom.settings import Settings
 
 # Methods that we override or call, with their parameters. Each must be there and take these, by these names.
@@ -68,7 +68,7 @@ def test_server_channel_and_parser_have_their_attributes() -> None:
     with socket.socket() as listening, socket.socket() as client:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        made = listener.server(lambda *_: [], listening.dup(), listener.Admission(Access(Settings())))  # type: ignore[arg-type]
+        made = make_server(lambda *_: [], listening.dup(), Access(Settings()))  # type: ignore[arg-type]
         client.connect(listening.getsockname())
         made.handle_accept()
         (connection,) = made.active_channels.values()
@@ -109,7 +109,7 @@ def test_a_file_is_sent_from_where_it_is() -> None:
 def test_the_options_are_known() -> None:
     """Each limit that the exporter sets is an option of waitress, and so is the scheme."""
     known = {name for name, _ in Adjustments._params}
-    assert set() == {"sockets", "url_scheme", *listener._LIMITS} - known
+    assert set() == {"sockets", "url_scheme", *LIMITS} - known
 
 
 def test_activity_begins_with_the_connection() -> None:

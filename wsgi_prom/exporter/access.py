@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import ipaddress
-from typing import TYPE_CHECKING, Final
+import logging
+from importlib import import_module
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.responses import plain
@@ -19,12 +21,16 @@ from wsgi_prom.exporter.users import BusyError
 from wsgi_prom.exporter.watched import Watched
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
     from webob import Request, Response
 
     from wsgi_prom.exporter.users import Users
     from wsgi_prom.exporter.watched import Files
     from wsgi_prom.exporter.web_config import WebConfig
     from wsgi_prom.settings import Settings
+
+log = logging.getLogger("wsgi_prom")
 
 _REALM: Final = 'realm="wsgi_prom"'
 
@@ -52,10 +58,9 @@ class Access:
         if not self._networks:
             return True
         try:
-            ip = ipaddress.ip_address(address.partition("%")[0])
+            ip = _ip(address)
         except ValueError:
             return False  # a unix socket: the application's server does not say who is behind it
-        ip = getattr(ip, "ipv4_mapped", None) or ip
         return any(ip in network for network in self._networks)
 
     def refusal(self, request: Request) -> Response | None:
@@ -68,9 +73,8 @@ class Access:
             if self._allows(scheme.lower(), given.strip().encode("latin-1"), users):
                 return None
         except BusyError:
-            return plain(
-                429, "Other passwords are being checked. Try again in a second.\n", ("Retry-After", "1")
-            )
+            retry = ("Retry-After", "1")
+            return plain(429, "Other passwords are being checked. Try again in a second.\n", retry)
         schemes = [("WWW-Authenticate", f"Bearer {_REALM}")] if self._token else []
         schemes += [("WWW-Authenticate", f'Basic {_REALM}, charset="UTF-8"')] if users else []
         return plain(401, "A token or a password is needed.\n", *schemes)
@@ -83,9 +87,37 @@ class Access:
                 name, _, password = base64.b64decode(given, validate=True).partition(b":")
             except binascii.Error:
                 return False
-            # For bcrypt in C a password ends before a NUL.
+            # bcrypt's C code ends a password at a NUL.
             return b"\0" not in password and users.allow(name, password)
         return False
+
+    def log_who_can_read(self, host: str, port: int) -> None:
+        """Log in one line who can read the metrics at *host*, an address of this machine, if other machines can."""
+        ip = _ip(host)
+        if ip.is_loopback:
+            return
+        whom = ", ".join(map(str, self._networks)) or "every network that reaches it"
+        web = self.web
+        protections = ["WSGI_PROM_TOKEN_FILE"] * bool(self._token) + (web.protections if web else [])
+        if protections:
+            missing = (
+                "" if web and web.tls else "; unencrypted, set tls_server_config in WSGI_PROM_WEB_CONFIG"
+            )
+            log.info("%s is open to %s, protected by %s%s", host, whom, " and ".join(protections), missing)
+        elif self._networks:
+            log.info("%s is open to %s, by WSGI_PROM_ALLOW, without a password", host, whom)
+        else:
+            log.warning(
+                "%s is open to %s: every client that connects can read the metrics. Set WSGI_PROM_TOKEN_FILE, or "
+                "WSGI_PROM_WEB_CONFIG with TLS and users; or WSGI_PROM_ALLOW; or WSGI_PROM_BIND=127.0.0.1:%d",
+                host, whom, port,
+            )  # fmt: skip
+
+
+def _ip(address: str) -> IPv4Address | IPv6Address:
+    """Parse *address*, without its zone, and as IPv4 if it is an IPv4 address mapped to IPv6. Raises ValueError."""
+    ip = ip_address(address.partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def _token(files: Files, path: str) -> bytes:
@@ -99,7 +131,8 @@ def _token(files: Files, path: str) -> bytes:
 
 def _watch_web_config(path: str) -> Watched[WebConfig]:
     try:
-        from wsgi_prom.exporter import web_config  # noqa: PLC0415 - brings ssl, and PyYAML and bcrypt of an extra
+        # Imported here: it needs PyYAML and bcrypt, which are an extra.
+        web_config: Any = import_module("wsgi_prom.exporter.web_config")
     except ImportError as error:
         raise SettingError(
             f"WSGI_PROM_WEB_CONFIG={path!r} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[web]'"

@@ -1,7 +1,7 @@
 """
-Values that are loaded from files: a changed file takes effect at once.
+Values that are loaded from files, and loaded again when one of the files changes.
 
-1. A changed file is checked before it is used. If it is wrong, its last good value is used until the file is right.
+1. A changed file is checked before it is used. If it cannot be used, the last good value stays in use.
 2. Each state of a file that cannot be used is logged once.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from wsgi_prom.errors import SettingError
@@ -30,23 +31,23 @@ class Files:
     """Reads files, and tells later whether one of them has changed."""
 
     def __init__(self) -> None:
-        self._states: dict[str, tuple[int, ...]] = {}
+        self._states: dict[Path, tuple[int, ...]] = {}
 
     def read(self, name: str, path: str, *, private: bool = False) -> bytes:
         """
         Return the content of the file at *path*, which messages call *name*.
 
-        Raises SettingError if it cannot be read, and if it is to be *private* and other users can read or write it.
+        Raises SettingError if it cannot be read, and for a *private* file that other users can read or write.
         """
-        # Before the content: a change that comes while the file is read is seen later.
-        self._states[path] = _state(path)
+        # Before the content, so that `changed` notices a change during the read.
+        self._states[Path(path)] = _state(Path(path))
         try:
             # O_NONBLOCK: do not wait for the writer of a pipe.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             with os.fdopen(fd, "rb") as file:
                 mode = os.fstat(fd).st_mode
                 content = file.read(_LARGEST + 1) if stat.S_ISREG(mode) else b""
-        except (OSError, ValueError) as error:  # the latter for a path with a NUL
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise SettingError(
                 f"{name}={path!r} cannot be read: {getattr(error, 'strerror', error)}. Name a file that this server's "
                 f"user (uid {os.geteuid()}) can read."
@@ -63,7 +64,7 @@ class Files:
 
 class Watched(Generic[T]):
     """
-    What *load* returns; loaded again when one of the files changes that *load* has read.
+    The value that *load* returns. It is loaded again when a file changes that *load* has read.
 
     Raises SettingError if the first load does. For any number of threads.
     """
@@ -87,12 +88,12 @@ class Watched(Generic[T]):
         try:
             self._value = self._load(self._files)
         except SettingError as error:
-            log.error("%s Until then, what was there before is in force.", error)
+            log.error("%s Until then, wsgi_prom uses the last good version.", error)
 
 
-def _state(path: str) -> tuple[int, ...]:
+def _state(path: Path) -> tuple[int, ...]:
     try:
-        found = os.stat(path)  # noqa: PTH116 - for each request
+        found = path.stat()
     except (OSError, ValueError):
         return ()
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _VARIABLE: Final = "WSGI_PROM_WEB_CONFIG"
 _HASH: Final = re.compile(r"\$2[abxy]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _UNITS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_DURATION: Final = re.compile(rf"(\d+(?:\.\d*)?|\.\d+)({'|'.join(_UNITS)})")
 # The headers that exporter-toolkit can set, with the values that it takes where they are limited.
 _HEADERS: Final[dict[str, tuple[str, ...]]] = {
     "Strict-Transport-Security": (),
@@ -65,7 +65,7 @@ class RateLimit:
 
 @dataclass(frozen=True)
 class WebConfig:
-    """What a file asks for; None for what it leaves out. *headers* are those that each response gets."""
+    """The rules of a file; None for a missing one. Each response of the exporter gets *headers*."""
 
     tls: tls.Context | None = None
     users: Users | None = None
@@ -74,7 +74,7 @@ class WebConfig:
 
     @property
     def protections(self) -> list[str]:
-        """Return the keys of the file that keep other clients from the metrics."""
+        """Return the keys of the file by which clients are refused."""
         certificates = ["client_auth_type"] if self.tls and self.tls.verify_mode == ssl.CERT_REQUIRED else []
         return ["basic_auth_users"] * bool(self.users) + certificates
 
@@ -101,7 +101,7 @@ def _document(content: bytes) -> Any:
         # BaseLoader: no tags, and every scalar is text. `compose`, since PyYAML's `load` lets a repeated key pass.
         root = yaml.compose(content, Loader=yaml.BaseLoader)
         if root is None:
-            # Half of a change: exporter-toolkit would open the metrics to every client meanwhile.
+            # Somebody is writing it: exporter-toolkit would open the metrics to every client meanwhile.
             raise ValueError("the file is empty. Unset the variable if no rule is wanted")
         return _plain(root)
     except yaml.MarkedYAMLError as error:
@@ -126,7 +126,7 @@ def _plain(node: yaml.Node) -> Any:
 
 
 def _mapping(value: Any, keys: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """Return the mapping *value*, each item parsed by the function that *keys* has for it. An empty value is unset."""
+    """Return the mapping *value*, each item parsed by its function in *keys*. An empty value is unset."""
     if value == "":
         return {}
     if not isinstance(value, dict):
@@ -140,9 +140,14 @@ def _mapping(value: Any, keys: Mapping[str, Callable[[Any], Any]]) -> dict[str, 
                 found[key] = keys[key](item)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{key}: {error}") from None
-            except (KeyError, AttributeError):  # of `switch`
-                raise ValueError(f"{key}: neither true nor false") from None
     return found
+
+
+def _switch(value: Any) -> bool:
+    try:
+        return switch(value)
+    except (KeyError, AttributeError):
+        raise ValueError("neither true nor false") from None
 
 
 def _text(value: Any) -> str:
@@ -184,7 +189,7 @@ def _users(value: Any) -> Users | None:
     for name, text in value.items():
         try:
             usable = isinstance(text, str) and _HASH.fullmatch(text) is not None
-            # The library's own opinion, at the lowest cost (1 ms).
+            # bcrypt checks the form of the hash too: here at the lowest cost (1 ms).
             bcrypt.checkpw(b"", f"$2b$04${text[7:]}".encode())
         except ValueError:
             usable = False
@@ -203,8 +208,8 @@ def _rate_limit(value: Any) -> RateLimit | None:
 
 _SECTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "tls_server_config": lambda value: _mapping(value, _TLS),
-    # HTTP/2 is an offer, which a client need not take: wsgi_prom speaks HTTP/1.1 whether it is on or off.
-    "http_server_config": lambda value: _mapping(value, {"http2": switch, "headers": _headers}),
+    # HTTP/2 is an offer, which no client has to take: wsgi_prom speaks HTTP/1.1 whether it is on or off.
+    "http_server_config": lambda value: _mapping(value, {"http2": _switch, "headers": _headers}),
     "basic_auth_users": _users,
     "rate_limit": _rate_limit,
 }
@@ -212,7 +217,7 @@ _TLS: Final[dict[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("cert", "key", "client_ca", "cert_file", "key_file", "client_ca_file"), _text),
     **dict.fromkeys(("client_auth_type", "min_version", "max_version"), _text),
     **dict.fromkeys(("client_allowed_sans", "cipher_suites"), _texts),
-    "prefer_server_cipher_suites": switch,
+    "prefer_server_cipher_suites": _switch,
     "curve_preferences": _unsupported,
 }
 

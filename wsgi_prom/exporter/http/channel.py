@@ -1,9 +1,9 @@
 """
 One client's connection to the exporter: waitress' channel with deadlines, one request at a time, and TLS.
 
-1. Nothing that a client does or leaves undone keeps its connection beyond the deadline of its phase.
-2. A connection has at most one request in progress: what is sent after it in one go is dropped with the connection.
-3. The loop's thread never waits for a client, the handshake included.
+1. No client can keep its connection beyond the deadline of its phase: request, answer, or pause between two requests.
+2. A connection has at most one request in progress. Bytes that a client sends beyond it are dropped with the connection.
+3. The loop's thread never waits for a client, also not during the handshake of TLS.
 
 TLS is a non-blocking handshake and the same two calls, recv and send, in waitress' own loop. Tried instead: cheroot
 shakes hands in the loop that accepts, so that three silent connections kept a scrape waiting for 29.7 s. A relay in
@@ -30,21 +30,21 @@ from waitress.utilities import BadRequest
 
 from wsgi_prom.exporter.http import ARRIVAL
 
-# Seconds. A scrape's head is one packet, sent at once; counted from the connection or from the request's first byte.
+# Seconds from the connection, or from a request's first byte, to its last. The head of a scrape is one packet, sent at once.
 HEAD: Final = 10.0
-# Longer than the usual scrape intervals: Prometheus need not connect and shake hands for each scrape.
+# Seconds between two requests. Longer than the usual scrape intervals: Prometheus need not connect for each scrape.
 IDLE: Final = 120.0
-# The collection and the client's reading of it. Prometheus itself gives up after 10 s by default.
+# Seconds for the collection and for the client to read the page. Prometheus itself gives up after 10 s by default.
 ANSWER: Final = 120.0
 
 # Bytes of a page for one send: a longer piece is copied, and the kernel refuses most of it.
 _PIECE: Final = 65536
-# Bytes that the kernel keeps for each client, which doubles them. By default it would grow to 4 MB: a thousand clients
-# that do not read would hold 4 GB.
+# Bytes that the kernel may buffer for each client (it doubles them). Its own limit is 4 MB: 4 GB for a thousand clients that
+# do not read.
 _SEND_BUFFER: Final = 65536
 
-# Two expressions of waitress 3.0.2 need quadratic time to refuse a line: 16 KB of blanks, or of a target that something
-# else follows, held the loop for more than 5 s. These are linear, and checked first.
+# Two regular expressions of waitress 3.0.2 need quadratic time to refuse a line: 16 KB of blanks, or of a target that another
+# word follows, held the loop for more than 5 s. These two are linear, and the parser checks them first.
 _FIRST_LINE: Final = re.compile(rb"[^ ]+ [^ ]+(?: HTTP/[0-9]\.[0-9])?")
 _BLANKS: Final = re.compile(rb"[ \t]{64}")
 
@@ -66,10 +66,10 @@ class Parser(HTTPRequestParser):
         try:
             consumed = blank + int(super().received(data))
         except ValueError:
-            # By waitress 3.0.2 for a Content-Length of more than 4300 digits, and for `GET http://[`.
+            # waitress 3.0.2 raises it for a Content-Length of more than 4300 digits, and for `GET http://[`.
             self.error = BadRequest("The request cannot be understood.")
             consumed, self.completed = 0, True
-        # Send no 100 Continue: a client sends its body after a second all the same.
+        # No 100 Continue: a client that waits for it sends its body after a second all the same.
         self.expect_continue = False
         if not self.completed:
             return consumed
@@ -86,7 +86,7 @@ class Parser(HTTPRequestParser):
 
 
 class Task(WSGITask):
-    """The call of the application, which is told when the request arrived."""
+    """The call of the application, with the time at which the request arrived."""
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
@@ -102,21 +102,21 @@ class Channel(HTTPChannel):
     task_class = Task
     socket: Any  # None once closed
 
-    def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:  # noqa: A002
+    def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, **options: Any) -> None:
         self._since, self._allowed = time.monotonic(), HEAD
         self._handshake = isinstance(sock, ssl.SSLSocket)
         self._handshake_writes = False
-        # Two threads use the connection, the loop's and the one that answers; OpenSSL's is for one at a time.
+        # The loop's thread and the one that answers both use the connection, and OpenSSL's is for one thread at a time.
         self._io_lock = threading.Lock()
-        # The bytes of the file that is being sent. Other channels may be sending the same object.
+        # The page that is being sent. Other channels may be sending the same object.
         self.content: bytes | None = None
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        super().__init__(server, sock, addr, adj, map=map)
+        super().__init__(server, sock, addr, adj, **options)
         self.sendbuf_len = _PIECE
 
     @property
     def age(self) -> float:
-        """The share of its phase's time that has passed: 1 is all of it."""
+        """The share of its phase's time that has passed; 1 at the deadline."""
         return self.elapsed / self._allowed
 
     @property
@@ -125,7 +125,7 @@ class Channel(HTTPChannel):
         return time.monotonic() - self._since
 
     def sweep(self) -> None:
-        """Close the connection if its time is over. Call it in the loop, every second or so."""
+        """Close the connection if its time is over. Call it in the loop's thread, about once a second."""
         if self._allowed == ANSWER and not self.requests and not self.total_outbufs_len:
             self._enter(IDLE)
             self.content = None
@@ -133,8 +133,8 @@ class Channel(HTTPChannel):
             # Not waitress' will_close, which waits until the client takes bytes.
             self.handle_close()
 
-    # Waitress asks a channel too that was closed in this turn of the loop, and would poll its descriptor, which the next
-    # client may have by then: 1 of 200 new connections was closed (measured).
+    # Waitress also asks channels that were closed in this turn of the loop, and would poll their descriptors, which new
+    # clients may have by then: 1 of 200 new connections was closed (measured).
     def readable(self) -> bool:
         return self.socket is not None and bool(super().readable())
 
@@ -166,7 +166,7 @@ class Channel(HTTPChannel):
             super().handle_write()
 
     def handle_expt(self) -> None:
-        # Urgent data, which would wake the loop again and again if it is not read.
+        # Urgent data, which would wake the loop again and again until it is read.
         self.handle_close()
 
     def received(self, data: bytes) -> bool:
@@ -178,7 +178,7 @@ class Channel(HTTPChannel):
             self._enter(ANSWER)
         return taken
 
-    def send(self, data: bytes, do_close: bool = True) -> int:  # noqa: ARG002
+    def send(self, data: bytes, *_: object, **__: object) -> int:
         # do_close=False: the lock is held here. The loop closes the connection.
         try:
             with self._io_lock:
@@ -189,9 +189,8 @@ class Channel(HTTPChannel):
 
     def write_soon(self, data: Any) -> int:
         if isinstance(data, ReadOnlyFileBasedBuffer) and isinstance(data.file, io.BytesIO):
-            self.content = (
-                data.file.getvalue()
-            )  # the object that it was made of: CPython copies it only for a write
+            # The very object that app.py made it of: CPython copies it only for a write.
+            self.content = data.file.getvalue()
         written: int = super().write_soon(data)
         return written
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.app import ExporterApp, MetricsApp
-from wsgi_prom.exporter.http import listener
-from wsgi_prom.exporter.http.listener import Listening
+from wsgi_prom.exporter.http.listening import Listening
+from wsgi_prom.exporter.http.server import allowed_connections, make_server, scheme
 from wsgi_prom.exporter.process.lock import ExporterLock
 from wsgi_prom.exporter.process.serving import ServingProcess, loaded_files
 from wsgi_prom.exporter.process.supervisor import END_SIGNALS, Supervisor
@@ -44,13 +45,13 @@ def serve(
     target: Target | None = None,
 ) -> None:
     """
-    Serve the metrics of *path*, which are those of *target*, on *address*, until SIGTERM or SIGINT.
+    Serve the metrics of the directory *path*, which are those of *target*, on *address*, until SIGTERM or SIGINT.
 
     Returns at once if the directory has an exporter already, unless it is to *replace* that one, and if the server has since
-    started another *launch*. With *parent*, the pid of the server's master, it is supervised, waits for an address that is in
-    use, and ends with the server, whose directory is then removed. *inherited* is the descriptor of a socket that listens on
-    *address*, in a process that holds the exporter lock. Call it in the main thread, as the only one. Raises SettingError,
-    DirectoryError, AddressInUseError.
+    started another *launch*. With *parent*, the pid of the server's master, the exporter is supervised, waits for an address
+    that is in use, and ends with the server, whose directory it then removes. *inherited* is the descriptor of a socket that
+    listens on *address*, in a process that holds the exporter lock. Call it in the main thread, as the only one. Raises
+    SettingError, DirectoryError, AddressInUseError.
     """
     if parent is not None and _left_nothing(path, parent):
         return
@@ -58,7 +59,6 @@ def serve(
     lock = ExporterLock(path, directory.prepare(path), launch)
     try:
         metrics = MetricsApp(path, settings=settings, target=target)
-        app, admission = ExporterApp(metrics), listener.Admission(metrics.access)
     except SettingError:
         if replace:
             # As at a start: a page for which a token was configured must not go on without one.
@@ -70,37 +70,59 @@ def serve(
         if not lock.superseded():
             _log_other(lock, replace=replace and inherited is None)
         return
+    exporter = _Exporter(lock, metrics, address, settings.socket_mode)
+    if parent is None:
+        exporter.serve()
+    else:
+        exporter.supervise(MasterWatch(parent, lock.servers), inherited)
 
-    def listen() -> Listening:
-        listening = Listening(address, settings.socket_mode)
-        listener.warn(listening.socket, settings, metrics.access)
-        log.info("metrics at %s (of the directory %s)", listening.url(admission.scheme), path)
+
+class _Exporter:
+    """Serves *metrics* on *address* in the process that holds *lock*."""
+
+    def __init__(self, lock: ExporterLock, metrics: MetricsApp, address: Address, socket_mode: int) -> None:
+        self._lock = lock
+        self._metrics = metrics
+        self._address = address
+        self._socket_mode = socket_mode
+        self._connections = allowed_connections()
+        self._files = loaded_files()
+
+    def serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        self._answer(self._listen())
+
+    def supervise(self, master: MasterWatch, inherited: int | None) -> None:
+        listening = None if inherited is None else Listening(self._address, inherited=inherited)
+        supervisor = ProcessWatch(os.getpid())
+        Supervisor(
+            self._lock, master, self._listen, lambda listening: self._answer(listening, supervisor, master)
+        ).run(listening)
+
+    def _listen(self) -> Listening:
+        access = self._metrics.access
+        listening = Listening(self._address, self._socket_mode)
+        if listening.socket.family != socket.AF_UNIX:
+            access.log_who_can_read(*listening.socket.getsockname()[:2])
+        log.info("metrics at %s (of the directory %s)", listening.url(scheme(access)), self._lock.path)
         return listening
 
-    files = loaded_files()
-
-    def answer(
-        listening: Listening, supervisor: ProcessWatch | None = None, master: MasterWatch | None = None
+    def _answer(
+        self,
+        listening: Listening,
+        supervisor: ProcessWatch | None = None,
+        master: MasterWatch | None = None,
     ) -> None:
-        server = listener.server(app, listening.socket.dup(), admission)
-        ServingProcess(lock, listening, server, files, supervisor, master).run()
-
-    if parent is None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-        answer(listen())
-        return
-    master = MasterWatch(parent, lock.servers)
-    supervisor = ProcessWatch(os.getpid())
-    Supervisor(lock, master, listen, lambda listening: answer(listening, supervisor, master)).run(
-        None if inherited is None else Listening(address, inherited=inherited)
-    )
+        app = ExporterApp(self._metrics)
+        server = make_server(app, listening.socket.dup(), self._metrics.access, self._connections)
+        ServingProcess(self._lock, listening, server, self._files, supervisor, master).run()
 
 
 def _log_other(lock: ExporterLock, *, replace: bool) -> None:
     if replace:
         log.warning(
-            "the exporter of %s (pid %s) cannot be replaced: it runs as another user or in another pid namespace, "
-            "and goes on with the settings that it has. Restart it",
+            "the exporter of %s (pid %s) cannot be replaced, since it runs as another user or in another pid namespace: it "
+            "keeps its former settings. Restart it",
             lock.path, lock.holder() or "unknown",
         )  # fmt: skip
     else:

@@ -26,7 +26,7 @@ from wsgi_prom.exporter.process.supervisor import END_SIGNALS
 from wsgi_prom.merge.folding import Folding
 
 if TYPE_CHECKING:
-    from wsgi_prom.exporter.http.listener import Listening
+    from wsgi_prom.exporter.http.listening import Listening
     from wsgi_prom.exporter.process.lock import ExporterLock
     from wsgi_prom.exporter.process.watch import MasterWatch, ProcessWatch
 

@@ -21,13 +21,13 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from wsgi_prom.exporter.http.listener import AddressInUseError
+from wsgi_prom.exporter.http.listening import AddressInUseError
 from wsgi_prom.exporter.process.watch import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.exporter.http.listener import Listening
+    from wsgi_prom.exporter.http.listening import Listening
     from wsgi_prom.exporter.process.lock import ExporterLock
     from wsgi_prom.exporter.process.watch import MasterWatch
 
