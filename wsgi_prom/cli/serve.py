@@ -74,16 +74,11 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         )
     if arguments.parent is None:
         _wait_for(path)
+    target = Target(arguments.application or settings.app or "", arguments.server)
     serve(
-        path,
-        settings.bind,
-        parent=arguments.parent,
-        replace=arguments.replace,
+        path, settings.bind, settings, target, parent=arguments.parent, replace=arguments.replace, launch=arguments.launch,
         inherited=arguments.socket,
-        launch=arguments.launch,
-        settings=settings,
-        target=Target(arguments.application or settings.app or "", arguments.server),
-    )
+    )  # fmt: skip
     return 0
 
 

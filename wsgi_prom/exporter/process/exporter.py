@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import SettingError
@@ -20,15 +21,14 @@ from wsgi_prom.exporter.http.server import allowed_connections, make_server, sch
 from wsgi_prom.exporter.process.lock import ExporterLock
 from wsgi_prom.exporter.process.serving import ServingProcess, loaded_files
 from wsgi_prom.exporter.process.supervisor import END_SIGNALS, Supervisor
-from wsgi_prom.exporter.process.watch import MasterWatch, ProcessWatch
-from wsgi_prom.settings import Settings
+from wsgi_prom.exporter.process.watch import MasterWatch, exists
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.exporter.target import Target
-    from wsgi_prom.settings import Address
+    from wsgi_prom.settings import Address, Settings
 
 log = logging.getLogger("wsgi_prom")
 
@@ -36,13 +36,13 @@ log = logging.getLogger("wsgi_prom")
 def serve(
     path: Path,
     address: Address,
+    settings: Settings,
+    target: Target,
     *,
     parent: int | None = None,
     replace: bool = False,
     launch: int | None = None,
     inherited: int | None = None,
-    settings: Settings | None = None,
-    target: Target | None = None,
 ) -> None:
     """
     Serve the metrics of the directory *path*, which are those of *target*, on *address*, until SIGTERM or SIGINT.
@@ -55,7 +55,6 @@ def serve(
     """
     if parent is not None and _left_nothing(path, parent):
         return
-    settings = settings or Settings()
     lock = ExporterLock(path, directory.prepare(path), launch)
     try:
         metrics = MetricsApp(path, settings=settings, target=target)
@@ -66,56 +65,44 @@ def serve(
         raise
     take = lock.take_over if replace else lock.take
     # The program that this process was before held the lock, unless the kernel dropped it at the exec.
-    if not (take() if inherited is None else lock.share()):
-        if not lock.superseded():
-            _log_other(lock, replace=replace and inherited is None)
-        return
-    exporter = _Exporter(lock, metrics, address, settings.socket_mode)
-    if parent is None:
-        exporter.serve()
-    else:
-        exporter.supervise(MasterWatch(parent, lock.servers), inherited)
+    if take() if inherited is None else lock.share():
+        _run(lock, metrics, address, settings.socket_mode, parent, inherited)
+    elif not lock.superseded():
+        _log_other(lock, replace=replace and inherited is None)
 
 
-class _Exporter:
-    """Serves *metrics* on *address* in the process that holds *lock*."""
+def _run(
+    lock: ExporterLock,
+    metrics: MetricsApp,
+    address: Address,
+    mode: int,
+    parent: int | None,
+    inherited: int | None,
+) -> None:
+    """Serve *metrics* in the process that holds *lock*."""
+    access, connections, files = metrics.access, allowed_connections(), loaded_files()
 
-    def __init__(self, lock: ExporterLock, metrics: MetricsApp, address: Address, socket_mode: int) -> None:
-        self._lock = lock
-        self._metrics = metrics
-        self._address = address
-        self._socket_mode = socket_mode
-        self._connections = allowed_connections()
-        self._files = loaded_files()
-
-    def serve(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-        self._answer(self._listen())
-
-    def supervise(self, master: MasterWatch, inherited: int | None) -> None:
-        listening = None if inherited is None else Listening(self._address, inherited=inherited)
-        supervisor = ProcessWatch(os.getpid())
-        Supervisor(
-            self._lock, master, self._listen, lambda listening: self._answer(listening, supervisor, master)
-        ).run(listening)
-
-    def _listen(self) -> Listening:
-        access = self._metrics.access
-        listening = Listening(self._address, self._socket_mode)
+    def listen() -> Listening:
+        listening = Listening(address, mode)
         if listening.socket.family != socket.AF_UNIX:
             access.log_who_can_read(*listening.socket.getsockname()[:2])
-        log.info("metrics at %s (of the directory %s)", listening.url(scheme(access)), self._lock.path)
+        log.info("metrics at %s (of the directory %s)", listening.url(scheme(access)), lock.path)
         return listening
 
-    def _answer(
-        self,
-        listening: Listening,
-        supervisor: ProcessWatch | None = None,
-        master: MasterWatch | None = None,
+    def answer(
+        listening: Listening, supervisor: int | None = None, master: MasterWatch | None = None
     ) -> None:
-        app = ExporterApp(self._metrics)
-        server = make_server(app, listening.socket.dup(), self._metrics.access, self._connections)
-        ServingProcess(self._lock, listening, server, self._files, supervisor, master).run()
+        server = make_server(ExporterApp(metrics), listening.socket.dup(), access, connections)
+        ServingProcess(lock, listening, server, files, supervisor, master).run()
+
+    if parent is None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        answer(listen())
+        return
+    master = MasterWatch(parent, lock.servers)
+    serve_as_child = partial(answer, supervisor=os.getpid(), master=master)
+    listening = None if inherited is None else Listening(address, inherited=inherited)
+    Supervisor(lock, master, listen, serve_as_child).run(listening)
 
 
 def _log_other(lock: ExporterLock, *, replace: bool) -> None:
@@ -131,7 +118,4 @@ def _log_other(lock: ExporterLock, *, replace: bool) -> None:
 
 def _left_nothing(path: Path, parent: int) -> bool:
     """Return whether the server *parent* has ended, and removed its directory, before its exporter came up."""
-    master = ProcessWatch(parent)
-    ended = master.ended()
-    master.close()
-    return ended and directory.temporary(path) and not os.path.lexists(path)
+    return not exists(parent) and directory.temporary(path) and not os.path.lexists(path)

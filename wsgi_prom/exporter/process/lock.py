@@ -1,10 +1,9 @@
 """
 The lock that allows one exporter per directory.
 
-1. An exporter takes the lock exclusively. Its supervisor and its serving process share it from then on, so that it has
-   an owner whichever of them is killed. A process that ends in order releases it as soon as it no longer listens.
-2. The directory is the one that has the path now. If it was removed and made again, its lock file is another one, and
-   the exporter takes the lock there too.
+1. An exporter takes the lock exclusively. From then on its supervisor and its serving process share it, so that the lock is
+   held whichever of them is killed. A process that is told to end releases it as soon as it no longer listens.
+2. If the directory was removed and made again, it has another lock file: the exporter takes the lock there too.
 """
 
 from __future__ import annotations
@@ -33,15 +32,15 @@ class ExporterLock:
     """
     The exporter lock of the directory *path*, whose lock file is *lock_file*.
 
-    *launch* is the number that the server gave this exporter, None for one that was started by hand: an exporter of a
-    later launch may take the lock from one that has not come up yet. A forked child does not hold the lock until it calls
-    `keep`. For one thread of a process at a time.
+    *launch* is the number that the server gave this exporter, None for one that was started by hand. An exporter does not take
+    the lock once the server has started a later one. A forked child does not hold the lock until it calls `keep`. For one
+    thread of a process at a time.
     """
 
     def __init__(self, path: Path, lock_file: Locks, launch: int | None = None) -> None:
         self.path = path
         self._launch = launch
-        # A server that was there before the directory was made again holds its byte in the first file.
+        # All of them: a server that started before the directory was made again holds its byte in a former file.
         self._lock_files = [lock_file]
         self._presence = Presence()
 
@@ -57,7 +56,7 @@ class ExporterLock:
         """Take the lock. False if the directory has an exporter, or this one is superseded."""
         if self.superseded() or not self._lock_file.acquire(locks.EXPORTER):
             return False
-        # Once more: a server that called this exporter off before it had the lock did not see it as a holder.
+        # Again: a server that called this exporter off before it had the lock did not see it as a holder.
         if self.superseded():
             self.release()
             return False
@@ -71,8 +70,7 @@ class ExporterLock:
         """
         Send SIGTERM to the exporter that holds the lock, and take the lock when it is released.
 
-        Returns False if that exporter cannot be signalled, since it runs in another pid namespace or as another user, and
-        if this one is superseded.
+        False if that exporter cannot be signalled (another pid namespace, another user), or if this one is superseded.
         """
         deadline = time.monotonic() + _TAKE_OVER_SECONDS
         signalled: set[int] = set()
@@ -83,8 +81,8 @@ class ExporterLock:
             holder = self.holder()
             if holder == 0:
                 return False
-            # The other process of the same exporter shows up when the first has released its share. SIGKILL also ends
-            # a process that is stopped.
+            # The exporter's second process shows as the holder once the first has released its share. SIGKILL also ends a
+            # stopped process.
             if holder is not None and (late or holder not in signalled):
                 signalled.add(holder)
                 try:
@@ -110,10 +108,10 @@ class ExporterLock:
         """
         Hold the lock in the directory that has the path now, and keep systemd-tmpfiles out of it.
 
-        Each process of the exporter calls it once a second (a dozen system calls). It makes no directory that is missing,
-        since that may be gone for good with its server. Never raises.
+        Each process of the exporter calls it once a second (a dozen system calls). It does not make a missing directory, which
+        may be gone for good with its server. Never raises.
         """
-        # Nothing is written to a directory that belongs to another user by now.
+        # `opened` refuses a directory that belongs to another user by now.
         with suppress(OSError, DirectoryError), directory_files.opened(self.path, os.geteuid()) as folder:
             found = Locks.within(folder, self.path)
             if found is not self._lock_file:
@@ -123,7 +121,7 @@ class ExporterLock:
             self.share()
 
     def keep_at_exec(self) -> None:
-        """Have the program that this process executes next hold the lock too. Raises OSError."""
+        """Let the program that this process executes next hold the lock. Raises OSError."""
         self._lock_file.keep_at_exec()
 
     def remove_directory(self) -> None:

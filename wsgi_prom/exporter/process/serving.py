@@ -1,8 +1,8 @@
 """
 The serving process: answers scrapes until SIGTERM, or until its supervisor dies, whose place it then takes.
 
-1. Waitress' loop runs in the main thread, one turn at a time; whatever concerns the loop happens between two turns.
-2. Signals are blocked but during the loop, so that one that comes earlier or later is kept: at an exec for the next program.
+1. The main thread runs waitress' loop, one turn at a time. Between two turns, at least once a second, it looks at the rest.
+2. Signals are blocked except during the loop, so that none is lost, and a pending one passes through an exec.
 3. If the supervisor dies, this process finishes the requests that have begun, and executes its own command again with the
    listening socket and the exporter lock: it becomes a supervisor, which forks a serving process. Clients that connect
    meanwhile wait in the backlog. (Linux before 5.11 drops the lock at the exec of a process with threads: another exporter that
@@ -19,16 +19,17 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.process.supervisor import END_SIGNALS
 from wsgi_prom.merge.folding import Folding
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsgi_prom.exporter.http.listening import Listening
     from wsgi_prom.exporter.process.lock import ExporterLock
-    from wsgi_prom.exporter.process.watch import MasterWatch, ProcessWatch
+    from wsgi_prom.exporter.process.watch import MasterWatch
 
 log = logging.getLogger("wsgi_prom")
 
@@ -41,8 +42,9 @@ class ServingProcess:
     """
     Answers scrapes with *server*, a waitress server of its own copy of the *listening* socket.
 
-    *files* are the `loaded_files` of when the exporter started. Without a *supervisor*, and so without a *master*, it serves
-    until SIGTERM or SIGINT. Make it with `END_SIGNALS` blocked: a thread that took a signal would not wake the main one.
+    *files* are the `loaded_files` of when the exporter started. *supervisor* is the pid of its parent, and *master* the server's
+    master. Without them it serves until SIGTERM or SIGINT. Make it with `END_SIGNALS` blocked: a thread that took a signal would
+    not wake the main one.
     """
 
     def __init__(
@@ -51,46 +53,42 @@ class ServingProcess:
         listening: Listening,
         server: Any,
         files: dict[str, tuple[int, int]],
-        supervisor: ProcessWatch | None = None,
+        supervisor: int | None = None,
         master: MasterWatch | None = None,
     ) -> None:
         self._lock = lock
         self._listening = listening
         self._server = server
-        # The process at whose end this one stops serving.
-        self._watched: ProcessWatch | MasterWatch | None = supervisor
+        self._files = files
+        self._supervisor = supervisor
         self._master = master
         self._told_to_end = False
-        self._files = files
 
     def run(self) -> None:
         """Serve until this process is told to end. Call it in the main thread; `END_SIGNALS` are blocked when it returns."""
         for number in END_SIGNALS:
             signal.signal(number, self._end)
         threading.Thread(target=_fold, args=(self._lock.path,), daemon=True).start()
-        self._serve()
-        if not self._told_to_end and self._watched is not self._master:
+        self._serve(self._is_orphan)
+        if self._is_orphan() and self._master is not None and not self._told_to_end:
             self._become_supervisor()
-            self._watched = self._master
-            self._serve()
+            # It could not: it serves on without one.
+            self._serve(self._master.ended)
         self._stop_listening()
         self._finish_requests()
+
+    def _is_orphan(self) -> bool:
+        return self._supervisor is not None and os.getppid() != self._supervisor
 
     def _end(self, *_: object) -> None:
         self._told_to_end = True
         self._server.pull_trigger()
 
-    def _serve(self) -> None:
-        """Serve until this process is told to end, or the watched one has ended."""
-        watched = self._watched
-        if watched is not None and watched.fd is not None:
-            # Wakes the loop when it becomes readable.
-            self._server._map[watched.fd] = SimpleNamespace(
-                readable=lambda: True, writable=lambda: False, handle_read_event=lambda: None
-            )
+    def _serve(self, is_over: Callable[[], bool]) -> None:
+        """Serve until this process is told to end, or *is_over* says so."""
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
-            while not (self._told_to_end or (watched and watched.ended())):
+            while not (self._told_to_end or is_over()):
                 self._lock.keep()
                 self._turn(_KEEP_SECONDS)
                 if not self._server.accepting:
@@ -98,8 +96,6 @@ class ServingProcess:
                     raise RuntimeError("waitress has closed its listener")
         finally:
             signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-            if watched is not None and watched.fd is not None:
-                self._server._map.pop(watched.fd, None)
 
     def _turn(self, seconds: float) -> None:
         """Handle the events that are there, or the first that comes within *seconds*."""
@@ -117,19 +113,17 @@ class ServingProcess:
         """Answer the requests that have begun, for a bounded time, and accept no more connections."""
         self._server.accepting = False
         deadline = time.monotonic() + _FINISH_SECONDS
-        while any(map(_is_busy, self._server.active_channels.values())):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
+        channels = self._server.active_channels
+        while any(map(_is_busy, channels.values())) and (left := deadline - time.monotonic()) > 0:
             self._turn(left)
 
     def _become_supervisor(self) -> None:
-        """Execute this process's command again, as a supervisor. Returns only if it cannot be executed as it was."""
+        """Execute this process's command again, as a supervisor. Returns only if the command's files have changed."""
         log.warning("the exporter's supervisor has died; pid %d becomes the supervisor", os.getpid())
         if not self._files.items() <= loaded_files().items():
             log.error(
-                "the exporter cannot be executed again, since its modules have been replaced or removed. It serves on, but does "
-                "not come back after another kill. Restart the server"
+                "the exporter cannot be executed again, since its modules have been replaced or removed. It serves on, but nothing "
+                "restarts it after another kill. Restart the server"
             )
             return
         self._finish_requests()
@@ -143,26 +137,18 @@ class ServingProcess:
 
 
 def loaded_files() -> dict[str, tuple[int, int]]:
-    """Return the state of each file that this program was loaded from, and is still there."""
+    """Return inode and time of change of each file that this program was loaded from, and that is still there."""
     found = {}
-    for path in {
-        sys.executable,
-        *(getattr(module, "__file__", None) or "" for module in sys.modules.values()),
-    }:
+    for path in [sys.executable, *(getattr(module, "__file__", None) for module in sys.modules.values())]:
         with suppress(OSError):
-            status = Path(path).stat()
-            found[path] = status.st_ino, status.st_mtime_ns
+            status = Path(path or "").stat()
+            found[str(path)] = status.st_ino, status.st_mtime_ns
     return found
 
 
 def _is_busy(channel: Any) -> bool:
-    # The last: connected, and nothing heard yet.
-    return bool(
-        channel.requests
-        or channel.request
-        or channel.total_outbufs_len
-        or channel.last_activity == channel.creation_time
-    )
+    connected_just_now = channel.last_activity == channel.creation_time
+    return bool(channel.requests or channel.request or channel.total_outbufs_len or connected_just_now)
 
 
 def _fold(path: Path) -> None:

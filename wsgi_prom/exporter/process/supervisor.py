@@ -3,18 +3,19 @@ The supervisor: starts the serving process, restarts it when it dies, ends it wh
 
 1. The supervisor has one thread, since it forks. It holds the listening socket and does not use it: a client that
    connects while no serving process runs waits in the backlog.
-2. A serving process that ends in order ends the exporter. After any other end, SIGKILL included, it is restarted.
+2. If the serving process exits with status 0, so does the supervisor. After any other end, SIGKILL included, it starts another.
 3. If the supervisor dies, the serving process becomes a supervisor (serving.py).
 4. The exit status is 0 or 1. gunicorn takes a child's 3 or 4 for a worker that cannot boot, and stops; in a container
    whose process 1 is gunicorn, every orphan is its child.
 
-The supervisor costs 5.5 MB: of 29 MB each, the two processes share all but the 5 MB that reference counts were written to.
+The supervisor costs 5.5 MB: each process has 29 MB, of which they share all but the pages that reference counts were written to.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import time
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-# The signals that end the exporter in order. They stay blocked but while a process waits, so that none is lost.
+# The signals that end the exporter in order. A process unblocks them only while it waits, so that none is lost at a fork or exec.
 END_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 # The pauses between attempts to listen: another exporter may be about to release the address, or an interface may come up.
@@ -42,20 +43,19 @@ _LAST_LISTEN_PAUSE_SECONDS: Final = 5.0
 _KEEP_SECONDS: Final = 1.0
 # Longer than the serving process takes for its last scrapes. A stopped process does not handle SIGTERM.
 _END_SECONDS: Final = 6.0
-# A serving process that lived longer did not fail at its start. For others the pauses before the next start grow, up to one
-# that is no load (a fork takes 5 ms) and shorter than Prometheus waits for an answer (10 s).
+# A serving process that lived longer did not fail at its start.
 _SETTLED_SECONDS: Final = 5.0
-_FIRST_RESTART_PAUSE_SECONDS: Final = 0.05
-_LAST_RESTART_PAUSE_SECONDS: Final = 0.5
+# Between failed starts. That is no load (a fork takes 5 ms), and shorter than Prometheus waits for an answer (10 s).
+_RESTART_PAUSE_SECONDS: Final = 0.5
 
 
 class Supervisor:
     """
-    Keeps a serving process running until *master* ends or SIGTERM comes.
+    Keeps a serving process running until *master* ends, or a signal of END_SIGNALS comes.
 
-    The calling process holds *lock*. *listen* returns the listening socket, and is called again while it raises
-    AddressInUseError. *serve* answers scrapes in a forked child, and returns when that was told to end. *clock* tells
-    in seconds how long a serving process has lived.
+    The calling process holds *lock*. *listen* returns the listening socket; the supervisor calls it again while it raises
+    AddressInUseError. *serve* answers scrapes in a forked child until that is told to end. *clock*, in seconds, measures
+    how long a serving process has lived.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Supervisor:
         self._told_to_end = False
         # How many serving processes in a row died soon after their start.
         self._failures = 0
-        # Signals are written to this pipe, so that none is missed between a check and a wait.
+        # Python writes each signal to this pipe, so that none is missed between a check and a wait.
         self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self, inherited: Listening | None = None) -> None:
@@ -105,14 +105,14 @@ class Supervisor:
                         "%s The application is served without metrics; retrying every %d s",
                         error, _LAST_LISTEN_PAUSE_SECONDS,
                     )  # fmt: skip
-            self._pause(pause)
+            self._wait_for(None, pause)
             pause = min(2 * pause, _LAST_LISTEN_PAUSE_SECONDS)
         return None
 
     def _supervise(self, listening: Listening) -> None:
         while not self._is_over():
             started = self._clock()
-            # The child's collections then touch nothing that both share, which would copy it.
+            # The child's garbage collections then write to no page that both share, which would copy it.
             gc.collect()
             gc.freeze()
             try:
@@ -135,7 +135,7 @@ class Supervisor:
         try:
             signal.set_wakeup_fd(-1)
             self._serve(listening)
-            # The supervisor does so too, unless it is killed before.
+            # The supervisor does so too, unless it is killed first.
             self._clean_up()
             status = 0
         except BaseException:
@@ -143,13 +143,18 @@ class Supervisor:
                 log.exception("the exporter's serving process failed")
         os._exit(status)
 
-    def _wait_for(self, child: int) -> int | None:
-        """Return the exit status of *child*, below 0 for a signal; None when the exporter is to end."""
-        while not self._is_over():
-            status = _status(child)
+    def _wait_for(self, child: int | None, seconds: float = math.inf) -> int | None:
+        """
+        Hold the lock until *child* has ended, *seconds* have passed, or the exporter is to end.
+
+        Returns the exit status of *child*, below 0 for a signal; None if it runs.
+        """
+        deadline = time.monotonic() + seconds
+        while not self._is_over() and (left := deadline - time.monotonic()) > 0:
+            status = None if child is None else _status(child)
             if status is not None:
                 return status
-            self._wait(_KEEP_SECONDS)
+            self._wait(min(left, _KEEP_SECONDS))
             self._lock.keep()
         return None
 
@@ -185,19 +190,11 @@ class Supervisor:
             return
         if self._failures == 2:
             log.error(
-                "the exporter's serving process %s, again within seconds of its start; it is restarted after pauses of up to "
-                "%.1f s. Further failures are not logged until it lives longer",
-                what, _LAST_RESTART_PAUSE_SECONDS,
+                "the exporter's serving process %s, again within seconds of its start; it is restarted every %.1f s. Further "
+                "failures are not logged until it lives longer",
+                what, _RESTART_PAUSE_SECONDS,
             )  # fmt: skip
-        pause = _FIRST_RESTART_PAUSE_SECONDS * 2 ** min(self._failures - 2, 10)
-        self._pause(min(pause, _LAST_RESTART_PAUSE_SECONDS))
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for *seconds*, or until the exporter is to end."""
-        deadline = time.monotonic() + seconds
-        while not self._is_over() and time.monotonic() < deadline:
-            self._wait(min(deadline - time.monotonic(), _KEEP_SECONDS))
-            self._lock.keep()
+        self._wait_for(None, _RESTART_PAUSE_SECONDS)
 
     def _wait(self, seconds: float) -> None:
         """Wait for a signal, the end of the master, or *seconds*."""
@@ -219,7 +216,5 @@ def _status(child: int) -> int | None:
 def _describe(child: int, status: int) -> str:
     if status > 0:
         return f"(pid {child}) ended with status {status}"
-    try:
-        return f"(pid {child}) was ended by {signal.Signals(-status).name}"
-    except ValueError:
-        return f"(pid {child}) was ended by signal {-status}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"(pid {child}) was ended by {names.get(-status, f'signal {-status}')}"

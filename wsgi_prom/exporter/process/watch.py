@@ -1,4 +1,4 @@
-"""Watch for the end of other processes: the server's master, the exporter's supervisor."""
+"""Watch for the end of the server's master, and signal and wait for processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 class ProcessWatch:
     """
-    Tells whether the process *pid* has ended; a later process with the same pid is not mistaken for it.
+    Tells whether the process *pid*, which need not be a child, has ended. A later process with the same pid does not count.
 
-    The process need not be a child. A forked child of the caller can go on using the object.
+    Works in forked children of the caller too.
     """
 
     def __init__(self, pid: int) -> None:
@@ -32,7 +32,7 @@ class ProcessWatch:
 
     def ended(self) -> bool:
         if self.fd is None:
-            return self._ended or self._pid < 1 or not _exists(self._pid)
+            return self._ended or not exists(self._pid)
         return wait([self.fd], 0)
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ class MasterWatch:
     Tells whether the server has ended: its master *pid*, and every other master of the directory.
 
     gunicorn's USR2 starts a second arbiter in the same directory, which goes on when the first one ends. *others* returns
-    the pids of such masters, 0 for one in another pid namespace, whose end shows only in *others*.
+    the pids of such masters; 0 stands for one in another pid namespace, whose end shows only in *others*.
     """
 
     def __init__(self, pid: int, others: Callable[[], Iterable[int]]) -> None:
@@ -81,12 +81,12 @@ def wait(descriptors: list[int], seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def _exists(pid: int) -> bool:
-    # Not by /proc, which may hide the processes of other users (hidepid).
+def exists(pid: int) -> bool:
+    """Tell whether a process has *pid*. Not by /proc, which may hide the processes of other users (hidepid)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    return pid > 0
