@@ -17,8 +17,8 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from webob import Request
 
 from wsgi_prom import MetricsApp
-from wsgi_prom.exporter.http import ARRIVAL
 from wsgi_prom.exporter.page_cache import Pages
+from wsgi_prom.exporter.responses import ARRIVAL
 from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:

@@ -1,4 +1,8 @@
-"""The metrics as WSGI applications: one that answers with the page, and the exporter with its paths."""
+"""
+The metrics as WSGI applications: one that answers every path with the page, and the exporter with its paths.
+
+A client chooses format, compression and filter by the headers Accept and Accept-Encoding and by `name[]` in the query.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ from prometheus_client import REGISTRY
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT
-from wsgi_prom.exporter.http import ARRIVAL
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import (
+    ARRIVAL,
     Request,
     Response,
     create_accept_encoding_header,
@@ -58,7 +62,7 @@ class MetricsApp:
     *directory* is the shared one, by default the one that the process records into. *registry* holds the metrics of
     this process, shown only if no directory is shared. *settings*, by default those of the environment, say who may read
     the metrics: WSGI_PROM_ALLOW, WSGI_PROM_TOKEN_FILE, and the users of WSGI_PROM_WEB_CONFIG. The rest of that file is
-    for the exporter: here the application's own server does TLS, headers and limits. *target* says whose metrics they
+    for the exporter: here the application's own server sets TLS, headers and limits. *target* says whose metrics they
     are. Raises SettingError. Thread and fork safe.
     """
 
@@ -74,7 +78,7 @@ class MetricsApp:
         self._target = target or Target(settings.app or "")
         self._directory = directory
         self._registry = registry
-        # By path and process: in a forked child a lock may be held by a thread that only the parent has.
+        # By directory and process: in a forked child, a thread that only the parent has may hold the pages' lock.
         self._pages: dict[tuple[Path | None, int], Pages] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -86,7 +90,7 @@ class MetricsApp:
         return response(environ, start_response)
 
     def respond(self, request: Request) -> Response:
-        """Return the page for *request*, without a look at who sent it."""
+        """Return the page for *request*, whoever sent it."""
         arrival = request.environ.get(ARRIVAL, time.monotonic())
         wrong_method = _wrong_method(request)
         if wrong_method is not None:
@@ -110,7 +114,7 @@ class MetricsApp:
             content = page.compressed
             response.content_encoding = "gzip"
         if ARRIVAL in request.environ:
-            # The exporter's server sends a file from where it is: clients that read one page slowly share its bytes.
+            # The exporter's server does not copy a file: clients that read the same page slowly share its bytes.
             response.app_iter = request.environ["wsgi.file_wrapper"](io.BytesIO(content))
             response.content_length = len(content)
         else:
@@ -118,7 +122,7 @@ class MetricsApp:
         return response
 
     def ready(self) -> Response:
-        """Tell whether the directory can be read. No page is made: others choose how often they probe."""
+        """Tell whether the directory can be read, without a collection: a probe may come at any rate."""
         path = self._directory or current_slot.directory
         try:
             if path is not None:
@@ -141,7 +145,7 @@ class ExporterApp:
     """
     The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
 
-    `/-/healthy` needs no secret: it tells nothing and costs nothing, and many supervisors cannot send one.
+    `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing.
     """
 
     def __init__(self, metrics: MetricsApp) -> None:
@@ -159,18 +163,14 @@ class ExporterApp:
         return response(environ, start_response)
 
     def _respond(self, request: Request) -> Response:
-        path = request.environ.get("PATH_INFO", "")
-        if path not in {"/metrics", "/-/healthy", "/-/ready"}:
-            return plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
-        refusal = None if path == "/-/healthy" else self._metrics.access.refusal(request)
-        if refusal is not None:
-            return refusal
+        path, metrics = request.environ.get("PATH_INFO", ""), self._metrics
         if path == "/metrics":
-            return self._metrics.respond(request)
-        wrong_method = _wrong_method(request)
-        if wrong_method is not None:
-            return wrong_method
-        return self._metrics.ready() if path == "/-/ready" else plain(200, "healthy\n")
+            return metrics.access.refusal(request) or metrics.respond(request)
+        if path == "/-/ready":
+            return metrics.access.refusal(request) or _wrong_method(request) or metrics.ready()
+        if path == "/-/healthy":
+            return _wrong_method(request) or plain(200, "healthy\n")
+        return plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
 
 
 def _wrong_method(request: Request) -> Response | None:
@@ -188,13 +188,11 @@ def _negotiate(request: Request) -> str:
 
 
 def _wants_gzip(request: Request) -> bool:
-    header = _short(request, "Accept-Encoding")
-    if header is None:
-        return False
+    header = _short(request, "Accept-Encoding") or "identity"
     offers = create_accept_encoding_header(header).acceptable_offers(["gzip", "identity"])
     return bool(offers) and offers[0][0] == "gzip"
 
 
-def _short(request: Request, name: str) -> str | None:
-    header: str | None = request.headers.get(name)
-    return header if header is not None and len(header) <= _LONGEST_HEADER else None
+def _short(request: Request, name: str) -> str:
+    header: str = request.headers.get(name, "")
+    return header if len(header) <= _LONGEST_HEADER else ""

@@ -1,8 +1,9 @@
-"""WebOb's requests and responses, imported in one place."""
+"""WebOb's requests and responses, imported in one place, and the time at which a request arrived."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Final
 
 with warnings.catch_warnings():
     # WebOb 1.8 imports cgi, which Python 3.11 and 3.12 deprecate: an error for a user whose warnings are errors.
@@ -10,7 +11,11 @@ with warnings.catch_warnings():
     from webob import Request, Response
     from webob.acceptparse import create_accept_encoding_header, create_accept_header
 
-__all__ = ("Request", "Response", "create_accept_encoding_header", "create_accept_header", "plain")
+__all__ = ("ARRIVAL", "Request", "Response", "create_accept_encoding_header", "create_accept_header", "plain")
+
+
+# The key in environ of the time (time.monotonic) at which the whole request had arrived. Only the exporter's server sets it.
+ARRIVAL: Final = "wsgi_prom.arrival"
 
 
 def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:

@@ -28,7 +28,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import WSGITask
 from waitress.utilities import BadRequest
 
-from wsgi_prom.exporter.http import ARRIVAL
+from wsgi_prom.exporter.responses import ARRIVAL
 
 # Seconds from the connection, or from a request's first byte, to its last. The head of a scrape is one packet, sent at once.
 HEAD: Final = 10.0

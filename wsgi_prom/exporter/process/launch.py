@@ -27,27 +27,24 @@ from wsgi_prom.store.locks import Locks
 if TYPE_CHECKING:
     from wsgi_prom.settings import Address
 
-# The variables of the master that the exporter gets. It runs as the workers' user, who may read its environment in /proc,
-# and root's may hold secrets that are not meant for that user. Variables that start an agent of tracing are not passed on.
+# The variables of the master that the exporter gets. It runs as the workers' user, who may read its environment in /proc, and
+# the master's may hold secrets that are not meant for that user. Variables that start a tracing agent are not passed on.
 _VARIABLES: Final = re.compile(
     "PATH|LD_LIBRARY_PATH|LANG|LANGUAGE|LC_[A-Z_]+|TZ|TZDIR|TMPDIR|VIRTUAL_ENV|OPENSSL_(CONF|MODULES)"
     "|PYTHON(HOME|PLATLIBDIR|DONTWRITEBYTECODE|PYCACHEPREFIX|UTF8|COERCECLOCALE|MALLOC|UNBUFFERED)|WSGI_PROM_[A-Z_]+"
 )
 
-# The child goes on when its parent has ended. It forks before other imports: one thread, and little memory. With --socket a
-# serving process becomes the supervisor, and keeps its pid.
+# The program forks before other imports, while it has one thread and little memory; its child lives on as the exporter. With
+# --socket it is a serving process that becomes the supervisor, and keeps its pid.
 _PROGRAM: Final = (
     "import os, sys; '--socket' in sys.argv or os.fork() and os._exit(0); from wsgi_prom.cli import main; "
     "raise SystemExit(main())"
 )
 # The settings that say where the page is and who may read it. Servers that share a directory have one exporter.
-_OF_READERS: Final = tuple(
-    f"WSGI_PROM_{name}"
-    for name in (
-        "BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG",
-    )
-)  # fmt: skip
-# Python's own start takes 20 ms. A master waits no longer than this for a start that hangs.
+_READERS: Final = {
+    f"WSGI_PROM_{name}" for name in ("BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG")
+}
+# Python's own start takes 20 ms. A master waits no longer than this for one that hangs.
 _START_SECONDS: Final = 5.0
 
 log = logging.getLogger("wsgi_prom")
@@ -69,10 +66,10 @@ def launch(
     """
     Start the exporter of *target* in the directory *path*, unless *address* is None or the directory has an exporter.
 
-    At a *reload* an exporter that was started with other settings is replaced, and one that is no longer wanted is ended; so
-    is one that cannot be replaced, since clients whom the new settings exclude could read its page. It runs as
-    *owner*, a uid and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as
-    long as the process *parent*, by default this one. Does not wait until it listens. Raises OSError.
+    A *reload* replaces an exporter that was started with other settings, and ends one without an *address*. It also ends one
+    that it cannot replace, since clients that the new settings exclude could read its page. The exporter runs as *owner*, a uid
+    and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
+    *parent*, by default this one. Does not wait until the exporter listens. Raises OSError.
     """
     lock_file = Locks.of(path)
     running = lock_file.holder(locks.EXPORTER)
@@ -87,7 +84,7 @@ def launch(
     try:
         command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve", "--directory", str(path)]
         command += ["--bind", str(address), *(target or Target()).arguments()]
-        # An exporter with these settings stays, if no other is on its way.
+        # An exporter with these settings stays, unless a later one is about to replace it.
         if running and _given(running) == ([*command, "--launch", str(lock_file.launch())], environ):
             return
         command += ["--launch", str(_new_launch(lock_file)), "--parent", str(parent or os.getpid())]
@@ -113,7 +110,7 @@ def _start(
         env=environ,
         stdin=subprocess.DEVNULL,
         stderr=log_file,
-        # A Ctrl-C at the terminal, on which the server stops gracefully, must not end its last scrape.
+        # Ctrl-C at the terminal stops the server gracefully, and must not end a scrape of its last requests.
         start_new_session=True,
         **user,
     )
@@ -125,18 +122,18 @@ def _start(
 
 
 def _call_off(lock_file: Locks) -> None:
-    """End the exporter that runs, or is on its way."""
+    """End the exporter that runs or is about to."""
     _new_launch(lock_file)
-    # Looked up after that: an exporter that comes up later sees the new number.
+    # Looked up after that: an exporter that takes the lock later sees the new number.
     running = lock_file.holder(locks.EXPORTER)
     if running:
         send_signal(running, signal.SIGTERM)
 
 
 def _new_launch(lock_file: Locks) -> int:
-    """Return a number for a new launch. Exporters of earlier launches end if they have not come up yet."""
+    """Return a number for a new launch. Exporters of earlier launches end if they do not have the lock yet."""
     number = time.monotonic_ns()
-    # On a full disk there is no earlier number either, whose space this one would use.
+    # On a full disk there is no earlier number either, since this one would take its space.
     with suppress(OSError):
         lock_file.set_launch(number)
     return number
@@ -145,9 +142,7 @@ def _new_launch(lock_file: Locks) -> int:
 def _warn_of_other_settings(path: Path, running: int, environ: dict[str, str]) -> None:
     """Log which settings of this server the exporter *running* of another server does not have."""
     given = _given(running)
-    if given is None:
-        return
-    names = sorted(name for name in _OF_READERS if environ.get(name) != given[1].get(name))
+    names = sorted(name for name in _READERS if given and environ.get(name) != given[1].get(name))
     if names:
         log.warning(
             "the exporter of %s (pid %d) was started with other settings (%s) and keeps them. Give all servers of the "
@@ -157,18 +152,13 @@ def _warn_of_other_settings(path: Path, running: int, environ: dict[str, str]) -
 
 
 def _environment() -> dict[str, str]:
-    # The server itself has warned of unknown variables.
-    unknown = unknown_variables(os.environ)
-    given = {
-        name: value
-        for name, value in os.environ.items()
-        if _VARIABLES.fullmatch(name) and name not in unknown
-    }
+    # Without unknown variables of ours, of which the server itself has warned.
+    names = {name for name in os.environ if _VARIABLES.fullmatch(name)} - unknown_variables(os.environ).keys()
     # The exporter finds the same modules as this process, and none in the working directory, where a module of the
-    # application may have the name of one of ours. So it does without `site` (-S), and no sitecustomize starts an agent in
+    # application may have the name of one of ours. Since it starts without `site` (-S), no sitecustomize starts an agent in
     # it, as those of ddtrace, New Relic and OpenTelemetry do.
-    search = os.pathsep.join(os.path.abspath(item) for item in sys.path if item)  # noqa: PTH100 - not resolved
-    return {**given, "PYTHONPATH": search}
+    search = os.pathsep.join(str(Path(item).absolute()) for item in sys.path if item)
+    return {**{name: os.environ[name] for name in names}, "PYTHONPATH": search}
 
 
 def _given(pid: int) -> tuple[list[str], dict[str, str]] | None:
@@ -179,7 +169,7 @@ def _given(pid: int) -> tuple[list[str], dict[str, str]] | None:
     except OSError:  # it has just ended, or /proc is hidden
         return None
     arguments = os.fsdecode(command).split("\0")[:-1]
-    # What follows is not about what is served.
+    # --parent and what follows it do not change what is served.
     if "--parent" in arguments:
         arguments = arguments[: arguments.index("--parent")]
     pairs = [item.partition("=") for item in os.fsdecode(environ).split("\0") if item]
@@ -190,11 +180,14 @@ def _python() -> str:
     # Under uWSGI sys.executable is the uwsgi binary.
     if Path(sys.executable or "").name.startswith("python"):
         return sys.executable
-    # No other Python will do: even one of the same version may not load the library's compiled modules.
+    # Only of this environment: another Python, even of the same version, may not load the library's compiled modules.
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    places = (Path(prefix) / "bin" for prefix in (sys.prefix, sys.base_prefix))
-    found = (place / name for place in places for name in (version, "python3", "python"))
-    python = next((path for path in found if os.access(path, os.X_OK)), None)
+    places = (
+        Path(prefix, "bin", name)
+        for prefix in (sys.prefix, sys.base_prefix)
+        for name in (version, "python3", "python")
+    )
+    python = next((path for path in places if os.access(path, os.X_OK)), None)
     if python is None or getattr(sys, "frozen", False):
         raise OSError(
             f"there is no {version} that has the modules of {sys.executable}: run wsgi-prom serve beside it, "
