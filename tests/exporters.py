@@ -42,11 +42,14 @@ def fill(directory: Path, series: int) -> None:
     subprocess.run([sys.executable, "-c", _FILL, str(series)], env=env, check=True, timeout=SECONDS)
 
 
+def command(directory: Path, bind: str = "127.0.0.1:0") -> list[str]:
+    return [sys.executable, "-m", "wsgi_prom", "serve", "--directory", str(directory), "--bind", bind]
+
+
 def serve(directory: Path, bind: str = "127.0.0.1:0", **env: str) -> live.LiveServer:
     """Return an exporter of *directory*, not yet started."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "wsgi_prom", "serve", "--directory", directory, "--bind", bind]
-    return live.LiveServer(command, env=env, ready=(LISTENING, 1))
+    return live.LiveServer(command(directory, bind), env=env, ready=(LISTENING, 1))
 
 
 def address(server: live.LiveServer) -> tuple[str, int]:

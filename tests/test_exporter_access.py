@@ -21,7 +21,6 @@ from wsgi_prom import MetricsApp
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter import access
 from wsgi_prom.exporter.app import ExporterApp
-from wsgi_prom.exporter.users import BusyError, Users
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
@@ -191,60 +190,66 @@ def test_what_is_no_file_is_an_error_and_is_not_waited_for(kind: str, tmp_path: 
         exporter(token_file=str(path) if kind != "device" else "/dev/zero")
 
 
-def test_an_unknown_user_costs_what_a_known_one_does() -> None:
+@pytest.fixture
+def two_users(tmp_path: Path) -> tuple[Path, list[bytes]]:
+    """A web configuration of ann and bob, and the hashes of their passwords."""
+    path = users_file(tmp_path, ann="right", bob="other")
+    return path, [line.split()[1].encode() for line in path.read_text().splitlines()[1:]]
+
+
+def test_an_unknown_user_costs_what_a_known_one_does(
+    two_users: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each refusal hashes once: an unknown name at the cost of a user's hash, and always of the same user's."""
+    path, hashes = two_users
     costs: list[bytes] = []
-
-    def matches(password: bytes, hashed: bytes) -> bool:
-        costs.append(hashed)
-        return False
-
-    users = Users({b"ann": b"cheap", b"bob": b"dear"}, matches)
-    for name in (b"ann", b"bob", *(b"unknown %d" % number for number in range(50))):
-        assert not users.allow(name, b"wrong")
-        assert not users.allow(name, b"wrong again")
+    monkeypatch.setattr(bcrypt, "checkpw", lambda _, hashed: costs.append(hashed) or False)
+    app = exporter(web_config=str(path))
+    costs.clear()  # of the check at the start
+    for name in ("ann", "bob", *(f"unknown {number}" for number in range(50))):
+        assert [401, 401] == [ask(app, basic(name, word)).status_code for word in ("wrong", "wrong again")]
     known, unknown = costs[:4], costs[4:]
-    assert [b"cheap"] * 2 + [b"dear"] * 2 == known
+    assert [hashes[0]] * 2 + [hashes[1]] * 2 == known
     assert unknown[::2] == unknown[1::2]
-    assert {b"cheap", b"dear"} == set(unknown)
+    assert set(hashes) == set(unknown)
 
 
-def test_an_unknown_user_is_refused_with_the_password_of_a_user() -> None:
+def test_an_unknown_user_is_refused_with_the_password_of_a_user(web_config: Path) -> None:
     """The hash that stands in for an unknown user's lets nobody in."""
-    users = Users({b"ann": b"hash"}, lambda _, hashed: hashed == b"hash")
-    assert [True, False, False] == [users.allow(name, b"right") for name in (b"ann", b"nobody", b"")]
+    app = exporter(web_config=str(users_file(web_config.parent, ann="right")))
+    assert [200, 401, 401] == [ask(app, basic(name, "right")).status_code for name in ("ann", "nobody", "")]
 
 
-def test_a_right_password_is_hashed_once_and_never_waits_for_wrong_ones() -> None:
+def test_a_right_password_is_hashed_once_and_never_waits_for_wrong_ones(
+    two_users: tuple[Path, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While passwords are hashed, a client that was let in before is let in; of many more one waits, the rest are busy."""
     begun, go = threading.Event(), threading.Event()
     checked: list[bytes] = []
 
-    def matches(password: bytes, hashed: bytes) -> bool:
+    def checkpw(password: bytes, _: bytes) -> bool:
         checked.append(password)
         if password == b"stuck":
             begun.set()
             assert go.wait(60)
         return password == b"right"
 
-    users = Users({b"ann": b"hash"}, matches)
+    monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+    app = exporter(web_config=str(two_users[0]))
 
-    def allow(password: bytes) -> bool | None:
-        try:
-            return users.allow(b"ann", password)
-        except BusyError:
-            return None
+    def status(password: str) -> int:
+        return ask(app, basic("ann", password)).status_code
 
-    assert allow(b"right")
+    assert 200 == status("right")
     with ThreadPoolExecutor(20) as pool:
-        first = pool.submit(allow, b"stuck")
+        first = pool.submit(status, "stuck")
         assert begun.wait(60)
-        others = [pool.submit(allow, b"wrong %d" % number) for number in range(10)]
+        others = [pool.submit(status, f"wrong {number}") for number in range(10)]
         assert live.eventually(lambda: sum(f.done() for f in others), lambda done: done == 9) == 9
-        assert [True] * 20 == [allow(b"right") for _ in range(20)]
-        assert [None] * 9 == [future.result() for future in others if future.done()]
+        assert [200] * 20 == [status("right") for _ in range(20)]
+        assert [429] * 9 == [future.result() for future in others if future.done()]
         go.set()
-    assert first.result() is False
+    assert 401 == first.result()
     assert 1 == checked.count(b"right")
 
 

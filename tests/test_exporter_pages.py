@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from webob import Request
 
 from wsgi_prom import MetricsApp
+from wsgi_prom.exporter import page_cache
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import ARRIVAL
 from wsgi_prom.merge.collector import Collector
@@ -24,6 +25,8 @@ from wsgi_prom.merge.collector import Collector
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import pytest
 
     from wsgi_prom.merge.families import Families
 
@@ -104,13 +107,14 @@ def test_no_scrape_is_older_than_its_request() -> None:
     assert [] == problems
 
 
-def test_a_page_is_rendered_and_compressed_once() -> None:
+def test_a_page_is_rendered_and_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scrapes that came before the collection began get the very same bytes, for each format."""
     registry = Slow()
     for _ in range(100):
         registry.let.release()
+    collector = Counting(None)
+    monkeypatch.setattr(page_cache, "Collector", lambda _: collector)
     pages = Pages(None, registry)
-    pages._collector = collector = Counting(None)
     arrival = time.monotonic()
     for openmetrics in (False, True):
         found = [pages.page(arrival, openmetrics=openmetrics) for _ in range(3)]

@@ -270,10 +270,8 @@ def test_an_exporter_leaves_the_place_to_one_that_was_started_later(how: list[st
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o700)
     directory.prepare(shared).set_launch(2)
-    former = exporters.serve(shared)
-    former._ready = None
-    former.command += ["--parent", str(os.getpid()), "--launch", "1", *how]
-    with former:
+    command = [*exporters.command(shared), "--parent", str(os.getpid()), "--launch", "1", *how]
+    with live.LiveServer(command) as former:
         assert (0, "") == (former.wait(), former.log())
         with exporters.serve(shared) as later:
             assert 200 == live.request(later.metrics_url).status

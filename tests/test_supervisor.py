@@ -383,7 +383,7 @@ def test_an_exporter_that_comes_after_its_server_makes_nothing(tmp_path: Path) -
 def test_an_exporter_of_a_living_server_makes_what_was_removed(tmp_path: Path) -> None:
     """An exporter makes its directory again if that was removed before it came up, while its server lives."""
     path = tmp_path / directory.name_temporary().name
-    command_line = [*command(path), "--parent", str(os.getpid())]
+    command_line = [*exporters.command(path), "--parent", str(os.getpid())]
     with live.LiveServer(command_line, ready=(live.METRICS_LINE, 1)) as exporter:
         samples = exporter.samples()
         exporter.kill(signal.SIGTERM)
@@ -420,13 +420,14 @@ def remade(server: live.LiveServer) -> bool:
     return found in servers.supervisor_and_serving(server)
 
 
-def command(folder: Path) -> list[str]:
-    return [sys.executable, "-m", "wsgi_prom", "serve", "--directory", str(folder), "--bind", "127.0.0.1:0"]
-
-
 def serve(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command(folder), *arguments], capture_output=True, text=True, timeout=60, check=True, cwd=live.ROOT
+        [*exporters.command(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=live.ROOT,
     )
 
 
@@ -458,9 +459,9 @@ def test_a_server_without_an_exporter_serves(name: str) -> None:
     with servers.start(name, workers=2, WSGI_PROM_BIND="off") as server:
         status = server.get("/").status
         folder = directory_of(server)
-        exporters = servers.exporter_processes(server)
+        found = servers.exporter_processes(server)
         log = server.log()
-    assert [] == exporters
+    assert [] == found
     assert status == 200
     assert "wsgi_prom: " not in log
     assert [] == server.leftovers
@@ -470,7 +471,7 @@ def test_a_server_without_an_exporter_serves(name: str) -> None:
 def test_by_hand_it_is_one_process(tmp_path: Path) -> None:
     """`wsgi-prom serve` is one process, so that a service manager watches the right one."""
     tmp_path.chmod(0o700)
-    with live.LiveServer(command(tmp_path), ready=(live.METRICS_LINE, 1)) as exporter:
+    with live.LiveServer(exporters.command(tmp_path), ready=(live.METRICS_LINE, 1)) as exporter:
         exporter.samples()
         found = exporter.processes()
         pid = exporter.pid
