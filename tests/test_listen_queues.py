@@ -310,7 +310,7 @@ def test_a_socket_of_another_network_namespace_is_absent(stack, tmp_path, kind) 
     listening = of(listen(stack, kind, tmp_path))
     found = subprocess.run(
         ["unshare", "--net", sys.executable, "-c", ELSEWHERE, json.dumps(listening)],
-        env=live.environment({}, mark="", runtime=tmp_path),
+        env=live.environment({}, runtime=tmp_path),
         capture_output=True, text=True, timeout=live.START_SECONDS, check=False,
     )  # fmt: skip
     if found.returncode:
