@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from json.encoder import encode_basestring_ascii as _quoted
 from operator import itemgetter
@@ -84,6 +84,14 @@ class Schema:
     labelnames: tuple[str, ...]
     width: int
     metrics: tuple[Metric, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Kept, as it takes 2 us, and each row is looked up by its schema.
+        object.__setattr__(self, "_hash", hash((self.labelnames, self.width, self.metrics)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def line(self) -> bytes:
         metrics = [
@@ -94,36 +102,34 @@ class Schema:
             }
             for metric in self.metrics
         ]
-        return _line({"labels": self.labelnames, "width": self.width, "metrics": metrics})
+        item = {"labels": self.labelnames, "width": self.width, "metrics": metrics}
+        # ASCII, so that a lone surrogate in a text survives, and one line whatever a text holds.
+        return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 Row = tuple[Schema, tuple[str, ...]]  # and its label values
 
 
 def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
-    return _single(labelnames, 1, Metric("counter", name, help_text, _all(labelnames), count=(0, 1)))
+    return _single("counter", name, help_text, labelnames, 1, count=(0, 1))
 
 
 def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
     # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; all others
     # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
     width = 1 if mode.endswith("sum") else 2
-    return _single(
-        labelnames, width, Metric("gauge", name, help_text, _all(labelnames), count=(0, 1), mode=mode)
-    )
+    return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode)
 
 
 def summary(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
-    metric = Metric("summary", name, help_text, _all(labelnames), count=(0, 1), total=(1, 2))
-    return _single(labelnames, 2, metric)
+    return _single("summary", name, help_text, labelnames, 2, count=(0, 1), total=(1, 2))
 
 
 def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tuple[float, ...]) -> Schema:
-    last = 1 + len(bounds)
-    metric = Metric(
-        "histogram", name, help_text, _all(labelnames), total=(0, 1), buckets=(1, last), bounds=bounds
+    width = 1 + len(bounds)
+    return _single(
+        "histogram", name, help_text, labelnames, width, total=(0, 1), buckets=(1, width), bounds=bounds
     )
-    return _single(labelnames, last, metric)
 
 
 def row_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
@@ -285,14 +291,9 @@ def _all_of(items: tuple[object, ...], kind: type) -> bool:
     return all(type(item) is kind for item in items)
 
 
-def _line(item: object) -> bytes:
-    # ASCII, so that a lone surrogate in a label survives, and one line whatever a label holds.
-    return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-def _single(labelnames: tuple[str, ...], width: int, metric: Metric) -> Schema:
-    return Schema(labelnames, width, (metric,))
-
-
-def _all(labelnames: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(range(len(labelnames)))
+def _single(
+    kind: str, name: str, help_text: str, labelnames: tuple[str, ...], width: int, **columns: Any
+) -> Schema:
+    """Return the schema of one metric, which has all labels."""
+    labels = tuple(range(len(labelnames)))
+    return Schema(labelnames, width, (Metric(kind, name, help_text, labels, **columns),))
