@@ -1,4 +1,4 @@
-"""What a page says about itself: whose metrics they are, and what the scrape found."""
+"""The metrics of a page about itself: whose metrics it shows, and what the collector found."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Target:
     """
-    The *application* as its server was told of it (`myapp:app`), and the *server*: gunicorn or uWSGI. Empty if unknown.
+    The *application* as its server names it (`myapp:app`), and the *server*: gunicorn or uWSGI. Empty if unknown.
 
-    It tells two applications of one host apart.
+    By it a user tells two applications of one host apart.
     """
 
     application: str = ""
@@ -35,7 +35,7 @@ class Target:
         return [word for option, value in named.items() if value for word in (option, value)]
 
     def info(self, directory: Path) -> Metric:
-        """Return a sample for each master that uses *directory*, or one sample without a pid."""
+        """Return wsgi_prom_target_info: a sample for each master that uses *directory*, or one without a pid."""
         family = GaugeMetricFamily(*metrics.TARGET_INFO, labels=["application", "server", "pid", "directory"])
         for pid in _masters(directory) or [""]:
             family.add_metric([self.application, self.server, pid, str(directory)], 1)
@@ -67,7 +67,7 @@ def own_metrics(report: Report, *others: Metric) -> list[Metric]:
 
 def _masters(directory: Path) -> list[str]:
     try:
-        # Without masters in another pid namespace: their pids mean nothing here.
+        # Masters in another pid namespace have pid 0 here.
         return sorted({str(pid) for pid in Locks.of(directory).servers() if pid})
-    except Exception:  # no directory, or not one of ours: other metrics tell that
+    except Exception:  # no directory, or not one of ours: wsgi_prom_directory_readable tells
         return []

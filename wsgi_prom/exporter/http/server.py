@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from wsgi_prom.exporter.access import Access
     from wsgi_prom.exporter.app import ExporterApp
 
-# A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and keeps slow clients
-# in buffers. Two threads would do for pages; passwords that are checked take up two more at most.
+# A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and buffers what slow clients
+# send and read. Two threads would do for pages; checks of passwords occupy two more at most.
 LIMITS: Final[dict[str, Any]] = {
     "threads": 4,
     # One TLS record: poll would not tell the loop of the rest of a record, which OpenSSL holds back.

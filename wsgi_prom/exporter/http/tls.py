@@ -1,4 +1,4 @@
-"""TLS for the exporter: the context that a web configuration's `tls_server_config` asks for. Its errors are ValueErrors."""
+"""The TLS context of a web configuration's `tls_server_config`. Wrong values raise ValueError, with the key and a remedy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _VERSIONS: Final = {
 }
 _CLIENT_AUTH: Final = {
     "NoClientCert": ssl.CERT_NONE,
-    # Lets in every client, whatever certificate it shows: no need to ask for one.
+    # Every client is let in, whatever certificate it shows, so the exporter does not ask for one.
     "RequestClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-# Go's names of cipher suites for TLS 1.2, and how OpenSSL spells them.
+# Go's names of cipher suites for TLS 1.2, and the replacements that make OpenSSL's names of them.
 _SUITE: Final = re.compile(r"TLS_[A-Z0-9_]+_WITH_[A-Z0-9_]+")
 _SPELLING: Final = (
     ("TLS_RSA_WITH_", ""), ("TLS_", ""), ("_WITH_", "_"), ("AES_", "AES"), ("CBC_SHA", "SHA"),
@@ -34,7 +34,7 @@ _SPELLING: Final = (
 
 
 class Connection(ssl.SSLSocket):
-    """A connection whose handshake ends with the check of the client's names."""
+    """A connection whose handshake fails for a client without one of the context's *allowed_sans*."""
 
     context: Context
 
@@ -46,7 +46,7 @@ class Connection(ssl.SSLSocket):
 
 
 class Context(ssl.SSLContext):
-    """With *allowed_sans*, a client's certificate must have one of these names."""
+    """With *allowed_sans*, a client's certificate must have one of these names (subjectAltName)."""
 
     sslsocket_class = Connection
     allowed_sans: frozenset[str] = frozenset()
@@ -64,7 +64,11 @@ def context(
     cipher_suites: Sequence[str] = (),
     prefer_server_cipher_suites: bool = True,
 ) -> Context:
-    """Return a context for *cert* and *key*, and for clients signed by *client_ca*, all in PEM. Raises ValueError."""
+    """
+    Return a context for *cert* and *key*, and for clients whose certificates *client_ca* has signed, all in PEM.
+
+    The other parameters are keys of exporter-toolkit's format, with its defaults.
+    """
     made = Context(ssl.PROTOCOL_TLS_SERVER)
     _set_versions(made, min_version, max_version)
     _set_ciphers(made, cipher_suites)
@@ -72,7 +76,7 @@ def context(
         made.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     try:
         with _file(cert) as cert_path, _file(key) as key_path:
-            # Without a password OpenSSL would ask for one on the terminal, and wait.
+            # With no password given, OpenSSL would ask for one on the terminal, and wait.
             made.load_cert_chain(cert_path, key_path, password=lambda: b"")
     except OSError as error:
         raise ValueError(
@@ -90,7 +94,7 @@ def _set_versions(made: Context, minimum: str, maximum: str) -> None:
     for name in (minimum, maximum):
         if name not in _VERSIONS:
             raise ValueError(f"{name} is not a version of TLS. There are {', '.join(_VERSIONS)}")
-    # OpenSSL's usual level of security refuses 1.0 and 1.1 anyway.
+    # OpenSSL's default security level refuses 1.0 and 1.1 in any case.
     lowest, highest = max(_VERSIONS[minimum], _VERSIONS["TLS12"]), _VERSIONS[maximum]
     if lowest > highest:
         raise ValueError("max_version is below min_version or TLS12. wsgi_prom speaks TLS12 and TLS13")
@@ -101,7 +105,7 @@ def _set_ciphers(made: Context, suites: Sequence[str]) -> None:
     names = []
     for suite in suites:
         if suite in {"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"}:
-            continue  # of TLS 1.3, which has all of them in any case, in Go as here
+            continue  # of TLS 1.3, which always has all three, in Go as here
         name = suite if _SUITE.fullmatch(suite) else ""
         for old, new in _SPELLING:
             name = name.replace(old, new)
