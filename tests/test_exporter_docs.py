@@ -167,7 +167,7 @@ def test_the_documents_figures_are_the_modules() -> None:
     named = [float(figure) for figure in re.findall(r"(\d+) (?:connections|seconds|KB)", last)]
     assert [
         server.CONNECTIONS,
-        channel.HEAD,
+        channel.SECONDS["request"],
         server.LIMITS["max_request_header_size"] / 1024,
-        channel.ANSWER,
+        channel.SECONDS["answer"],
     ] == named

@@ -146,7 +146,7 @@ def test_a_byte_now_and_then_puts_no_deadline_off(server: live.LiveServer) -> No
             scrape(server)
             time.sleep(0.1)
     assert set(DRIPS) == set(lived)
-    assert min(lived.values()) > channel.HEAD - 1
+    assert min(lived.values()) > channel.SECONDS["request"] - 1
 
 
 def test_urgent_data_ends_the_connection(server: live.LiveServer) -> None:
@@ -236,13 +236,18 @@ def test_few_descriptors(tmp_path) -> None:
         assert [] == exporters.complaints(server)
 
 
+def hurried(directory, **seconds: float) -> live.LiveServer:
+    """Return an exporter whose connections have other deadlines than usual: *seconds* by phase."""
+    started = exporters.serve(directory)
+    program = f"from wsgi_prom.exporter.http import channel; channel.SECONDS.update({seconds}); from wsgi_prom.cli import main; main()"
+    started.command[1:3] = ["-c", program]
+    return started
+
+
 def test_who_never_reads_is_left_when_time_is_over(tmp_path) -> None:
     """The time for an answer ends the connection of a client that takes no byte; waitress would wait until it does."""
     exporters.fill(tmp_path / "shared", SERIES)
-    started = exporters.serve(tmp_path / "shared")
-    shorter = "from wsgi_prom.exporter.http import channel; channel.ANSWER = 2.0; from wsgi_prom.cli import main; main()"
-    started.command[1:3] = ["-c", shorter]
-    with started as server:
+    with hurried(tmp_path / "shared", answer=2.0) as server:
         assert server.metrics_url
         alone = exporters.sockets(server)
         with exporters.connect(server, window=4096) as client:
@@ -252,3 +257,10 @@ def test_who_never_reads_is_left_when_time_is_over(tmp_path) -> None:
             assert live.eventually(lambda: exporters.sockets(server), lambda found: found == alone) == alone
             assert len(exporters.until_closed(client)) < PAGE
         assert [] == exporters.complaints(server)
+
+
+def test_a_client_that_stays_silent_after_its_answer_is_left(tmp_path) -> None:
+    """A connection is kept for the next scrape, and closed if none comes: here after as long as an answer may take."""
+    with hurried(tmp_path / "shared", answer=2.0, idle=2.0) as server, exporters.connect(server) as client:
+        client.sendall(b"GET /-/healthy HTTP/1.1\r\n\r\n")
+        assert exporters.until_closed(client).endswith(b"\r\n\r\nhealthy\n")

@@ -1,7 +1,7 @@
 """
 One client's connection to the exporter: waitress' channel with deadlines, one request at a time, and TLS.
 
-1. No client can keep its connection beyond the deadline of its phase: request, answer, or pause between two requests.
+1. No client can keep its connection beyond the deadline of its phase: see SECONDS.
 2. A connection has at most one request in progress. Bytes that a client sends beyond it are dropped with the connection.
 3. The loop's thread never waits for a client, also not during the handshake of TLS.
 
@@ -30,12 +30,15 @@ from waitress.utilities import BadRequest
 
 from wsgi_prom.exporter.responses import ARRIVAL
 
-# Seconds from the connection, or from a request's first byte, to its last. The head of a scrape is one packet, sent at once.
-HEAD: Final = 10.0
-# Seconds between two requests. Longer than the usual scrape intervals: Prometheus need not connect for each scrape.
-IDLE: Final = 120.0
-# Seconds for the collection and for the client to read the page. Prometheus itself gives up after 10 s by default.
-ANSWER: Final = 120.0
+# Seconds that each phase of a connection may take.
+SECONDS: Final = {
+    # From the connection, or a request's first byte, to its last. The head of a scrape is one packet, sent at once.
+    "request": 10.0,
+    # For the collection and for the client to read the page. Prometheus itself gives up after 10 s by default.
+    "answer": 120.0,
+    # Between two requests. Longer than the usual scrape intervals: Prometheus need not connect for each scrape.
+    "idle": 120.0,
+}
 
 # Bytes of a page for one send: a longer piece is copied, and the kernel refuses most of it.
 _PIECE: Final = 65536
@@ -103,7 +106,7 @@ class Channel(HTTPChannel):
     socket: Any  # None once closed
 
     def __init__(self, server: Any, sock: socket.socket, addr: Any, adj: Any, **options: Any) -> None:
-        self._since, self._allowed = time.monotonic(), HEAD
+        self._since, self._phase = time.monotonic(), "request"
         self._handshake = isinstance(sock, ssl.SSLSocket)
         self._handshake_writes = False
         # The loop's thread and the one that answers both use the connection, and OpenSSL's is for one thread at a time.
@@ -117,17 +120,17 @@ class Channel(HTTPChannel):
     @property
     def age(self) -> float:
         """The share of its phase's time that has passed; 1 at the deadline."""
-        return self.elapsed / self._allowed
+        return self.elapsed / SECONDS[self._phase]
 
     @property
     def elapsed(self) -> float:
-        """Seconds since its phase began: reading a request, answering it, or waiting for the next one."""
+        """Seconds since its phase began."""
         return time.monotonic() - self._since
 
     def sweep(self) -> None:
         """Close the connection if its time is over. Call it in the loop's thread, about once a second."""
-        if self._allowed == ANSWER and not self.requests and not self.total_outbufs_len:
-            self._enter(IDLE)
+        if self._phase == "answer" and not self.requests and not self.total_outbufs_len:
+            self._enter("idle")
             self.content = None
         if self.age > 1:
             # Not waitress' will_close, which waits until the client takes bytes.
@@ -170,12 +173,12 @@ class Channel(HTTPChannel):
         self.handle_close()
 
     def received(self, data: bytes) -> bool:
-        if self.request is None and self._allowed != HEAD:
-            self._enter(HEAD)
+        if self.request is None and self._phase != "request":
+            self._enter("request")
         parser = self.request = self.request or self.parser_class(self.adj)
         taken = bool(super().received(data))
         if parser.completed:
-            self._enter(ANSWER)
+            self._enter("answer")
         return taken
 
     def send(self, data: bytes, *_: object, **__: object) -> int:
@@ -194,8 +197,8 @@ class Channel(HTTPChannel):
         written: int = super().write_soon(data)
         return written
 
-    def _enter(self, allowed: float) -> None:
-        self._since, self._allowed = time.monotonic(), allowed
+    def _enter(self, phase: str) -> None:
+        self._since, self._phase = time.monotonic(), phase
 
     def _shake_hands(self) -> bool:
         self._handshake_writes = False
