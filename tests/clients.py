@@ -23,9 +23,7 @@ class Response(NamedTuple):
 
 
 class Driven(NamedTuple):
-    """
-    What became of the requests of `drive`: those answered to the last byte, and those that were not.
-    """
+    """The outcome of the requests of `drive`: those answered to the last byte, and those that were not."""
 
     answered: Counter[tuple[str, int]]
     failed: list[tuple[str, Exception]]
@@ -49,11 +47,10 @@ def request(
 
 def drive(url: str, paths: Iterable[str], clients: int = 8, *, keep_alive: bool = False) -> Driven:
     """
-    Request each of *paths* once from *clients* threads, on a new connection each unless *keep_alive*, which uWSGI's
-    http-socket does not go with: it closes after each answer and does not say so.
-
-    Nothing is sent twice: a request that failed may have been served all the same. A body that has neither a length
-    nor chunks ends where its connection does, so there a server that died in between is not told from the true end.
+    Request each of *paths* once from *clients* threads, each on a new connection unless *keep_alive* (not for uWSGI's
+    http-socket, which closes after each answer and does not say so). No request is sent twice: one that failed may have
+    been served. A body that has neither a length nor chunks ends with its connection, so that a server's death there
+    looks like its end.
     """
     parts = urlsplit(url)
     prefix = parts.path.rstrip("/")

@@ -1,6 +1,6 @@
 """
-The blocks of a document, run as a reader runs them: files are written, commands typed one after the other, and what they
-print is compared with what the document shows.
+Run the blocks of a document as a reader does: files are written, commands typed in order, and their output compared
+with the document's.
 """
 
 # Rule 1: nothing is replaced in a block. Fixed ports are free, since all of it runs in a network of its own.
@@ -35,7 +35,7 @@ with socket.socket() as probe:
 
 
 class Block(NamedTuple):
-    """A fenced block, and the name of the file that its first line gives it, if it does."""
+    """A fenced block, and the name of the file that its first line may give."""
 
     language: str
     text: str
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A command of a console block, and what the document shows that it prints; `...` stands for any lines."""
+    """A command of a console block, and its output in the document; `...` stands for any lines."""
 
     command: str
     shown: str
@@ -63,7 +63,7 @@ def steps(block: str) -> list[Step]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Tell whether *printed* is what is *shown*, where a line of three dots stands for any number of lines."""
+    """Return whether *printed* is *shown*, where a line of three dots stands for any number of lines."""
     pattern = "".join(
         r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True)
     )
@@ -81,7 +81,7 @@ def environment(folder: Path, *packages: str) -> Path:
 
 
 class Reader:
-    """Somebody who types what a document says, in the folder *cwd*, with the programs of *programs*."""
+    """Somebody who types the commands of a document in the folder *cwd*, with the programs of *programs*."""
 
     def __init__(self, cwd: Path, programs: Path, network: int) -> None:
         self.cwd = cwd

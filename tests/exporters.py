@@ -1,6 +1,5 @@
 """
-Exporters for tests: `wsgi-prom serve` on a directory of files in the client library's own format, and what strangers
-do to it.
+Exporters for tests: `wsgi-prom serve` on a directory of files in the client library's own format, and hostile clients.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ def until_closed(connection: socket.socket) -> bytes:
 
 
 def raw(server: live.LiveServer, data: bytes) -> bytes:
-    """Send *data* on a connection of its own, nothing more, and return all that comes back."""
+    """Send *data* on a connection of its own, and return all that comes back."""
     with connect(server) as connection:
         with contextlib.suppress(OSError):  # closed before all was sent; ENOTCONN is no ConnectionError
             connection.sendall(data)

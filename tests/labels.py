@@ -1,6 +1,4 @@
-"""
-What a request to a framework's application is counted as: requests in one process, as a server would make them.
-"""
+"""The labels of a request to a framework's application, which is served in this process."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ def counted() -> Counter[Route]:
 
 
 def label(app: Any, environ: dict[str, Any], *, validate: bool = True) -> Route:
-    """Serve one request as a server does, and return what it was counted as."""
+    """Serve one request as a server does, and return the labels that it was counted with."""
     before = counted()
     measured = PrometheusMiddleware(validator(app) if validate else app)
     try:

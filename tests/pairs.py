@@ -69,9 +69,7 @@ class Pair(NamedTuple):
         return answer.body.decode()
 
     def samples(self) -> Samples:
-        """
-        Scrape, and return all but the buckets of histograms: most of a page of so many routes, which takes long to parse.
-        """
+        """Scrape, and return all samples but those of buckets, which take long to parse on a page of so many routes."""
         return live.parse_samples(re.sub(r"(?m)^\w+_bucket\{.*\n", "", self.metrics()))
 
     def in_progress(self) -> float:
@@ -93,9 +91,8 @@ class Pair(NamedTuple):
 
 class Fleet:
     """
-    Pairs by name, each started when it is first asked for and kept to the end of the `with` block.
-
-    All at once rather than one after the other: tests come in any order.
+    Pairs by name, each started when it is first used and kept until the end of the `with` block, since tests run in any
+    order.
     """
 
     def __init__(self, folder: Path, make: Callable[..., LiveServer] | None = None) -> None:

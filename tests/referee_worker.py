@@ -76,14 +76,13 @@ class End:
 
 @dataclass(frozen=True)
 class Scrape:
-    """All is collected."""
+    """Collect all values."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """
-    What happens. *imported* are the master's records while it makes its metrics: those of "before" ones first.
-
+    The steps of a test. *imported* are the master's records while it makes its metrics, those of "before" first.
     *late*: the directory becomes known only after these.
     """
 
@@ -113,7 +112,7 @@ class Outcome:
 
 
 class Application:
-    """The metrics of a process, by their number in the plan; those that are made late are made when they are used."""
+    """The metrics of a process, by their number in the plan; late ones are made at their first use."""
 
     def __init__(self, specs: tuple[Spec, ...]) -> None:
         self.specs = specs
@@ -291,9 +290,7 @@ def carry_out(way: str, plan: Plan) -> Outcome:
 
 
 def serve(way: str, fd: int) -> None:
-    """
-    Carry out plans for ever, each in a fork of this process, which itself has only imported things.
-    """
+    """Carry out plans for ever, each in a fork of this process, which itself has only imported modules."""
     import prometheus_client.multiprocess
 
     assert (VARIABLE in os.environ) == (

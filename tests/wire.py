@@ -1,7 +1,6 @@
 """
-HTTP as bytes on a socket, for tests that compare what two servers send, to the byte.
-
-Nothing is parsed but what tells where an answer ends, and that only to know when to send the next request.
+HTTP as bytes on a socket, for tests that compare what two servers send, byte for byte. Only the end of an answer is
+parsed, to know when to send the next request.
 """
 
 from __future__ import annotations
@@ -50,9 +49,7 @@ class Connection:
         self._socket.close()
 
     def send(self, data: bytes) -> None:
-        """
-        Send *data*. A server that has closed the connection is no error: what it had to say can still be read.
-        """
+        """Send *data*. It is no error if the server has closed the connection: its answer can still be read."""
         with contextlib.suppress(ConnectionError):
             self._socket.sendall(data)
 
@@ -84,16 +81,12 @@ class Connection:
         return self._take(len(self._buffer))
 
     def half_close(self) -> None:
-        """
-        Say that nothing more will be sent.
-        """
+        """Tell the server that nothing more will be sent."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def go_away(self) -> None:
-        """
-        Close with a reset, as a client that is gone does: whatever the server still sends is an error to it.
-        """
+        """Close with a reset, as a client does that dies: further sends of the server fail."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._socket.close()
 
@@ -185,9 +178,8 @@ def exchange(url: str, data: bytes) -> bytes:
 
 def in_turn(url: str, data: bytes, method: str, *, closing: bool = True) -> dict[str, bytes]:
     """
-    Send *data*, wait for its answer, and ask once more on the same connection.
-
-    Where the server is not *closing* it when asked to, the second answer is read to its own end.
+    Send *data*, wait for its answer, and send a second request on the same connection. If the server is not *closing*
+    it when asked to, the second answer is read to its own end.
     """
     with Connection(url) as connection:
         connection.send(data)

@@ -1,4 +1,4 @@
-"""The rows of all cases, for the table at the end of a run, and the time that a case may take."""
+"""Collect the rows of all chaos cases for the table at the end of a run, and set the time that a case may take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOM = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A case in full takes as long as it takes; the limit is for one that hangs."""
+    """Give a full case all the time that it takes; the limit is for one that hangs."""
     for item in items:
         if scale is FULL and ROOM in item.path.parents:
             item.add_marker(pytest.mark.timeout(3600 + 2 * scale.seconds))
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send the rows of a case along with its report: it may have run in another process than the one that prints."""
+    """Send the rows of a case with its report, since it may run in another process than the one that prints."""
     report = yield
     if call.when == "teardown":
         report.user_properties += [("chaos", row._asdict()) for row in referee.table]

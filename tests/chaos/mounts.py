@@ -1,4 +1,4 @@
-"""Mounts that a server sees and nobody else: they are made in a mount namespace of its own, and end with it."""
+"""Mounts that only a server sees, made in a mount namespace of its own, with which they end."""
 
 # Rule 1: nothing is mounted where the tests run. What a test mounts cannot be left behind, however it ends.
 

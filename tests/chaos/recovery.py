@@ -1,4 +1,4 @@
-"""What cases of this room have in common that do harm, look at what is shown meanwhile, and wait until all is well again."""
+"""What chaos cases share: traffic during a harm, the page meanwhile, and the wait until all is counted."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def missing(case: Case) -> float:
 
 
 def settled(case: Case, workers: int = 2) -> float:
-    """Send requests until all are counted, for a bounded time, and return how many are missing then."""
+    """Send requests until all are counted, for a bounded time, and return how many are still missing."""
 
     def step() -> float:
         ask_all(case, workers)
@@ -87,7 +87,7 @@ def status(case: Case, path: str) -> int:
 
 
 def replace_workers(case: Case) -> None:
-    """Kill all workers, which have nothing to do, and wait until there are as many others."""
+    """Kill all workers, which are idle, and wait until there are as many others."""
     before = set(case.server.workers())
     with case.fault(len(before), cuts=False):
         for pid in before:

@@ -1,7 +1,7 @@
 """
-What all cases of this room share: traffic whose answers are known, a scrape every tenth of a second, and at the end
-three questions. Did every request get the answer that it would have got without us? Is every completed request counted
-exactly once? Did each scrape answer, parse, and not go back?
+The referee of chaos cases: traffic with known answers, a scrape every tenth of a second, and three questions at the
+end. Did every request get the answer that it would have got without us? Is every completed request counted exactly
+once? Did each scrape answer, parse, and not go back?
 """
 
 # Rule 1: a request that a fault has cut off is in doubt only if it was under way at that instant, and saw its
@@ -48,8 +48,8 @@ Row = tuple[str, str]
 
 class Kind(NamedTuple):
     """
-    A request, and the answer to it of the bare application; *route* is what it is counted as, and a *body* of None one
-    that is the server's.
+    A request, and the answer of the bare application; *route* is its label, and a *body* of None means the server's
+    own.
     """
 
     path: str
@@ -71,7 +71,7 @@ KINDS: Final = (
 
 
 class Cut(NamedTuple):
-    """A request that had no whole answer, when it was sent and when that was seen."""
+    """A request without a whole answer, with the times at which it was sent and at which that was noticed."""
 
     kind: Kind
     sent: float
@@ -81,8 +81,8 @@ class Cut(NamedTuple):
 
 class Window(NamedTuple):
     """
-    The time of a fault that may cut off requests, of one *route* if not all, and keep others from being served at all
-    where the server is *down*.
+    The time of a fault that may interrupt requests, of one *route* if not all; with *down* the server may refuse
+    others.
     """
 
     began: float
@@ -124,7 +124,7 @@ def file(figures: Figures) -> None:
 
 
 class Tally:
-    """What became of the requests. Thread safe."""
+    """The outcome of the requests. Thread safe."""
 
     def __init__(self) -> None:
         self.completed: Counter[Row] = Counter()
@@ -165,7 +165,7 @@ class Tally:
 
 
 class Scrapes:
-    """One scrape after the other, each compared with the one before. Thread safe."""
+    """Successive scrapes, each compared with the one before. Thread safe."""
 
     def __init__(self, read: Callable[[], Samples]) -> None:
         self.read = read
@@ -193,7 +193,7 @@ class Scrapes:
 
 
 class Verdict(NamedTuple):
-    """How the counts differ from what was completed, where a request in doubt may be counted or not."""
+    """The difference between the counts and the completed requests, where a request in doubt may be counted or not."""
 
     lost: int
     doubled: int
@@ -215,12 +215,11 @@ def compare(completed: Counter[Row], in_doubt: Counter[str], counted: dict[Row, 
 
 class Case:
     """
-    Traffic and scrapes for the length of a `with` block, in which a test does harm. Its end asks the three questions,
-    and raises AssertionError with all that was wrong.
-
-    *kinds* are the requests, *clients* how many are under way at a time, none for a test that sends its own by `send`;
-    *rest* seconds lie between two of a client, so that a small machine has time for what else is to happen. *read*
-    returns a page, by default a scrape of *server*. A case that is not *filed* is no row of the table.
+    Traffic and scrapes during a `with` block, in which a test does harm. Its end asks the three questions, and raises
+    AssertionError with all that was wrong. *kinds* are the requests, *clients* the number in progress at a time (none
+    for a test that sends its own by `send`); between two requests of a client there are *rest* seconds, so that a small
+    machine has time for the rest of the test. *read* returns a page, by default a scrape of *server*. A case that is
+    not *filed* is no row of the table.
     """
 
     def __init__(
@@ -279,8 +278,8 @@ class Case:
         self, count: int = 1, *, cuts: bool = True, route: str | None = None, down: bool = False
     ) -> Iterator[None]:
         """
-        Do *count* faults in the block. What is under way meanwhile may be cut off, of one *route* if not of all, unless
-        it is nothing that *cuts*. With *down* the server is gone in the end, and refuses.
+        Do *count* faults in the block. Requests in progress may be interrupted, those of one *route* if not all, unless
+        the fault *cuts* none. With *down* the server is gone at the end, and refuses.
         """
         began = time.monotonic()
         try:
@@ -292,7 +291,7 @@ class Case:
 
     @contextlib.contextmanager
     def unscraped(self) -> Iterator[None]:
-        """Do not scrape for the length of the block: nobody is there to answer."""
+        """Pause scrapes during the block, in which nobody answers them."""
         with self.scrapes.lock:
             yield
 
@@ -306,7 +305,7 @@ class Case:
             list(pool.map(self.send, kinds))
 
     def wait_for(self, count: int) -> None:
-        """Wait until *count* more requests were completed, for as long as now and then one is."""
+        """Wait until *count* more requests were completed, as long as some are from time to time."""
         found = self.tally.count
         wanted = found + count
         while found < wanted:
@@ -315,12 +314,12 @@ class Case:
             assert found > before, self.tally.wrong
 
     def wait_for_scrapes(self, count: int) -> None:
-        """Wait until *count* more scrapes have answered, or not."""
+        """Wait until *count* more scrapes have answered or failed."""
         wanted = self.scrapes.taken + count
         assert live.eventually(lambda: self.scrapes.taken, lambda found: found >= wanted) >= wanted
 
     def page(self) -> Samples:
-        """Scrape besides, and return the page. Raises what a scrape may fail with."""
+        """Scrape once more, and return the page. Raises what a scrape may fail with."""
         # The address was read from the log once: that of a server under load is long.
         try:
             answer = live.request(self._metrics_url)
@@ -335,7 +334,7 @@ class Case:
         return live.parse_samples(answer.body.decode())
 
     def stop_traffic(self) -> None:
-        """Let the requests under way end, and send no more."""
+        """Let the requests in progress end, and send no more."""
         self._ended.set()
         for running in self._running[: self._clients]:
             running.result()  # type: ignore[attr-defined]

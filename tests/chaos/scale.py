@@ -1,4 +1,4 @@
-"""How much of each fault: as much as a test run has time for, or all that was promised (`make chaos`)."""
+"""The number of faults: a few in a test run, or all that were promised (`make chaos`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is harmed: servers of the chaotic application, and one of their processes at a time."""
+"""The targets of harm: servers of the chaotic application, and their processes."""
 
 from __future__ import annotations
 
