@@ -6,6 +6,7 @@ import base64
 import os
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from wsgi_prom import MetricsApp
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter import access
 from wsgi_prom.exporter.app import ExporterApp
+from wsgi_prom.exporter.watched import Files, Watched
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
@@ -141,6 +143,38 @@ def test_a_token_is_replaced_while_it_runs(token_file: Path) -> None:
     assert [401, 200, 401] == codes()
     secret(token_file, "s3cret")
     assert [200, 401, 401] == codes()
+
+
+def test_requests_while_several_files_are_read_again(tmp_path: Path) -> None:
+    """One thread reads the files again; others that ask meanwhile get a value of one version, and no error."""
+    paths = [tmp_path / name for name in "abcdefgh"]
+
+    def write(version: int) -> None:
+        for path in paths:
+            path.write_text(str(version))
+
+    def load(files: Files) -> set[bytes]:
+        found = set()
+        for path in paths:
+            found.add(files.read("WSGI_PROM_WEB_CONFIG", str(path)))
+            time.sleep(0.001)
+        return found
+
+    write(0)
+    watched, over = Watched(load), threading.Event()
+
+    def ask_often() -> None:
+        while not over.is_set():
+            assert watched.value
+
+    with ThreadPoolExecutor(4) as pool:
+        askers = [pool.submit(ask_often) for _ in range(4)]
+        for version in range(1, 30):
+            write(version)
+            time.sleep(0.005)
+        over.set()
+    assert [None] * 4 == [asker.result() for asker in askers]
+    assert {b"29"} == watched.value
 
 
 def test_users_are_replaced_while_it_runs(web_config: Path) -> None:

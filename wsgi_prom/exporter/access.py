@@ -65,7 +65,8 @@ class Access:
 
     def refusal(self, request: Request) -> Response | None:
         """Return the response to a *request* without the right credentials, None for one that has them."""
-        users = self.web.users if self.web else None
+        web = self.web
+        users = web.users if web else None
         if self._token is None and users is None:
             return None
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")

@@ -84,11 +84,13 @@ class Watched(Generic[T]):
         return self._value
 
     def _reload(self) -> None:
-        self._files = Files()
+        files = Files()
         try:
-            self._value = self._load(self._files)
+            self._value = self._load(files)
         except SettingError as error:
             log.error("%s Until then, wsgi_prom uses the last good version.", error)
+        # Only now: other threads go through the files meanwhile.
+        self._files = files
 
 
 def _state(path: Path) -> tuple[int, ...]:

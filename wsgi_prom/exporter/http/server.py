@@ -68,7 +68,8 @@ def make_server(
 
 
 def scheme(access: Access) -> str:
-    return "https" if access.web and access.web.tls else "http"
+    web = access.web
+    return "https" if web and web.tls else "http"
 
 
 def allowed_connections() -> int:
