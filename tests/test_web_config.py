@@ -94,6 +94,7 @@ def test_hashes_of_each_kind(kind: str, tmp_path: Path) -> None:
         ("basic_auth_users: {}\nbasic_auth_users: {}", "line 2: a key that is repeated"),
         ("basic_auth_users:\n  john: pa55word", "basic_auth_users: the value of john is not a bcrypt hash. Make a line with: htpasswd"),
         ("basic_auth_users:\n  john:", "basic_auth_users: the value of john is not a bcrypt hash"),
+        ("basic_auth_users:\n  john: {x: y}", "basic_auth_users: the value of john is not a bcrypt hash"),
         ("basic_auth_users:\n  john: [x]", "basic_auth_users: the value of john is not a bcrypt hash"),
         (f"basic_auth_users:\n  john: {DOCUMENTED[:-1]}", "basic_auth_users: the value of john is not a bcrypt hash"),
         (f"basic_auth_users:\n  john: {DOCUMENTED.replace('10', '32', 1)}", "the value of john is not a bcrypt hash"),
