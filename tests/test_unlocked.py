@@ -16,7 +16,8 @@ import pytest
 from wsgi_prom import PrometheusMiddleware
 from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.request.recorder import Recorder, begin_of
+from wsgi_prom.request.measurement import begin_of, record_of
+from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import unlocked
 from wsgi_prom.store.current_slot import current_slot
@@ -162,7 +163,7 @@ def test_nothing_is_called_between_a_look_up_and_its_stores(in_child: Callable[.
         recorder = Recorder(Settings.read())
         return {
             function.__name__: stretches(function.__code__)
-            for function in (begin_of(recorder), recorder.record, SlotValue.inc)
+            for function in (begin_of(recorder), record_of(recorder), SlotValue.inc)
         }
 
     found = in_child(run)

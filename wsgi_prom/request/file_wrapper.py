@@ -1,61 +1,18 @@
 """
-The file that a request is answered with, on its way through the server's file_wrapper.
+Files on their way through the server's file_wrapper: how much of one is sent, and when its response is over.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.request.headers import content_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-
-class FileResponse:
-    """The part of a measured request for a response that is a file."""
-
-    __slots__ = ()
-
-    if TYPE_CHECKING:
-        file: Any
-        headers: Any
-        recorder: ClassVar[Any]
-        method: str
-        sent: int
-
-        def passed(self, chunk: Any) -> None: ...
-        def fail(self, error: BaseException) -> None: ...
-        def leave(self) -> None: ...
-
-    def takes_file(self, result: Any) -> None:
-        """Measure *result*, of the server's file_wrapper. It is counted when its file is closed; now, if that cannot be seen."""
-        own = isinstance(result, File)
-        self.file = result if own else getattr(result, "filelike", getattr(result, "file", None))
-        if not look_into(result, self):
-            self.file_closing(read=False)
-            self.leave()
-
-    def file_read(self, chunk: bytes) -> None:
-        """Count what the server has read of the file that is the response."""
-        self.passed(chunk)
-
-    def file_closing(self, *, read: bool) -> None:
-        """Take the size of a file that the server sent without reading it (by sendfile) if it was not *read*."""
-        if not read and not self.sent:
-            try:
-                self.sent = file_size(self.file, self.headers)  # type: ignore[misc]  # a slot of its class
-            except Exception:
-                self.recorder.fail("body")
-
-    def file_broken(self, error: BaseException) -> None:
-        """Count the request as one whose file could not be read."""
-        self.fail(error)
-
-    def file_closed(self) -> None:
-        """Count the request as answered with the file that was closed."""
-        self.leave()
+    from wsgi_prom.request.request import MeasuredRequest
 
 
 class File:
@@ -66,14 +23,14 @@ class File:
     `answer`: an application may read what it has wrapped itself.
     """
 
-    _request: FileResponse | None = None
+    _request: MeasuredRequest | None = None
     _read = False
 
     def __init__(self, filelike: Any) -> None:
         self._filelike = filelike
 
-    def answer(self, request: FileResponse) -> None:
-        """Tell *request*, whose response the file is, from now on."""
+    def answer(self, request: MeasuredRequest) -> None:
+        """Measure *request*, whose response the file is, from now on."""
         self._request = request
 
     def __getattr__(self, name: str) -> Any:
@@ -81,7 +38,7 @@ class File:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._filelike:
-            self._tell(chunk)
+            self._passed(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
@@ -89,27 +46,27 @@ class File:
             chunk: bytes = self._filelike.read(*size)
         except BaseException as error:
             if self._request is not None:
-                self._request.file_broken(error)
+                self._request.fail(error)
             raise
-        self._tell(chunk)
+        self._passed(chunk)
         return chunk
 
     def close(self) -> None:
         """Close the file, if it can be (PEP 3333 leaves that open): the end of its response."""
         request = self._request
-        if request is not None:
-            request.file_closing(read=self._read)
+        if request is not None and not self._read:
+            _take_size(request, self._filelike)
         try:
             if hasattr(self._filelike, "close"):
                 self._filelike.close()
         finally:
             if request is not None:
-                request.file_closed()
+                request.record(b"")
 
-    def _tell(self, chunk: bytes) -> None:
+    def _passed(self, chunk: bytes) -> None:
         if self._request is not None:
             self._read = True
-            self._request.file_read(chunk)
+            self._request.passed(chunk)
 
 
 class Wrapper:
@@ -128,22 +85,33 @@ class Wrapper:
         return self.function(*arguments, **keywords)
 
 
-def look_into(result: Any, request: FileResponse) -> bool:
-    """Make the file in *result*, the server's own object, report to *request*. Returns False if there is none to be found."""
+def measure_file(request: MeasuredRequest, result: Any) -> None:
+    """Count *request* when the file in *result*, the server's own object, is closed; now, if that cannot be seen."""
+    request.more_extras().is_file = True
     if isinstance(result, File):
         result.answer(request)
-        return True
+        return
     attributes = getattr(result, "__dict__", {})
     # As gunicorn and wsgiref have it, which take the file's close() for their own, and as waitress has it.
     name = next((name for name in ("filelike", "file") if name in attributes), None)
     if name is None:
-        return False
-    told = File(attributes[name])
-    told.answer(request)
-    setattr(result, name, told)
+        _take_size(request, getattr(result, "filelike", getattr(result, "file", None)))
+        request.record(b"")
+        return
+    file = File(attributes[name])
+    file.answer(request)
+    setattr(result, name, file)
     if "close" in attributes or not hasattr(result, "close"):
-        result.close = told.close
-    return True
+        result.close = file.close
+
+
+def _take_size(request: MeasuredRequest, file: Any) -> None:
+    """Take the size of a *file* that the server has sent without reading it (by sendfile)."""
+    if not request.sent:
+        try:
+            request.sent = file_size(file, request.headers)
+        except Exception:
+            request.recorder.fail("body")
 
 
 def file_size(file: Any, headers: Iterable[tuple[str, str]]) -> int:

@@ -25,8 +25,8 @@ class Input:
     Used by one thread at a time, as the server's object is. Has all other attributes of the server's object.
     """
 
-    # Whether `size` says how much the application has read.
-    known = True
+    # The number of bodies, 1 or 0, of which `size` does not say how much the application has read.
+    unknown = 0
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -85,6 +85,7 @@ class Input:
         self.size = max(self.size, self._position)
 
 
-# A body that the application reads otherwise.
+# No body, and one that the application reads otherwise.
+NOTHING: Final = Input(None)
 UNKNOWN: Final = Input(None)
-UNKNOWN.known = False
+UNKNOWN.unknown = 1

@@ -1,29 +1,35 @@
 """
-An application that is measured: any WSGI application (PEP 3333), and otherwise as it was.
+One request is measured, the usual way: `begin`, the application, `record`. Everything else takes the slow path, recorder.py.
 
 1. A failure in here is counted, logged once, and kept from the application.
 2. A list, tuple, bytes or file_wrapper result goes to the server as the same object: by its type a server knows whether to
    add a Content-Length, or to use sendfile.
 3. A response that is complete is counted before the server sends the last of it: a worker killed after that has answered,
    and counted. (Of 60 workers killed right after a Flask answer had arrived, 29 had counted it when close() counted.)
+4. `record` stores without a lock. Nothing is called between its look at `guarded` and its last store, so that no other
+   thread and no signal handler runs in between (store/unlocked.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.request.nesting import takes_over
-from wsgi_prom.request.recorder import begin_of
 from wsgi_prom.request.request import MeasuredRequest
 from wsgi_prom.request.response import respond
 from wsgi_prom.request.routes import REQUEST
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
+
+_alive: Final = current_slot.alive
 
 
 def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSGIApplication:
@@ -32,13 +38,13 @@ def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSG
 
     *explicit* is False for a server's hook, which measures only what no middleware inside does.
     """
-    begin, record = begin_of(recorder), recorder.record
+    begin, record = begin_of(recorder), record_of(recorder)
 
     # A class for each middleware: its requests are told from those of a middleware around it.
     class Request(MeasuredRequest):
         __slots__ = ()
 
-    Request.recorder, Request.explicit = recorder, explicit
+    Request.recorder, Request.explicit, Request.record = recorder, explicit, record
 
     def middleware(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request()
@@ -58,3 +64,86 @@ def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSG
             raise
 
     return middleware
+
+
+def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment], None]:
+    """Return a function, for one middleware, that begins to measure a request, which has come with an environ."""
+    serving, counts_in_progress = recorder.serving, recorder.counts_in_progress
+    counts_received, counts_queue = recorder.counts_received, recorder.counts_queue
+    knows_file_wrapper = False
+
+    def begin(request: MeasuredRequest, environ: WSGIEnvironment) -> None:
+        nonlocal knows_file_wrapper
+        request.environ = environ
+        request.sent = 0
+        request.own_extras = None
+        request.started = started = perf_counter()
+        try:
+            if not knows_file_wrapper:  # kept, as a look at each request's takes 300 instructions
+                knows_file_wrapper = request.see_file_wrapper()
+            if (counts_received and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)) or (
+                counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ)
+            ):
+                request.measure_more()
+            if "HTTP_UPGRADE" in environ:
+                request.see_upgrade()
+            if started > recorder.look_at or not _alive[0]:
+                recorder.look_after(started, environ)
+            # Kept now: the application may clear its environ.
+            request.method = environ["REQUEST_METHOD"]
+            request.entered = environ["PATH_INFO"]
+        except Exception as error:
+            request.begin_oddly(error)
+        if current_slot.guarded:
+            serving.enter(request)
+        else:
+            if counts_in_progress:
+                serving.columns[0] = serving.count = serving.count + 1.0
+            request.token = current_slot.lock
+
+    return begin
+
+
+def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
+    """Return the function that counts a request, whose response is complete, before the server gets its last chunk."""
+    requests, serving, asked = recorder.rows.requests, recorder.serving, recorder.asked
+    bounds, first_bound, sent_column = recorder.bounds, recorder.bounds[0], recorder.columns.sent
+    counts_sent, counts_in_progress = recorder.counts_sent, recorder.counts_in_progress
+    times_first_byte = recorder.times_first_byte
+
+    def record(request: MeasuredRequest, chunk: bytes) -> None:
+        try:
+            sent = request.sent + len(chunk)
+            seconds = perf_counter() - request.started
+            # Most requests are of the first bucket: the look at it saves 900 of 16,000 instructions, 5 %.
+            bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
+            labels = request.labels() if asked else request.route
+            extras = request.own_extras
+            # The token last: another thread may have dismissed the request, for a middleware inside.
+            if (
+                (extras is None or not extras.slow)
+                and not times_first_byte
+                and _alive[1]
+                and not current_slot.guarded
+                and request.token is current_slot.lock
+            ):
+                row = requests[request.method][labels][request.status]
+                row[0] += seconds
+                row[bucket] += 1.0
+                if counts_sent:
+                    row[sent_column] += sent
+                if extras is not None:
+                    row[recorder.columns.received] += extras.received.size
+                    row[recorder.columns.unknown] += extras.received.unknown
+                if counts_in_progress:
+                    serving.columns[0] = serving.count = serving.count - 1.0
+                request.token = None
+                request.environ[REQUEST] = None
+                if extras is not None:
+                    recorder.observe_queue(extras.waited)
+                return
+        except Exception:  # noqa: S110 - new labels, no start_response, a chunk that is not bytes
+            pass
+        recorder.end(request, chunk)
+
+    return record

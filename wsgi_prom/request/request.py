@@ -6,14 +6,15 @@ Nothing here raises into the application or the server, but what the server's ow
 
 from __future__ import annotations
 
+import sys
 import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgi_prom.metrics import LONGEST_LABEL, OTHER
-from wsgi_prom.request.file_wrapper import FileResponse, Wrapper
-from wsgi_prom.request.headers import drops_body, may_lack_body, queue_seconds, told_length
-from wsgi_prom.request.input import UNKNOWN, Input
+from wsgi_prom.request.file_wrapper import Wrapper
+from wsgi_prom.request.headers import content_length, drops_body, may_lack_body, queue_seconds
+from wsgi_prom.request.input import NOTHING, UNKNOWN, Input
 from wsgi_prom.request.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, elsewhere, find_route
 from wsgi_prom.request.websocket import asks_for_websocket, ends_session
 
@@ -24,45 +25,50 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
-    from wsgi_prom.request.schemas import Where
+    from wsgi_prom.request.schemas import RouteLabels
+    from wsgi_prom.setting_values import LabelValue
 
 _ABSENT: Final = object()
 
 
-class MeasuredRequest(FileResponse):
+class Extras:
+    """What few requests have, and its values for all others. For `Recorder.end`, `record` and `MeasuredRequest` alone."""
+
+    # Whether only `Recorder.end` may count the request.
+    slow = False
+    # The body, and the seconds that the request was in the proxy's queue.
+    received = NOTHING
+    waited: float | None = None
+    # Whether the request asks for a WebSocket.
+    websocket = False
+    # Whether the response is an object of the server's file_wrapper.
+    is_file = False
+    # Seconds to the first byte of the response's body.
+    first_byte: float | None = None
+    # The first exception that the application raised, or answered itself.
+    exception: type[BaseException] | None = None
+
+
+_NO_EXTRAS: Final = Extras()
+
+
+class MeasuredRequest:
     """
     What is known of a request. For one thread at a time, like the request itself.
 
-    `Recorder.begin` sets the first group of attributes and `start` the second; those of the third are set where they are
-    needed.
+    `begin` sets the first group of attributes, and `start` the second.
     """
 
     __slots__ = (
-        "entered",
-        "environ",
-        "file",
-        "first_byte",
-        "has_more",
-        "headers",
-        "length",
-        "method",
-        "noted",
-        "placed",
-        "received",
-        "route",
-        "sent",
-        "start_response",
-        "started",
-        "status",
-        "token",
-        "waited",
-        "websocket",
-        "write",
+        "entered", "environ", "headers", "length", "method", "own_extras", "route", "sent", "start_response", "started",
+        "status", "token", "write",
     )  # fmt: skip
 
     # Of a class of each middleware's own. Explicit: somebody wrote that middleware, no server's hook made it.
     recorder: ClassVar[Recorder]
     explicit: ClassVar[bool]
+    # Counts the request, whose last chunk goes out now: measurement.py.
+    record: ClassVar[Callable[[Any, bytes], None]]
     # The server's, where it is a class: a response is known for a file by that.
     file_wrapper: ClassVar[type | None] = None
 
@@ -70,33 +76,23 @@ class MeasuredRequest(FileResponse):
     method: Any  # a str, as a rule
     # PATH_INFO as the middleware found it.
     entered: str
-    received: Input | None
     # Bytes of the response's body.
     sent: int
     # By perf_counter().
     started: float
     # The current slot's lock when the request began; None once it is counted or dismissed.
     token: Any
-    # Whether there is a body or a time in a queue to count too; None if only `Recorder.end` may count the request.
-    has_more: bool | None
-    # Seconds in the proxy's queue.
-    waited: float | None
+    # Its own; None as a rule.
+    own_extras: Extras | None
 
     headers: Any
-    route: str
+    # See `labels`.
+    route: RouteLabels
     start_response: Any
     status: Any
     write: Any
-
-    file: Any
-    first_byte: float
     # Content-Length, set with the first chunk.
     length: int
-    noted: type[BaseException]
-    # The route and what the callables of labels said: each is asked once.
-    placed: Where
-    # Set where the request asks for a WebSocket.
-    websocket: bool
 
     def start(self, status: Any = _ABSENT, headers: Any = _ABSENT, /, *more: Any, **keywords: Any) -> Self:
         """Act as the application's start_response, and return its `write`. The server judges what it is called with."""
@@ -152,37 +148,52 @@ class MeasuredRequest(FileResponse):
             self.environ["wsgi.file_wrapper"] = Wrapper(wrapper)
         return self.file_wrapper is not None
 
-    def measure_input(self) -> None:
-        """Count the body as it is read."""
+    @property
+    def extras(self) -> Extras:
+        return self.own_extras or _NO_EXTRAS
+
+    def more_extras(self) -> Extras:
+        """Return the request's own extras, made at the first call."""
+        if self.own_extras is None:
+            self.own_extras = Extras()
+        return self.own_extras
+
+    def measure_more(self) -> None:
+        """Measure what few requests have: a body, and the time that one was in the proxy's queue."""
+        extras = self.more_extras()
+        if self.recorder.counts_received:
+            extras.received = self._input()
+        # Counted at the end: a middleware inside may measure the request.
+        if self.recorder.counts_queue:
+            # The wall clock, and only here: the proxy's is another machine's, or process's.
+            extras.waited = queue_seconds(self.environ, time.time())
+
+    def _input(self) -> Input:
+        """Return what counts the body as it is read."""
         environ = self.environ
         if not environ.get("CONTENT_LENGTH") and "HTTP_TRANSFER_ENCODING" not in environ:
-            return  # uWSGI has an empty Content-Length where there is none
+            return NOTHING  # uWSGI has an empty Content-Length where there is none
         source = environ.get("wsgi.input")
         # uWSGI's has nothing of a body in chunks, which an application reads by uwsgi.chunked_read(): its size is not known.
-        if source is not None and (environ.get("CONTENT_LENGTH") or "uwsgi.version" not in environ):
-            environ["wsgi.input"] = self.received = Input(source)
-        else:
-            self.received = UNKNOWN
-        self._note_more()
-
-    def measure_queue(self) -> None:
-        """Take the time in the proxy's queue. It is counted at the end: a middleware inside may measure the request."""
-        try:
-            # The wall clock, and only here: the proxy's is another machine's, or process's.
-            self.waited = queue_seconds(self.environ, time.time())
-            if self.waited is not None:
-                self._note_more()
-        except Exception:
-            self.recorder.fail("enter")
-
-    def _note_more(self) -> None:
-        if self.has_more is not None:
-            self.has_more = True
+        if source is None or ("uwsgi.version" in environ and not environ.get("CONTENT_LENGTH")):
+            return UNKNOWN
+        environ["wsgi.input"] = received = Input(source)
+        return received
 
     def see_upgrade(self) -> None:
         """Look whether the request asks for a WebSocket."""
         if asks_for_websocket(self.environ):
-            self.websocket, self.has_more = True, None
+            extras = self.more_extras()
+            extras.websocket = extras.slow = True
+
+    def begin_oddly(self, error: Exception) -> None:
+        """Begin a request, after an *error* in the current except block."""
+        self.more_extras().slow = True
+        self.method = self.environ.get("REQUEST_METHOD", "")
+        self.entered = self.environ.get("PATH_INFO", "")
+        # No failure of ours: uWSGI calls the application, with no method and path, for a request of two empty lines too.
+        if not isinstance(error, KeyError):
+            self.recorder.fail("enter")
 
     def passed(self, chunk: Any) -> None:
         """Count a chunk of the body, before the server gets it."""
@@ -193,87 +204,85 @@ class MeasuredRequest(FileResponse):
                 return
             if not self.sent:
                 self.note_first_byte()
-                self.length = told_length(self.headers, self.recorder.fail)
+                length = content_length(self.headers)
+                self.length = sys.maxsize if length is None else length
             self.sent += len(chunk)
             if self.sent >= self.length:
-                self.leave()
+                self.record(b"")
         except Exception:
             self.recorder.fail("body")
 
     def note_first_byte(self) -> None:
         if self.recorder.times_first_byte:
-            self.first_byte = perf_counter() - self.started
+            self.more_extras().first_byte = perf_counter() - self.started
 
     def note(self, exception: type[BaseException]) -> None:
-        """Note an exception that the application answers itself. The first of a request is counted with it."""
-        if getattr(self, "token", None) is not None and not hasattr(self, "noted"):
-            self.noted, self.has_more = exception, None
-
-    def leave(self) -> None:
-        """Count the request as answered in full, unless that was done."""
-        self.recorder.record(self, b"")
+        """Note an exception of the application. The first of a request is counted with it."""
+        if getattr(self, "token", None) is not None and self.extras.exception is None:
+            extras = self.more_extras()
+            extras.exception, extras.slow = exception, True
 
     def abort(self) -> None:
         """Count the request as closed before its end."""
         # A server need not look at the body where there is none to send.
         lacks_body = may_lack_body(self.method, str(getattr(self, "status", "")))
-        self.recorder.end(self, aborted=not lacks_body and not hasattr(self, "websocket"))
+        self.recorder.end(self, aborted=not lacks_body and not self.extras.websocket)
 
     def fail(self, error: BaseException) -> None:
         """Count the request as one that raised *error*."""
         if getattr(self, "token", None) is None:  # over, or a signal handler raised before it began
             return
-        if hasattr(self, "websocket") and ends_session(error):
-            self.recorder.end(self)
-        else:
-            # As long as no byte of the body went out, the server answers 500 whatever start_response was told.
-            self.recorder.end(self, failed=not self.sent, exception=type(error))
+        if not self.extras.websocket or not ends_session(error):
+            if (
+                not self.sent
+            ):  # as long as no byte of the body went out, the server answers 500 whatever the status was
+                self.status = "500"
+            self.note(type(error))
+        self.recorder.end(self)
 
     def switch(self) -> None:
         """Count the request as one whose connection the application has taken from the server, for another protocol."""
         self.status, self.route = "101", self.find_route()
         self.recorder.end(self)
 
-    def final_status(self, failed: bool) -> str:
-        """Return the status to count, 500 for a response that has *failed*; drop the size of a body that no server sends."""
+    def final_status(self) -> str:
+        """Return the status to count, and drop the size of a body that no server sends."""
         if not isinstance(self.method, str):
             self.method = OTHER
         status = getattr(self, "status", None)
-        if hasattr(self, "websocket") and not failed:
-            # The server has answered 101, and sends nothing of what the application says.
+        if self.extras.websocket:
+            # The server has answered 101, and sends nothing of what the application says but an error.
             switched = self.environ.get("wsgi.websocket") is not None and str(status) < "4"
             if status is None or switched:
                 return "101"
-        if failed or not isinstance(status, str):
+        if not isinstance(status, str):
             status = "500"
         if may_lack_body(self.method, status) and drops_body(
-            self.environ, self.method, file=hasattr(self, "file")
+            self.environ, self.method, file=self.extras.is_file
         ):
             self.sent = 0
         return status
 
     def is_session(self, status: str) -> bool:
         """Tell whether the request is counted without its duration."""
-        return status.startswith("101") or hasattr(self, "websocket")
+        return status.startswith("101") or self.extras.websocket
 
     def leave_environ(self) -> None:
         # The two refer to each other: a circle would keep them, and all that the server put there, until the next
         # garbage collection.
         self.environ[REQUEST] = None
 
-    def place(self) -> Where:
-        """Return the route, with the labels that the callables of the settings return."""
-        try:
-            return self.placed
-        except AttributeError:
-            pass
-        route = self.route if getattr(self, "status", None) is not None else self.find_route()
+    def labels(self) -> RouteLabels:
+        """Return the route, with the labels that the settings add if one of them is a callable. Each is called once."""
+        route = self.route if hasattr(self, "route") else self.find_route()
         asked = self.recorder.asked
-        where: Where = (route, *map(self._label, asked)) if asked else route
-        self.placed = where
-        return where
+        if asked and isinstance(route, str):
+            self.route = route = (route, *map(self._label, asked))
+        return route
 
-    def _label(self, value: Callable[[WSGIEnvironment], object]) -> str:
+    def _label(self, value: LabelValue) -> str:
+        if isinstance(value, str):
+            return value
         try:
             label: Any = value(self.environ)
             if type(label) is not str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsgi_prom.request.file_wrapper import File
+from wsgi_prom.request.file_wrapper import File, measure_file
 from wsgi_prom.request.response_sizes import size_of
 from wsgi_prom.request.websocket import takes_connection
 
@@ -66,22 +66,20 @@ def respond(request: MeasuredRequest, result: Any) -> Any:
         sent = size_of(result)
         if sent is not None:
             request.sent += sent
-            request.leave()
+            request.record(b"")
             return result
         kind: type = type(result)
-        if not hasattr(request, "status") and takes_connection(
-            result, websocket=hasattr(request, "websocket")
-        ):
+        if not hasattr(request, "status") and takes_connection(result, websocket=request.extras.websocket):
             request.switch()
         elif kind is list or kind is tuple or kind is bytes or kind is str or result is None:
             _count_complete(request, result)
         elif _is_file(request, kind):
-            request.takes_file(result)
+            measure_file(request, result)
         else:
             return _wrap(request, result, SizedBody if hasattr(kind, "__len__") else Body)
     except Exception:  # a type or a server's object of an unforeseen form
         request.recorder.fail("body")
-        request.leave()
+        request.record(b"")
     return result
 
 
@@ -96,7 +94,8 @@ def _is_file(request: MeasuredRequest, kind: type) -> bool:
 def _count_complete(request: MeasuredRequest, result: Any) -> None:
     if result is None or isinstance(result, str):
         # No server takes that, and each says so itself.
-        request.recorder.end(request, failed=True)
+        request.status = "500"
+        request.recorder.end(request)
         return
     try:
         sent = len(result) if isinstance(result, bytes) else sum(map(len, result))
@@ -105,7 +104,7 @@ def _count_complete(request: MeasuredRequest, result: Any) -> None:
         request.sent += sent
     except Exception:  # items that are not bytes: the server says so
         request.recorder.fail("body")
-    request.leave()
+    request.record(b"")
 
 
 def _wrap(request: MeasuredRequest, result: Any, kind: type[Body]) -> Body:
@@ -126,7 +125,7 @@ def _read(request: MeasuredRequest, result: Any) -> Iterator[bytes]:
             yield chunk
         # Here and not in close(): a server that ends a response with its last chunk's frame, or by closing the
         # connection, does so after this. A worker that dies then has counted what its client has seen.
-        request.leave()
+        request.record(b"")
     except GeneratorExit:
         # A server that does not call close(): cheroot, where start_response was never called.
         request.abort()

@@ -1,10 +1,10 @@
 """
-The rows that requests are recorded into: each label set this process has met, and its columns in the current slot.
+The rows that requests are recorded into: each label set that this process has met, and its columns in the current slot.
 
 1. Columns are looked up and stored to while the current slot's lock is held, or where no other thread can run in between:
    a slot that is claimed meanwhile moves the values.
-2. `Rows.requests` is a table by method, route (with the labels of callables) and status. Three look-ups cost a third less
-   than one by a tuple.
+2. `Rows.requests` is for `record` (measurement.py): rows by method, route (see RouteLabels) and status as they come. Three
+   look-ups cost a third less than one by a tuple. `Rows.count_request` adds to it, and needs no entry itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.label_limit import FOLDED, LabelSets
 
 if TYPE_CHECKING:
-    from wsgi_prom.request.schemas import Where
+    from wsgi_prom.request.schemas import RouteLabels
     from wsgi_prom.settings import Settings
     from wsgi_prom.store.file_format import Schema
     from wsgi_prom.store.slots import Columns, Slot
 
     Row = tuple[Columns, int]
     Key = tuple[Schema, tuple[str, ...]]
-    Table = dict[str, dict[Any, dict[str, Columns]]]
 
 # The label of an error that no space on the disk, or the like, has caused.
 STORAGE: Final = "storage"
@@ -59,14 +58,18 @@ class InProgress:
             self.columns[0] = self.count = self.count + 1.0
             request.token = lock
 
+    def leave(self, request: Any) -> None:
+        """Count *request* as no longer in progress. The caller holds the lock that is its token."""
+        self.columns[0] = self.count = self.count - 1.0
+        request.token = None
+
     def dismiss(self, request: Any) -> None:
         """Count *request* as no longer in progress, if it is."""
         lock = getattr(request, "token", None)
         if lock is current_slot.lock and current_slot.alive[1]:
             with lock:
                 if request.token is not None:  # not counted by another thread meanwhile
-                    self.columns[0] = self.count = self.count - 1.0
-                    request.token = None
+                    self.leave(request)
         request.token = None
 
 
@@ -83,15 +86,14 @@ class Rows:
 
     def __init__(self, settings: Settings) -> None:
         self.schemas = schemas.Schemas(settings)
-        self._extra = schemas.ExtraLabels(settings)
+        values = [value for _, value in settings.labels]
+        self._callable = frozenset(name for name, value in settings.labels if callable(value))
+        # The values that a request does not bring along with its route.
+        self._static = () if self._callable else tuple(map(str, values))
         self._status_class = settings.status_class
         self._limit = settings.label_limit
-        self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {
-            schema: {} for schema in self.schemas.all() if schema is not None
-        }
-        self.requests: Table = {}
-        # Responses that may lack a body stand apart, so that the usual way misses them: the slow path knows their size.
-        self._bodiless: Table = {}
+        self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {schema: {} for schema in self.schemas.all}
+        self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
         self._known_requests = 0
         self.serving = _in_progress.setdefault(self.schemas.in_progress, InProgress())
         self._label_sets = LabelSets(None, self._limit)
@@ -103,7 +105,7 @@ class Rows:
         if not keep:
             for rows in self._rows.values():
                 rows.clear()
-        wanted = self._known()
+        wanted = [(schema, labels) for schema, rows in self._rows.items() for labels in rows]
         if self.schemas.in_progress is not None and self.serving.shown:
             wanted.append((self.schemas.in_progress, ()))
         if slot.path is not None:
@@ -123,11 +125,36 @@ class Rows:
             with current_slot.lock:
                 self.serving.move(self._find(schema, ()))
 
-    def count(self, schema: Schema | None, method: str, where: Where, *more: str) -> None:
-        """Add 1 to a counter of *method*, the route of *where*, and *more* labels."""
+    def count_request(
+        self, request: Any, labels: RouteLabels, status: str, amounts: dict[int, float]
+    ) -> bool:
+        """
+        Add *amounts*, by their column, to the row of *request*, which is over then.
+
+        Returns False if another thread has dismissed it meanwhile.
+        """
+        self.show_in_progress()
+        schema, method = self.schemas.request.schema, request.method
+        wanted = self._labels(method, labels, status[:3])
+        if self._status_class:
+            wanted = (*wanted, status[:1] + "xx")
+        bounded = self._bounded(schema, wanted)
+        with current_slot.lock:
+            if request.token is not current_slot.lock:
+                return False
+            row = self._find(schema, bounded)
+            _add(row, amounts)
+            self.serving.leave(request)
+            # Not a label set beyond the limit, which is counted each time, a method that a client made up, or a response
+            # whose size the slow path has to look for.
+            if bounded is wanted and wanted[0] == method and not may_lack_body(method, status):
+                self._know(method, labels, status, _columns_of(row, schema.width))
+        return True
+
+    def count(self, schema: Schema | None, method: str, labels: RouteLabels, *more: str) -> None:
+        """Add 1 to a counter of *method*, the route and extra labels of *labels*, and *more* labels."""
         if schema is not None:
-            route, *extra = self._extra.place(where)
-            self.add(schema, (schemas.registered(method), route, *more, *extra), {0: 1.0})
+            self.add(schema, self._labels(method, labels, *more), {0: 1.0})
 
     def add(self, schema: Schema, labels: tuple[str, ...], amounts: dict[int, float]) -> None:
         """Add *amounts*, by their column, to the row of *labels*."""
@@ -135,48 +162,20 @@ class Rows:
             current_slot.renew()
         labels = self._bounded(schema, labels)
         with current_slot.lock:
-            columns, first = self._find(schema, labels)
-            for offset, amount in amounts.items():
-                columns[first + offset] += amount
+            _add(self._find(schema, labels), amounts)
 
-    def add_to_request(self, method: str, where: Where, status: str, column: int, amount: float) -> None:
-        """Add *amount* to a *column* of the row of a request."""
-        while True:
-            with current_slot.lock:
-                row = self.table(method, status).get(method, {}).get(where, {}).get(status)
-                if row is not None:
-                    row[column] += amount
-                    return
-            # A slot that was claimed meanwhile has emptied the table.
-            method, where, status = self.meet(method, where, status)
+    def _labels(self, method: str, labels: RouteLabels, *more: str) -> tuple[str, ...]:
+        """Return the label set of a row: method, route, *more*, and the labels that the settings add."""
+        route, *extra = (labels, *self._static) if isinstance(labels, str) else labels
+        return (schemas.registered(method), route, *more, *extra)
 
-    def table(self, method: str, status: str) -> Table:
-        """Return the table that holds the row of a request with *method* and *status*."""
-        return self._bodiless if may_lack_body(method, status) else self.requests
-
-    def meet(self, method: str, where: Where, status: str) -> tuple[str, Where, str]:
-        """Put the row of a request that is not in its table there. Returns the method, route and status it is found by."""
-        self.show_in_progress()
-        route, *extra = self._extra.place(where)
-        labels = (schemas.registered(method), route, status[:3], *extra)
-        if self._status_class:
-            labels = (*labels, status[:1] + "xx")
-        schema = self.schemas.request.schema
-        bounded = self._bounded(schema, labels)
-        counted = bounded[0], self._extra.where(bounded), bounded[2]
-        with current_slot.lock:
-            row = self._find(schema, bounded)
-            self._know(counted, row)
-            # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
-            if bounded is labels and labels[0] == method and self._known_requests < 4 * self._limit:
-                self._know((method, where, status), row)
-        return counted
-
-    def _know(self, request: tuple[str, Any, str], row: Row) -> None:
-        method, where, status = request
-        rows = self.table(method, status).setdefault(method, {}).setdefault(where, {})
-        self._known_requests += status not in rows
-        rows[status] = _columns_of(row, self.schemas.request.schema.width)
+    def _know(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
+        """Have `record` find the row of a request. The caller holds the lock."""
+        rows = self.requests.setdefault(method, {}).setdefault(labels, {})
+        # A client may not add statuses, and an application that does is bounded here.
+        if status in rows or self._known_requests < 4 * self._limit:
+            self._known_requests += status not in rows
+            rows[status] = columns
 
     def _bounded(self, schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
         """
@@ -189,27 +188,23 @@ class Rows:
         if labels in known or schema in self.schemas.unlimited or self._label_sets.allow(name, labels):
             return labels
         self.add(self.schemas.dropped, (name,), {0: 1.0})
-        if self._extra.asked:
-            labels = schemas.folded(schema, labels, self._extra.asked_names)
+        if self._callable:
+            labels = schemas.folded(schema, labels, self._callable)
             if labels in known or self._label_sets.allow(name + FOLDED, labels):
                 return labels
         return schemas.folded(schema, labels)
 
     def _find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
         """Return the row of *labels*, made at the first call. The caller holds the current slot's lock."""
-        rows = self._rows[schema]  # looked up once: the hash of a schema takes 2 us
+        rows = self._rows[schema]
         row = rows.get(labels)
         if row is None:
             row = rows[labels] = current_slot.row(schema, labels)
         return row
 
-    def _known(self) -> list[Key]:
-        return [(schema, labels) for schema, rows in self._rows.items() for labels in rows]
-
     def _swap(self, fresh: dict[Key, Row]) -> None:
         """Put *fresh* rows in the place of the present ones, with their values. The caller holds the lock."""
         self.requests.clear()
-        self._bodiless.clear()
         self._known_requests = 0
         for (schema, labels), row in fresh.items():
             old = self._rows[schema].get(labels)
@@ -218,6 +213,12 @@ class Rows:
             self._rows[schema][labels] = row
         if self.schemas.in_progress is not None:
             self.serving.move(self._rows[self.schemas.in_progress].get(()))
+
+
+def _add(row: Row, amounts: dict[int, float]) -> None:
+    columns, first = row
+    for column, amount in amounts.items():
+        columns[first + column] += amount
 
 
 def _columns_of(row: Row, width: int) -> Columns:

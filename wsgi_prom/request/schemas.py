@@ -1,5 +1,5 @@
 """
-The rows that the middleware records into, as the settings would have them.
+The schemas of the rows that the middleware records into.
 
 The metrics of a request share one row for each method, route and status. The count of requests is the sum of the
 duration's buckets, so that the two can never disagree, and a request costs one look-up.
@@ -8,7 +8,7 @@ duration's buckets, so that the two can never disagree, and a request costs one 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
 from wsgi_prom.store import file_format
@@ -17,8 +17,8 @@ from wsgi_prom.store.file_format import Metric, Schema
 if TYPE_CHECKING:
     from wsgi_prom.settings import Settings
 
-    # A route, with the values of the labels that are asked for behind it if there are such.
-    Where = str | tuple[str, ...]
+    # A request's route; if a callable returns one of the labels that the settings add, then with all of their values.
+    RouteLabels = str | tuple[str, ...]
 
 INFINITY = float("inf")
 
@@ -29,13 +29,16 @@ _NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 @dataclass(frozen=True)
 class RequestSchema:
     """
-    The row of a method, route and status, and the offsets of its columns after those of the duration.
+    The schema of a request's row, and the first column of each part that follows the duration.
 
-    The offsets are the same whatever is turned off: a metric that nobody wants is not shown, and its columns stay.
+    *received* is the sum of request sizes, *unknown* the number of those that are not known, which are few, and *sent* the
+    sum of response sizes. *first_byte* is laid out as the duration: a sum, and a column for each bucket. A metric that is
+    disabled is not shown, and its columns stay.
     """
 
     schema: Schema
     received: int
+    unknown: int
     sent: int
     first_byte: int
 
@@ -46,110 +49,57 @@ class Schemas:
     def __init__(self, settings: Settings) -> None:
         self.request = request_schema(settings)
         # More of the same counter: requests whose duration is no latency.
-        self.untimed = _labelled(settings, metrics.REQUESTS, ("status",))
-        self.exception = _counter(settings, metrics.EXCEPTIONS, ("exception",))
-        self.aborted = _counter(settings, metrics.ABORTED, ())
+        self.untimed = _counter(settings, metrics.REQUESTS, "status")
+        self.exception = _counter(settings, metrics.EXCEPTIONS, "exception")
+        self.aborted = _counter(settings, metrics.ABORTED)
         self.in_progress: Schema | None = None
-        if _enabled(settings, metrics.IN_PROGRESS):
+        if metrics.IN_PROGRESS[0] not in settings.disable:
             self.in_progress = file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livesum")
         self.queue: Schema | None = None
-        if _enabled(settings, metrics.QUEUE):
+        if metrics.QUEUE[0] not in settings.disable:
             bounds = (*settings.queue_buckets, INFINITY)
             self.queue = file_format.histogram(*_named(settings, metrics.QUEUE), (), bounds)
         self.dropped = file_format.counter(*metrics.DROPPED, ("metric",))
         self.errors = file_format.counter(*metrics.ERRORS, ("stage",))
         # Their labels are names of ours.
         self.unlimited = frozenset({self.dropped, self.errors})
-
-    def all(self) -> tuple[Schema | None, ...]:
-        return (
-            self.in_progress, self.request.schema, self.untimed, self.exception, self.aborted, self.queue,
-            self.dropped, self.errors,
-        )  # fmt: skip
-
-
-class ExtraLabels:
-    """
-    The labels that the settings add. Of those of a request, only what callables say is kept beside its route.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._labels = settings.labels
-        self.asked = tuple(value for _, value in settings.labels if callable(value))
-        self.asked_names = frozenset(name for name, value in settings.labels if callable(value))
-
-    def place(self, where: Where) -> tuple[str, ...]:
-        """Return the route and all extra labels that *where* stands for."""
-        route, *asked = (where,) if isinstance(where, str) else where
-        answers = iter(asked)
-        return (route, *[next(answers) if callable(value) else value for _, value in self._labels])
-
-    def where(self, labels: tuple[str, ...]) -> Where:
-        """Return what stands for the route and the extra labels of a request's *labels*."""
-        if not self.asked:
-            return labels[1]
-        # The class of the status may be behind them.
-        given = zip(self._labels, labels[3:], strict=False)
-        return (labels[1], *[label for (_, value), label in given if callable(value)])
+        self.all = [
+            schema
+            for schema in (self.in_progress, self.request.schema, self.untimed, self.exception, self.aborted,
+                           self.queue, self.dropped, self.errors)
+            if schema is not None
+        ]  # fmt: skip
 
 
 def request_schema(settings: Settings) -> RequestSchema:
-    extra = tuple(name for name, _ in settings.labels)
-    labelnames = ("method", "route", "status", *extra, *(("status_class",) if settings.status_class else ()))
-    by_route = (0, 1, *range(3, 3 + len(extra)))
-    by_status = (0, 1, 2, *range(3, 3 + len(extra)))
-    duration_labels = (*by_route, 3 + len(extra)) if settings.status_class else by_route
-
+    names = ("method", "route", "status", *(name for name, _ in settings.labels))
+    by_status = tuple(range(len(names)))
+    by_route = by_duration = (0, 1, *by_status[3:])
+    if settings.status_class:
+        names, by_duration = (*names, "status_class"), (*by_route, len(names))
     bounds = (*settings.buckets, INFINITY)
-    # A sum of durations, a column for each bucket; the sum of request sizes and the number of those that are not
-    # known, which are few; the sum of response sizes; and perhaps the times to the first byte, as the durations.
-    duration, received = 0, 1 + len(bounds)
-    sent = received + 2
-    first_byte = sent + 1
-    buckets = (duration + 1, received)
-    shown = [
-        Metric("counter", *_named(settings, metrics.REQUESTS), labels=by_status, count=buckets),
-        *_unless_disabled(
-            settings,
-            "histogram",
-            metrics.DURATION,
-            labels=duration_labels,
-            total=(duration, duration + 1),
-            buckets=buckets,
-            bounds=bounds,
-        ),
-        *_unless_disabled(
-            settings,
-            "summary",
-            metrics.REQUEST_SIZE,
-            labels=by_route,
-            total=(received, received + 1),
-            count=buckets,
-            less=(received + 1, received + 2),
-        ),
-        *_unless_disabled(
-            settings,
-            "summary",
-            metrics.RESPONSE_SIZE,
-            labels=by_route,
-            total=(sent, sent + 1),
-            count=buckets,
-        ),
-    ]
-    width = first_byte
-    if settings.first_byte:
-        width += 1 + len(bounds)
-        shown.append(
-            Metric(
-                "histogram",
-                *_named(settings, metrics.FIRST_BYTE),
-                labels=by_route,
-                total=(first_byte, first_byte + 1),
-                buckets=(first_byte + 1, width),
-                bounds=bounds,
-            )
-        )
-    return RequestSchema(Schema(labelnames, width, tuple(shown)), received, sent, first_byte)
+    received = 1 + len(bounds)
+    unknown, sent, first_byte = received + 1, received + 2, received + 3
+    width = first_byte + (received if settings.first_byte else 0)
+    count = (1, received)
+    disabled = settings.disable if settings.first_byte else {*settings.disable, metrics.FIRST_BYTE[0]}
+    shown = (
+        ("counter", metrics.REQUESTS, {"labels": by_status, "count": count}),
+        ("histogram", metrics.DURATION,
+         {"labels": by_duration, "total": (0, 1), "buckets": count, "bounds": bounds}),
+        ("summary", metrics.REQUEST_SIZE,
+         {"labels": by_route, "total": (received, unknown), "count": count, "less": (unknown, sent)}),
+        ("summary", metrics.RESPONSE_SIZE, {"labels": by_route, "total": (sent, first_byte), "count": count}),
+        ("histogram", metrics.FIRST_BYTE,
+         {"labels": by_route, "total": (first_byte, first_byte + 1), "buckets": (first_byte + 1, width),
+          "bounds": bounds}),
+    )  # fmt: skip
+    made = tuple(
+        Metric(kind, *_named(settings, metric), **columns)
+        for kind, metric, columns in shown
+        if metric[0] not in disabled
+    )
+    return RequestSchema(Schema(names, width, made), received, unknown, sent, first_byte)
 
 
 def registered(method: str) -> str:
@@ -158,30 +108,19 @@ def registered(method: str) -> str:
 
 
 def folded(schema: Schema, labels: tuple[str, ...], names: frozenset[str] | None = None) -> tuple[str, ...]:
-    """Return what stands for *labels* beyond the limit: OTHER for the labels *names*, or for all that may be many."""
+    """Return *labels* with OTHER for those called *names*, by default for all that may have many values."""
     return tuple(
         metrics.OTHER if (name not in _NEVER_FOLDED if names is None else name in names) else value
         for name, value in zip(schema.labelnames, labels, strict=True)
     )
 
 
-def _counter(settings: Settings, metric: tuple[str, str], more: tuple[str, ...]) -> Schema | None:
+def _counter(settings: Settings, metric: tuple[str, str], *more: str) -> Schema | None:
+    """Return the schema of a counter by method, route and *more* labels, None if it is disabled."""
     if metric[0] + "_total" in settings.disable:
         return None
-    return _labelled(settings, metric, more)
-
-
-def _labelled(settings: Settings, metric: tuple[str, str], more: tuple[str, ...]) -> Schema:
     extra = tuple(name for name, _ in settings.labels)
     return file_format.counter(*_named(settings, metric), ("method", "route", *more, *extra))
-
-
-def _unless_disabled(settings: Settings, typ: str, metric: tuple[str, str], **columns: Any) -> list[Metric]:
-    return [Metric(typ, *_named(settings, metric), **columns)] if _enabled(settings, metric) else []
-
-
-def _enabled(settings: Settings, metric: tuple[str, str]) -> bool:
-    return metric[0] not in settings.disable
 
 
 def _named(settings: Settings, metric: tuple[str, str]) -> tuple[str, str]:
