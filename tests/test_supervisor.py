@@ -24,7 +24,7 @@ import live
 import pytest
 import servers
 
-from wsgi_prom.exporter.process.watch import ProcessWatch
+from wsgi_prom.exporter.process.watch import MasterWatch
 from wsgi_prom.store import directory, locks
 from wsgi_prom.store.locks import Locks
 
@@ -485,9 +485,9 @@ def test_by_hand_it_is_one_process(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pidfd", [True, False])
 def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
-    """The end of a process is seen by a pidfd or, without those, in /proc."""
+    """The end of a process is seen by a pidfd or, where there are none, by its pid."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        watch = ProcessWatch(process.pid)
+        watch = MasterWatch(process.pid, list)
         with contextlib.ExitStack() as stack:
             if not pidfd:
                 stack.callback(os.close, watch.fd)
@@ -496,9 +496,24 @@ def test_the_end_of_a_process_is_seen(*, pidfd: bool) -> None:
             process.kill()
             process.wait()
             after = watch.ended()
-        watch.close()
     assert (before, after) == (False, True)
-    assert ProcessWatch(process.pid).ended() is True
+    assert MasterWatch(process.pid, list).ended() is True
+
+
+def test_the_server_has_ended_when_its_last_master_has() -> None:
+    """The masters of the directory are watched one after the other; one in another pid namespace is seen by its lock alone."""
+    masters = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    others = [masters[1].pid]
+    watch = MasterWatch(masters[0].pid, lambda: others)
+    seen = [watch.ended()]
+    for master in masters:
+        master.kill()
+        master.communicate()
+        if master is masters[1]:
+            others[:] = [0]
+        seen.append(watch.ended())
+    others.clear()
+    assert [False, False, False, True] == [*seen, watch.ended()]
 
 
 # A supervisor whose *clock* is the second argument, and whose serving process only waits.

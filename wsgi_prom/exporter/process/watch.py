@@ -1,4 +1,4 @@
-"""Watch for the end of the server's master, and signal and wait for processes."""
+"""Watch for the end of the server's master, signal processes, and wait for descriptors."""
 
 from __future__ import annotations
 
@@ -11,60 +11,52 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 
-class ProcessWatch:
-    """
-    Tells whether the process *pid*, which need not be a child, has ended. A later process with the same pid does not count.
-
-    Works in forked children of the caller too.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self._ended = False
-        # Readable when the process has ended. None on Linux before 5.3, and where a sandbox forbids pidfd_open.
-        self.fd: int | None = None
-        try:
-            self.fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._ended = True
-        except (OSError, AttributeError):
-            pass
-
-    def ended(self) -> bool:
-        if self.fd is None:
-            return self._ended or not exists(self._pid)
-        return wait([self.fd], 0)
-
-    def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-            self.fd, self._ended = None, True
-
-
 class MasterWatch:
     """
     Tells whether the server has ended: its master *pid*, and every other master of the directory.
 
     gunicorn's USR2 starts a second arbiter in the same directory, which goes on when the first one ends. *others* returns
-    the pids of such masters; 0 stands for one in another pid namespace, whose end shows only in *others*.
+    the pids of such masters; 0 stands for one in another pid namespace, whose end shows only in *others*. The masters need not
+    be parents of the caller, whose forked children may use the object too.
     """
 
     def __init__(self, pid: int, others: Callable[[], Iterable[int]]) -> None:
-        self._watched = ProcessWatch(pid)
         self._others = others
+        self._watch(pid)
 
-    @property
-    def fd(self) -> int | None:
-        return self._watched.fd
+    def _watch(self, pid: int) -> None:
+        self._pid = pid
+        # Readable when the process has ended, whatever process has its pid later. None on Linux before 5.3, and where a sandbox
+        # forbids pidfd_open.
+        self.fd: int | None = None
+        try:
+            self.fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._pid = 0
+        except (OSError, AttributeError):
+            pass
 
     def ended(self) -> bool:
-        while self._watched.ended():
-            self._watched.close()
+        while self._pid == 0 or (not exists(self._pid) if self.fd is None else wait([self.fd], 0)):
+            if self.fd is not None:
+                os.close(self.fd)
+            self.fd, self._pid = None, 0
             following = max(self._others(), default=None)
             if not following:
                 return following is None
-            self._watched = ProcessWatch(following)
+            self._watch(following)
         return False
+
+
+def exists(pid: int) -> bool:
+    """Tell whether a process has *pid*. Not by /proc, which may hide the processes of other users (hidepid)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return pid > 0
 
 
 def send_signal(pid: int, number: int) -> None:
@@ -79,14 +71,3 @@ def wait(descriptors: list[int], seconds: float) -> bool:
     for fd in descriptors:
         poll.register(fd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def exists(pid: int) -> bool:
-    """Tell whether a process has *pid*. Not by /proc, which may hide the processes of other users (hidepid)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return pid > 0
