@@ -5,6 +5,7 @@ The servers that every claim about totals is tested on, by name, and what tests 
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,6 +69,14 @@ def supervisor_and_serving(server: LiveServer) -> tuple[int, int]:
 
     supervisor, serving = live.eventually(read, whole)
     return supervisor, serving
+
+
+def kill_exporter(server: LiveServer) -> None:
+    """Kill both processes of the exporter of *server*, so that nobody is left to restart the other."""
+    supervisor, serving = supervisor_and_serving(server)
+    server.signal_child(supervisor, signal.SIGSTOP)
+    for pid in (serving, supervisor):
+        server.signal_child(pid, signal.SIGKILL)
 
 
 def shared_directory(server: LiveServer) -> Path:

@@ -17,6 +17,7 @@ import servers
 from servers import value
 
 from wsgi_prom.exporter.http.listening import AddressInUseError, Listening
+from wsgi_prom.exporter.process.launch import was_lost
 from wsgi_prom.settings import Address
 from wsgi_prom.store import directory
 
@@ -202,14 +203,6 @@ def configured(way: str, folder: Path, **variables: str):
                     server.signal_child(pid, signal.SIGTERM)
 
 
-def kill_both(server: live.LiveServer) -> None:
-    """Kill both processes of the exporter, so that nobody is left to start another."""
-    supervisor, serving = servers.supervisor_and_serving(server)
-    server.signal_child(supervisor, signal.SIGSTOP)
-    for pid in (serving, supervisor):
-        server.signal_child(pid, signal.SIGKILL)
-
-
 @pytest.mark.parametrize("way", RELOADS)
 def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path) -> None:
     """
@@ -237,7 +230,7 @@ def test_a_reload_applies_the_settings_of_the_exporter(way: str, tmp_path: Path)
             with pytest.raises(OSError, match="refused"):
                 live.request(before)
             if way != "gunicorn USR2":
-                kill_both(server)
+                servers.kill_exporter(server)
                 hang_up(server).wait_for_log(live.METRICS_LINE, count=3)
                 again = live.request(f"http://{address}/metrics", headers=credentials).body.decode()
                 assert counted == servers.requests_counted(live.parse_samples(again))
@@ -275,6 +268,31 @@ def test_an_exporter_leaves_the_place_to_one_that_was_started_later(how: list[st
         assert (0, "") == (former.wait(), former.log())
         with exporters.serve(shared) as later:
             assert 200 == live.request(later.metrics_url).status
+
+
+def test_an_exporter_is_lost_when_it_has_been_up_and_is_gone(tmp_path: Path) -> None:
+    """
+    Not while it starts, so that a worker which starts meanwhile launches no other.
+
+    And not after it was told to end, or called off.
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    lock_file = directory.prepare(shared)
+    lost = [was_lost(lock_file)]
+    lock_file.set_launch(1)
+    lost.append(was_lost(lock_file))
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        exporter = exporters.serve(shared)
+        exporter.command += ["--launch", "1"]
+        with exporter:
+            lost.append(was_lost(lock_file))
+            exporter.kill(end)
+            exporter.wait()
+            lost.append(was_lost(lock_file))
+    lock_file.set_launch(2)
+    lost.append(was_lost(lock_file))
+    assert [False, False, False, False, False, True, False] == lost
 
 
 def test_a_scrape_that_has_begun_is_finished_by_an_exporter_that_is_replaced(tmp_path: Path) -> None:

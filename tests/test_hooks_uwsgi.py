@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from pathlib import Path
 
@@ -61,3 +62,72 @@ def test_a_server_that_becomes_a_daemon_is_counted_and_leaves_nothing(option: st
     assert {("/", "200"): 5} == counted
     assert [] == left
     assert gone
+
+
+USER = ("--uid", "www-data", "--gid", "www-data")
+RELOADS = {
+    "workers": ("--touch-workers-reload", ()),
+    "workers, lazy-apps": ("--touch-workers-reload", ("--lazy-apps",)),
+    "chain": ("--touch-chain-reload", ()),
+    "chain, lazy-apps": ("--touch-chain-reload", ("--lazy-apps",)),
+    "workers, without root": ("--touch-workers-reload", USER),
+    "chain, master-as-root": ("--touch-chain-reload", (*USER, "--master-as-root")),
+}
+
+
+def reloadable(option: str, *more: str, **options: object) -> live.LiveServer:
+    """Return a uWSGI, not yet started, whose workers are reloaded when the file `reload` in its folder is touched."""
+    server = live.uwsgi(option, "reload", *more, **options)
+    # uWSGI watches the file from its start on, compares whole seconds, and takes 0 for no file.
+    (server.folder / "reload").touch()
+    os.utime(server.folder / "reload", (10**9, 10**9))
+    return server
+
+
+@pytest.mark.parametrize("case", RELOADS)
+def test_an_exporter_that_was_killed_is_back_when_the_workers_are_reloaded(case: str) -> None:
+    """Both of its processes were: one worker that starts launches another, as the workers' user, which ends with the master."""
+    option, more = RELOADS[case]
+    server = reloadable(option, *more, workers=4)
+    if USER[0] in more:
+        server.command[:] = live.for_any_user(server.command)
+    with server:
+        folder = servers.shared_directory(server)
+        before = set(server.workers())
+        live.drive(server.url, ["/"] * 10)
+        servers.kill_exporter(server)
+        (server.folder / "reload").touch()
+        server.wait_for_log(live.METRICS_LINE, count=2)
+        replaced = live.eventually(
+            lambda: set(server.workers()), lambda pids: len(pids) == 4 and not pids & before
+        )
+        counted = servers.requests_counted(server.samples())
+        supervisor, _ = servers.supervisor_and_serving(server)
+        users = {live.user_id(pid) for pid in [supervisor, *replaced]}
+        parent = live.parent(supervisor)
+        log = server.log()
+    assert {("/", "200"): 10} == counted
+    assert parent not in {server.pid, *replaced}
+    assert len(users) == 1
+    assert 2 == log.count("metrics at")
+    assert "has an exporter already" not in log
+    assert [] == server.leftovers
+    assert not folder.exists()
+
+
+def test_a_worker_starts_the_exporter_with_the_settings_of_the_server_s_start(tmp_path: Path) -> None:
+    """An application that takes the token's file out of its environment does not open the page."""
+    (tmp_path / "taking.py").write_text(
+        "import os\nfrom plain import app\nos.environ.pop('WSGI_PROM_TOKEN_FILE')\n"
+    )
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    token.chmod(0o600)
+    more = {"PYTHONPATH": f"{tmp_path}:{live.ROOT}:{live.APPS}", "WSGI_PROM_TOKEN_FILE": str(token)}
+    with reloadable("--touch-workers-reload", workers=1, app="taking:app", **more) as server:
+        servers.kill_exporter(server)
+        (server.folder / "reload").touch()
+        server.wait_for_log(live.METRICS_LINE, count=2)
+        status = live.request(server.metrics_url).status
+    assert 401 == status
+    assert [] == server.leftovers

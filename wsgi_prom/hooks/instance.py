@@ -12,11 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from wsgi_prom.client import patch
 from wsgi_prom.errors import DirectoryError, WsgiPromError
-from wsgi_prom.exporter.process.launch import launch
+from wsgi_prom.exporter.process.launch import exporter_environment, launch, was_lost
 from wsgi_prom.hooks.server_directory import ServerDirectory
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, locks
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.locks import Locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +104,9 @@ class Instance:
     def _configure_exporter(self, settings: Settings, target: Target, owner: Owner | None) -> None:
         if settings.app:
             target = replace(target, application=settings.app)
-        self._launch = partial(launch, self.path, settings.bind, target=target, owner=owner)
+        # An application that is imported later may change the environment, before a worker starts the exporter.
+        environ = exporter_environment()
+        self._launch = partial(launch, self.path, settings.bind, target=target, owner=owner, environ=environ)
 
     def launch(self, **options: Any) -> None:
         """Start the exporter, with *options* of `launch`, unless there is one. Does nothing if the directory cannot be used."""
@@ -112,6 +115,26 @@ class Instance:
                 self._launch(**options)
             except OSError as error:
                 log.error("no exporter: %s", error)
+
+    def launch_again(self, parent: int) -> None:
+        """
+        Start another exporter, for the master *parent*, if both processes of the last one were killed.
+
+        Call it in each worker that starts: it costs a dozen system calls. Raises OSError, DirectoryError.
+        """
+        if self._launch is None:
+            return
+        lock_file = Locks.of(self.path)
+        # Of workers that start at the same time, one starts the exporter.
+        if was_lost(lock_file) and lock_file.acquire(locks.LAUNCH):
+            try:
+                if was_lost(lock_file):
+                    log.warning(
+                        "both processes of the exporter were killed; a worker starts another exporter"
+                    )
+                    self.launch(parent=parent)
+            finally:
+                lock_file.release(locks.LAUNCH)
 
 
 @contextmanager

@@ -52,10 +52,15 @@ def _on_fork() -> None:
             current_slot.renew()
         else:
             current_slot.part_from_parent()
-    if _becomes_daemon and uwsgi.worker_id() == 1 and _instance is not None:
-        # The master runs no Python once it is a daemon, so its first worker starts the exporter, which lives as long as it.
-        with attempt("no exporter"):
+    if _instance is None or uwsgi.worker_id() == 0:
+        return
+    with attempt("no exporter"):
+        if _becomes_daemon and uwsgi.worker_id() == 1:
+            # The master runs no Python once it is a daemon, so its first worker starts the exporter, which lives as long as it.
             _instance.launch(parent=uwsgi.masterpid() or None)
+        elif uwsgi.masterpid() > 0:
+            # Nor does it at a reload of its workers.
+            _instance.launch_again(parent=uwsgi.masterpid())
 
 
 def _target() -> Target:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 NAME: Final = "wsgi_prom.lock"
 
 EXPORTER: Final = 0
-SERVERS: Final = range(1, 63)
+SERVERS: Final = range(1, 62)
+LAUNCH: Final = 62  # held while a worker starts an exporter
 FOLDING: Final = 63  # held while files are added to the archive
 FIRST_SLOT: Final = 64
 
@@ -146,13 +147,13 @@ class Locks:
         except OSError:
             return False
 
-    def launch(self) -> int:
-        """Return the number of the last exporter that a server started or called off here, 0 if none is known."""
-        return int.from_bytes(os.pread(self._file.number(), 8, 0), "little")
+    def launch(self, *, up: bool = False) -> int:
+        """Return the number of the last exporter that a server started or called off, or that came *up*, 0 if unknown."""
+        return int.from_bytes(os.pread(self._file.number(), 8, 8 * up), "little")
 
-    def set_launch(self, number: int) -> None:
+    def set_launch(self, number: int, *, up: bool = False) -> None:
         """Have `launch` return *number*, in every process. Raises OSError on a full disk."""
-        os.pwrite(self._file.number(), number.to_bytes(8, "little"), 0)
+        os.pwrite(self._file.number(), number.to_bytes(8, "little"), 8 * up)
 
     def keep_at_exec(self) -> None:
         """Keep the file open, and with it this process's locks, when the process executes another program. Raises OSError."""

@@ -62,6 +62,7 @@ def launch(
     owner: tuple[int, int] | None = None,
     log_file: IO[bytes] | int | None = None,
     parent: int | None = None,
+    environ: dict[str, str] | None = None,
 ) -> None:
     """
     Start the exporter of *target* in the directory *path*, unless *address* is None or the directory has an exporter.
@@ -69,7 +70,8 @@ def launch(
     A *reload* replaces an exporter that was started with other settings, and ends one without an *address*. It also ends one
     that it cannot replace, since clients that the new settings exclude could read its page. The exporter runs as *owner*, a uid
     and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
-    *parent*, by default this one. Does not wait until the exporter listens. Raises OSError.
+    *parent*, by default this one. *environ* is what `exporter_environment` returned earlier. Does not wait until the exporter listens.
+    Raises OSError.
     """
     lock_file = Locks.of(path)
     running = lock_file.holder(locks.EXPORTER)
@@ -77,7 +79,7 @@ def launch(
         if reload:
             _call_off(lock_file)
         return
-    environ = _environment()
+    environ = environ or exporter_environment()
     if running is not None and not reload:
         _warn_of_other_settings(path, running, environ)
         return
@@ -93,6 +95,13 @@ def launch(
         if reload:
             _call_off(lock_file)
         raise
+
+
+def was_lost(lock_file: Locks) -> bool:
+    """Return whether the exporter that was started last has come up, and both of its processes are gone."""
+    number = lock_file.launch()
+    # In this order: one that has come up since holds the lock.
+    return 0 != number == lock_file.launch(up=True) and lock_file.holder(locks.EXPORTER) is None
 
 
 def _start(
@@ -151,7 +160,8 @@ def _warn_of_other_settings(path: Path, running: int, environ: dict[str, str]) -
         )  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
+def exporter_environment() -> dict[str, str]:
+    """Return the environment of an exporter that is started from this process."""
     # Without unknown variables of ours, of which the server itself has warned.
     names = {name for name in os.environ if _VARIABLES.fullmatch(name)} - unknown_variables(os.environ).keys()
     # The exporter finds the same modules as this process, and none in the working directory, where a module of the

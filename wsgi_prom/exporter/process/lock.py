@@ -60,6 +60,9 @@ class ExporterLock:
         if self.superseded():
             self.release()
             return False
+        if self._launch is not None:
+            with suppress(OSError):
+                self._lock_file.set_launch(self._launch, up=True)
         return True
 
     def superseded(self) -> bool:
@@ -95,7 +98,10 @@ class ExporterLock:
     def release(self) -> None:
         """Allow another exporter. Never raises."""
         with suppress(OSError):
-            self._lock_file.release(locks.EXPORTER)
+            # A worker starts no other in the place of an exporter that ended in order.
+            if self._lock_file.launch(up=True) == self._launch:
+                self._lock_file.set_launch(0, up=True)
+        self._lock_file.release(locks.EXPORTER)
 
     def share(self) -> bool:
         """Hold the lock together with the other process of this exporter. False if another exporter holds it."""

@@ -134,6 +134,8 @@ class Supervisor:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
+            # Before all else: the lock would have no owner if the supervisor were killed now.
+            self._lock.share()
             self._serve(listening)
             # The supervisor does so too, unless it is killed first.
             self._clean_up()
