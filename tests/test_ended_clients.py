@@ -9,6 +9,8 @@ import os
 import random
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import live
@@ -84,6 +86,27 @@ def test_what_ended_processes_left_is_added_up(shared: Path) -> None:
     assert {'all{pid="7"}': 7.0} == {
         name: value for name, value in page(shared).items() if name.startswith(("live", "all"))
     }
+
+
+def test_threads_of_one_process_add_each_file_once(shared: Path) -> None:
+    """A scrape and the exporter's own thread may add at the same time, each with its own object."""
+    total = 0
+    with ThreadPoolExecutor(4) as pool:
+        for turn in range(30):
+            for number in range(10):
+                leave(shared, f"{turn}x{number}", modes=())
+            total += 10
+            together = threading.Barrier(4)
+
+            def fold(together: threading.Barrier = together) -> None:
+                together.wait(60)
+                Folding(shared).fold()
+
+            for future in [pool.submit(fold) for _ in range(4)]:
+                future.result(timeout=60)
+    Folding(shared).fold()
+    assert total == page(shared)['jobs_total{kind="a"}']
+    assert {archive.NAME} == names(shared)
 
 
 def test_the_archive_does_not_grow_with_processes(shared: Path) -> None:

@@ -34,17 +34,19 @@ log = logging.getLogger("wsgi_prom")
 _PAUSE: Final = 30
 _LONGEST_PAUSE_SECONDS: Final = 60.0
 
+# By pid: the record lock does not keep the threads of one process apart, and a forked child may inherit a lock that is held.
+_locks: Final[dict[int, threading.Lock]] = {}
+
 _LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Folding:
     """
-    Adds files to the archive of the directory *path*. Thread safe; one process at a time does it, and others do not wait.
+    Adds files to the archive of the directory *path*. One thread of one process does so at a time, and others do not wait.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
         self._problem = ""
         self._again = 0.0
 
@@ -55,7 +57,8 @@ class Folding:
         A call lists the directory and looks at each file of the client library (30 us). Calls together take a thirtieth
         of the time at most. Never raises.
         """
-        if not self._lock.acquire(blocking=False):
+        lock = _locks.setdefault(os.getpid(), threading.Lock())
+        if not lock.acquire(blocking=False):
             return
         started = time.monotonic()
         try:
@@ -73,7 +76,7 @@ class Folding:
             # To look at 1,200 files of living processes takes 0.05 s.
             pause = min(_PAUSE * (time.monotonic() - started), _LONGEST_PAUSE_SECONDS)
             self._again = max(self._again, started + pause)
-            self._lock.release()
+            lock.release()
 
     def _attempt(self) -> None:
         # FileNotFoundError: the directory is not made yet, no process of ours used it, or its server is removing it.
