@@ -70,8 +70,7 @@ def launch(
     A *reload* replaces an exporter that was started with other settings, and ends one without an *address*. It also ends one
     that it cannot replace, since clients that the new settings exclude could read its page. The exporter runs as *owner*, a uid
     and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
-    *parent*, by default this one. *environ* is what `exporter_environment` returned earlier. Does not wait until the exporter listens.
-    Raises OSError.
+    *parent*, by default this one. *environ* is an earlier `exporter_environment`. Does not wait until it listens. Raises OSError.
     """
     lock_file = Locks.of(path)
     running = lock_file.holder(locks.EXPORTER)
@@ -84,8 +83,7 @@ def launch(
         _warn_of_other_settings(path, running, environ)
         return
     try:
-        command = [_python(), "-P", "-S", "-c", _PROGRAM, "serve", "--directory", str(path)]
-        command += ["--bind", str(address), *(target or Target()).arguments()]
+        command = _command(path, address, target or Target())
         # An exporter with these settings stays, unless a later one is about to replace it.
         if running and _given(running) == ([*command, "--launch", str(lock_file.launch())], environ):
             return
@@ -95,6 +93,12 @@ def launch(
         if reload:
             _call_off(lock_file)
         raise
+
+
+def _command(path: Path, address: Address, target: Target) -> list[str]:
+    """Return the command of an exporter, less the arguments that differ from launch to launch. Raises OSError."""
+    serve = ["serve", "--directory", str(path), "--bind", str(address), *target.arguments()]
+    return [_python(), "-P", "-S", "-c", _PROGRAM, *serve]
 
 
 def was_lost(lock_file: Locks) -> bool:
