@@ -31,6 +31,7 @@ test-quick: $(VENV)/quick
 coverage: tools $(VENV)/tests
 	rm -rf .coverage-data
 	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \
+	$(VENV)/bin/python -m coverage run --source wsgi_prom -m compileall -q wsgi_prom; \
 	$(VENV)/bin/python -m coverage combine --quiet && $(VENV)/bin/python -m coverage report && exit $$tested
 
 # The tests that meet the dependencies, the servers and the frameworks, with the oldest version of each that pyproject.toml admits.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from interruptions import needs_speed
 
 from wsgi_prom import PrometheusMiddleware
 from wsgi_prom.client.slot_values import SlotValue
@@ -92,6 +93,7 @@ def test_threads_lose_nothing(locked: bool, in_child: Callable[..., Any], shared
     } == in_child(run)
 
 
+@needs_speed
 @pytest.mark.parametrize("locked", [True, False], ids=["with a lock", "without"])
 @pytest.mark.parametrize("app", [app, stream], ids=["complete", "streamed"])
 def test_what_a_signal_handler_raises_keeps_no_lock(

@@ -15,7 +15,7 @@ import live
 import processes
 import prometheus_client
 import pytest
-from interruptions import at_each_instruction
+from interruptions import at_each_instruction, needs_speed
 from processes import child_of, wait_simply
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client import values as client_values
@@ -488,6 +488,7 @@ def test_a_registry_of_the_process_shows_its_own_figures(recording: Callable[...
     assert "\nt_hits_total 2.0\n" in recording(run)
 
 
+@needs_speed
 @pytest.mark.parametrize("kind", ["counter", *(mode for mode in MODES if not mode.endswith("mostrecent"))])
 def test_increments_of_a_signal_handler_are_counted(
     recording: Callable[..., Any], shared: Path, kind: str
@@ -530,6 +531,7 @@ def test_increments_of_a_signal_handler_are_counted(
     assert expected == actual
 
 
+@needs_speed
 @pytest.mark.parametrize("mode", ["min", "max", "sum", "livemax"])
 def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., Any], mode: str) -> None:
     """
@@ -651,6 +653,7 @@ def test_the_same_child_made_at_any_step_of_its_making(
         assert expected == [shown[f"{name}{suffix} n=same"] for name in names]
 
 
+@needs_speed
 @pytest.mark.parametrize("by", ["signal handler", "finalizer"])
 @pytest.mark.parametrize("kind", [Counter, Gauge, Summary, Histogram])
 def test_labels_in_the_middle_of_labels(
@@ -715,6 +718,7 @@ def test_labels_in_the_middle_of_labels(
     assert expected == actual
 
 
+@needs_speed
 def test_a_signal_handler_may_make_new_series(recording: Callable[..., Any], shared: Path) -> None:
     """
     A handler that meets new labels while the main thread makes a series neither hangs nor spoils the slot.
@@ -755,6 +759,7 @@ def report(path: Path) -> tuple[str, ...]:
     return collector.report.unreadable
 
 
+@needs_speed
 def test_a_signal_at_the_first_record_is_counted(in_child: Callable[..., Any], shared: Path) -> None:
     """
     A handler that records while the process claims its slot loses nothing.
