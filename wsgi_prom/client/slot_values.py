@@ -51,17 +51,21 @@ class SlotValue:
         with current_slot.lock:
             self._columns[self._index] += amount
 
-    def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002 - the library's signature
+    def set(self, value: float, timestamp: float | None = None) -> None:
         if not _alive[0]:
             current_slot.renew()
         with current_slot.lock:
-            self._columns[self._index] = self._base + value
+            self._store(value, timestamp or 0.0)
 
     def get(self) -> float:
         if not _alive[1]:
             current_slot.part_from_parent()
         with current_slot.lock:
             return self._columns[self._index] - self._base
+
+    def _store(self, value: float, _timestamp: float) -> None:
+        """Store what the process has set. The caller holds the lock."""
+        self._columns[self._index] = self._base + value
 
     def set_exemplar(self, exemplar: object) -> None:
         """Exemplars belong to one process; like the client library's multiprocess mode, a slot keeps none."""
@@ -112,35 +116,37 @@ class LiveValue(SlotValue):
             columns[index + 1] = 1.0
 
 
-class ExtremeValue(SlotValue):
+class OwnValue(SlotValue):
+    """A gauge of a mode that does not add up, which keeps the figure of this process beside the column."""
+
+    __slots__ = ("_own",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._own = 0.0
+
+    def get(self) -> float:
+        if not _alive[1]:
+            current_slot.part_from_parent()
+        return self._own
+
+
+class ExtremeValue(OwnValue):
     """A gauge of mode min or max, in which ended processes count too. The next column says that there is one."""
 
-    __slots__ = ("_choose", "_nothing", "_own")
+    __slots__ = ("_choose", "_nothing")
 
     def __init__(self, choose: Any, nothing: float) -> None:
         super().__init__()
         self._choose = choose
         self._base = self._nothing = nothing  # what leaves the choice to the process's own value
-        self._own = 0.0
 
     def inc(self, amount: float) -> None:
         if not _alive[0]:
             current_slot.renew()
         with current_slot.lock:
             self._own += amount
-            self._store()
-
-    def set(self, value: float, timestamp: float | None = None) -> None:  # noqa: ARG002
-        if not _alive[0]:
-            current_slot.renew()
-        with current_slot.lock:
-            self._own = value
-            self._store()
-
-    def get(self) -> float:
-        if not _alive[1]:
-            current_slot.part_from_parent()
-        return self._own
+            self._show()
 
     def hide(self) -> None:
         self._columns[self._index + 1] = 0.0
@@ -155,37 +161,23 @@ class ExtremeValue(SlotValue):
         self._base = columns[index] if columns[index + 1] else self._nothing
         self._columns, self._index = columns, index
         columns[index + 1] = 1.0
-        self._store()
+        self._show()
 
-    def _store(self) -> None:
+    def _store(self, value: float, _timestamp: float) -> None:
+        self._own = value
+        self._show()
+
+    def _show(self) -> None:
         own = None
         while own is not self._own:  # a handler has stored a newer one, which this has overwritten
             own = self._own
             self._columns[self._index] = self._choose(self._base, own)
 
 
-class LatestValue(SlotValue):
+class LatestValue(OwnValue):
     """A gauge of a most recent mode: the value and, in the next column, when it was set."""
 
-    __slots__ = ("_own",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._own = 0.0
-
-    def set(self, value: float, timestamp: float | None = None) -> None:
-        if not _alive[0]:
-            current_slot.renew()
-        timestamp = timestamp or 0.0
-        with current_slot.lock:
-            self._own = value
-            self._columns[self._index] = value
-            self._columns[self._index + 1] = timestamp
-
-    def get(self) -> float:
-        if not _alive[1]:
-            current_slot.part_from_parent()
-        return self._own
+    __slots__ = ()
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         if keep:
@@ -195,3 +187,8 @@ class LatestValue(SlotValue):
         else:
             self._own = 0.0
         self._columns, self._index = columns, index
+
+    def _store(self, value: float, timestamp: float) -> None:
+        self._own = value
+        self._columns[self._index] = value
+        self._columns[self._index + 1] = timestamp

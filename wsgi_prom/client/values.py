@@ -11,6 +11,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
+from prometheus_client.values import MutexValue
+
 from wsgi_prom.client.slot_values import ExtremeValue, LatestValue, LiveValue, SlotValue
 from wsgi_prom.store import file_format
 from wsgi_prom.store.current_slot import current_slot
@@ -43,10 +45,6 @@ class _Row:
                 value.move(columns, index, keep=keep)
 
 
-# One that was never finished, since an exception came in between, is not kept for ever.
-_UNFINISHED: Final = 16
-
-
 class _Child:
     """The values that the library has made so far of a summary or histogram child, by what they count."""
 
@@ -63,21 +61,24 @@ class _Unfinished(threading.local):
     Several: a signal handler or a finalizer may make one, even the same, in the middle of another.
     """
 
+    # One that was never finished, since an exception came in between, is not kept for ever.
+    _MOST: Final = 16
+
     def __init__(self) -> None:
         self._children: list[_Child] = []
 
     def add(self, name: str, labelvalues: tuple[str, ...], part: str | None) -> tuple[SlotValue, _Child]:
         """Return a new value for *part* of a child, by default its next bucket, and the child that it is of."""
         key, value = (name, labelvalues), SlotValue()
-        found = next((c for c in reversed(self._children) if c.key == key and part not in c.values), None)
-        if found is not None:
-            found.values[part or f"bucket {len(found.values)}"] = value
-            return value, found
-        found = _Child(key)
+        for child in reversed(self._children):
+            if child.key == key and part not in child.values:
+                child.values[part or f"bucket {len(child.values)}"] = value
+                return value, child
+        child = _Child(key)
         # Before anybody sees it: who makes the same in the middle of this would take the first place in it.
-        found.values[part or "bucket 0"] = value
-        self._children = [*self._children[-_UNFINISHED:], found]
-        return value, found
+        child.values[part or "bucket 0"] = value
+        self._children = [*self._children[-self._MOST :], child]
+        return value, child
 
     def finish(self, child: _Child) -> None:
         self._children = [other for other in self._children if other is not child]
@@ -113,8 +114,6 @@ class Value:
         if typ == "histogram":
             return _histogram_part(metric_name, name, help_text, names, values)
         # A type that the library does not have today. Its value works as in a single process.
-        from prometheus_client.values import MutexValue  # noqa: PLC0415 - in use already, by whoever calls
-
         return MutexValue(typ, metric_name, name, labelnames, labelvalues, help_text)  # type: ignore[no-untyped-call]
 
 
