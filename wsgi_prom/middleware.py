@@ -4,12 +4,11 @@ The middleware, put together: settings, a recorder, the application that answers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence  # noqa: TC003 - for get_type_hints
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from wsgi_prom.request import nesting, signals
-from wsgi_prom.request.exemptions import exempted
 from wsgi_prom.request.measurement import measured
 from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.settings import Settings
@@ -37,9 +36,7 @@ class Keywords(TypedDict, total=False):
     web_config: str | None
 
 
-def PrometheusMiddleware(  # noqa: N802 - known as a class
-    app: WSGIApplication, **settings: Unpack[Keywords]
-) -> WSGIApplication:
+def PrometheusMiddleware(app: WSGIApplication, **settings: Unpack[Keywords]) -> WSGIApplication:
     """
     Measure *app*: its requests by method, route and status, how long they take, how large they are, how they fail.
 
@@ -76,7 +73,7 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
         from wsgi_prom.client import patch  # noqa: PLC0415 - 56 ms that a single process need not pay
 
         patch.install()
-    if explicit or not nesting.explicit():
+    if explicit or not nesting.all_explicit():
         # Else the hook's is shown once it has counted a request: it may be that none is left for it.
         recorder.rows.show_in_progress()
     signals.watch(app)
@@ -86,7 +83,7 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
 
         metrics = MetricsApp(settings=settings)
     middleware = measured(app, recorder, explicit=explicit)
-    middleware = exempted(app, middleware, recorder, settings, metrics, explicit=explicit)
+    middleware = nesting.exempted(app, middleware, recorder, settings, metrics, explicit=explicit)
     if explicit:
         nesting.add(middleware, settings)
     return middleware

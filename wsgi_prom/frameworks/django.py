@@ -31,7 +31,7 @@ _NO_ROUTE: Final = (AttributeError, TypeError)
 _END: Final = re.compile(r"(?<!\\)((?:\\\\)*)(?:\$|\\[Zz])$")
 
 
-def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:  # noqa: N802 - as Django names them
+def RouteMiddleware(get_response: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """
     Publish the route of each request once the view has returned.
 

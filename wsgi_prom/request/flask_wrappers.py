@@ -26,8 +26,8 @@ _WITHOUT_FLASK: Final = frozenset(
         "werkzeug.exceptions",
         "werkzeug.wrappers.response",
         "wsgi_prom.exporter.app",
-        "wsgi_prom.request.exemptions",
         "wsgi_prom.request.measurement",
+        "wsgi_prom.request.nesting",
     }
 )
 

@@ -109,7 +109,6 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
     requests, serving, asked = recorder.rows.requests, recorder.serving, recorder.asked
     bounds, first_bound, sent_column = recorder.bounds, recorder.bounds[0], recorder.columns.sent
     counts_sent, counts_in_progress = recorder.counts_sent, recorder.counts_in_progress
-    times_first_byte = recorder.times_first_byte
 
     def record(request: MeasuredRequest, chunk: bytes) -> None:
         try:
@@ -122,7 +121,6 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             # The token last: another thread may have dismissed the request, for a middleware inside.
             if (
                 (extras is None or not extras.slow)
-                and not times_first_byte
                 and _alive[1]
                 and not current_slot.guarded
                 and request.token is current_slot.lock
@@ -146,4 +144,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             pass
         recorder.end(request, chunk)
 
-    return record
+    def record_slowly(request: MeasuredRequest, chunk: bytes) -> None:
+        recorder.end(request, chunk)
+
+    return record_slowly if recorder.times_first_byte else record

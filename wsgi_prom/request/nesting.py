@@ -1,11 +1,11 @@
 """
-Middlewares around each other in one process, of which one measures a request: the innermost that somebody wrote.
-"""
+Which middleware of a process measures a request: the innermost that somebody wrote, or none where that one leaves it out.
 
-# Rule 1: a middleware enters its request in environ, where a middleware inside of it finds the entry. The entry survives
-#         a copy of environ.
-# Rule 2: a middleware that somebody wrote dismisses the request of the one outside. A hook's measures only where it is
-#         the first: whatever is in environ, even None, is of a middleware that has decided about the request.
+1. A middleware enters its request in environ, where a middleware inside of it finds the entry. The entry survives a copy
+   of environ.
+2. A middleware that somebody wrote dismisses the request of the one outside. A hook's measures only where it is the first:
+   whatever is in environ, even None, is of a middleware that has decided about the request.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from wsgi_prom.request.request import MeasuredRequest
 from wsgi_prom.request.routes import REQUEST
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
     from wsgi_prom.settings import Settings
@@ -30,7 +32,7 @@ def add(middleware: Any, settings: Settings) -> None:
     _explicit[weakref.ref(middleware, lambda gone: _explicit.pop(gone, None))] = settings
 
 
-def explicit() -> list[Settings]:
+def all_explicit() -> list[Settings]:
     """Return the settings of each middleware that somebody wrote. Thread safe."""
     return list(_explicit.values())
 
@@ -56,7 +58,60 @@ def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
     return True
 
 
-def leave_out(environ: WSGIEnvironment, recorder: Recorder) -> None:
+def exempted(
+    app: WSGIApplication,
+    middleware: WSGIApplication,
+    recorder: Recorder,
+    settings: Settings,
+    metrics: WSGIApplication | None,
+    *,
+    explicit: bool,
+) -> WSGIApplication:
+    """
+    Return *middleware*, which measures *app*, without the requests that the *settings* exclude, and those for the metrics.
+
+    *metrics* answers `metrics_path`. *explicit* is False for a hook's middleware, whose settings lose against those of a
+    middleware inside or outside.
+    """
+    if settings.exclude is None and metrics is None:
+        return middleware
+
+    def with_exemptions(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not explicit and REQUEST in environ:
+            return middleware(environ, start_response)
+        # A middleware that somebody wrote may admit fewer readers, or have the metrics elsewhere.
+        if environ.get("PATH_INFO") == settings.metrics_path and (
+            explicit or _all_admit_readers_of(settings)
+        ):
+            answering = metrics
+        else:
+            answering = app if _excludes(settings, environ, recorder) else None
+        if answering is None:
+            return middleware(environ, start_response)
+        _leave_out(environ, recorder)
+        return answering(environ, start_response)
+
+    return with_exemptions
+
+
+def _excludes(settings: Settings, environ: WSGIEnvironment, recorder: Recorder) -> bool:
+    try:
+        return settings.exclude is not None and bool(settings.exclude(environ))
+    except Exception:  # the user's callable
+        recorder.fail("exclude")
+        return False
+
+
+def _all_admit_readers_of(settings: Settings) -> bool:
+    """Tell whether each middleware that somebody wrote has the metrics where *settings* has them, for the same readers."""
+
+    def readers(found: Settings) -> tuple[object, ...]:
+        return found.metrics_path, found.allow, found.token_file, found.web_config
+
+    return all(readers(other) == readers(settings) for other in all_explicit())
+
+
+def _leave_out(environ: WSGIEnvironment, recorder: Recorder) -> None:
     """
     Keep each middleware outside, and a hook's inside, from measuring the request of *environ*.
 

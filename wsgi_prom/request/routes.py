@@ -10,6 +10,7 @@ The route of a request: the template that its framework matched, never the path 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.metrics import LONGEST_LABEL
@@ -154,12 +155,10 @@ def _bottle_rule(environ: WSGIEnvironment) -> str | None:
 def _copies(environ: WSGIEnvironment) -> Iterator[WSGIEnvironment]:
     """Find the copies of *environ* that frameworks keep: those with the same request."""
     for kept in elsewhere:
-        try:
+        with suppress(Exception):  # the framework has served no request in this thread
             copy = kept()
-        except Exception:  # noqa: S112 - the framework has served no request in this thread
-            continue
-        if copy is not environ and REQUEST in environ and copy.get(REQUEST) is environ[REQUEST]:
-            yield copy
+            if copy is not environ and REQUEST in environ and copy.get(REQUEST) is environ[REQUEST]:
+                yield copy
 
 
 def _is_its_own(app: object, route: object) -> bool:
