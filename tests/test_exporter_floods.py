@@ -67,7 +67,7 @@ def test_a_thousand_who_do_not_read(server: live.LiveServer) -> None:
 
 
 def test_readers_who_stay_behind(server: live.LiveServer) -> None:
-    """Clients who each keep another page of 0.8 MB: beyond 64 MB those go that had their time, the last is served."""
+    """Clients who each keep another page of 0.8 MB: beyond 64 MB those who read the oldest pages are disconnected, the last is served."""
     before = calm(server)
     with contextlib.ExitStack() as stack:
         readers = []

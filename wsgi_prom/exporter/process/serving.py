@@ -86,10 +86,15 @@ class ServingProcess:
 
     def _serve(self, is_over: Callable[[], bool]) -> None:
         """Serve until this process is told to end, or *is_over* says so."""
+        kept = float("-inf")
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
             while not (self._told_to_end or is_over()):
-                self._lock.keep()
+                if (
+                    time.monotonic() - kept >= _KEEP_SECONDS
+                ):  # not each turn, of which a scrape takes several: 0.1 ms
+                    self._lock.keep()
+                    kept = time.monotonic()
                 self._turn(_KEEP_SECONDS)
                 if not self._server.accepting:
                     # Waitress closes its listener after an error that it takes for fatal.
