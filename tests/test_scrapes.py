@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import struct
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from test_collector import BUSY, HITS, INF, READS, SIZE, WAIT, WAIT_LATER, samples, shown, write_slot
 
-from wsgi_prom.errors import FormatError
 from wsgi_prom.exporter.exposition import Renderer, render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.request.schemas import request_schema
@@ -285,14 +285,19 @@ SPLIT = {
 
 
 @pytest.mark.parametrize("data", SPLIT.values(), ids=SPLIT.keys())
-def test_lines_are_taken_one_by_one(data: bytes) -> None:
-    """Lines that are only JSON together, or hold more than one value, are refused, whatever was read before."""
-    for before in (b"", b'[0,"a"]\n'):
-        memo = layout.Memo()
-        schemas: list[layout.Schema] = []
-        assert len(before.splitlines()) == len(layout.parse_lines(HITS.line() + before, schemas, memo))
-        with pytest.raises(FormatError):
-            layout.parse_lines(data, schemas, memo)
+@pytest.mark.parametrize("before", [b"", b'[0,"a"]\n'], ids=["at once", "after a line that is known"])
+def test_lines_are_taken_one_by_one(before: bytes, data: bytes, shared: Path) -> None:
+    """A slot with lines that are only JSON together, or that hold more than one value, is left out, whatever was read before."""
+    write_slot(shared, 0, [(HITS, ("a",), (1.0,))])
+    keys = layout.keys_header(2) + HITS.line() + before + data
+    (shared / "wsgi_prom.1.keys").write_bytes(keys)
+    (shared / "wsgi_prom.1.values").write_bytes(
+        layout.pack_header(2, len(keys)) + struct.pack("=8d", *[2.0] * 8)
+    )
+    collector = Collector(shared)
+    for _ in range(2):
+        assert {"hits_total page=a": 1.0} == samples(collector)
+        assert ("slot 1",) == collector.report.unreadable
 
 
 TEXTS = st.lists(st.text(st.characters(), max_size=4), min_size=1, max_size=2)
