@@ -212,7 +212,7 @@ class Ours:
         from wsgi_prom.store.current_slot import current_slot
         from wsgi_prom.store.slots import SlotFile
 
-        if not current_slot.alive[0]:
+        if not current_slot.fork_guard[0]:
             return None
         assert isinstance(current_slot.slot, SlotFile), "recorded, and holds no slot"
         return current_slot.slot.number

@@ -59,7 +59,7 @@ class Tally:
             self._columns, self._index = columns, index
 
     def inc(self) -> None:
-        if not self._current_slot.alive[0]:
+        if not self._current_slot.fork_guard[0]:
             self._current_slot.renew()
         with self._current_slot.lock:
             self._own += 1.0

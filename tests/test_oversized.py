@@ -102,7 +102,7 @@ class Tally:
             self._columns, self._index = columns, index
 
     def inc(self) -> None:
-        if not self._current_slot.alive[0]:
+        if not self._current_slot.fork_guard[0]:
             self._current_slot.renew()
         self._columns[self._index] += 1.0
 

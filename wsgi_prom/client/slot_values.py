@@ -1,7 +1,7 @@
 """
 The values that the client library's metrics record into, each a column of the process's slot, or two.
 
-1. `alive` is looked at before the lock is taken: in a forked child a thread that is gone may hold it for ever.
+1. `fork_guard` is looked at before the lock is taken: in a forked child a thread that is gone may hold it for ever.
 2. A value counts what its own process recorded. The column may hold more, from earlier owners of the slot, which a
    `set` must not erase where the client library would still count it.
 3. A signal handler or a finalizer may record in the middle of a record or a move. Between the reading of a figure and its
@@ -18,7 +18,7 @@ from wsgi_prom.store.current_slot import current_slot
 if TYPE_CHECKING:
     from wsgi_prom.store.slots import Columns
 
-_alive: Final = current_slot.alive
+_fork_guard: Final = current_slot.fork_guard
 
 
 class SlotValue:
@@ -41,24 +41,24 @@ class SlotValue:
         self._base = 0.0  # what earlier owners of the slot have recorded
 
     def inc(self, amount: float) -> None:
-        if not _alive[0]:
+        if not _fork_guard[0]:
             current_slot.renew()
         kind = type(amount)
         # A type of another kind may run Python code in `__radd__`.
-        if not current_slot.guarded and (kind is float or kind is int):
+        if not current_slot.needs_lock and (kind is float or kind is int):
             self._columns[self._index] += amount
             return
         with current_slot.lock:
             self._columns[self._index] += amount
 
     def set(self, value: float, timestamp: float | None = None) -> None:
-        if not _alive[0]:
+        if not _fork_guard[0]:
             current_slot.renew()
         with current_slot.lock:
             self._store(value, timestamp or 0.0)
 
     def get(self) -> float:
-        if not _alive[1]:
+        if not _fork_guard[1]:
             current_slot.part_from_parent()
         with current_slot.lock:
             return self._columns[self._index] - self._base
@@ -126,7 +126,7 @@ class OwnValue(SlotValue):
         self._own = 0.0
 
     def get(self) -> float:
-        if not _alive[1]:
+        if not _fork_guard[1]:
             current_slot.part_from_parent()
         return self._own
 
@@ -142,7 +142,7 @@ class ExtremeValue(OwnValue):
         self._base = self._nothing = nothing  # what leaves the choice to the process's own value
 
     def inc(self, amount: float) -> None:
-        if not _alive[0]:
+        if not _fork_guard[0]:
             current_slot.renew()
         with current_slot.lock:
             self._own += amount

@@ -6,7 +6,7 @@ One request is measured, the usual way: `begin`, the application, `record`. Ever
    add a Content-Length, or to use sendfile.
 3. A response that is complete is counted before the server sends the last of it: a worker killed after that has answered,
    and counted. (Of 60 workers killed right after a Flask answer had arrived, 29 had counted it when close() counted.)
-4. `record` stores without a lock. Nothing is called between its look at `guarded` and its last store, so that no other
+4. `record` stores without a lock. Nothing is called between its look at `needs_lock` and its last store, so that no other
    thread and no signal handler runs in between (store/unlocked.py).
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.request.recorder import Recorder
 
-_alive: Final = current_slot.alive
+_fork_guard: Final = current_slot.fork_guard
 
 
 def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSGIApplication:
@@ -87,14 +87,14 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
                 request.measure_more()
             if "HTTP_UPGRADE" in environ:
                 request.see_upgrade()
-            if started > recorder.look_at or not _alive[0]:
+            if started > recorder.look_at or not _fork_guard[0]:
                 recorder.look_after(started, environ)
             # Kept now: the application may clear its environ.
             request.method = environ["REQUEST_METHOD"]
             request.entered = environ["PATH_INFO"]
         except Exception as error:
             request.begin_oddly(error)
-        if current_slot.guarded:
+        if current_slot.needs_lock:
             serving.enter(request)
         else:
             if counts_in_progress:
@@ -121,8 +121,8 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             # The token last: another thread may have dismissed the request, for a middleware inside.
             if (
                 (extras is None or not extras.slow)
-                and _alive[1]
-                and not current_slot.guarded
+                and _fork_guard[1]
+                and not current_slot.needs_lock
                 and request.token is current_slot.lock
             ):
                 row = requests[request.method][labels][request.status]

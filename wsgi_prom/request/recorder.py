@@ -32,7 +32,7 @@ log = logging.getLogger("wsgi_prom")
 # How long a removed file may go unnoticed, and a full disk be thought full.
 _LOOK_SECONDS: Final = 1.0
 
-_alive: Final = current_slot.alive
+_fork_guard: Final = current_slot.fork_guard
 
 
 class Recorder:
@@ -69,7 +69,7 @@ class Recorder:
                 request.sent += len(chunk)
             status, labels = request.final_status(), request.labels()
             request.leave_environ()
-            if request.token is current_slot.lock and _alive[1]:
+            if request.token is current_slot.lock and _fork_guard[1]:
                 self._count(request, labels, status, seconds, aborted=aborted)
         except Exception:
             self.fail("record")
@@ -151,5 +151,5 @@ class Recorder:
             for _ in range(current_slot.look_after()):
                 self._count_error(STORAGE)
             warn_unshared(environ)
-        if not _alive[0]:
+        if not _fork_guard[0]:
             current_slot.renew()

@@ -66,7 +66,7 @@ class InProgress:
     def dismiss(self, request: Any) -> None:
         """Count *request* as no longer in progress, if it is."""
         lock = getattr(request, "token", None)
-        if lock is current_slot.lock and current_slot.alive[1]:
+        if lock is current_slot.lock and current_slot.fork_guard[1]:
             with lock:
                 if request.token is not None:  # not counted by another thread meanwhile
                     self.leave(request)
@@ -158,7 +158,7 @@ class Rows:
 
     def add(self, schema: Schema, labels: tuple[str, ...], amounts: dict[int, float]) -> None:
         """Add *amounts*, by their column, to the row of *labels*."""
-        if not current_slot.alive[0]:
+        if not current_slot.fork_guard[0]:
             current_slot.renew()
         labels = self._bounded(schema, labels)
         with current_slot.lock:

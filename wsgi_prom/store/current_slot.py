@@ -4,7 +4,7 @@ The slot that this process records into, at any moment of its life: before a dir
 1. Nothing is claimed before a process records, or its server's hook says that it is a worker.
 2. A forked child never writes where its parent writes, whoever called fork and however it was called.
 3. What cannot be recorded where it belongs is kept in this process's memory, and moved when the cause is gone.
-4. One lock: whatever changes the slot, its rows or where values are stored holds it. Records hold it only while `guarded`.
+4. One lock: whatever changes the slot, its rows or where values are stored holds it. Records hold it only while `needs_lock`.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ class CurrentSlot:
     """
     The process's slot, and all that records into it. Fork and thread safe.
 
-    Who records calls `renew` first if `alive[0]` is 0: before the first record of each process, and while something is
+    Who records calls `renew` first if `fork_guard[0]` is 0: before the first record of each process, and while something is
     wrong. *guard* is the two-byte fork guard, and *clock* returns seconds: tests give them.
     """
 
     def __init__(self, guard: ForkGuard | None = None, clock: Callable[[], float] = monotonic) -> None:
-        # alive[0]: nothing is to be done before a record. alive[1]: this is the process that made what is here.
+        # fork_guard[0]: nothing is to be done before a record. fork_guard[1]: this is the process that made what is here.
         # Both are 0 in a forked child.
-        self.alive = new_fork_guard() if guard is None else guard
-        self.alive[1] = 1
+        self.fork_guard = new_fork_guard() if guard is None else guard
+        self.fork_guard[1] = 1
         # Each process's own: that of its parent may be held by a thread that does not exist in a child.
         self._locks = {os.getpid(): threading.RLock()}
         self.lock = self._own_lock()
         # Whether a record has to hold the lock: see unlocked.py.
-        self.guarded = True
+        self.needs_lock = True
         self.slot: Slot = MemorySlot()
         # One that is to be copied: its files were removed or replaced.
         self._former: SlotFile | None = None
@@ -99,12 +99,12 @@ class CurrentSlot:
         self._directory = path
         self._owner = owner
         self._deferred = False
-        if self.alive[0] and isinstance(self.slot, MemorySlot):
+        if self.fork_guard[0] and isinstance(self.slot, MemorySlot):
             self._renew_now()
 
     def add(self, binding: Binding) -> None:
         """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
-        if not self.alive[1]:
+        if not self.fork_guard[1]:
             self.part_from_parent()
         with self.lock:
             self._bindings.add(binding)
@@ -124,27 +124,26 @@ class CurrentSlot:
         Never raises: where no slot can be had, or no space in it, that is logged once, the process goes on recording
         in its own memory, and this is tried again.
         """
-        if self.alive[1] and self._clock() < self._next_try:
+        if self.fork_guard[1] and self._clock() < self._next_try:
             return
         with self._own_lock():
             # A signal handler that records in the middle of this goes on with what there is.
-            if self.alive[0] or self._renewing == os.getpid():
+            if self.fork_guard[0] or self._renewing == os.getpid():
                 return
             try:
                 self.part_from_parent()
-                if not self.alive[
-                    0
-                ]:  # else a signal handler has recorded in the middle of it, and claimed a slot
+                # Else a signal handler has recorded in the middle of it, and claimed a slot.
+                if not self.fork_guard[0]:
                     self._renewing = os.getpid()
                     # Until all is where it belongs: what is moved must not be stored to meanwhile.
-                    self.guarded = True
+                    self.needs_lock = True
                     # Before and not after: what goes wrong from here on is not to be overlooked.
-                    self.alive[0] = 1
+                    self.fork_guard[0] = 1
                     self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
                 self._fail(error)
             finally:
-                self.guarded = unlocked.needs_lock()
+                self.needs_lock = unlocked.needs_lock()
                 self._renewing = 0
                 messages, self._messages = self._messages, []
         # Without the lock: a handler that counts what it logs holds its own lock, and waits for this one.
@@ -158,9 +157,9 @@ class CurrentSlot:
         For about once a second: a handful of system calls. Never raises.
         """
         with self._own_lock():
-            if self.alive[1] and self.alive[0] and self._is_wrong():
-                self.alive[0] = 0
-        if not self.alive[0]:
+            if self.fork_guard[1] and self.fork_guard[0] and self._is_wrong():
+                self.fork_guard[0] = 0
+        if not self.fork_guard[0]:
             self._renew_now()
         failures, self._failures = self._failures, 0
         return failures
@@ -175,7 +174,7 @@ class CurrentSlot:
             inherited, memory = self.slot, MemorySlot()
             # After the look at the slot: a signal handler that records in the middle of this does all of it, and claims a
             # slot, which must stay. So nothing is called between the last look and the store either.
-            if self.alive[1]:
+            if self.fork_guard[1]:
                 return
             self.lock = self._own_lock()
             self._former = None
@@ -184,21 +183,21 @@ class CurrentSlot:
             if shares and self.slot is inherited:
                 self.slot = memory
                 self._start_over(inherited)
-            self.alive[1] = 1
+            self.fork_guard[1] = 1
 
     def _own_lock(self) -> threading.RLock:
         # setdefault is one operation: threads meet at one lock.
         return self._locks.setdefault(os.getpid(), threading.RLock())
 
     def _renew_now(self) -> None:
-        self.alive[0] = 0
+        self.fork_guard[0] = 0
         self._next_try = 0.0
         self.renew()
 
     def _look_for_incomplete(self) -> None:
         """Have the next record try to put into the files what is in memory, but not more than once a second."""
-        if self.alive[0] and isinstance(self.slot, SlotFile) and self.slot.incomplete:
-            self.alive[0] = 0
+        if self.fork_guard[0] and isinstance(self.slot, SlotFile) and self.slot.incomplete:
+            self.fork_guard[0] = 0
 
     def _is_wrong(self) -> bool:
         if not isinstance(self.slot, SlotFile):
@@ -269,7 +268,7 @@ class CurrentSlot:
 
     def _fail(self, error: Exception) -> None:
         self._next_try = self._clock() + _RETRY_SECONDS
-        self.alive[0] = 0
+        self.fork_guard[0] = 0
         self._failures += 1
         expected = isinstance(error, (OSError, WsgiPromError))
         problem = str(error) if expected else f"{type(error).__name__}: {error}"
