@@ -30,6 +30,10 @@ _LABELS: Final = {
     "status": "the status code of the response; `101` for a WebSocket session, which only `http_requests_total` counts",
     "status_class": "`1xx` to `5xx`",
     "exception": "the class of the exception",
+    "worker": "the number of the worker's slot",
+    "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
+    "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
+    "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `unknown`",
 }
 
 _OPTIONAL_MARK: Final = " \\*"
@@ -40,12 +44,17 @@ _OPTIONAL_MARK: Final = " \\*"
 _OF_A_SERVER: Final = {metrics.TARGET_INFO[0]: {"application", "server", "pid"}}
 
 _PAGE: Final = """
-import logging, os, sys, time
+import logging, os, socket, sys, time
 logging.disable()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+from pathlib import Path
 from wsgiref.util import setup_testing_defaults
-from wsgi_prom import PrometheusMiddleware, set_route
-from wsgi_prom.cli import main
+from prometheus_client import Counter, REGISTRY
+from wsgi_prom import PrometheusMiddleware, metrics, set_route
+from wsgi_prom.exporter.page_cache import Pages
+from wsgi_prom.exporter.target import Target
+from wsgi_prom.hooks.worker import begin
+from wsgi_prom.server.listen_queues import ListeningSocket
 
 def app(environ, start_response):
     set_route(environ, environ["PATH_INFO"])
@@ -70,7 +79,13 @@ try:
     request("/error")
 except ValueError:
     pass
-sys.exit(main(["dump", "--directory", sys.argv[1]]))
+# As in a worker of a server, which has replaced another.
+begin(booting=False)
+Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
+web = socket.create_server(("127.0.0.1", 0))
+target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
+Counter(*metrics.LISTEN_QUEUE_SECONDS, ["socket"], registry=None).labels("127.0.0.1:8000").inc()
+sys.stdout.buffer.write(Pages(Path(sys.argv[1]), REGISTRY, target).page(0.0).content)
 """
 
 
@@ -127,6 +142,7 @@ def metrics_page() -> str:
     """Return the text of metrics.md."""
     rows = _rows_of_all_switches()
     ours = {name for name in rows if name.startswith("wsgi_prom_")}
+    servers = {name for name in rows if name.startswith("wsgi_")} - ours
     return "\n".join(
         [
             "# Metrics",
@@ -140,13 +156,21 @@ def metrics_page() -> str:
             "",
             "## Requests",
             "",
-            *_table(row for name, row in rows.items() if name not in ours),
+            *_table(row for name, row in rows.items() if name not in ours | servers),
             "",
             "| label | value |",
             "|---|---|",
             *(f"| `{label}` | {meaning} |" for label, meaning in _LABELS.items()),
             "",
             f"Beyond `{PREFIX}LABEL_LIMIT` label sets of a metric, route and exception are `OTHER`.",
+            "",
+            "## The server",
+            "",
+            "The share of the server that is in use, over any time: `sum(rate(wsgi_worker_busy_seconds_total[5m])) / sum(wsgi_worker_capacity)`.",
+            "Where a uWSGI has a stats server (`stats = ...`), its figures are on the page too, under the names that uwsgi_exporter gives them.",
+            "A worker is a slot of the shared directory: the worker that takes the place of an ended one goes on with its series.",
+            "",
+            *_table(row for name, row in rows.items() if name in servers),
             "",
             "## wsgi_prom itself",
             "",

@@ -100,7 +100,7 @@ FAULTS = {
     "no descriptors": """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), limits[1]))
-    metrics.post_worker_init(worker)
+    metrics.post_fork(server, worker)
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # gunicorn itself needs some
 """,
     "no directory": """
@@ -125,7 +125,7 @@ def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path
     text = (
         f"import glob, os, resource, shutil\nfrom contextlib import suppress\n{IMPORT}"
         "from wsgi_prom.hooks import gunicorn as metrics\n"
-        f"from wsgi_prom.store.slots import SlotFile\ndef post_worker_init(worker):{FAULTS[fault]}"
+        f"from wsgi_prom.store.slots import SlotFile\ndef post_fork(server, worker):{FAULTS[fault]}"
     )
     server = live.gunicorn(config=configured(tmp_path, text), workers=1)
     server.command = [

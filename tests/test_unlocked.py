@@ -134,12 +134,12 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
 
 
 # Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
-ENDS = {"finally:", "return", "request.token = current_slot.lock", "request.token = None"}
+ENDS = {"finally:", "return", "request.token = token", "request.token = None"}
 LOCKED = re.compile(r"serving\.enter\(")
 
 
 def stretches(code: CodeType) -> list[set[str]]:
-    """Return the instructions between each look at `needs_lock` and the last store, but for the lock's own."""
+    """Return the instructions between each look at `current_slot.token` and the last store, but for the lock's own."""
     source = Path(code.co_filename).read_text().splitlines()
     of_line: dict[int, set[str]] = {}
     starts = dict(dis.findlinestarts(code))
@@ -148,7 +148,7 @@ def stretches(code: CodeType) -> list[set[str]]:
         line = starts.get(found.offset) or line
         of_line.setdefault(line, set()).add(found.opname)
     found_stretches = []
-    for first in sorted(line for line in of_line if "current_slot.needs_lock" in source[line - 1]):
+    for first in sorted(line for line in of_line if "current_slot.token" in source[line - 1]):
         last = next(line for line in range(first, len(source)) if source[line - 1].strip() in ENDS)
         lines = [line for line in range(first, last + 1) if not LOCKED.search(source[line - 1])]
         found_stretches.append(set().union(*(of_line.get(line, set()) for line in lines)))

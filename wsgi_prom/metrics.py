@@ -56,6 +56,48 @@ DROPPED: Final = (
 )
 ERRORS: Final = ("wsgi_prom_errors", "Failures of wsgi_prom itself, none of which reached the application.")
 
+# Of the server, which the exporter finds out.
+WORKERS: Final = (
+    "wsgi_workers",
+    "Workers by state: booting until the application is loaded, busy with a request or more, stopping once told to end.",
+)
+WORKER_CAPACITY: Final = (
+    "wsgi_worker_capacity",
+    "Requests that the workers can serve at a time: workers by threads or greenlets.",
+)
+WORKER_BUSY: Final = (
+    "wsgi_worker_busy_seconds",
+    "Seconds that the requests of a worker took, each counted for itself where threads serve several.",
+)
+WORKER_REQUESTS: Final = ("wsgi_worker_requests", "Requests that a worker has served.")
+WORKER_START: Final = (
+    "wsgi_worker_start_time_seconds",
+    "When the process of a worker started, since the epoch.",
+)
+REQUEST_AGE: Final = (
+    "wsgi_request_age_seconds",
+    "How long ago the oldest request in progress began. Absent while requests overlap in a worker.",
+)
+WORKER_STARTS: Final = ("wsgi_worker_starts", "Processes that were started as workers.")
+WORKER_EXITS: Final = (
+    "wsgi_worker_exits",
+    "Workers that have ended, by reason: a signal, timeout, exit code, max_requests, reload, boot_error, cheaped, unknown.",
+)
+LISTEN_QUEUE: Final = (
+    "wsgi_listen_queue",
+    "Connections that wait to be accepted, as the kernel counts them.",
+)
+LISTEN_QUEUE_LIMIT: Final = ("wsgi_listen_queue_limit", "Connections that may wait: the server's backlog.")
+LISTEN_QUEUE_SECONDS: Final = (
+    "wsgi_listen_queue_seconds",
+    "Seconds that connections waited to be accepted, all together, sampled five times a second. Absent until one waits.",
+)
+LISTEN_DROPS: Final = (
+    "wsgi_listen_drops",
+    "Connections that the kernel refused since the queue was full. Absent where it does not count them.",
+)
+SERVER_INFO: Final = ("wsgi_server_info", "The server, its version and its worker class.")
+
 # The exporter's own metrics, which are in no slot.
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")
 TARGET_INFO: Final = (

@@ -12,6 +12,7 @@ from wsgi_prom.request import nesting, signals
 from wsgi_prom.request.measurement import measured
 from wsgi_prom.request.recorder import Recorder
 from wsgi_prom.settings import Settings
+from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
         metrics = MetricsApp(settings=settings)
     middleware = measured(app, recorder, explicit=explicit)
     middleware = nesting.exempted(app, middleware, recorder, settings, metrics, explicit=explicit)
+    if current_slot.fork_guard[1] and current_slot.stage is Stage.BOOTING:
+        # uWSGI with lazy-apps tells nobody when a worker's application is loaded.
+        current_slot.tell_stage(Stage.SERVING)
     if explicit:
         nesting.add(middleware, settings)
     return middleware

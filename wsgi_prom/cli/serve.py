@@ -7,6 +7,7 @@ Start it by hand under uWSGI's attach-daemon, under systemd, or in a sidecar con
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import signal
 import sys
@@ -17,6 +18,7 @@ from wsgi_prom.cli.arguments import add_directory, directory_of, exists
 from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.exporter.process.exporter import serve
 from wsgi_prom.exporter.target import Target
+from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", default="", metavar="NAME", help="the label server of wsgi_prom_target_info"
     )
+    parser.add_argument("--version-of-server", dest="version", default="", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker-class", default="", metavar="NAME", help="the label worker_class of wsgi_server_info"
+    )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=0,
+        metavar="NUMBER",
+        help="how many requests a worker serves at a time",
+    )
+    parser.add_argument("--stats", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--sockets", type=json.loads, default=[], help=argparse.SUPPRESS)
     parser.add_argument(
         "--launch", type=int, metavar="NUMBER", help="end at once if the server has started a later exporter"
     )
@@ -74,7 +89,15 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         )
     if arguments.parent is None:
         _wait_for(path)
-    target = Target(arguments.application or settings.app or "", arguments.server)
+    target = Target(
+        arguments.application or settings.app or "",
+        arguments.server,
+        arguments.version,
+        arguments.worker_class,
+        arguments.concurrency,
+        tuple(ListeningSocket(*item) for item in arguments.sockets),
+        arguments.stats,
+    )
     serve(
         path, settings.bind, settings, target, parent=arguments.parent, replace=arguments.replace, launch=arguments.launch,
         inherited=arguments.socket,

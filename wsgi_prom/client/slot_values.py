@@ -45,7 +45,7 @@ class SlotValue:
             current_slot.renew()
         kind = type(amount)
         # A type of another kind may run Python code in `__radd__`.
-        if not current_slot.needs_lock and (kind is float or kind is int):
+        if current_slot.token is not False and (kind is float or kind is int):
             self._columns[self._index] += amount
             return
         with current_slot.lock:

@@ -16,6 +16,7 @@ from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, own_metrics
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.folding import Folding
+from wsgi_prom.server.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -49,6 +50,12 @@ class Pages:
         self._registry = registry
         self._target = target or Target()
         self._collector = Collector(path)
+        self._sources = Sources(
+            hooked=bool(self._target.server),
+            concurrency=self._target.concurrency,
+            sockets=self._target.sockets,
+            stats=self._target.stats,
+        )
         self._renderer = Renderer()
         self._folding = None if path is None else Folding(path)
         self._lock = threading.Lock()
@@ -81,5 +88,10 @@ class Pages:
         if self.path is None:
             own = list(self._registry.collect())
         else:
-            own = own_metrics(self._collector.report, self._target.info(self.path))
+            own = own_metrics(
+                self._collector.report,
+                self._target.info(self.path),
+                *self._target.server_info(),
+                *self._sources.families(self._collector.slots),
+            )
         return Page(self._renderer.render(self._families, own, openmetrics=openmetrics, names=names).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from wsgi_prom.merge.collector import Report
+    from wsgi_prom.server.listen_queues import ListeningSocket
 
 
 @dataclass(frozen=True)
@@ -23,27 +25,47 @@ class Target:
     """
     The *application* as its server names it (`myapp:app`), and the *server*: gunicorn or uWSGI. Empty if unknown.
 
-    By it a user tells two applications of one host apart.
+    By it a user tells two applications of one host apart. *version* and *worker_class* are the server's; *concurrency* is how
+    many requests a worker serves at a time, 0 if unknown. The server listens on *sockets*;
+    *stats* is the address of uWSGI's stats server.
     """
 
     application: str = ""
     server: str = ""
+    version: str = ""
+    worker_class: str = ""
+    concurrency: int = 0
+    sockets: tuple[ListeningSocket, ...] = ()
+    stats: str = ""
 
     def arguments(self) -> list[str]:
         """Return the command line arguments of an exporter for this target."""
-        named = {"--application": self.application, "--server": self.server}
-        return [word for option, value in named.items() if value for word in (option, value)]
+        values = {
+            "--application": self.application,
+            "--server": self.server,
+            # `--version` is the one of wsgi-prom.
+            "--version-of-server": self.version,
+            "--worker-class": self.worker_class,
+            "--concurrency": self.concurrency,
+            "--sockets": json.dumps(self.sockets) if self.sockets else "",
+            "--stats": self.stats,
+        }
+        return [word for option, value in values.items() if value for word in (option, str(value))]
 
     def info(self, directory: Path) -> Metric:
         """Return wsgi_prom_target_info: a sample for each master that uses *directory*, or one without a pid."""
         family = GaugeMetricFamily(*metrics.TARGET_INFO, labels=["application", "server", "pid", "directory"])
         for pid in _masters(directory) or [""]:
             family.add_metric([self.application, self.server, pid, str(directory)], 1)
-        for sample in family.samples:
-            # To Prometheus an empty label is a missing one.
-            for name in [name for name, value in sample.labels.items() if not value]:
-                del sample.labels[name]
-        return family
+        return _without_empty_labels(family)
+
+    def server_info(self) -> list[Metric]:
+        """Return the metric of the server, none if it is unknown."""
+        if not self.server:
+            return []
+        family = GaugeMetricFamily(*metrics.SERVER_INFO, labels=["server", "version", "worker_class"])
+        family.add_metric([self.server, self.version, self.worker_class], 1)
+        return [_without_empty_labels(family)]
 
 
 def own_metrics(report: Report, *others: Metric) -> list[Metric]:
@@ -63,6 +85,14 @@ def own_metrics(report: Report, *others: Metric) -> list[Metric]:
         GaugeMetricFamily(*metrics.UNREADABLE, len(report.unreadable)),
         GaugeMetricFamily(*metrics.CONFLICTS, report.conflicts),
     ]
+
+
+def _without_empty_labels(family: Metric) -> Metric:
+    """Return *family* without empty labels, which are missing ones to Prometheus."""
+    for sample in family.samples:
+        for name in [name for name, value in sample.labels.items() if not value]:
+            del sample.labels[name]
+    return family
 
 
 def _masters(directory: Path) -> list[str]:

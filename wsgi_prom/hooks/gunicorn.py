@@ -17,17 +17,20 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import gunicorn
 from gunicorn.config import KNOWN_SETTINGS, Config
 
 from wsgi_prom.app_interface import takes_two
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.hooks import logs
+from wsgi_prom.hooks import gunicorn_exits, logs
 from wsgi_prom.hooks.instance import Instance, attempt, read_settings
+from wsgi_prom.hooks.worker import begin, serve, stop_at
 from wsgi_prom.middleware import wrap_for_hook
-from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.server.listen_queues import ListeningSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,15 +43,26 @@ __all__: tuple[str, ...] = ()
 # An arbiter that USR2 of another one has started: the other's pre_exec ran in this very process, before the exec.
 _instance = Instance(reload="GUNICORN_PID" in os.environ, master=os.getpid())
 _instance.directory.make_early()
-# The worker of this process, once it is initialized: a configuration's own post_worker_init may call ours too.
+# The worker of this process, once it is forked and once it is initialized: a configuration's own hooks may call ours too.
+_forked: Any = None
+_ready = False
 _worker: Any = None
 
 
 def on_starting(server: Arbiter) -> None:
-    """Make the directory ready and start the exporter. Does nothing the second time."""
+    """Make the directory ready. Does nothing the second time."""
     logs.install(getattr(server.log, "error_log", None))  # another logger class may have none
     with attempt("no metrics"):
-        _instance.start(target=_target(server), owner=_owner(server), log_file=_error_log(server))
+        _instance.start(target=_target(server), owner=_owner(server), exporter=False)
+
+
+def when_ready(server: Arbiter) -> None:
+    """Start the exporter, now that the server listens. Does nothing the second time."""
+    global _ready
+    if not _ready:
+        _ready = True
+        with attempt("no metrics"):
+            _instance.open(target=_target(server), log_file=_error_log(server))
 
 
 def on_reload(server: Arbiter) -> None:
@@ -63,16 +77,25 @@ def pre_exec(server: Arbiter) -> None:
         _instance.directory.announce_in(server.cfg.env_orig)
 
 
+def post_fork(_: Arbiter, worker: Any) -> None:
+    """Claim a slot, in the worker. Does nothing the second time."""
+    global _forked
+    if worker is not _forked:
+        _forked = worker
+        begin(booting=True)
+
+
 def post_worker_init(worker: Any) -> None:
-    """Wrap the application, and claim a slot as the user that the worker has dropped to. Does nothing the second time."""
+    """Wrap the application. Does nothing the second time."""
     global _worker
     if worker is _worker:
         return
     _worker = worker
     with attempt("this worker's requests are not counted"):
         _wrap_application(worker)
-    with attempt("this worker claims its slot later"):
-        current_slot.renew()
+    serve()
+    with attempt("a worker that stops is shown as idle or busy"):
+        stop_at(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 def on_exit(_: Arbiter) -> None:
@@ -116,7 +139,32 @@ def _wrap_application(worker: Any) -> None:
 
 def _target(server: Arbiter) -> Target:
     # An application class of one's own, a BaseApplication, has none.
-    return Target(getattr(server.app, "app_uri", None) or "", "gunicorn")
+    return Target(
+        getattr(server.app, "app_uri", None) or "",
+        "gunicorn",
+        gunicorn.__version__,
+        str(server.cfg.worker_class_str),
+        _concurrency(server.cfg),
+        _sockets(server),
+    )
+
+
+def _sockets(server: Arbiter) -> tuple[ListeningSocket, ...]:
+    """Return the sockets that the server listens on, none before it does."""
+    if server.cfg.reuse_port:  # each worker has its own
+        return tuple(
+            ListeningSocket.at(*address) for address in server.cfg.address if isinstance(address, tuple)
+        )
+    found = [ListeningSocket.of(listener.fileno()) for listener in server.LISTENERS]
+    return tuple(listening for listening in found if listening is not None)
+
+
+def _concurrency(config: Config) -> int:
+    """Return how many requests a worker serves at a time, 0 for a worker class that is none of gunicorn's own."""
+    kind = str(config.worker_class_str)
+    if kind in {"sync", "gthread"}:
+        return int(config.threads) if kind == "gthread" else 1
+    return int(config.worker_connections) if kind.startswith(("gevent", "eventlet")) else 0
 
 
 def _owner(server: Arbiter) -> tuple[int, int] | None:
@@ -136,17 +184,17 @@ def _error_log(server: Arbiter) -> int | None:
     return None
 
 
-def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], None]]:
+def _call_after(ours: Callable[..., None]) -> Callable[[Any], Callable[..., None]]:
     """Return a setting's `get`: the configuration's own function, followed by *ours*."""
 
-    def get(setting: Any) -> Callable[[Any], None]:
-        theirs: Callable[[Any], None] = setting.value
+    def get(setting: Any) -> Callable[..., None]:
+        theirs: Callable[..., None] = setting.value
         if theirs is ours:
             return ours
 
-        def both(argument: Any) -> None:
-            theirs(argument)
-            ours(argument)
+        def both(*arguments: Any) -> None:
+            theirs(*arguments)
+            ours(*arguments)
 
         return both
 
@@ -157,10 +205,12 @@ def _call_after(ours: Callable[[Any], None]) -> Callable[[Any], Callable[[Any], 
 # configuration cannot undo. Its own comes first: it may clear PROMETHEUS_MULTIPROC_DIR as the client library's recipe does,
 # set a variable, wrap the application, or raise.
 _HOOKS: Final = {
-    hook.__name__: hook for hook in (on_starting, on_reload, pre_exec, post_worker_init, on_exit)
+    hook.__name__: hook
+    for hook in (on_starting, when_ready, on_reload, pre_exec, post_fork, post_worker_init, on_exit)
 }
 for _setting in KNOWN_SETTINGS:
     if _setting.name in _HOOKS:
         _setting.get = _call_after(_HOOKS[_setting.name])  # type: ignore[assignment, method-assign]
+gunicorn_exits.watch()
 # gunicorn asks for this setting when the whole configuration is read, raw_env included, and before it loads the application.
 Config.check_config = property(_check_config)  # type: ignore[attr-defined]

@@ -40,6 +40,7 @@ class Instance:
         self._reload = reload
         self._started = False
         self._launch: Callable[..., None] | None = None
+        self._application: str | None = None
         self.directory = ServerDirectory(reload=reload, master=master)
         current_slot.defer()
         patch.install()
@@ -59,7 +60,7 @@ class Instance:
         """
         Enter the directory and start the exporter of *target*. Call it in the master, before it forks.
 
-        Without *exporter* that is left to `launch`, where this process does not become the master. *owner* are the uid and
+        Without *exporter* that is left to `open` or `launch`: this process may not become the master, or not listen yet. *owner* are the uid and
         gid that the workers drop to. A wrong setting, or a directory of the user's choice that cannot be used, ends the
         process with one line that says why. Does nothing the second time.
         """
@@ -86,6 +87,12 @@ class Instance:
         if exporter:
             self.launch(reload=self._reload, log_file=log_file)
 
+    def open(self, *, target: Target, log_file: IO[bytes] | int | None = None) -> None:
+        """Start the exporter of *target*, which is known as a whole only when the server listens."""
+        if self._launch is not None:
+            self._launch = partial(self._launch, target=self._named(target))
+            self.launch(reload=self._reload, log_file=log_file)
+
     def reload(
         self, *, target: Target, owner: Owner | None = None, log_file: IO[bytes] | int | None = None
     ) -> None:
@@ -102,11 +109,15 @@ class Instance:
         self.launch(reload=True, log_file=log_file)
 
     def _configure_exporter(self, settings: Settings, target: Target, owner: Owner | None) -> None:
-        if settings.app:
-            target = replace(target, application=settings.app)
+        self._application = settings.app
         # An application that is imported later may change the environment, before a worker starts the exporter.
         environ = exporter_environment()
-        self._launch = partial(launch, self.path, settings.bind, target=target, owner=owner, environ=environ)
+        self._launch = partial(
+            launch, self.path, settings.bind, target=self._named(target), owner=owner, environ=environ
+        )
+
+    def _named(self, target: Target) -> Target:
+        return replace(target, application=self._application) if self._application else target
 
     def launch(self, **options: Any) -> None:
         """Start the exporter, with *options* of `launch`, unless there is one. Does nothing if the directory cannot be used."""

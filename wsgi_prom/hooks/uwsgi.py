@@ -17,6 +17,9 @@ import uwsgi
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, unwrapped
 from wsgi_prom.hooks.instance import Instance, attempt
+from wsgi_prom.hooks.worker import begin
+from wsgi_prom.server import uwsgi_stats
+from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.store import fork_locks
 from wsgi_prom.store.current_slot import current_slot
 
@@ -47,10 +50,11 @@ def _on_fork() -> None:
     """Claim a slot in a worker; a mule or spooler claims one when it records something."""
     # uWSGI runs no fork callbacks of Python's. This comes first, since what follows may use a metric.
     fork_locks.free()
-    with attempt("this process claims its slot when it records something"):
-        if uwsgi.worker_id() > 0:
-            current_slot.renew()
-        else:
+    if uwsgi.worker_id() > 0:
+        # From lazy-apps on, the application is loaded after this; its middleware says when it is.
+        begin(booting="lazy-apps" in uwsgi.opt or "lazy" in uwsgi.opt)
+    else:
+        with attempt("this process claims its slot when it records something"):
             current_slot.part_from_parent()
     if _instance is None or uwsgi.worker_id() == 0:
         return
@@ -65,7 +69,15 @@ def _on_fork() -> None:
 
 def _target() -> Target:
     given: Any = uwsgi.opt.get("module") or uwsgi.opt.get("wsgi-file") or b""
-    return Target(given.decode(errors="replace") if isinstance(given, bytes) else "", "uWSGI")
+    return Target(
+        given.decode(errors="replace") if isinstance(given, bytes) else "",
+        "uWSGI",
+        uwsgi.version.decode(),
+        "gevent" if "gevent" in uwsgi.opt else "",
+        int(uwsgi.cores),
+        tuple(found for fd in uwsgi.sockets if (found := ListeningSocket.of(fd)) is not None),
+        uwsgi_stats.address(uwsgi.opt) or "",
+    )
 
 
 def _owner() -> tuple[int, int] | None:

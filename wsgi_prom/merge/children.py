@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.utils import floatToGoString
 
+from wsgi_prom.store import in_progress
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -149,6 +151,9 @@ class GaugeChild(Child):
             for pid, alive, columns in found
             if alive or not live
         ]
+        if mode == "starts":
+            shown = [(pid, float(in_progress.number(value)), when) for pid, value, when in shown]
+            mode = "sum"
         if mode != "sum":
             # As in the client library: the most recent one that was never set has the time 0 and is not shown.
             shown = [setting for setting in shown if setting[2] > 0]

@@ -83,6 +83,11 @@ class Collector:
         self.report = report
         return self._families
 
+    @property
+    def slots(self) -> list[Reading]:
+        """The slots as they were last read, with those that are gone."""
+        return [reading for reading in self._last.values() if reading.slot is not None]
+
     def _begin(self) -> None:
         self._root = Layout()
         self._slots: dict[int, SlotSource] = {}

@@ -37,6 +37,9 @@ _MOST_COLUMNS: Final = 2**24
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
+_UNCLAIMED: Final = Claim()
+
+
 class Layout:
     """
     The *rows* of a source, in the order of its columns, and their *width*: the number of columns.
@@ -79,7 +82,7 @@ class Reading:
 
     *key* identifies the source from scrape to scrape, and *pid* is the label that tells gauges of several processes apart.
     *slot* is the nonce of a slot's files, whatever its number, and None for another source; *file* (device and inode)
-    tells copies of the same slot apart.
+    tells copies of the same slot apart. *claim* is of the process that holds it, or held it last.
     """
 
     layout: Layout
@@ -89,6 +92,7 @@ class Reading:
     live: bool
     slot: int | None = None
     file: tuple[int, int] | None = None
+    claim: Claim = _UNCLAIMED
 
 
 class SlotSource:
@@ -128,9 +132,10 @@ class SlotSource:
             raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
         holder = None if lock_file is None else lock_file.holder(locks.FIRST_SLOT + self._number)
         # A process that has the lock but has not claimed the slot yet has not cleared the former owner's gauges either.
-        live = holder is not None and Claim.read(header).may_be_of(holder)
+        claim = Claim.read(header)
+        live = holder is not None and claim.may_be_of(holder)
         identity = found.st_dev, found.st_ino
-        return [Reading(self._layout, data, nonce, str(self._number), live, nonce, identity)]
+        return [Reading(self._layout, data, nonce, str(self._number), live, nonce, identity, claim)]
 
     def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
         known = nonce == self._nonce and committed > self._committed

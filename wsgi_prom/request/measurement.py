@@ -6,7 +6,7 @@ One request is measured, the usual way: `begin`, the application, `record`. Ever
    add a Content-Length, or to use sendfile.
 3. A response that is complete is counted before the server sends the last of it: a worker killed after that has answered,
    and counted. (Of 60 workers killed right after a Flask answer had arrived, 29 had counted it when close() counted.)
-4. `record` stores without a lock. Nothing is called between its look at `needs_lock` and its last store, so that no other
+4. `record` stores without a lock. Nothing is called between its look at `current_slot.token` and its last store, so that no other
    thread and no signal handler runs in between (store/unlocked.py).
 """
 
@@ -94,12 +94,14 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
             request.entered = environ["PATH_INFO"]
         except Exception as error:
             request.begin_oddly(error)
-        if current_slot.needs_lock:
+        token = current_slot.token
+        if token is False:
             serving.enter(request)
         else:
             if counts_in_progress:
-                serving.columns[0] = serving.count = serving.count + 1.0
-            request.token = current_slot.lock
+                count = serving.count = serving.count - 1.0
+                serving.columns[0] = started if count == -1.0 else count
+            request.token = token
 
     return begin
 
@@ -119,12 +121,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             labels = request.labels() if asked else request.route
             extras = request.own_extras
             # The token last: another thread may have dismissed the request, for a middleware inside.
-            if (
-                (extras is None or not extras.slow)
-                and _fork_guard[1]
-                and not current_slot.needs_lock
-                and request.token is current_slot.lock
-            ):
+            if (extras is None or not extras.slow) and _fork_guard[1] and request.token is current_slot.token:
                 row = requests[request.method][labels][request.status]
                 row[0] += seconds
                 row[bucket] += 1.0
@@ -134,7 +131,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
                     row[recorder.columns.received] += extras.received.size
                     row[recorder.columns.unknown] += extras.received.unknown
                 if counts_in_progress:
-                    serving.columns[0] = serving.count = serving.count - 1.0
+                    serving.columns[0] = serving.count = serving.count + 1.0
                 request.token = None
                 request.environ[REQUEST] = None
                 if extras is not None:

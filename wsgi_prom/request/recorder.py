@@ -84,7 +84,7 @@ class Recorder:
         method, schemas = request.method, self.rows.schemas
         if request.is_session(status):  # counted and not timed: it lasts as long as its connection
             self.serving.dismiss(request)
-            self.rows.count(schemas.untimed, method, labels, status[:3])
+            self.rows.count(schemas.untimed, method, labels, status[:3], seconds=seconds)
         elif not self.rows.count_request(request, labels, status, self._amounts(request, seconds)):
             return
         self.observe_queue(request.extras.waited)

@@ -30,20 +30,24 @@ STORAGE: Final = "storage"
 
 
 class InProgress:
-    """The number of requests this process is serving, and the column that shows it."""
+    """
+    The requests that this process is serving, and the column that shows them (store/in_progress.py).
+
+    *count* is minus their number.
+    """
 
     __slots__ = ("_lock", "columns", "count", "shown")
 
     def __init__(self) -> None:
         self.columns: Columns = [0.0]
-        # Not read back from the slot: a value lost there while requests are in progress would make it negative.
+        # Not read back from the slot: a value lost there while requests are in progress would make the number negative.
         self.count = 0.0
         # Whether the column is a row of the slot.
         self.shown = False
         self._lock = current_slot.lock
 
     def move(self, row: Row | None) -> None:
-        """Show the number in *row* from now on. The caller holds the current slot's lock."""
+        """Show them in *row* from now on. The caller holds the current slot's lock."""
         # A forked child serves none of its parent's requests.
         if self._lock is not current_slot.lock:
             self._lock, self.count = current_slot.lock, 0.0
@@ -55,12 +59,13 @@ class InProgress:
         """Count *request* as in progress, and give it the current slot's lock as its token."""
         lock = current_slot.lock
         with lock:
-            self.columns[0] = self.count = self.count + 1.0
+            count = self.count = self.count - 1.0
+            self.columns[0] = request.started if count == -1.0 else count
             request.token = lock
 
     def leave(self, request: Any) -> None:
         """Count *request* as no longer in progress. The caller holds the lock that is its token."""
-        self.columns[0] = self.count = self.count - 1.0
+        self.columns[0] = self.count = self.count + 1.0
         request.token = None
 
     def dismiss(self, request: Any) -> None:
@@ -151,10 +156,18 @@ class Rows:
                 self._know(method, labels, status, _columns_of(row, schema.width))
         return True
 
-    def count(self, schema: Schema | None, method: str, labels: RouteLabels, *more: str) -> None:
-        """Add 1 to a counter of *method*, the route and extra labels of *labels*, and *more* labels."""
+    def count(
+        self,
+        schema: Schema | None,
+        method: str,
+        labels: RouteLabels,
+        *more: str,
+        seconds: float | None = None,
+    ) -> None:
+        """Add 1 to a counter of *method*, the route and extra labels of *labels*, and *more* labels, and *seconds* behind it."""
         if schema is not None:
-            self.add(schema, self._labels(method, labels, *more), {0: 1.0})
+            amounts = {0: 1.0} if seconds is None else {0: 1.0, 1: seconds}
+            self.add(schema, self._labels(method, labels, *more), amounts)
 
     def add(self, schema: Schema, labels: tuple[str, ...], amounts: dict[int, float]) -> None:
         """Add *amounts*, by their column, to the row of *labels*."""

@@ -49,12 +49,12 @@ class Schemas:
     def __init__(self, settings: Settings) -> None:
         self.request = request_schema(settings)
         # More of the same counter: requests whose duration is no latency.
-        self.untimed = _counter(settings, metrics.REQUESTS, "status")
+        self.untimed = _with_seconds(_counter(settings, metrics.REQUESTS, "status"))
         self.exception = _counter(settings, metrics.EXCEPTIONS, "exception")
         self.aborted = _counter(settings, metrics.ABORTED)
         self.in_progress: Schema | None = None
         if metrics.IN_PROGRESS[0] not in settings.disable:
-            self.in_progress = file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livesum")
+            self.in_progress = file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livestarts")
         self.queue: Schema | None = None
         if metrics.QUEUE[0] not in settings.disable:
             bounds = (*settings.queue_buckets, INFINITY)
@@ -113,6 +113,11 @@ def folded(schema: Schema, labels: tuple[str, ...], names: frozenset[str] | None
         metrics.OTHER if (name not in _NEVER_FOLDED if names is None else name in names) else value
         for name, value in zip(schema.labelnames, labels, strict=True)
     )
+
+
+def _with_seconds(counter: Schema | None) -> Schema | None:
+    """Return *counter* with a column more that no metric shows: how long its requests kept the worker busy."""
+    return counter and Schema(counter.labelnames, 2, counter.metrics)
 
 
 def _counter(settings: Settings, metric: tuple[str, str], *more: str) -> Schema | None:

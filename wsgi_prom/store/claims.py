@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from binascii import crc32
+from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,13 +27,23 @@ class ClaimedError(Exception):
     """The process that has claimed the slot lives, though the slot's lock is free."""
 
 
+class Stage(IntEnum):
+    """Where a worker is in its life, as its server's hook tells it. NONE: the process is no worker, or has no hook."""
+
+    NONE = 0
+    BOOTING = 1
+    SERVING = 2
+    STOPPING = 3
+
+
 class Claim(NamedTuple):
     """
     The words of a claim in a value file's header, all 0 for a slot that nobody has claimed. A word that is not known is 0.
 
     *nonce* tells interpreters of one process apart. *started*, in clock ticks after boot, tells processes apart that have had
     the same *pid* one after the other. *namespace*, of the boot and the pid namespace, says where *pid* means something.
-    *program* changes at an exec, after which a process may go on in the slot that it had (uWSGI's reload).
+    *program* changes at an exec, after which a process may go on in the slot that it had (uWSGI's reload). *stage* is a
+    `Stage`, which changes while the claim stays.
     """
 
     nonce: int = 0
@@ -40,6 +51,7 @@ class Claim(NamedTuple):
     started: int = 0
     namespace: int = 0
     program: int = 0
+    stage: int = Stage.NONE
 
     @classmethod
     def new(cls) -> Claim:
@@ -75,7 +87,7 @@ class Claim(NamedTuple):
             return False
         own = Claim.new()
         if self.pid == own.pid:  # or of an earlier process with this pid, or of this one before an exec
-            return self[2:] == own[2:]
+            return self[2:5] == own[2:5]
         return self.namespace == own.namespace != 0 and self.started == _started(self.pid)[0] != 0
 
 

@@ -4,7 +4,7 @@ The slot that this process records into, at any moment of its life: before a dir
 1. Nothing is claimed before a process records, or its server's hook says that it is a worker.
 2. A forked child never writes where its parent writes, whoever called fork and however it was called.
 3. What cannot be recorded where it belongs is kept in this process's memory, and moved when the cause is gone.
-4. One lock: whatever changes the slot, its rows or where values are stored holds it. Records hold it only while `needs_lock`.
+4. One lock: whatever changes the slot, its rows or where values are stored holds it. Records hold it only while `token` is False.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import logging
 import os
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.store import unlocked
 from wsgi_prom.store.bindings import Bindings
+from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.fork_guard import new_fork_guard
 from wsgi_prom.store.locks import Locks
 from wsgi_prom.store.shared_directory import shared_directory
@@ -55,14 +56,15 @@ class CurrentSlot:
         # Each process's own: that of its parent may be held by a thread that does not exist in a child.
         self._locks = {os.getpid(): threading.RLock()}
         self.lock = self._own_lock()
-        # Whether a record has to hold the lock: see unlocked.py.
-        self.needs_lock = True
+        # The lock, by which a request knows the process that it began in; False while records hold it (unlocked.py).
+        self.token: threading.RLock | Literal[False] = False
         self.slot: Slot = MemorySlot()
         # One that is to be copied: its files were removed or replaced.
         self._former: SlotFile | None = None
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
         self._deferred = False
+        self.stage = Stage.NONE
         self._bindings = Bindings(lambda: self.slot)
         self._renewing = 0  # the pid of the process that does
         self._clock = clock
@@ -82,11 +84,7 @@ class CurrentSlot:
         return not self._deferred and self.directory is None
 
     def defer(self) -> None:
-        """
-        Keep to the process's own memory until `attach`, whatever the environment says.
-
-        For a hook that cannot know yet whether a server starts, or only checks its configuration.
-        """
+        """Keep to the process's own memory until `attach`: a hook cannot know yet whether a server starts."""
         self._deferred = True
 
     def attach(self, path: Path, owner: tuple[int, int] | None = None) -> None:
@@ -101,6 +99,15 @@ class CurrentSlot:
         self._deferred = False
         if self.fork_guard[0] and isinstance(self.slot, MemorySlot):
             self._renew_now()
+
+    def tell_stage(self, stage: Stage) -> None:
+        """Say where this process is in a worker's life. Its children are no workers until they say it themselves."""
+        if not self.fork_guard[1]:
+            self.part_from_parent()
+        with self.lock:
+            self.stage = stage
+            if isinstance(self.slot, SlotFile):
+                self.slot.tell_stage(stage)
 
     def add(self, binding: Binding) -> None:
         """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
@@ -136,14 +143,14 @@ class CurrentSlot:
                 if not self.fork_guard[0]:
                     self._renewing = os.getpid()
                     # Until all is where it belongs: what is moved must not be stored to meanwhile.
-                    self.needs_lock = True
+                    self.token = False
                     # Before and not after: what goes wrong from here on is not to be overlooked.
                     self.fork_guard[0] = 1
                     self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
                 self._fail(error)
             finally:
-                self.needs_lock = unlocked.needs_lock()
+                self.token = not unlocked.needs_lock() and self.lock
                 self._renewing = 0
                 messages, self._messages = self._messages, []
         # Without the lock: a handler that counts what it logs holds its own lock, and waits for this one.
@@ -176,8 +183,10 @@ class CurrentSlot:
             # slot, which must stay. So nothing is called between the last look and the store either.
             if self.fork_guard[1]:
                 return
+            # Before the lock: a signal handler that records in the middle of this may set it.
+            self.token = False
             self.lock = self._own_lock()
-            self._former = None
+            self._former, self.stage = None, Stage.NONE
             self._next_try, self._problem, self._failures, self._messages = 0.0, "", 0, []
             shares = self._deferred or self.directory is not None or isinstance(inherited, SlotFile)
             if shares and self.slot is inherited:
@@ -250,9 +259,11 @@ class CurrentSlot:
         former = self._former
         if former is None or former.path != path:
             self.slot = slot = SlotFile.claim(path, self._owner if os.geteuid() == 0 else None)
+            slot.tell_stage(self.stage)
             self._bindings.bind_all(keep=True)
         else:
             self.slot = slot = SlotFile.copy(former)
+            slot.tell_stage(self.stage)
             self._former = None
             try:
                 self._bindings.bind_all(keep=True)
@@ -270,8 +281,8 @@ class CurrentSlot:
         self._next_try = self._clock() + _RETRY_SECONDS
         self.fork_guard[0] = 0
         self._failures += 1
-        expected = isinstance(error, (OSError, WsgiPromError))
-        problem = str(error) if expected else f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, (OSError, WsgiPromError)) else f"{type(error).__name__}: "
+        problem = f"{kind}{error}"
         if problem != self._problem:
             self._problem = problem
             self._tell(

@@ -1,7 +1,7 @@
 r"""
 The bytes of a slot's two files, keys and values.
 
-    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    72  doubles ...
+    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    80  doubles ...
     NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each row
                   {...}               a schema: label names, and the metrics that its columns make up
                   [number, "a", "b"]  a row: the schema's ordinal in this file, and the label values
@@ -31,13 +31,13 @@ from wsgi_prom.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAGIC: Final = b"wsgiprom"
-HEADER: Final = struct.Struct("=8sQQQ5Q")
+HEADER: Final = struct.Struct("=8sQQQ6Q")
 FIRST_COLUMN: Final = HEADER.size // 8
 # The header's fields, each a word of 8 bytes. The claim is of who owns the slot (claims.py).
 COMMITTED: Final = 3
-CLAIM: Final = slice(4, 9)
+CLAIM: Final = slice(4, 10)
 
 # A value file starts with one page and grows by half: room for 26 label sets of a request, or 504 counters.
 INITIAL_SIZE: Final = 4096
@@ -45,7 +45,7 @@ INITIAL_SIZE: Final = 4096
 LARGEST_KEYS: Final = 16 * 1024 * 1024
 LARGEST_VALUES: Final = 32 * 1024 * 1024
 
-LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent"})
+LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent", "livestarts"})
 # The next owner of a slot starts these from 0: a live gauge is of a living process, and `all` of one process.
 PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
 
@@ -117,7 +117,7 @@ def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
 def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
     # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; all others
     # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
-    width = 1 if mode.endswith("sum") else 2
+    width = 1 if mode.endswith(("sum", "starts")) else 2
     return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode)
 
 
@@ -185,7 +185,7 @@ def keys_header(nonce: int) -> bytes:
     return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
 
 
-def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 5) -> bytes:
+def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6) -> bytes:
     """Return the head of a value file; *committed* are bytes of its key file, whose own header is the least."""
     return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim)
 
@@ -281,7 +281,7 @@ def _check_metric(metric: Metric, schema: Schema) -> None:
     if metric.type == "gauge" and (
         metric.count != (0, 1)
         or metric.mode not in GAUGE_MODES
-        or (not metric.mode.endswith("sum") and schema.width < 2)
+        or (not metric.mode.endswith(("sum", "starts")) and schema.width < 2)
     ):
         raise FormatError(f"{metric.name} is no gauge: mode {metric.mode!r}, columns {metric.count}")
 

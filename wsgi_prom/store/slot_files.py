@@ -13,12 +13,12 @@ import mmap
 import os
 from array import array
 from contextlib import suppress
-from enum import Enum, auto
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError, WsgiPromError
 from wsgi_prom.store import directory, directory_files, file_format
-from wsgi_prom.store.claims import Claim, ClaimedError
+from wsgi_prom.store.claims import Claim, ClaimedError, Stage
 from wsgi_prom.store.descriptor import Descriptor
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ _kept_mappings: Final[list[mmap.mmap]] = []
 
 
 class State(Enum):
-    """What a check of a slot's files has found."""
+    """
+    What a check of a slot's files has found.
 
-    GOOD = auto()
-    REPLACED = (
-        auto()
-    )  # a file was removed or replaced, or its keys were written over; the values in memory are right
-    DAMAGED = auto()  # the value file was cut short, or its header was written over
-    CLAIMED = auto()  # by another process
+    REPLACED: a file was removed or replaced, or its keys were written over; the values in memory are right. DAMAGED: the
+    value file was cut short, or its header was written over. CLAIMED: by another process.
+    """
+
+    GOOD, REPLACED, DAMAGED, CLAIMED = range(4)
 
 
 class SlotFiles:
@@ -69,10 +69,7 @@ class SlotFiles:
                     self._files[kind] = self._open(kind, folder)
             self._size = os.fstat(self._fd("values")).st_size
             self._new = not self._size
-            if not self._new:
-                self._read_keys()
-            else:
-                self._begin_keys()
+            (self._begin_keys if self._new else self._read_keys)()
             self._keys_time = os.fstat(self._fd("keys")).st_mtime_ns
         except BaseException:
             self.close()
@@ -118,14 +115,18 @@ class SlotFiles:
                 raise ClaimedError  # by a living process in another pid namespace
         self._claimed = True
 
+    def tell_stage(self, stage: Stage) -> None:
+        self._claim = self._claim._replace(stage=stage)
+        if self._claimed:
+            self._words[file_format.CLAIM] = array("Q", self._claim)
+
     def disclaim(self) -> None:
         """Take the claim out of the file, if it is still there: nobody has to wait for the end of this process."""
         with suppress(OSError, FormatError):
-            fd = self._fd("values")
-            header = os.pread(fd, file_format.HEADER.size, 0)
+            header = os.pread(self._fd("values"), file_format.HEADER.size, 0)
             nonce, committed = file_format.unpack_header(header)
             if Claim.read(header) == self._claim:
-                os.pwrite(fd, file_format.pack_header(nonce, committed), 0)
+                os.pwrite(self._fd("values"), file_format.pack_header(nonce, committed), 0)
 
     def append(self, lines: bytes, end: int) -> None:
         """Add *lines* and commit them, with room for values up to the column *end*. Raises OSError."""
@@ -179,7 +180,6 @@ class SlotFiles:
         self._memory[: file_format.HEADER.size] = bytes(file_format.HEADER.size)
 
     def close(self) -> None:
-        """Close the files. The mapping stays."""
         for file in self._files.values():
             file.close()
 

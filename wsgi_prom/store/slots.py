@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from wsgi_prom.store.claims import Stage
     from wsgi_prom.store.file_format import Schema
     from wsgi_prom.store.locks import Locks
 
@@ -169,6 +170,10 @@ class SlotFile:
     def publish(self) -> None:
         """Show a copy to scrapes, when all that its process has recorded is in it."""
         self._files.claim()
+
+    def tell_stage(self, stage: Stage) -> None:
+        """Say where the process is in a worker's life, for scrapes and for whoever claims the slot after it."""
+        self._files.tell_stage(stage)
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         number = self._schemas.get(schema)

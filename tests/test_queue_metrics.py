@@ -1,0 +1,103 @@
+"""The listen queues of a server on its page."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import live
+import pytest
+import servers
+
+from wsgi_prom.server.listen_queues import ListeningSocket, Queue
+from wsgi_prom.server.queue_metrics import QueueMetrics
+from wsgi_prom.server.sources import Sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WEB = ListeningSocket("127.0.0.1:8000", 1, int(socket.AF_INET), 8000, deferred=False)
+
+
+def connect(address: str | tuple[str, int], path: str) -> socket.socket:
+    """Connect and send a request for *path*, whose answer nobody waits for."""
+    client = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    client.connect(address)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    return client
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn unix", "uwsgi prefork"])
+def test_two_busy_workers_and_seven_that_wait(name: str, clients: ExitStack, tmp_path: Path) -> None:
+    """While both workers are busy, seven connections wait: two are busy, none is idle, and the kernel counts seven."""
+    unix = tmp_path / "app.sock"
+    options = ("--bind", f"unix:{unix}") if "unix" in name else ()
+    with servers.start("gunicorn sync" if options else name, *options, workers=2) as server:
+        host, _, port = server.url.rstrip("/").rpartition("//")[2].partition(":")
+        address = str(unix) if options else (host, int(port))
+        label = f"unix:{unix}" if options else f"{host}:{port}"
+        live.eventually(
+            lambda: servers.value(server.samples(), "wsgi_workers", state="idle"), lambda idle: idle == 2
+        )
+        before = server.samples()
+        for _ in range(2):
+            clients.enter_context(connect(address, "/sleep?s=8"))
+        live.eventually(
+            lambda: servers.value(server.samples(), "wsgi_workers", state="busy"), lambda busy: busy == 2
+        )
+        for _ in range(7):
+            clients.enter_context(connect(address, "/"))
+        during = live.eventually(
+            server.samples, lambda found: servers.value(found, "wsgi_listen_queue", socket=label) == 7
+        )
+        after = live.eventually(
+            server.samples, lambda found: servers.value(found, "wsgi_listen_queue", socket=label) == 0
+        )
+    assert servers.value(before, "wsgi_listen_queue", socket=label) == 0
+    assert (2, 0) == tuple(servers.value(during, "wsgi_workers", state=state) for state in ("busy", "idle"))
+    assert (servers.value(during, "wsgi_listen_queue_limit", socket=label) or 0) >= 7
+    # Seven that waited, each for a moment at least.
+    assert (servers.value(after, "wsgi_listen_queue_seconds_total", socket=label) or 0) > 0
+    assert [] == servers.gone_back(before, during) + servers.gone_back(during, after)
+
+
+def drops(metrics: QueueMetrics) -> float:
+    (sample,) = metrics.families()[2].samples
+    return sample.value
+
+
+def test_drops_never_go_back() -> None:
+    """The kernel's count begins again with a new socket, and after 2^32; the counter goes on."""
+    seen = iter([5, 7, 3, 4, 2**32 - 1, 1])
+    metrics = QueueMetrics((WEB,), lambda _: {WEB.name: Queue(0, 128, next(seen))})
+    assert [5, 7, 10, 11, 2**32 + 6, 2**32 + 8] == [drops(metrics) for _ in range(6)]
+
+
+def test_a_source_that_fails_costs_its_own_metrics_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the kernel knows none of the sockets' kinds, the other sources are on the page, and one warning says so."""
+    sources = Sources(hooked=True, concurrency=1, sockets=(WEB._replace(family=99),), stats="")
+    with caplog.at_level(logging.WARNING, "wsgi_prom"):
+        names = [{family.name for family in sources.families([])} for _ in range(2)]
+    assert all("wsgi_workers" in found and "wsgi_listen_queue" not in found for found in names)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("the kernel's listen queues cannot be read")
+
+
+def test_uwsgis_stats_are_on_the_page(tmp_path: Path) -> None:
+    """Where uWSGI has a stats server, its figures are on the page under the names of uwsgi_exporter."""
+    with servers.start("uwsgi prefork", "--stats", str(tmp_path / "stats.sock"), workers=2) as server:
+        live.drive(server.url, ["/"] * 5)
+        samples = live.eventually(
+            server.samples,
+            lambda found: sum(live.labelled(found, "uwsgi_worker_requests_total").values()) == 5,
+        )
+    assert servers.value(samples, "uwsgi_up") == 1

@@ -1,0 +1,182 @@
+"""How busy a server's workers are, how many it starts, and why they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import live
+import pytest
+import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STATES = ("booting", "idle", "busy", "stopping")
+
+
+def states(server: live.LiveServer) -> dict[str, float]:
+    found = live.labelled(server.samples(), "wsgi_workers")
+    return {dict(labels)["state"]: value for labels, value in found.items()}
+
+
+def by_label(samples: live.Samples, name: str) -> dict[str, float]:
+    """Return the samples of *name* by the value of their only label."""
+    return {
+        value: count
+        for labels, count in live.labelled(samples, name).items()
+        for value in dict(labels).values()
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gunicorn sync",
+        "gunicorn gthread",
+        "gunicorn sync --worker-class gevent",
+        "uwsgi prefork",
+        "uwsgi threads",
+    ],
+)
+def test_a_worker_is_busy_while_it_serves(name: str) -> None:
+    """One of two workers is busy during a request of 3 s, which is as old as it is, and counts 3 busy seconds."""
+    server_name, *options = name.split(" --worker-class ")
+    with servers.start(server_name, *[f"--worker-class={kind}" for kind in options], workers=2) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
+        before = server.samples()
+        thread = threading.Thread(target=server.get, args=("/sleep?s=3",))
+        began = time.monotonic()
+        thread.start()
+        live.eventually(lambda: states(server)["busy"], lambda busy: busy == 1)
+        seen = time.monotonic()
+        time.sleep(1)
+        during, asked = server.samples(), time.monotonic()
+        thread.join()
+        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
+        after = server.samples()
+    age = servers.value(during, "wsgi_request_age_seconds")
+    assert age is not None
+    assert 1 <= age <= asked - began
+    busy = by_label(during, "wsgi_worker_busy_seconds_total")
+    assert pytest.approx(age, abs=asked - seen) == max(busy.values())
+    spent = sum(by_label(after, "wsgi_worker_busy_seconds_total").values())
+    assert pytest.approx(3, rel=0.05) == spent - sum(
+        by_label(before, "wsgi_worker_busy_seconds_total").values()
+    )
+    assert servers.value(after, "wsgi_request_age_seconds") == 0
+    assert [] == servers.gone_back(before, during) + servers.gone_back(during, after)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "capacity", "worker_class"),
+    [
+        ("gunicorn sync", (), 2, "sync"),
+        ("gunicorn sync", ("--threads", "4"), 8, "gthread"),
+        ("gunicorn sync", ("--worker-class", "gevent", "--worker-connections", "50"), 100, "gevent"),
+        ("uwsgi threads", (), 8, None),
+    ],
+    ids=["sync", "gthread", "gevent", "uwsgi threads"],
+)
+def test_the_capacity_is_workers_by_threads_or_greenlets(
+    name: str, options: tuple[str, ...], capacity: int, worker_class: str | None
+) -> None:
+    """Two workers serve at a time what both of them can, and the server is named with its version and worker class."""
+    with servers.start(name, *options, workers=2) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
+        samples = server.samples()
+    assert capacity == servers.value(samples, "wsgi_worker_capacity")
+    ((labels, value),) = live.labelled(samples, "wsgi_server_info").items()
+    assert (1, name.split(maxsplit=1)[0], worker_class) == (
+        value,
+        dict(labels)["server"].lower(),
+        dict(labels).get("worker_class"),
+    )
+    assert dict(labels)["version"][0].isdigit()
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_workers_and_their_figures_stay_the_same_series_when_they_are_replaced(name: str) -> None:
+    """A worker that is killed twenty times leaves two series for each figure, counts its starts, and loses no busy second."""
+    with servers.start(name, workers=2) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
+        scrapes = servers.Scraper(server)
+        for _ in range(20):
+            server.get("/sleep?s=0.05")
+            killed = server.workers()[0]
+            os.kill(killed, signal.SIGKILL)
+            live.eventually(server.workers, lambda pids, killed=killed: killed not in pids and len(pids) == 2)
+            scrapes.scrape()
+        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
+        samples = server.samples()
+    assert [] == scrapes.problems
+    assert servers.value(samples, "wsgi_worker_starts_total") == 22
+    requests = by_label(samples, "wsgi_worker_requests_total")
+    assert sum(requests.values()) == 20
+    assert sum(by_label(samples, "wsgi_worker_busy_seconds_total").values()) >= 20 * 0.05
+    assert set(by_label(samples, "wsgi_worker_start_time_seconds")) <= set(requests)
+    assert len(requests) <= 3
+
+
+def recycle(server: live.LiveServer) -> None:
+    for _ in range(12):
+        server.get("/")
+
+
+def end_by(number: signal.Signals) -> Callable[[live.LiveServer], None]:
+    return lambda server: os.kill(server.workers()[0], number)
+
+
+def hang(server: live.LiveServer) -> None:
+    threading.Thread(target=server.get, args=("/sleep?s=30",)).start()
+
+
+EXITS = {
+    "SIGKILL": end_by(signal.SIGKILL),
+    "SIGSEGV": end_by(signal.SIGSEGV),
+    "timeout": hang,
+    "max_requests": recycle,
+    "reload": lambda server: os.kill(server.pid, signal.SIGHUP),
+    "cheaped": lambda server: os.kill(server.pid, signal.SIGTTOU),
+}
+
+
+@pytest.mark.parametrize("reason", EXITS)
+def test_gunicorn_tells_why_a_worker_ended(reason: str) -> None:
+    """Each way in which a worker of gunicorn ends counts once, under its reason."""
+    options = {"timeout": ("--timeout", "2"), "max_requests": ("--max-requests", "10")}.get(reason, ())
+    workers = 2 if reason == "cheaped" else 1
+    with servers.start("gunicorn sync", *options, workers=workers) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == workers)
+        EXITS[reason](server)
+        found = live.eventually(lambda: by_label(server.samples(), "wsgi_worker_exits_total"), bool)
+        assert {reason: 1} == found
+        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 1)
+        assert {reason: 1} == by_label(server.samples(), "wsgi_worker_exits_total")
+
+
+def test_a_worker_that_loads_its_application_is_booting() -> None:
+    """While a worker imports its application it is booting, and idle afterwards."""
+    with servers.start("gunicorn sync", app="slowboot:app", workers=1) as server:
+        live.eventually(lambda: states(server), lambda found: found.get("booting") == 1)
+        found = live.eventually(lambda: states(server), lambda found: found.get("idle") == 1)
+    assert dict.fromkeys(STATES, 0) | {"idle": 1} == found
+
+
+def test_a_worker_that_finishes_its_request_before_it_ends_is_stopping() -> None:
+    """A worker that a reload has told to end is stopping until its request is answered."""
+    with servers.start("gunicorn sync", workers=1) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        thread = threading.Thread(target=server.get, args=("/sleep?s=3",))
+        thread.start()
+        live.eventually(lambda: states(server)["busy"], lambda busy: busy == 1)
+        os.kill(server.pid, signal.SIGHUP)
+        found = live.eventually(
+            lambda: states(server), lambda found: found["stopping"] == 1 and found["idle"] == 1
+        )
+        thread.join()
+        live.eventually(lambda: states(server)["stopping"], lambda stopping: stopping == 0)
+    assert dict.fromkeys(STATES, 0) | {"idle": 1, "stopping": 1} == found

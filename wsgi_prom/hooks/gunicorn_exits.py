@@ -1,0 +1,85 @@
+"""
+Why gunicorn's workers end: counted in the arbiter, which alone gets their exit status.
+
+gunicorn tells its hooks neither the status nor the reason, and calls child_exit not for every worker. So the arbiter's own
+`reap_workers` (19 to 27) is preceded by a look at the status of each worker that has ended, which leaves the worker to it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from gunicorn.arbiter import Arbiter
+from prometheus_client import Counter
+
+from wsgi_prom import metrics
+from wsgi_prom.hooks.instance import attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNCOUNTED: Final = "exits of workers are not counted"
+_BOOT_ERRORS: Final = {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}
+
+# The workers that the arbiter has sent a signal to.
+_told: Final[set[int]] = set()
+
+
+def watch() -> None:
+    """Count the exits of the workers of every arbiter in this process. Call it once."""
+    reap: Callable[[Any], None] = Arbiter.reap_workers
+    kill: Callable[[Any, int, int], None] = Arbiter.kill_worker
+
+    def reap_workers(self: Any) -> None:
+        before: dict[int, Any] = {}
+        found: dict[int, str] = {}
+        with attempt(_UNCOUNTED):
+            before = dict(self.WORKERS)
+            found = {pid: why for pid, worker in before.items() if (why := _reason(self, pid, worker))}
+        try:
+            reap(self)
+        finally:
+            with attempt(_UNCOUNTED):
+                for pid in before.keys() - self.WORKERS.keys() | found.keys():
+                    _told.discard(pid)
+                    # Unknown: one that ended between the look and gunicorn's own.
+                    _exits().labels(found.get(pid, "unknown")).inc()
+
+    def kill_worker(self: Any, pid: int, number: int) -> None:
+        _told.add(pid)
+        kill(self, pid, number)
+
+    Arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
+    Arbiter.kill_worker = kill_worker  # type: ignore[assignment, method-assign]
+
+
+def _reason(arbiter: Any, pid: int, worker: Any) -> str:
+    """Return why the worker *pid* has ended, an empty text if it has not."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # somebody else has reaped it
+        return "unknown"
+    if ended is None:
+        return ""
+    if worker.aborted:  # by the arbiter, after `timeout` seconds without a sign of life
+        return "timeout"
+    if ended.si_code != os.CLD_EXITED:
+        return signal.Signals(ended.si_status).name
+    return _reason_of_exit(arbiter, worker, ended.si_status, told=pid in _told)
+
+
+def _reason_of_exit(arbiter: Any, worker: Any, status: int, *, told: bool) -> str:
+    if status != 0:
+        return "boot_error" if status in _BOOT_ERRORS else f"exit_{status}"
+    if told:
+        # A reload brings a new configuration; else there are fewer workers (TTOU), or the server stops.
+        return "reload" if worker.cfg is not arbiter.cfg else "cheaped"
+    return "max_requests" if worker.cfg.max_requests else "exit_0"
+
+
+@cache
+def _exits() -> Counter:
+    return Counter(*metrics.WORKER_EXITS, ["reason"], registry=None)
