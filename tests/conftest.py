@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import re
 import secrets
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup() -> Generator[None, object, object]:
+def pytest_runtest_setup() -> Generator[None, object, object]:
     """Skip the tests of a fixture that needs root or a program that is missing."""
     return (yield from _skipping())
 
@@ -88,7 +89,7 @@ def _missing(error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError) and error.filename in PROGRAMS:
         return f"needs {error.filename}"
     # Of a test's own call, of a forked child's, or in a server's log.
-    if os.geteuid() != 0 and "Operation not permitted" in str(error):
+    if os.geteuid() != 0 and re.search("Operation not permitted|as nonroot user", str(error)):
         return "needs root"
     return None
 

@@ -135,7 +135,8 @@ def network() -> Iterator[int]:
     )  # fmt: skip
     try:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == b"\n"
+        if holder.stdout.readline() != b"\n":
+            raise PermissionError("unshare --net: Operation not permitted")
         yield holder.pid
     finally:
         holder.communicate(b"\n", timeout=60)

@@ -266,7 +266,7 @@ def test_the_same_port_of_another_address_is_free() -> None:
         ("unix:/etc/hosts/metrics.sock", "/etc/hosts/metrics.sock: Not a directory"),
         (f"unix:/tmp/{'long' * 30}", f"/tmp/{'long' * 30}: AF_UNIX path too long"),
         ("unix:/nowhere/metrics.sock", "/nowhere is not a directory"),
-        ("unix:/etc/hosts", "/etc/hosts exists and is not a socket"),
+        (f"unix:{live.ROOT}/LICENSE", f"{live.ROOT}/LICENSE exists and is not a socket"),
     ],
 )
 def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
+from users import needs_root
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory, environment, locks
@@ -97,6 +98,7 @@ def test_prepare_changes_nothing_that_is_there(shared: Path) -> None:
     assert sorted([*OURS, *NOT_OURS, locks.NAME]) == sorted(os.listdir(shared))
 
 
+@needs_root
 def test_prepare_gives_the_directory_to_the_workers_user(shared: Path) -> None:
     """A directory that root makes for workers of another user is that user's, and so is its lock file."""
     directory.prepare(shared, owner=(NOBODY, NOBODY))

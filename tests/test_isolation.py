@@ -50,9 +50,12 @@ def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[
     """Run a command to its end with the environment of a server."""
     environ = live.environment({"TMPDIR": str(folder), **env}, runtime=folder)
     words = ["unshare", "--mount", "sh", "-c", PRIVATE, "sh", *command]
-    return subprocess.run(
+    done = subprocess.run(
         words, env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
+    if done.stderr.startswith("unshare: "):
+        raise PermissionError(done.stderr)
+    return done
 
 
 def traces(folder: Path) -> set[str]:

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import live
 import pytest
 import servers
+from users import needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 # A /dev/shm of its own, since servers of other tests run at the same time.
+# Each has a shared memory of its own.
+pytestmark = needs_root
+
 ALONE = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o mode=1777 alone /dev/shm; exec "$@"', "sh"]
 
 

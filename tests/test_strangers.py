@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from users import needs_root
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.merge.collector import Collector
@@ -82,7 +83,7 @@ def plant_device(path: Path, _: Foreign) -> None:
 
 
 PLANTED = [plant_link, plant_hard_link, plant_fifo, plant_directory, plant_socket, plant_device]
-OWNERS = [None, (NOBODY, NOBODY)]
+OWNERS = [None, pytest.param((NOBODY, NOBODY), marks=needs_root)]
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def test_modes_whatever_the_umask(
         LabelSets(path, 10, owner).allow("hits", ("a",))
 
     in_child(run)
-    uid = 0 if owner is None else owner[0]
+    uid = os.geteuid() if owner is None else owner[0]
     for file in path.iterdir():
         assert (0o600, uid) == (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid)
     assert {*NAMES} == set(os.listdir(path))

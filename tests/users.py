@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 needs_root: Final = pytest.mark.skipif(
-    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="needs root, to be several users"
+    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="needs root"
 )
 
 # Lays an open folder over a closed one ($1) and what is needed of it (up to --) into that, then runs the rest. Seen by

@@ -14,6 +14,7 @@ import processes
 from chaos import referee
 from chaos.referee import KINDS, Case, Figures
 from chaos.scale import scale
+from users import needs_root
 
 APART = ("unshare", "--pid", "--fork", "--mount-proc")
 TIMES = 20_000
@@ -39,6 +40,7 @@ def read(path: Path) -> live.Samples:
     return live.parse_samples(render(Collector(path).collect()))
 
 
+@needs_root
 def test_processes_of_the_same_pid_add_up(tmp_path: Path) -> None:
     """Two processes that are both pid 1 of their namespace record into two slots, and the sum is exact."""
     shared = tmp_path / "shared"
