@@ -6,8 +6,8 @@ One request is measured, the usual way: `begin`, the application, `record`. Ever
    add a Content-Length, or to use sendfile.
 3. A response that is complete is counted before the server sends the last of it: a worker killed after that has answered,
    and counted. (Of 60 workers killed right after a Flask answer had arrived, 29 had counted it when close() counted.)
-4. `record` stores without a lock. Nothing is called between its look at `current_slot.token` and its last store, so that no other
-   thread and no signal handler runs in between (store/unlocked.py).
+4. `begin` and `record` store without a lock. Nothing is called between their look at `current_slot.token` and the last
+   store, so that no other thread and no signal handler runs in between (store/unlocked.py).
 """
 
 from __future__ import annotations
@@ -132,8 +132,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
                     row[recorder.columns.unknown] += extras.received.unknown
                 if counts_in_progress:
                     serving.columns[0] = serving.count = serving.count + 1.0
-                request.token = None
-                request.environ[REQUEST] = None
+                request.token = request.environ[REQUEST] = None
                 if extras is not None:
                     recorder.observe_queue(extras.waited)
                 return
@@ -141,7 +140,4 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             pass
         recorder.end(request, chunk)
 
-    def record_slowly(request: MeasuredRequest, chunk: bytes) -> None:
-        recorder.end(request, chunk)
-
-    return record_slowly if recorder.times_first_byte else record
+    return record

@@ -1,9 +1,9 @@
 """
-What a recorder does beside the usual way of measurement.py, above all the slow path: `Recorder.end`.
+The slow path, `Recorder.end`, and what the middlewares with the same settings share.
 
 1. Nothing raises into the application: a failure is counted, logged once for each stage, and kept here.
-2. `end` is for new labels, no start_response, exceptions, a request of the parent process, stores that need the lock. It
-   counts a request once, whoever calls it, and however often.
+2. `end` counts a request with new labels, without start_response, with an exception or another of its Extras, and wherever
+   a store needs the lock. It counts a request once, whoever calls it, and however often.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _ABSENT: Final = object()
 
 
 class Extras:
-    """What few requests have, and its values for all others. For `Recorder.end`, `record` and `MeasuredRequest` alone."""
+    """What few requests have; the class has the values of all others."""
 
     # Whether only `Recorder.end` may count the request.
     slow = False
@@ -82,7 +82,7 @@ class MeasuredRequest:
     started: float
     # The current slot's lock when the request began; None once it is counted or dismissed.
     token: Any
-    # Its own; None as a rule.
+    # None as a rule; see `extras` and `more_extras`.
     own_extras: Extras | None
 
     headers: Any
@@ -139,7 +139,7 @@ class MeasuredRequest:
             return UNMATCHED
 
     def see_file_wrapper(self) -> bool:
-        """Keep the server's file_wrapper and return True if it is a class. Replace a function."""
+        """Keep the server's file_wrapper if it is a class, and replace a function. Returns whether a class is known."""
         wrapper: Any = self.environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type):
             type(self).file_wrapper = wrapper
@@ -150,16 +150,17 @@ class MeasuredRequest:
 
     @property
     def extras(self) -> Extras:
+        """The request's extras, to be read."""
         return self.own_extras or _NO_EXTRAS
 
     def more_extras(self) -> Extras:
-        """Return the request's own extras, made at the first call."""
+        """Return the request's own extras, to be set; made at the first call."""
         if self.own_extras is None:
             self.own_extras = Extras()
         return self.own_extras
 
     def measure_more(self) -> None:
-        """Measure what few requests have: a body, and the time that one was in the proxy's queue."""
+        """Count the body as it is read, and take the time that the request was in the proxy's queue."""
         extras = self.more_extras()
         if self.recorder.counts_received:
             extras.received = self._input()

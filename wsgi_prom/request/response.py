@@ -1,5 +1,5 @@
 """
-A response that is not a list: the iterable that the server gets in its place, and how the end is noticed.
+Responses that are not a list of one item: what the server gets, and when the request is counted.
 """
 
 # Rule 1: the application's iterable is read by a generator, since one is resumed for less than a call of __next__. It

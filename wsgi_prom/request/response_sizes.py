@@ -1,12 +1,11 @@
 """
-What frameworks' own responses hold: the size of those that do not stream, which go to the server as they are.
+The size of responses of Django and Werkzeug that do not stream. These go to the server as they are.
 
 That takes a fifth off what a Django request costs, and a quarter off a Flask request.
-"""
 
-# Rule 1: what is not exactly as the framework makes it is not known here, and measured as the server reads it.
-# Rule 2: nothing is asked of a response but attributes that the framework itself has set, or computes without the
-#         application's code.
+1. A response that is not exactly as the framework makes it has no known size. It is measured as the server reads it.
+2. Only attributes are read that the framework itself has set, or computes without the application's code.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ _MOST_TYPES: Final = 100
 
 
 def size_of(result: Any) -> int | None:
-    """Return how many bytes a framework's own *result* holds, None if that is not known."""
+    """Return the bytes of *result*, a framework's own response; None if they are not known. Never raises."""
     kind = type(result)
     if type(kind) is not type:  # a metaclass may have a hash of its own
         return _size_of(kind)(result)
@@ -48,7 +47,7 @@ def _unknown(_result: Any) -> None:
 
 
 def _is_of_django(kind: Any) -> bool:
-    """Tell a class of Django's responses that do not stream, or one that changes nothing of how they are sent."""
+    """Tell whether *kind* is a Django response that does not stream, and is sent as Django sends it."""
     response = getattr(sys.modules.get("django.http"), "HttpResponse", None)
     if response is None or not issubclass(kind, response):
         return False
@@ -67,7 +66,7 @@ def _django_size(result: Any) -> int | None:
 
 
 def _werkzeug_size(kind: type) -> Size:
-    """Return what tells the size of a response of Werkzeug's (Flask's) whose data were set, by its iterator."""
+    """Return the function for *kind*: that of Werkzeug's ClosingIterator, which is Flask's result, or of an unknown type."""
     found = (sys.modules.get("werkzeug.wsgi"), sys.modules.get("werkzeug.wrappers.response"))
     try:
         iterator, response = (vars(module) for module in found)

@@ -96,6 +96,7 @@ class Rows:
         # The values that a request does not bring along with its route.
         self._static = () if self._callable else tuple(map(str, values))
         self._status_class = settings.status_class
+        self._first_byte = settings.first_byte
         self._limit = settings.label_limit
         self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {schema: {} for schema in self.schemas.all}
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
@@ -150,9 +151,8 @@ class Rows:
             row = self._find(schema, bounded)
             _add(row, amounts)
             self.serving.leave(request)
-            # Not a label set beyond the limit, which is counted each time, a method that a client made up, or a response
-            # whose size the slow path has to look for.
-            if bounded is wanted and wanted[0] == method and not may_lack_body(method, status):
+            # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
+            if bounded is wanted and wanted[0] == method and not self._slow(method, status):
                 self._know(method, labels, status, _columns_of(row, schema.width))
         return True
 
@@ -182,8 +182,12 @@ class Rows:
         route, *extra = (labels, *self._static) if isinstance(labels, str) else labels
         return (schemas.registered(method), route, *more, *extra)
 
+    def _slow(self, method: str, status: str) -> bool:
+        """Tell whether each such request takes the slow path, which knows the first byte, and whether a body was sent."""
+        return self._first_byte or may_lack_body(method, status)
+
     def _know(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
-        """Have `record` find the row of a request. The caller holds the lock."""
+        """Have `record` find the row of such requests. The caller holds the lock."""
         rows = self.requests.setdefault(method, {}).setdefault(labels, {})
         # A client may not add statuses, and an application that does is bounded here.
         if status in rows or self._known_requests < 4 * self._limit:

@@ -1,11 +1,11 @@
 """
 Requests that ask for a WebSocket, and others whose connection the application takes from the server.
-"""
 
-# Rule 1: these requests are counted and not timed: they last as long as a session, which is no latency of their route.
-# Rule 2: the application of a session never calls start_response (simple-websocket, uWSGI), or calls one that sends
-#         nothing (gevent-websocket). It leaves by StopIteration under gunicorn (simple_websocket.Server, gunicorn's
-#         ThreadWorker and AsyncWorker), and by an OSError where the client has left (uwsgi.websocket_recv).
+1. They are counted and not timed: they last as long as a session, which is no latency of their route.
+2. The application of a session does not call start_response (simple-websocket, uWSGI), or calls one that sends nothing
+   (gevent-websocket). It ends by StopIteration under gunicorn (simple_websocket.Server, gunicorn's ThreadWorker and
+   AsyncWorker), and by an OSError after the client has left (uwsgi.websocket_recv).
+"""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def takes_connection(result: object, *, websocket: bool) -> bool:
 
 
 def ends_session(error: BaseException) -> bool:
-    """Tell an exception that ends a session in order from a failure of the application."""
+    """Tell whether *error* is the orderly end of a session, and no failure of the application."""
     if isinstance(error, OSError):
         # uWSGI's and gevent-websocket's have a text alone, and the application's a number.
         return isinstance(error, ConnectionError) or error.errno is None
-    # And what ends a greenlet or a thread, when its worker ends.
+    # Not an Exception: GreenletExit or SystemExit, when the worker ends.
     return isinstance(error, StopIteration) or not isinstance(error, Exception)
