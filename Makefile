@@ -8,9 +8,10 @@ SERVER ?= uwsgi
 TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter htpasswd unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
-# Logic, and a few tests with a real gunicorn.
+# Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
 QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body collector exposition file_format \
 	interleaving measures middleware nesting page scrapes settings slots totals unsupported))
+NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded referee))
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
@@ -24,7 +25,7 @@ test: tools $(VENV)/tests
 
 # In less than a minute: no root, no system packages, no server but gunicorn.
 test-quick: $(VENV)/quick
-	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal -k "not (uwsgi or preload or gthread)" \
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal -k "not ($(subst $() , or ,$(NOT_QUICK)))" \
 		$(or $(ARGS),$(QUICK_TESTS))
 
 # The lines and branches that the tests reach, in their own process, its forks, and the servers and exporters that they start.
