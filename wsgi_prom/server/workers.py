@@ -74,7 +74,8 @@ class Workers:
         busy = CounterMetricFamily(*metrics.WORKER_BUSY, labels=["worker"])
         requests = CounterMetricFamily(*metrics.WORKER_REQUESTS, labels=["worker"])
         started = GaugeMetricFamily(*metrics.WORKER_START, labels=["worker"])
-        boot = self._wall_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        # To the tick: the two clocks are read one after the other, and a start is to be the same at each scrape.
+        boot = round(self._wall_clock() - time.clock_gettime(time.CLOCK_BOOTTIME), 2)
         for worker in workers:
             seconds = self._busy.setdefault(worker.name, _BusySeconds())
             busy.add_metric([worker.name], seconds.at(worker, now))
