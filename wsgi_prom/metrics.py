@@ -81,7 +81,7 @@ REQUEST_AGE: Final = (
 WORKER_STARTS: Final = ("wsgi_worker_starts", "Processes that were started as workers.")
 WORKER_EXITS: Final = (
     "wsgi_worker_exits",
-    "Workers that have ended, by reason: a signal, timeout, exit code, max_requests, reload, boot_error, cheaped, unknown.",
+    "Workers of gunicorn that have ended, by reason.",
 )
 LISTEN_QUEUE: Final = (
     "wsgi_listen_queue",
