@@ -84,7 +84,7 @@ begin(booting=False)
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
 web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
-Counter(*metrics.LISTEN_QUEUE_SECONDS, ["socket"], registry=None).labels("127.0.0.1:8000").inc()
+
 sys.stdout.buffer.write(Pages(Path(sys.argv[1]), REGISTRY, target).page(0.0).content)
 """
 

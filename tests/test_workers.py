@@ -43,7 +43,7 @@ def by_label(samples: live.Samples, name: str) -> dict[str, float]:
     ],
 )
 def test_a_worker_is_busy_while_it_serves(name: str) -> None:
-    """One of two workers is busy during a request of 3 s, which is as old as it is, and counts 3 busy seconds."""
+    """One of two workers is busy during a request of 3 s, which is as old as it is, and counts 3 busy seconds when it ends."""
     server_name, *options = name.split(" --worker-class ")
     with servers.start(server_name, *[f"--worker-class={kind}" for kind in options], workers=2) as server:
         live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
@@ -52,7 +52,6 @@ def test_a_worker_is_busy_while_it_serves(name: str) -> None:
         began = time.monotonic()
         thread.start()
         live.eventually(lambda: states(server)["busy"], lambda busy: busy == 1)
-        seen = time.monotonic()
         time.sleep(1)
         during, asked = server.samples(), time.monotonic()
         thread.join()
@@ -61,8 +60,6 @@ def test_a_worker_is_busy_while_it_serves(name: str) -> None:
     age = servers.value(during, "wsgi_request_age_seconds")
     assert age is not None
     assert 1 <= age <= asked - began
-    busy = by_label(during, "wsgi_worker_busy_seconds_total")
-    assert pytest.approx(age, abs=asked - seen) == max(busy.values())
     spent = sum(by_label(after, "wsgi_worker_busy_seconds_total").values())
     assert pytest.approx(3, rel=0.05) == spent - sum(
         by_label(before, "wsgi_worker_busy_seconds_total").values()
@@ -118,7 +115,7 @@ def test_workers_and_their_figures_stay_the_same_series_when_they_are_replaced(n
     assert sum(requests.values()) == 20
     assert sum(by_label(samples, "wsgi_worker_busy_seconds_total").values()) >= 20 * 0.05
     assert set(by_label(samples, "wsgi_worker_start_time_seconds")) <= set(requests)
-    assert len(requests) <= 3
+    assert len(requests) == 2
 
 
 def recycle(server: live.LiveServer) -> None:
@@ -140,7 +137,9 @@ EXITS = {
     "timeout": hang,
     "max_requests": recycle,
     "reload": lambda server: os.kill(server.pid, signal.SIGHUP),
-    "cheaped": lambda server: os.kill(server.pid, signal.SIGTTOU),
+    "cheaped": lambda server: [
+        os.kill(server.pid, number) or time.sleep(1) for number in (signal.SIGTTOU, signal.SIGTTIN)
+    ],
 }
 
 
@@ -154,7 +153,7 @@ def test_gunicorn_tells_why_a_worker_ended(reason: str) -> None:
         EXITS[reason](server)
         found = live.eventually(lambda: by_label(server.samples(), "wsgi_worker_exits_total"), bool)
         assert {reason: 1} == found
-        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 1)
+        live.eventually(lambda: states(server)["idle"], lambda idle: idle == workers)
         assert {reason: 1} == by_label(server.samples(), "wsgi_worker_exits_total")
 
 

@@ -67,7 +67,7 @@ WORKER_CAPACITY: Final = (
 )
 WORKER_BUSY: Final = (
     "wsgi_worker_busy_seconds",
-    "Seconds that the requests of a worker took, each counted for itself where threads serve several.",
+    "Seconds that the requests took which a worker has served, each when it ends.",
 )
 WORKER_REQUESTS: Final = ("wsgi_worker_requests", "Requests that a worker has served.")
 WORKER_START: Final = (
@@ -81,7 +81,7 @@ REQUEST_AGE: Final = (
 WORKER_STARTS: Final = ("wsgi_worker_starts", "Processes that were started as workers.")
 WORKER_EXITS: Final = (
     "wsgi_worker_exits",
-    "Workers of gunicorn that have ended, by reason.",
+    "Workers of gunicorn that have ended, by reason; counted when the next worker starts.",
 )
 LISTEN_QUEUE: Final = (
     "wsgi_listen_queue",
@@ -90,7 +90,7 @@ LISTEN_QUEUE: Final = (
 LISTEN_QUEUE_LIMIT: Final = ("wsgi_listen_queue_limit", "Connections that may wait: the server's backlog.")
 LISTEN_QUEUE_SECONDS: Final = (
     "wsgi_listen_queue_seconds",
-    "Seconds that connections waited to be accepted, all together, sampled five times a second. Absent until one waits.",
+    "Seconds that connections waited to be accepted, all together, sampled five times a second; from 0 when the exporter starts.",
 )
 LISTEN_DROPS: Final = (
     "wsgi_listen_drops",

@@ -41,7 +41,7 @@ CUT: Final = (ConnectionResetError, BrokenPipeError, BadStatusLine, IncompleteRe
 UNANSWERED: Final = (OSError, HTTPException, RuntimeError, ValueError)
 
 # What belongs to one process, and starts anew with it; and gauges, which may do so, one of which ends in _sum.
-OF_A_PROCESS: Final = ("process_", "python_", "uwsgi_", "app_gauge_")
+OF_A_PROCESS: Final = ("process_", "python_", "uwsgi_", "app_gauge_", "wsgi_listen_")
 
 Row = tuple[str, str]
 

@@ -121,6 +121,10 @@ class MetricsApp:
             response.body = content
         return response
 
+    def watch_server(self) -> None:
+        """Watch what a scrape alone would miss of the server, for ever: in a thread of the exporter."""
+        self._current().watch_server()
+
     def ready(self) -> Response:
         """Tell whether the directory can be read, without a collection: a probe may come at any rate."""
         path = self._directory or current_slot.directory

@@ -63,6 +63,10 @@ class Pages:
         # Whole pages of the last collection, in text and in OpenMetrics (True).
         self._cache: dict[bool, Page] = {}
 
+    def watch_server(self) -> None:
+        """Watch what a scrape alone would miss of the server, for ever."""
+        self._sources.sample()
+
     def page(self, arrival: float, *, openmetrics: bool = False, names: Collection[str] = ()) -> Page:
         """
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.

@@ -83,6 +83,7 @@ def post_fork(_: Arbiter, worker: Any) -> None:
     if worker is not _forked:
         _forked = worker
         begin(booting=True)
+        gunicorn_exits.count()
 
 
 def post_worker_init(worker: Any) -> None:

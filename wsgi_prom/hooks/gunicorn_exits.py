@@ -1,8 +1,10 @@
 """
 Why gunicorn's workers end: counted in the arbiter, which alone gets their exit status.
 
-gunicorn tells its hooks neither the status nor the reason, and calls child_exit not for every worker. So the arbiter's own
-`reap_workers` (19 to 27) is preceded by a look at the status of each worker that has ended, which leaves the worker to it.
+1. gunicorn tells its hooks neither the status nor the reason, and calls child_exit not for every worker. So the arbiter's own
+   `reap_workers` (19 to 27) is preceded by a look at the status of each worker that has ended, which leaves the worker to it.
+2. The arbiter records nothing, since it would need a slot: it would take that of the worker that has ended. The next worker
+   that it forks finds the reasons in its memory, and counts them.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _UNCOUNTED: Final = "exits of workers are not counted"
 _BOOT_ERRORS: Final = {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}
 
+# Of workers that have ended since the last fork.
+_reasons: Final[list[str]] = []
 # The workers that the arbiter has sent a signal to.
 _told: Final[set[int]] = set()
 
@@ -32,6 +36,7 @@ def watch() -> None:
     """Count the exits of the workers of every arbiter in this process. Call it once."""
     reap: Callable[[Any], None] = Arbiter.reap_workers
     kill: Callable[[Any, int, int], None] = Arbiter.kill_worker
+    spawn: Callable[[Any], Any] = Arbiter.spawn_worker
 
     def reap_workers(self: Any) -> None:
         before: dict[int, Any] = {}
@@ -46,14 +51,28 @@ def watch() -> None:
                 for pid in before.keys() - self.WORKERS.keys() | found.keys():
                     _told.discard(pid)
                     # Unknown: one that ended between the look and gunicorn's own.
-                    _exits().labels(found.get(pid, "unknown")).inc()
+                    _reasons.append(found.get(pid, "unknown"))
 
     def kill_worker(self: Any, pid: int, number: int) -> None:
         _told.add(pid)
         kill(self, pid, number)
 
+    def spawn_worker(self: Any) -> Any:
+        pid = spawn(self)
+        _reasons.clear()  # the child has a copy
+        return pid
+
+    Arbiter.spawn_worker = spawn_worker  # type: ignore[method-assign]
     Arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
     Arbiter.kill_worker = kill_worker  # type: ignore[assignment, method-assign]
+
+
+def count() -> None:
+    """Count the exits that the arbiter has seen before it forked this worker."""
+    with attempt(_UNCOUNTED):
+        for reason in _reasons:
+            _exits().labels(reason).inc()
+        _reasons.clear()
 
 
 def _reason(arbiter: Any, pid: int, worker: Any) -> str:

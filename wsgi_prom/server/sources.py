@@ -7,6 +7,7 @@ A source that fails costs its own metrics, and is logged once until it works aga
 from __future__ import annotations
 
 import logging
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ log = logging.getLogger("wsgi_prom")
 
 # uWSGI's master answers when it has time; Prometheus gives a scrape 10 s.
 _STATS_SECONDS: Final = 1.0
+_QUEUES: Final = "the kernel's listen queues"
 
 
 class Sources:
@@ -41,11 +43,17 @@ class Sources:
     ) -> None:
         self._workers = partial(Workers().families, hooked=hooked, concurrency=concurrency)
         self._others: dict[str, Callable[[], list[Metric]]] = {}
+        self._queues = QueueMetrics(sockets)
         if sockets:
-            self._others["the kernel's listen queues"] = QueueMetrics(sockets).families
+            self._others[_QUEUES] = self._queues.families
         if stats:
             self._others["uWSGI's stats server"] = partial(_uwsgi, stats)
         self._failed: set[str] = set()
+
+    def sample(self) -> None:
+        """Watch what a scrape alone would miss, for ever: in a thread of its own."""
+        if _QUEUES in self._others:
+            self._queues.sample(threading.Event())
 
     def families(self, slots: Iterable[Reading]) -> list[Metric]:
         """Return the metrics of all sources; *slots* are those of the server's processes. Never raises."""

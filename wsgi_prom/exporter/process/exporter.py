@@ -23,14 +23,12 @@ from wsgi_prom.exporter.process.lock import ExporterLock
 from wsgi_prom.exporter.process.serving import ServingProcess, loaded_files
 from wsgi_prom.exporter.process.supervisor import END_SIGNALS, Supervisor
 from wsgi_prom.exporter.process.watch import MasterWatch, exists
-from wsgi_prom.server.queue_metrics import integral
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.exporter.target import Target
-    from wsgi_prom.server.listen_queues import ListeningSocket
     from wsgi_prom.settings import Address, Settings
 
 log = logging.getLogger("wsgi_prom")
@@ -69,7 +67,7 @@ def serve(
     take = lock.take_over if replace else lock.take
     # The program that this process was before held the lock, unless the kernel dropped it at the exec.
     if take() if inherited is None else lock.share():
-        _run(lock, metrics, address, settings.socket_mode, parent, inherited, target.sockets)
+        _run(lock, metrics, address, settings.socket_mode, parent, inherited)
     elif not lock.superseded():
         _log_other(lock, replace=replace and inherited is None)
 
@@ -81,9 +79,8 @@ def _run(
     mode: int,
     parent: int | None,
     inherited: int | None,
-    sockets: tuple[ListeningSocket, ...],
 ) -> None:
-    """Serve *metrics* in the process that holds *lock*, of a server that listens on *sockets*."""
+    """Serve *metrics* in the process that holds *lock*."""
     access, connections, files = metrics.access, allowed_connections(), loaded_files()
 
     def listen() -> Listening:
@@ -96,9 +93,7 @@ def _run(
     def answer(
         listening: Listening, supervisor: int | None = None, master: MasterWatch | None = None
     ) -> None:
-        if sockets:
-            queues = integral(lock.path, sockets)
-            threading.Thread(target=queues.run, args=(threading.Event(),), daemon=True).start()
+        threading.Thread(target=metrics.watch_server, daemon=True).start()
         server = make_server(ExporterApp(metrics), listening.socket.dup(), access, connections)
         ServingProcess(lock, listening, server, files, supervisor, master).run()
 
