@@ -136,7 +136,8 @@ EXITS = {
     "SIGSEGV": end_by(signal.SIGSEGV),
     "timeout": hang,
     "max_requests": recycle,
-    "reload": lambda server: os.kill(server.pid, signal.SIGHUP),
+    # A reload starts the new workers before it ends the old ones, so the next one counts these.
+    "reload": lambda server: [os.kill(server.pid, signal.SIGHUP) or time.sleep(2) for _ in range(2)],
     "cheaped": lambda server: [
         os.kill(server.pid, number) or time.sleep(1) for number in (signal.SIGTTOU, signal.SIGTTIN)
     ],

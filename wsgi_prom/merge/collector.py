@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from array import array
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -85,8 +85,12 @@ class Collector:
 
     @property
     def slots(self) -> list[Reading]:
-        """The slots as they were last read, with those that are gone."""
-        return [reading for reading in self._last.values() if reading.slot is not None]
+        """The slots as they were last read. Nobody lives in one that is gone."""
+        return [
+            reading if key in self._present else replace(reading, live=False)
+            for key, reading in self._last.items()
+            if reading.slot is not None
+        ]
 
     def _begin(self) -> None:
         self._root = Layout()
@@ -94,12 +98,14 @@ class Collector:
         self._client_files = None if self._path is None else ClientFiles(self._path)
         # By key, in the order in which the sources were met, which is that of the terms of a sum.
         self._last: dict[Hashable, Reading] = {}
+        self._present: set[Hashable] = set()
         self._layouts: list[Layout] = []
         self._sums = Sums()
         self._families = Families(self._sums)
 
     def _merge(self, readings: list[Reading]) -> None:
         present = {reading.key: reading for reading in readings}
+        self._present = set(present)
         for key in [key for key, last in self._last.items() if last.slot is None and key not in present]:
             del self._last[key]
         self._last.update(present)
