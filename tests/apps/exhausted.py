@@ -14,11 +14,13 @@ from wsgi_prom.store.current_slot import current_slot
 try:
     import uwsgidecorators
 except ImportError:
-    from wsgi_prom.hooks.gunicorn import *  # noqa: F403 - as its documentation says
+    from wsgi_prom.hooks import gunicorn
 
-    def post_fork(_server, _worker) -> None:
+    def post_fork(server, worker) -> None:
+        descriptors.take(spare=0)
+        gunicorn.post_fork(server, worker)
         # A pipe, a connection, and one for the import that gunicorn tries in each request.
-        descriptors.take(spare=4)
+        descriptors.release(4)
 
 else:
 

@@ -77,26 +77,32 @@ def pre_exec(server: Arbiter) -> None:
         _instance.directory.announce_in(server.cfg.env_orig)
 
 
-def post_fork(_: Arbiter, worker: Any) -> None:
-    """Claim a slot, in the worker. Does nothing the second time."""
-    global _forked
-    if worker is not _forked:
-        _forked = worker
-        begin(booting=True)
-        gunicorn_exits.count()
+def post_fork(server: Arbiter, worker: Any) -> None:
+    """Claim a slot, in the worker, unless it drops to another user, who has to do that. Does nothing the second time."""
+    if _owner(server) is None:
+        _begin(worker)
 
 
 def post_worker_init(worker: Any) -> None:
-    """Wrap the application. Does nothing the second time."""
+    """Wrap the application, and claim a slot if that was not done. Does nothing the second time."""
     global _worker
     if worker is _worker:
         return
     _worker = worker
     with attempt("this worker's requests are not counted"):
         _wrap_application(worker)
+    _begin(worker)
     serve()
     with attempt("a worker that stops is shown as idle or busy"):
         stop_at(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
+
+def _begin(worker: Any) -> None:
+    global _forked
+    if worker is not _forked:
+        _forked = worker
+        begin(booting=True)
+        gunicorn_exits.count()
 
 
 def on_exit(_: Arbiter) -> None:
