@@ -29,9 +29,10 @@ test-quick: $(VENV)/quick
 		$(or $(ARGS),$(QUICK_TESTS))
 
 # The lines and branches that the tests reach, in their own process, its forks, and the servers and exporters that they start.
+# With --include, as --source would have each process, of which there are thousands, add all files that it has not met.
 coverage: tools $(VENV)/tests
 	rm -rf .coverage-data
-	$(VENV)/bin/python -m coverage run -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \
+	$(VENV)/bin/python -m coverage run --include "$(CURDIR)/wsgi_prom/*" -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \
 	$(VENV)/bin/python -m coverage run --source wsgi_prom -m compileall -q wsgi_prom; \
 	$(VENV)/bin/python -m coverage combine --quiet && $(VENV)/bin/python -m coverage report && exit $$tested
 
