@@ -4,7 +4,8 @@ Why gunicorn's workers end: counted in the arbiter, which alone gets their exit 
 1. gunicorn tells its hooks neither the status nor the reason, and calls child_exit not for every worker. So the arbiter's own
    `reap_workers` (19 to 27) is preceded by a look at the status of each worker that has ended, which leaves the worker to it.
 2. The arbiter records nothing, since it would need a slot: it would take that of the worker that has ended. The next worker
-   that it forks finds the reasons in its memory, and counts them.
+   that it forks finds the reasons in its memory, and counts them. (Those of a reload wait for the next: it starts
+   the new workers before it ends the old ones.)
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 _UNCOUNTED: Final = "exits of workers are not counted"
 _BOOT_ERRORS: Final = {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}
 
-# Of workers that have ended since the last fork.
+# Of workers that have ended since the last fork; and those of them that the next worker counts. A worker may end in the
+# middle of a fork, and older versions of gunicorn reap it in a signal handler.
 _reasons: Final[list[str]] = []
+_for_next: tuple[str, ...] = ()
 # The workers that the arbiter has sent a signal to.
 _told: Final[set[int]] = set()
 
@@ -58,8 +61,10 @@ def watch() -> None:
         kill(self, pid, number)
 
     def spawn_worker(self: Any) -> Any:
+        global _for_next
+        _for_next = tuple(_reasons)
         pid = spawn(self)
-        _reasons.clear()  # the child has a copy
+        del _reasons[: len(_for_next)]
         return pid
 
     Arbiter.spawn_worker = spawn_worker  # type: ignore[method-assign]
@@ -70,9 +75,8 @@ def watch() -> None:
 def count() -> None:
     """Count the exits that the arbiter has seen before it forked this worker."""
     with attempt(_UNCOUNTED):
-        for reason in _reasons:
+        for reason in _for_next:
             _exits().labels(reason).inc()
-        _reasons.clear()
 
 
 def _reason(arbiter: Any, pid: int, worker: Any) -> str:

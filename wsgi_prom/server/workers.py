@@ -2,7 +2,7 @@
 The workers of a server, as their slots tell: how many are busy, and how many seconds each has been.
 
 1. A worker is a slot: who takes the place of an ended worker goes on with its figures, under its label. Another process may
-   take the slot instead (gunicorn's arbiter does, to count exits); the figures stay.
+   take the slot instead (a mule, a task worker); the figures stay.
 2. Busy seconds are those of the requests that have ended. So the counter never goes back, whoever is killed or restarted; what
    a killed worker's last request took is in no figure.
 3. What is not known is absent: without a server's hook nobody says which slots are workers', and without the gauge of requests
