@@ -275,10 +275,8 @@ class MeasuredRequest:
 
     def labels(self) -> RouteLabels:
         """Return the route, with the labels that the settings add if one of them is a callable. Each is called once."""
-        try:
-            route = self.route
-        except AttributeError:
-            route = self.find_route()
+        # Not in an except block: the route of a request that failed is looked for in the exception that is handled.
+        route = self.route if hasattr(self, "route") else self.find_route()
         asked = self.recorder.asked
         if asked and type(route) is str:
             labels = [route]
