@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 class Process(NamedTuple):
     """
-    What one look at /proc/PID/stat tells of a process; *started* is in clock ticks since the machine's start.
+    The fields of one read of /proc/PID/stat; *started* is in clock ticks since the machine's start.
     """
 
     pid: int

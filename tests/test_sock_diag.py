@@ -98,7 +98,7 @@ def test_an_old_kernel_counts_no_drops() -> None:
 
 
 def test_what_does_not_listen_is_no_queue() -> None:
-    """A kernel that does not filter by state, and tells of connections too, is filtered here."""
+    """Connections in the answer of a kernel that does not filter by state are left out."""
     assert {} == Kernel(message(DIAG, tcp_listener(state=1)), END).read(TCP)
     assert {} == Kernel(message(DIAG, unix_listener(state=1))).read(UNIX)
 

@@ -43,9 +43,10 @@ __all__: tuple[str, ...] = ()
 # An arbiter that USR2 of another one has started: the other's pre_exec ran in this very process, before the exec.
 _instance = Instance(reload="GUNICORN_PID" in os.environ, master=os.getpid())
 _instance.directory.make_early()
-# The worker of this process, once it is forked and once it is initialized: a configuration's own hooks may call ours too.
-_forked: Any = None
+# Whether the exporter was started; the worker of this process, once it is forked and once it is initialized. A
+# configuration's own hooks may call ours, which then do nothing the second time.
 _ready = False
+_forked: Any = None
 _worker: Any = None
 
 

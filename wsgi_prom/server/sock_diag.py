@@ -1,9 +1,9 @@
 """
-What the kernel tells of listening sockets, by netlink: sock_diag(7), netlink(7). No root is needed.
+Ask the kernel about listening sockets, by netlink: sock_diag(7), netlink(7). No root is needed.
 
 1. Nothing here can hang: every receive has a timeout, and all of a conversation one deadline.
 2. An answer that is truncated raises OSError; messages that answer no question of ours are skipped.
-3. The kernel tells of the sockets of the caller's network namespace alone.
+3. The kernel answers only about sockets of the caller's network namespace.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _RQLEN: Final = struct.Struct("=II")
 
 
 class Listener(NamedTuple):
-    """A listening socket as the kernel tells of it. *host* is empty for a unix socket, whose *drops* are not counted."""
+    """A listening socket, as the kernel describes it. *host* is empty for a unix socket, whose *drops* are not counted."""
 
     inode: int
     host: str
