@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import processes
 import pytest
 
-from wsgi_prom.exporter.target import Target
 from wsgi_prom.store import directory, locks
 from wsgi_prom.store.locks import Locks
 
@@ -54,7 +53,7 @@ def test_a_clock_that_is_set_forward_during_a_start(
 
         directory.clear = meanwhile
         instance = Instance()
-        instance.start(target=Target())
+        instance.start()
         if when == "when it is locked":
             processes.in_child(sweep_later, tmp_path)
         held = processes.in_child(lambda: list(Locks.of(instance.path).servers()))
@@ -77,7 +76,7 @@ def test_what_servers_have_left_is_still_swept(in_child: Callable[..., Any], tmp
         directory.prepare(left).close()
         os.utime(left, (0, 0))
         instance = Instance()
-        instance.start(target=Target())
+        instance.start()
         return instance.path.name, os.listdir(tmp_path)
 
     own, found = in_child(run)

@@ -122,8 +122,8 @@ class MetricsApp:
         return response
 
     def watch_server(self) -> None:
-        """Watch what a scrape alone would miss of the server, for ever: in a thread of the exporter."""
-        self._current().watch_server()
+        """Sample the server between scrapes, for ever: in a thread of the exporter."""
+        self._current().sources.sample()
 
     def ready(self) -> Response:
         """Tell whether the directory can be read, without a collection: a probe may come at any rate."""

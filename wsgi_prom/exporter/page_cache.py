@@ -50,7 +50,7 @@ class Pages:
         self._registry = registry
         self._target = target or Target()
         self._collector = Collector(path)
-        self._sources = Sources(
+        self.sources = Sources(
             hooked=bool(self._target.server),
             concurrency=self._target.concurrency,
             sockets=self._target.sockets,
@@ -62,10 +62,6 @@ class Pages:
         self._began = float("-inf")
         # Whole pages of the last collection, in text and in OpenMetrics (True).
         self._cache: dict[bool, Page] = {}
-
-    def watch_server(self) -> None:
-        """Watch what a scrape alone would miss of the server, for ever."""
-        self._sources.sample()
 
     def page(self, arrival: float, *, openmetrics: bool = False, names: Collection[str] = ()) -> Page:
         """
@@ -96,6 +92,6 @@ class Pages:
                 self._collector.report,
                 self._target.info(self.path),
                 *self._target.server_info(),
-                *self._sources.families(self._collector.slots),
+                *self.sources.families(self._collector.slots),
             )
         return Page(self._renderer.render(self._families, own, openmetrics=openmetrics, names=names).encode())

@@ -54,7 +54,7 @@ def on_starting(server: Arbiter) -> None:
     """Make the directory ready. Does nothing the second time."""
     logs.install(getattr(server.log, "error_log", None))  # another logger class may have none
     with attempt("no metrics"):
-        _instance.start(target=_target(server), owner=_owner(server), exporter=False)
+        _instance.start(owner=_owner(server))
 
 
 def when_ready(server: Arbiter) -> None:
@@ -63,7 +63,7 @@ def when_ready(server: Arbiter) -> None:
     if not _ready:
         _ready = True
         with attempt("no metrics"):
-            _instance.open(target=_target(server), log_file=_error_log(server))
+            _instance.start_exporter(target=_target(server), log_file=_error_log(server))
 
 
 def on_reload(server: Arbiter) -> None:

@@ -31,7 +31,7 @@ log = logging.getLogger("wsgi_prom")
 
 class Instance:
     """
-    One server: made when its configuration is read, which may be all that happens to it, and started when it starts.
+    One server: made when its configuration is read, which may be all that happens, and started when the server starts.
 
     *reload* and *master* are those of its `ServerDirectory`.
     """
@@ -39,6 +39,7 @@ class Instance:
     def __init__(self, *, reload: bool = False, master: int | None = None) -> None:
         self._reload = reload
         self._started = False
+        # `launch` with the settings of the start, or of the last reload. None without a directory.
         self._launch: Callable[..., None] | None = None
         self._application: str | None = None
         self.directory = ServerDirectory(reload=reload, master=master)
@@ -49,20 +50,13 @@ class Instance:
     def path(self) -> Path:
         return self.directory.path
 
-    def start(
-        self,
-        *,
-        target: Target,
-        owner: Owner | None = None,
-        log_file: IO[bytes] | int | None = None,
-        exporter: bool = True,
-    ) -> None:
+    def start(self, *, owner: Owner | None = None, target: Target | None = None) -> None:
         """
-        Enter the directory and start the exporter of *target*. Call it in the master, before it forks.
+        Enter the directory. Call it in the master, before it forks.
 
-        Without *exporter* that is left to `open` or `launch`: this process may not become the master, or not listen yet. *owner* are the uid and
-        gid that the workers drop to. A wrong setting, or a directory of the user's choice that cannot be used, ends the
-        process with one line that says why. Does nothing the second time.
+        *owner* are the uid and gid that the workers drop to. *target* is the exporter's; `start_exporter` may give another
+        one. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line that
+        says why. Does nothing the second time.
         """
         if self._started:
             return
@@ -84,14 +78,21 @@ class Instance:
             return
         current_slot.attach(self.path, owner)
         self._configure_exporter(settings, target, owner)
-        if exporter:
-            self.launch(reload=self._reload, log_file=log_file)
 
-    def open(self, *, target: Target, log_file: IO[bytes] | int | None = None) -> None:
-        """Start the exporter of *target*, which is known as a whole only when the server listens."""
-        if self._launch is not None:
+    def start_exporter(self, *, target: Target | None = None, **options: Any) -> None:
+        """
+        Start the exporter, unless there is one, with *options* of `launch`. Does nothing if the directory cannot be used.
+
+        *target*, by default that of `start`, may be known as a whole only when the server listens.
+        """
+        if self._launch is None:
+            return
+        if target is not None:
             self._launch = partial(self._launch, target=self._named(target))
-            self.launch(reload=self._reload, log_file=log_file)
+        try:
+            self._launch(**{"reload": self._reload, **options})
+        except OSError as error:
+            log.error("no exporter: %s", error)
 
     def reload(
         self, *, target: Target, owner: Owner | None = None, log_file: IO[bytes] | int | None = None
@@ -106,28 +107,9 @@ class Instance:
             log.error("%s There are no metrics until a reload without this mistake", error)
             settings = Settings(bind=None)
         self._configure_exporter(settings, target, owner)
-        self.launch(reload=True, log_file=log_file)
+        self.start_exporter(reload=True, log_file=log_file)
 
-    def _configure_exporter(self, settings: Settings, target: Target, owner: Owner | None) -> None:
-        self._application = settings.app
-        # An application that is imported later may change the environment, before a worker starts the exporter.
-        environ = exporter_environment()
-        self._launch = partial(
-            launch, self.path, settings.bind, target=self._named(target), owner=owner, environ=environ
-        )
-
-    def _named(self, target: Target) -> Target:
-        return replace(target, application=self._application) if self._application else target
-
-    def launch(self, **options: Any) -> None:
-        """Start the exporter, with *options* of `launch`, unless there is one. Does nothing if the directory cannot be used."""
-        if self._launch is not None:
-            try:
-                self._launch(**options)
-            except OSError as error:
-                log.error("no exporter: %s", error)
-
-    def launch_again(self, parent: int) -> None:
+    def replace_lost_exporter(self, parent: int) -> None:
         """
         Start another exporter, for the master *parent*, if both processes of the last one were killed.
 
@@ -143,9 +125,19 @@ class Instance:
                     log.warning(
                         "both processes of the exporter were killed; a worker starts another exporter"
                     )
-                    self.launch(parent=parent)
+                    self.start_exporter(reload=False, parent=parent)
             finally:
                 lock_file.release(locks.LAUNCH)
+
+    def _configure_exporter(self, settings: Settings, target: Target | None, owner: Owner | None) -> None:
+        self._application = settings.app
+        # An application that is imported later may change the environment, before a worker starts the exporter.
+        environ = exporter_environment()
+        named = target and self._named(target)
+        self._launch = partial(launch, self.path, settings.bind, target=named, owner=owner, environ=environ)
+
+    def _named(self, target: Target) -> Target:
+        return replace(target, application=self._application) if self._application else target
 
 
 @contextmanager

@@ -42,7 +42,9 @@ def _on_import() -> None:
         _call_after_fork(_on_fork)
         # The master of daemonize2 is another process than the one that announced the directory.
         _instance = Instance(reload=bool(uwsgi.is_a_reload))
-        _instance.start(target=_target(), owner=_owner(), exporter=not _becomes_daemon)
+        _instance.start(owner=_owner(), target=_target())
+        if not _becomes_daemon:
+            _instance.start_exporter()
         unwrapped.watch(_instance.path)
 
 
@@ -61,10 +63,10 @@ def _on_fork() -> None:
     with attempt("no exporter"):
         if _becomes_daemon and uwsgi.worker_id() == 1:
             # The master runs no Python once it is a daemon, so its first worker starts the exporter, which lives as long as it.
-            _instance.launch(parent=uwsgi.masterpid() or None)
+            _instance.start_exporter(parent=uwsgi.masterpid() or None)
         elif uwsgi.masterpid() > 0:
             # Nor does it at a reload of its workers.
-            _instance.launch_again(parent=uwsgi.masterpid())
+            _instance.replace_lost_exporter(parent=uwsgi.masterpid())
 
 
 def _target() -> Target:

@@ -51,7 +51,7 @@ class Sources:
         self._failed: set[str] = set()
 
     def sample(self) -> None:
-        """Watch what a scrape alone would miss, for ever: in a thread of its own."""
+        """Sample the listen queues between scrapes, for ever: in a thread of its own."""
         if _QUEUES in self._others:
             self._queues.sample(threading.Event())
 
