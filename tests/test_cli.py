@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tty
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,28 @@ def test_serve_runs_the_exporter_by_hand(tmp_path) -> None:
     assert "has an exporter already" in again.stderr
 
 
+def test_serve_tells_what_it_is_told_of_the_server(tmp_path) -> None:
+    """An exporter by hand that is given server, concurrency and address has the workers' states, the capacity and the queue."""
+    tmp_path.chmod(0o700)
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with live.gunicorn(workers=1, WSGI_PROM_BIND="off", **env) as server, contextlib.ExitStack() as stack:
+        address = server.url.removeprefix("http://").rstrip("/")
+        command = [sys.executable, "-m", "wsgi_prom", "serve", "--bind", "127.0.0.1:0", "--server", "gunicorn",
+                   "--concurrency", "1", "--queue", address]  # fmt: skip
+        exporter = stack.enter_context(live.LiveServer(command, env=env, ready=(live.METRICS_LINE, 1)))
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        asked = [pool.submit(server.get, "/sleep?s=2") for _ in range(3)]
+        found = live.eventually(
+            exporter.samples, lambda page: servers.value(page, "wsgi_listen_queue", socket=address) == 2
+        )
+        assert [200] * 3 == [answer.result().status for answer in asked]
+    assert 2 == servers.value(found, "wsgi_listen_queue", socket=address)
+    assert (1, 1) == (
+        servers.value(found, "wsgi_worker_capacity"),
+        servers.value(found, "wsgi_workers", state="busy"),
+    )
+
+
 def test_serve_on_a_unix_socket(tmp_path) -> None:
     """WSGI_PROM_BIND=unix:/PATH makes a socket that only its user can open; one in use is not taken over."""
     import socket
@@ -137,6 +160,8 @@ def test_serve_on_a_unix_socket(tmp_path) -> None:
         (("serve", "--directory", "/etc/hosts/d"), "/etc/hosts/d: Not a directory"),
         (("serve", "--directory", "/nowhere", "--bind", "off"), "--bind=off leaves no address to serve on"),
         (("serve", "--directory", "/tmp", "--bind", "nonsense"), "bind='nonsense' is not HOST:PORT"),
+        (("serve", "--directory", "/tmp", "--queue", "nonsense"), "--queue=nonsense is not an address"),
+        (("serve", "--directory", "/tmp", "--queue", "no host.invalid:1"), "Give HOST:PORT or [IPV6]:PORT"),
     ],
 )
 def test_a_call_that_cannot_work_is_one_line(arguments: tuple[str, ...], told: str) -> None:

@@ -57,6 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         help="how many requests a worker serves at a time",
     )
+    parser.add_argument(
+        "--queue",
+        action="append",
+        default=[],
+        metavar="HOST:PORT",
+        help="an address that the server listens on, for its listen queue; give each",
+    )
     parser.add_argument("--stats", default="", help=argparse.SUPPRESS)
     parser.add_argument("--sockets", type=json.loads, default=[], help=argparse.SUPPRESS)
     parser.add_argument(
@@ -87,22 +94,38 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
             f"{'--bind' if arguments.bind else 'WSGI_PROM_BIND'}=off leaves no address to serve on. "
             "Give --bind HOST:PORT or --bind unix:/PATH."
         )
-    if arguments.parent is None:
-        _wait_for(path)
     target = Target(
         arguments.application or settings.app or "",
         arguments.server,
         arguments.version,
         arguments.worker_class,
         arguments.concurrency,
-        tuple(ListeningSocket(*item) for item in arguments.sockets),
+        (*[ListeningSocket(*item) for item in arguments.sockets], *_queues(arguments)),
         arguments.stats,
     )
+    if arguments.parent is None:
+        _wait_for(path)
     serve(
         path, settings.bind, settings, target, parent=arguments.parent, replace=arguments.replace, launch=arguments.launch,
         inherited=arguments.socket,
     )  # fmt: skip
     return 0
+
+
+def _queues(arguments: argparse.Namespace) -> list[ListeningSocket]:
+    """Return what stands for the addresses of --queue. Raises SettingError for one that cannot be used."""
+    # uWSGI sets TCP_DEFER_ACCEPT, with which the kernel counts every connection as a drop.
+    deferred = arguments.server.lower() == "uwsgi"
+    found = []
+    for given in arguments.queue:
+        try:
+            host, _, port = given.rpartition(":")
+            found.append(ListeningSocket.at(host.strip("[]"), int(port))._replace(deferred=deferred))
+        except (OSError, ValueError, OverflowError) as error:
+            raise SettingError(
+                f"--queue={given} is not an address that a server can listen on ({error}). Give HOST:PORT or [IPV6]:PORT."
+            ) from None
+    return found
 
 
 def _wait_for(path: Path) -> None:
