@@ -24,6 +24,10 @@ FIRST_BYTE: Final = (
     "http_request_first_byte_seconds",
     "Time from the start of a request to the first byte of its response's body.",
 )
+CPU: Final = (
+    "http_request_cpu_seconds",
+    "Processor time of the thread that served a request. Absent where requests share a thread: greenlets, uWSGI's async mode.",
+)
 IN_PROGRESS: Final = ("http_requests_in_progress", "Requests that are being served now.")
 EXCEPTIONS: Final = (
     "http_request_exceptions",

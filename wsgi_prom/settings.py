@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import setting_values
 from wsgi_prom.errors import SettingError
-from wsgi_prom.metrics import FIRST_BYTE, OPTIONAL
+from wsgi_prom.metrics import CPU, FIRST_BYTE, OPTIONAL
 from wsgi_prom.setting_values import Address, PathPattern
 
 if TYPE_CHECKING:
@@ -97,6 +97,11 @@ class Settings:
     first_byte: bool = _setting(
         "Application", False, setting_values.switch, "on or off",
         f"record `{FIRST_BYTE[0]}` too", shown="off",
+    )  # fmt: skip
+    # Off: it asks the kernel twice for each request, and takes the slow path.
+    cpu: bool = _setting(
+        "Application", False, setting_values.switch, "on or off",
+        f"record `{CPU[0]}` too", shown="off",
     )  # fmt: skip
     # Off: it multiplies the most expensive metric, and the counter's status answers most questions.
     status_class: bool = _setting(

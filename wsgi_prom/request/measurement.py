@@ -16,6 +16,7 @@ from bisect import bisect_left
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.request import cpu
 from wsgi_prom.request.nesting import takes_over
 from wsgi_prom.request.request import MeasuredRequest
 from wsgi_prom.request.response import respond
@@ -39,6 +40,8 @@ def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSG
     *explicit* is False for a server's hook, which measures only what no middleware inside does.
     """
     begin, record = begin_of(recorder), record_of(recorder)
+    if recorder.times_cpu:
+        begin = cpu.timed(begin)
 
     # A class for each middleware: its requests are told from those of a middleware around it.
     class Request(MeasuredRequest):

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
-from wsgi_prom.request import signals
+from wsgi_prom.request import cpu, signals
 from wsgi_prom.request.rows import STORAGE, Rows
 from wsgi_prom.request.unshared import warn_unshared
 from wsgi_prom.store.current_slot import current_slot
@@ -45,6 +45,7 @@ class Recorder:
         self.rows = Rows(settings)
         self.serving = self.rows.serving
         self.times_first_byte = settings.first_byte
+        self.times_cpu = settings.cpu
         self.counts_in_progress = metrics.IN_PROGRESS[0] not in settings.disable
         self.counts_received = metrics.REQUEST_SIZE[0] not in settings.disable
         self.counts_sent = metrics.RESPONSE_SIZE[0] not in settings.disable
@@ -82,11 +83,14 @@ class Recorder:
         self, request: MeasuredRequest, labels: RouteLabels, status: str, seconds: float, *, aborted: bool
     ) -> None:
         method, schemas = request.method, self.rows.schemas
+        cpu_seconds = cpu.used(request.extras.cpu)
         if request.is_session(status):  # counted and not timed: it lasts as long as its connection
             self.serving.dismiss(request)
             self.rows.count(schemas.untimed, method, labels, status[:3], seconds=seconds)
         elif not self.rows.count_request(request, labels, status, self._amounts(request, seconds)):
             return
+        elif cpu_seconds is not None:
+            self.rows.count(schemas.cpu, method, labels, seconds=cpu_seconds)
         self.observe_queue(request.extras.waited)
         exception = request.extras.exception
         if exception is not None:

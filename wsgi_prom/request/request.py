@@ -45,6 +45,8 @@ class Extras:
     is_file = False
     # Seconds to the first byte of the response's body.
     first_byte: float | None = None
+    # The thread that began the request, and its processor time then; None where it is not measured.
+    cpu: tuple[int, float] | None = None
     # The first exception that the application raised, or answered itself.
     exception: type[BaseException] | None = None
 

@@ -52,6 +52,9 @@ class Schemas:
         self.untimed = _with_seconds(_counter(settings, metrics.REQUESTS, "status"))
         self.exception = _counter(settings, metrics.EXCEPTIONS, "exception")
         self.aborted = _counter(settings, metrics.ABORTED)
+        self.cpu: Schema | None = None
+        if settings.cpu:
+            self.cpu = file_format.summary(*_named(settings, metrics.CPU), _labelnames(settings))
         self.in_progress: Schema | None = None
         if metrics.IN_PROGRESS[0] not in settings.disable:
             self.in_progress = file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livestarts")
@@ -66,7 +69,7 @@ class Schemas:
         self.all = [
             schema
             for schema in (self.in_progress, self.request.schema, self.untimed, self.exception, self.aborted,
-                           self.queue, self.dropped, self.errors)
+                           self.cpu, self.queue, self.dropped, self.errors)
             if schema is not None
         ]  # fmt: skip
 
@@ -124,8 +127,11 @@ def _counter(settings: Settings, metric: tuple[str, str], *more: str) -> Schema 
     """Return the schema of a counter by method, route and *more* labels, None if it is disabled."""
     if metric[0] + "_total" in settings.disable:
         return None
-    extra = tuple(name for name, _ in settings.labels)
-    return file_format.counter(*_named(settings, metric), ("method", "route", *more, *extra))
+    return file_format.counter(*_named(settings, metric), _labelnames(settings, *more))
+
+
+def _labelnames(settings: Settings, *more: str) -> tuple[str, ...]:
+    return ("method", "route", *more, *(name for name, _ in settings.labels))
 
 
 def _named(settings: Settings, metric: tuple[str, str]) -> tuple[str, str]:
