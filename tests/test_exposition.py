@@ -9,24 +9,27 @@ import subprocess
 import sys
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import live
 import pytest
 import servers
 from prometheus_client import CollectorRegistry, Counter, PlatformCollector
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, UnknownMetricFamily
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.app import ExporterApp
+from wsgi_prom.exporter.exposition import render
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from prometheus_client.metrics_core import Metric
     from webob import Response
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -127,6 +130,27 @@ def test_a_filter_leaves_the_next_page_whole() -> None:
     for query in ("?name[]=nothing", ""):
         page = Request.blank(f"/{query}").get_response(app).text
     assert "python_info{" in page
+
+
+def own_metrics() -> list[Metric]:
+    """Return metrics of each type that the exporter has of its own, with each kind of value and label."""
+    counter = CounterMetricFamily("own", 'Text with "quotes", \\ and\nlines.', labels=["zone", "name"])
+    gauge = GaugeMetricFamily("own_now", "Help.", labels=["name"])
+    for number, value in enumerate((0, 1, 2.5, 1e6, 1795854704, 1e22, -3, float("nan"), float("inf"))):
+        counter.add_metric([str(number), 'a "b" \\ \n'], value)
+        gauge.add_metric([f"caf\u00e9 {number}"], value)
+    untyped = UnknownMetricFamily("own_odd", "Help.", 4)
+    return [counter, gauge, untyped, GaugeMetricFamily("own_plain", "Help.", 5), GaugeMetricFamily("own_none", "", labels=["x"])]  # fmt: skip
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+@pytest.mark.parametrize("names", [(), ("own_total",), ("own", "own_plain"), ("own_none",), ("nothing",)])
+def test_the_exporters_own_metrics_are_rendered_as_the_client_library_does(
+    openmetrics: bool, names: tuple[str, ...]
+) -> None:
+    """Line by line, in both formats, whatever is selected."""
+    options: Any = {"openmetrics": openmetrics, "names": names}
+    assert render((), registry=own_metrics(), **options) == render((), own_metrics(), **options)
 
 
 def test_names_filter_the_page(app: MetricsApp) -> None:

@@ -96,14 +96,17 @@ def test_names_in_a_slot(
     ),
 )
 @pytest.mark.parametrize("openmetrics", [False, True])
-def test_names_in_the_processs_own_metrics(openmetrics: bool, help_text: str, values: list[str]) -> None:
-    """Metrics of the process itself, which the client library renders, stay on their lines."""
+@pytest.mark.parametrize("whose", ["own", "registry"])
+def test_names_in_the_processs_own_metrics(
+    whose: str, openmetrics: bool, help_text: str, values: list[str]
+) -> None:
+    """Metrics of the exporter and of a process's registry, which the client library renders, stay on their lines."""
     counter = CounterMetricFamily("own", help_text, labels=["x"])
     gauge = GaugeMetricFamily("own_now", help_text, labels=["x"])
     for value in values:
         counter.add_metric([value], 1)
         gauge.add_metric([value], 1)
-    page = render(Collector(None).collect(), [counter, gauge], openmetrics=openmetrics)
+    page = render(Collector(None).collect(), **{whose: [counter, gauge]}, openmetrics=openmetrics)
     assert_lines(page, 2 * len(values), openmetrics=openmetrics)
 
 

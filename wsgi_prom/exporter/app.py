@@ -27,6 +27,7 @@ from wsgi_prom.exporter.responses import (
     plain,
 )
 from wsgi_prom.exporter.target import Target
+from wsgi_prom.server.source import LONGEST
 from wsgi_prom.settings import Settings
 from wsgi_prom.store.current_slot import current_slot
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
 
 # Text first: it wins where a client takes anything (`*/*`), such as curl and a browser.
@@ -53,6 +55,9 @@ _LONGEST_HEADER: Final = 2000
 # Seconds. Scrapes of the whole page share it, scrapes with name[] cannot: 900 of them at once delayed a scrape of the whole page
 # by 16 to 60 s. A scrape with name[] that has waited for longer than this is refused, which bounds the queue.
 _LONGEST_WAIT: Final = 1.0
+
+# Seconds before a scraper's timeout at which its page is made of what there is.
+_MARGIN: Final = 0.5
 
 
 class MetricsApp:
@@ -89,8 +94,8 @@ class MetricsApp:
             response = plain(403, "Clients of this address are not answered.\n")
         return response(environ, start_response)
 
-    def respond(self, request: Request) -> Response:
-        """Return the page for *request*, whoever sent it."""
+    def respond(self, request: Request, exporter: Iterable[Metric] = ()) -> Response:
+        """Return the page for *request*, whoever sent it, with the metrics of the *exporter* that answers."""
         arrival = request.environ.get(ARRIVAL, time.monotonic())
         wrong_method = _wrong_method(request)
         if wrong_method is not None:
@@ -103,7 +108,13 @@ class MetricsApp:
             return plain(503, "Too many scrapes with name[] at once.\n", ("Retry-After", "1"))
         content_type = _negotiate(request)
         try:
-            page = self._current().page(arrival, openmetrics=content_type == OPENMETRICS, names=names)
+            page = self._current().page(
+                arrival,
+                openmetrics=content_type == OPENMETRICS,
+                names=names,
+                deadline=_deadline(request, arrival),
+                exporter=exporter,
+            )
         except (DirectoryError, OSError) as error:
             return plain(503, f"{error}\n")
         response = Response()
@@ -195,6 +206,19 @@ def _wants_gzip(request: Request) -> bool:
     header = _short(request, "Accept-Encoding") or "identity"
     offers = create_accept_encoding_header(header).acceptable_offers(["gzip", "identity"])
     return bool(offers) and offers[0][0] == "gzip"
+
+
+def _deadline(request: Request, arrival: float) -> float | None:
+    """Return until when *request*, which came at *arrival*, can wait for a source of the page; None if it does not say."""
+    try:
+        timeout = float(_short(request, "X-Prometheus-Scrape-Timeout-Seconds"))
+    except ValueError:
+        return None
+    if not timeout > 0:
+        return None
+    timeout = min(timeout, LONGEST)
+    # As blackbox_exporter: what is left is for the page and its way.
+    return arrival + max(timeout - _MARGIN, timeout / 2)
 
 
 def _short(request: Request, name: str) -> str:

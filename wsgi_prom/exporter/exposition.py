@@ -4,7 +4,9 @@ Render families as a page, in the Prometheus text format 0.0.4 or in OpenMetrics
 1. The lines of samples are the same in both formats; only the lines before them differ.
 2. A renderer keeps the text of each line up to its value. At 1,000 label sets of a counter and a histogram this text takes
    15 ms to make, and the values take 2 ms.
-3. *names*, the `name[]` filter, selects samples of these names, and all samples of families of these names. Empty selects all.
+3. The metrics of a process's registry may be of any type, with exemplars and timestamps: the client library renders them. It
+   takes 8 us a sample, and 15 in OpenMetrics, where the exporter's own take 1: a uWSGI of 32 workers with 4 threads has 1,700.
+4. *names*, the `name[]` filter, selects samples of these names, and all samples of families of these names. Empty selects all.
 """
 
 from __future__ import annotations
@@ -45,13 +47,15 @@ class Renderer:
         families: Families,
         own: Iterable[Metric] = (),
         *,
+        registry: Iterable[Metric] = (),
         openmetrics: bool = False,
         names: Collection[str] = (),
     ) -> str:
         """
-        Render *families*, and then those of *own*, metrics of this process, whose names the families do not have.
+        Render *families*, and then of *own* and *registry* the metrics whose names the families do not have.
 
-        Every label value and help text is escaped; nothing in it can end its line.
+        *own* are the exporter's: counters, gauges and untyped metrics, their samples a name, labels and a value. *registry* are
+        those of this process's registry. Every label value and help text is escaped; nothing in it can end its line.
         """
         parts = []
         kept: dict[str, tuple[Children, list[str]]] = {}
@@ -65,7 +69,10 @@ class Renderer:
                 parts.append("\n")
         self._kept = kept
         others = [metric for metric in own if metric.name not in kept]
-        parts.append(_render_own(others, openmetrics=openmetrics, names=names))
+        parts += _own_lines(others, openmetrics=openmetrics, names=names)
+        rest = [metric for metric in registry if metric.name not in kept]
+        if rest:
+            parts.append(_by_client_library(rest, openmetrics=openmetrics, names=names))
         if openmetrics:
             parts.append("# EOF\n")
         return "".join(parts)
@@ -79,11 +86,9 @@ class Renderer:
         return pieces
 
 
-def render(
-    families: Families, own: Iterable[Metric] = (), *, openmetrics: bool = False, names: Collection[str] = ()
-) -> str:
+def render(families: Families, own: Iterable[Metric] = (), **options: Any) -> str:
     """Render one page; see `Renderer.render`."""
-    return Renderer().render(families, own, openmetrics=openmetrics, names=names)
+    return Renderer().render(families, own, **options)
 
 
 def _starts(children: Children) -> list[str]:
@@ -163,10 +168,31 @@ def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
     if not openmetrics:
         help_text = help_text.replace(r"\"", '"')
         name += "_total" if typ == "counter" else ""
+        typ = "untyped" if typ == "unknown" else typ
     return f"# HELP {name} {help_text}\n# TYPE {name} {typ}\n"
 
 
-def _render_own(metrics: Iterable[Metric], *, openmetrics: bool, names: Collection[str]) -> str:
+def _own_lines(metrics: list[Metric], *, openmetrics: bool, names: Collection[str]) -> list[str]:
+    parts = []
+    # By the identity of a dict, since the samples of one thing share theirs: those of a worker of uWSGI, for instance.
+    labels: dict[int, str] = {}
+    for metric in metrics:
+        samples = metric.samples
+        if names:
+            samples = [sample for sample in samples if metric.name in names or sample.name in names]
+            if not samples:
+                continue
+        parts.append(_head(metric.name, metric.type, metric.documentation, openmetrics=openmetrics))
+        for name, of_sample, value, *_ in samples:
+            text = labels.get(id(of_sample))
+            if text is None:
+                pairs = _pairs(tuple(sorted(of_sample.items())))
+                text = labels[id(of_sample)] = f"{{{pairs}}} " if pairs else " "
+            parts.append(f"{name}{text}{_number(float(value))}\n")
+    return parts
+
+
+def _by_client_library(metrics: Iterable[Metric], *, openmetrics: bool, names: Collection[str]) -> str:
     # Copies: a collector may return the same objects each time (the library's platform collector does).
     metrics = [copy(metric) for metric in metrics]
     for metric in metrics:

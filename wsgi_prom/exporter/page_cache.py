@@ -3,14 +3,17 @@ The pages of one directory: scrapes at the same time share one collection, and o
 
 1. The page of a scrape is made from a collection that began after its request had arrived, never from an older one.
 2. A page that several clients read is in memory once.
+3. A scrape that waits for a source of the server's figures keeps no other waiting. Scrapes share a page if they got the same.
 """
 
 from __future__ import annotations
 
 import gzip
+import operator
 import threading
 import time
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, own_metrics
@@ -19,10 +22,16 @@ from wsgi_prom.merge.folding import Folding
 from wsgi_prom.server.sources import Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
+    from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
+
+    from wsgi_prom.merge.readers import Reading
+
+# That a scrape which says no timeout waits for a source.
+SECONDS: Final = 1.0
 
 
 class Page:
@@ -60,38 +69,78 @@ class Pages:
         self._folding = None if path is None else Folding(path)
         self._lock = threading.Lock()
         self._began = float("-inf")
-        # Whole pages of the last collection, in text and in OpenMetrics (True).
-        self._cache: dict[bool, Page] = {}
+        # Of the last collection: the slots, what they tell of the workers,
+        self._slots: list[Reading] = []
+        self._workers: list[Metric] = []
+        # and whole pages, in text and in OpenMetrics (True), each with what the server's other sources had told.
+        self._cache: dict[bool, tuple[Page, list[list[Metric]]]] = {}
 
-    def page(self, arrival: float, *, openmetrics: bool = False, names: Collection[str] = ()) -> Page:
+    def page(
+        self,
+        arrival: float,
+        *,
+        openmetrics: bool = False,
+        names: Collection[str] = (),
+        deadline: float | None = None,
+        exporter: Iterable[Metric] = (),
+    ) -> Page:
         """
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.
 
-        Raises DirectoryError if the directory cannot be read at all.
+        Sources that have not answered by *deadline*, a second from now by default, are left out. *exporter* are metrics of
+        whoever serves the page. Raises DirectoryError if the directory cannot be read at all.
         """
         # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
         with self._lock:
             if self._began <= arrival:
-                began = time.monotonic()
-                if self._folding is not None:
-                    self._folding.fold()
-                self._families = self._collector.collect()
-                self._cache = {}
-                self._began = began
+                self._collect()
+            slots = self._slots
+        # Without the lock, for rule 3.
+        found: list[list[Metric]] = []
+        if self.path is not None:
+            found = self.sources.families(slots, arrival, deadline or time.monotonic() + SECONDS)
+        with self._lock:
             if names:
-                return self._rendered(openmetrics, names)  # not kept: there are too many filters
-            if openmetrics not in self._cache:
-                self._cache[openmetrics] = self._rendered(openmetrics)
-            return self._cache[openmetrics]
+                # Not kept: there are too many filters.
+                return self._rendered(found, exporter, openmetrics, names)
+            page, sources = self._cache.get(openmetrics, (None, []))
+            if page is None or not all(map(operator.is_, sources, found)):
+                page = self._rendered(found, exporter, openmetrics)
+                self._cache[openmetrics] = page, found
+            return page
 
-    def _rendered(self, openmetrics: bool, names: Collection[str] = ()) -> Page:
+    def _collect(self) -> None:
+        began = time.monotonic()
+        if self._folding is not None:
+            self._folding.fold()
+        self._families = self._collector.collect()
+        if self.path is not None:
+            self._slots = self._collector.slots
+            self._workers = self.sources.workers(self._slots)
+        self._cache = {}
+        self._began = began
+
+    def _rendered(
+        self,
+        found: list[list[Metric]],
+        exporter: Iterable[Metric],
+        openmetrics: bool,
+        names: Collection[str] = (),
+    ) -> Page:
+        own: list[Metric] = []
+        registry: Iterable[Metric] = ()
         if self.path is None:
-            own = list(self._registry.collect())
+            registry = self._registry.collect()
         else:
             own = own_metrics(
                 self._collector.report,
                 self._target.info(self.path),
                 *self._target.server_info(),
-                *self.sources.families(self._collector.slots),
+                *self._workers,
+                *chain.from_iterable(found),
+                *exporter,
             )
-        return Page(self._renderer.render(self._families, own, openmetrics=openmetrics, names=names).encode())
+        page = self._renderer.render(
+            self._families, own, registry=registry, openmetrics=openmetrics, names=names
+        )
+        return Page(page.encode())

@@ -1,7 +1,7 @@
 """
-All that the exporter finds out about a server, one source after the other.
+All that the exporter finds out about a server, from sources that are independent of each other.
 
-A source that fails costs its own metrics, and is logged once until it works again. None waits longer than a second.
+A source that fails, hangs or is slow costs its own metrics.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wsgi_prom.server import uwsgi_families, uwsgi_stats
 from wsgi_prom.server.queue_metrics import QueueMetrics
+from wsgi_prom.server.source import LONGEST, Source
 from wsgi_prom.server.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from prometheus_client.metrics_core import Metric
 
@@ -25,14 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-# uWSGI's master answers when it has time; Prometheus gives a scrape 10 s.
-_STATS_SECONDS: Final = 1.0
-_QUEUES: Final = "the kernel's listen queues"
-
 
 class Sources:
     """
-    The sources of one server. Not for two threads at once.
+    The sources of one server.
 
     *hooked*: its hook says which processes are workers. *concurrency* is how many requests a worker serves at a time, 0 if
     unknown. It listens on *sockets*, and *stats* is the address of uWSGI's stats server, empty without one.
@@ -42,41 +39,48 @@ class Sources:
         self, *, hooked: bool, concurrency: int, sockets: tuple[ListeningSocket, ...], stats: str
     ) -> None:
         self._workers = partial(Workers().families, hooked=hooked, concurrency=concurrency)
-        self._others: dict[str, Callable[[], list[Metric]]] = {}
-        self._queues = QueueMetrics(sockets)
-        if sockets:
-            self._others[_QUEUES] = self._queues.families
+        self._failing = False
+        # Each with what reads it, which is given the slots.
+        self._outside: list[tuple[Source, Callable[[list[Reading]], list[Metric]]]] = []
+        self._queues = queues = QueueMetrics(sockets) if sockets else None
+        if queues is not None:
+            self._outside.append((Source("the kernel's listen queues"), lambda _: queues.families()))
         if stats:
-            self._others["uWSGI's stats server"] = partial(_uwsgi, stats)
-        self._failed: set[str] = set()
+            source = Source("uWSGI's stats server", otherwise=uwsgi_families.families(None))
+            self._outside.append((source, lambda _: _uwsgi(stats)))
 
     def sample(self) -> None:
         """Sample the listen queues between scrapes, for ever: in a thread of its own."""
-        if _QUEUES in self._others:
+        if self._queues is not None:
             self._queues.sample(threading.Event())
 
-    def families(self, slots: Iterable[Reading]) -> list[Metric]:
-        """Return the metrics of all sources; *slots* are those of the server's processes. Never raises."""
-        sources: dict[str, Callable[[], list[Metric]]] = {
-            "workers": partial(self._workers, slots),
-            **self._others,
-        }
-        return [family for name, source in sources.items() for family in self._read(name, source)]
-
-    def _read(self, name: str, source: Callable[[], list[Metric]]) -> list[Metric]:
+    def workers(self, slots: list[Reading]) -> list[Metric]:
+        """Return what *slots*, those of the server's processes, tell of its workers. Never raises. Not for two threads at once."""
         try:
-            found = source()
+            found = self._workers(slots)
         except Exception as error:
-            if name not in self._failed:
-                self._failed.add(name)
-                log.warning("%s cannot be read (%s: %s): no metrics of it", name, type(error).__name__, error)
+            if not self._failing:
+                log.warning("no metrics of the workers (%s: %s)", type(error).__name__, error)
+            self._failing = True
             return []
-        self._failed.discard(name)
+        self._failing = False
         return found
+
+    def families(self, slots: list[Reading], arrival: float, deadline: float) -> list[list[Metric]]:
+        """
+        Return the metrics of each other source, for a scrape that arrived at *arrival*; of those that answer by *deadline*.
+
+        Both are times of time.monotonic. Scrapes at the same time get the same lists. Never raises. For any number of threads.
+        """
+        sources = [(source, partial(read, slots)) for source, read in self._outside]
+        for source, read in sources:
+            source.begin(read, arrival)
+        return [source.families(read, arrival, deadline) for source, read in sources]
 
 
 def _uwsgi(address: str) -> list[Metric]:
     try:
-        return uwsgi_families.families(uwsgi_stats.read(address, _STATS_SECONDS))
+        # A scrape with less time than that leaves earlier.
+        return uwsgi_families.families(uwsgi_stats.read(address, LONGEST))
     except (OSError, ValueError):  # the server is too busy, or ends: uwsgi_up says so
         return uwsgi_families.families(None)
