@@ -44,7 +44,7 @@ _OPTIONAL_MARK: Final = " \\*"
 _OF_A_SERVER: Final = {metrics.TARGET_INFO[0]: {"application", "server", "pid"}}
 
 _PAGE: Final = """
-import logging, os, socket, sys, time
+import logging, os, socket, sys, tempfile, time
 logging.disable()
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 from pathlib import Path
@@ -82,6 +82,8 @@ except ValueError:
 # As in a worker of a server, which has replaced another.
 begin(booting=False)
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
+heartbeat = tempfile.NamedTemporaryFile(prefix="wgunicorn-", delete=False)
+os.unlink(heartbeat.name)
 web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 

@@ -78,6 +78,10 @@ WORKER_START: Final = (
     "wsgi_worker_start_time_seconds",
     "When the process of a worker started, since the epoch.",
 )
+HEARTBEAT_AGE: Final = (
+    "wsgi_worker_heartbeat_age_seconds",
+    "Time since the last heartbeat of a worker of gunicorn; an idle sync worker has two per timeout. Absent where workers drop root.",
+)
 REQUEST_AGE: Final = (
     "wsgi_request_age_seconds",
     "How long ago the oldest request in progress began. Absent while requests overlap in a worker.",

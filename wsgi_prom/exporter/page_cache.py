@@ -64,6 +64,7 @@ class Pages:
             concurrency=self._target.concurrency,
             sockets=self._target.sockets,
             stats=self._target.stats,
+            heartbeats=self._target.server == "gunicorn",
         )
         self._renderer = Renderer()
         self._folding = None if path is None else Folding(path)

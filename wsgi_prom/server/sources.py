@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wsgi_prom.server import uwsgi_families, uwsgi_stats
+from wsgi_prom.server.heartbeats import Heartbeats
 from wsgi_prom.server.queue_metrics import QueueMetrics
 from wsgi_prom.server.source import LONGEST, Source
 from wsgi_prom.server.workers import Workers
@@ -33,10 +34,17 @@ class Sources:
 
     *hooked*: its hook says which processes are workers. *concurrency* is how many requests a worker serves at a time, 0 if
     unknown. It listens on *sockets*, and *stats* is the address of uWSGI's stats server, empty without one.
+    *heartbeats*: it is gunicorn, whose workers have heartbeats.
     """
 
     def __init__(
-        self, *, hooked: bool, concurrency: int, sockets: tuple[ListeningSocket, ...], stats: str
+        self,
+        *,
+        hooked: bool,
+        concurrency: int,
+        sockets: tuple[ListeningSocket, ...],
+        stats: str,
+        heartbeats: bool = False,
     ) -> None:
         self._workers = partial(Workers().families, hooked=hooked, concurrency=concurrency)
         self._failing = False
@@ -45,6 +53,8 @@ class Sources:
         self._queues = queues = QueueMetrics(sockets) if sockets else None
         if queues is not None:
             self._outside.append((Source("the kernel's listen queues"), lambda _: queues.families()))
+        if heartbeats:
+            self._outside.append((Source("the heartbeats of gunicorn's workers"), Heartbeats().families))
         if stats:
             source = Source("uWSGI's stats server", otherwise=uwsgi_families.families(None))
             self._outside.append((source, lambda _: _uwsgi(stats)))
