@@ -33,6 +33,7 @@ _LABELS: Final = {
     "worker": "the number of the worker's slot",
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
+    "code": "the status code of the exporter's answer",
     "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `unknown`",
 }
 
@@ -52,6 +53,7 @@ from wsgiref.util import setup_testing_defaults
 from prometheus_client import Counter, REGISTRY
 from wsgi_prom import PrometheusMiddleware, metrics, set_route
 from wsgi_prom.exporter.page_cache import Pages
+from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
@@ -87,7 +89,9 @@ os.unlink(heartbeat.name)
 web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 
-sys.stdout.buffer.write(Pages(Path(sys.argv[1]), REGISTRY, target).page(0.0).content)
+exporter = [*Scrapes().families(), *certificate(time.time())]
+
+sys.stdout.buffer.write(Pages(Path(sys.argv[1]), REGISTRY, target).page(0.0, exporter=exporter).content)
 """
 
 

@@ -99,12 +99,18 @@ def requests_counted(samples: Samples) -> dict[tuple[str, str], float]:
     return {(dict(labels)["route"], dict(labels)["status"]): count for labels, count in found.items()}
 
 
+# A counter of the exporter's, which begins again when its process does.
+OF_THE_EXPORTER: Final = "wsgi_prom_scrapes_total"
+
+
 def gone_back(before: Samples, after: Samples) -> list[str]:
     """Return what a counter must never do: every series that sank or vanished from one scrape to the next."""
     return [
         f"{name}{dict(labels)}: {count} and then {after.get((name, labels))}"
         for (name, labels), count in before.items()
-        if name.endswith(("_total", "_count", "_sum", "_bucket")) and after.get((name, labels), -1.0) < count
+        if name.endswith(("_total", "_count", "_sum", "_bucket"))
+        and name != OF_THE_EXPORTER
+        and after.get((name, labels), -1.0) < count
     ]
 
 

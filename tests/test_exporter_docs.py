@@ -162,6 +162,7 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_the_documents_figures_are_the_modules() -> None:
     """The limits that the documentation names are those that are in force."""
     from wsgi_prom.exporter.http import channel, server
+    from wsgi_prom.server import source
 
     last = TEXT.split("## What it withstands")[1].replace(",", "")
     named = [float(figure) for figure in re.findall(r"(\d+) (?:connections|seconds|KB)", last)]
@@ -170,4 +171,5 @@ def test_the_documents_figures_are_the_modules() -> None:
         channel.SECONDS["request"],
         server.LIMITS["max_request_header_size"] / 1024,
         channel.SECONDS["answer"],
+        source.LONGEST,
     ] == named

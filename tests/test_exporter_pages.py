@@ -7,10 +7,11 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 from wsgiref.util import FileWrapper
 
 import live
+import pytest
 import servers
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import CounterMetricFamily
@@ -18,15 +19,17 @@ from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter import page_cache
+from wsgi_prom.exporter.app import ExporterApp
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import ARRIVAL
+from wsgi_prom.exporter.scrapes import Scrapes
 from wsgi_prom.merge.collector import Collector
+from wsgi_prom.settings import Settings
+from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    import pytest
 
     from wsgi_prom.merge.families import Families
 
@@ -156,6 +159,50 @@ def test_readiness_collects_nothing(tmp_path: Path) -> None:
     assert 0 == registry.collections
     assert 200 == MetricsApp(tmp_path).ready().status_code
     assert 503 == MetricsApp(tmp_path / "gone").ready().status_code
+
+
+def fail() -> NoReturn:
+    raise MemoryError
+
+
+def scraped(exporter: ExporterApp, path: str = "/metrics", **options: Any) -> int:
+    return Request.blank(path, **options).get_response(exporter).status_code
+
+
+def test_scrapes_are_counted_by_status_code(tmp_path: Path) -> None:
+    """Those that are answered in whatever way, and not other paths; the page counts those before it, and is in flight."""
+    directory.prepare(tmp_path / "shared")
+    (tmp_path / "token").write_text("right")
+    (tmp_path / "token").chmod(0o600)
+    exporter = ExporterApp(
+        MetricsApp(tmp_path / "shared", settings=Settings(token_file=str(tmp_path / "token")))
+    )
+    right = {"headers": {"Authorization": "Bearer right"}}
+    codes = [scraped(exporter, **options) for options in (right, right, {}, {**right, "method": "POST"})]
+    codes += [
+        scraped(exporter, "/nowhere"),
+        scraped(exporter, "/-/healthy"),
+        scraped(exporter, "/-/ready", **right),
+    ]
+    samples = live.parse_samples(Request.blank("/metrics", **right).get_response(exporter).text)
+    assert [200, 200, 401, 405, 404, 200, 200] == codes
+    found = live.labelled(samples, "wsgi_prom_scrapes_total")
+    assert {"200": 2, "401": 1, "405": 1, "500": 0, "503": 0} == {
+        dict(labels)["code"]: count for labels, count in found.items()
+    }
+    assert 1 == samples["wsgi_prom_scrapes_in_flight", frozenset()]
+
+
+def test_a_scrape_that_fails_is_counted() -> None:
+    """One for which there is no memory is the server's 500, and is no longer in flight."""
+    scrapes = Scrapes()
+    with pytest.raises(MemoryError):
+        scrapes.answer(fail)
+    counted, in_flight = (
+        {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        for family in scrapes.families()
+    )
+    assert (1, {(): 0}) == (counted["500",], in_flight)
 
 
 def test_concurrent_scrapes_of_a_real_server() -> None:

@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import exporters
 import live
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsgi_prom.exporter.http import certificate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,13 +45,13 @@ def authority(folder: Path, name: str) -> Pair:
     return pair
 
 
-def signed(folder: Path, name: str, by: Pair, san: str = "") -> Pair:
-    """Make a certificate that *by* has signed, with the names *san*."""
+def signed(folder: Path, name: str, by: Pair, san: str = "", *, days: int = 30) -> Pair:
+    """Make a certificate that *by* has signed, with the names *san*; it ends in so many days."""
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", pair.key, "-out",
             folder / f"{name}.csr", "-subj", f"/CN={name}", *(("-addext", f"subjectAltName={san}") if san else ()))  # fmt: skip
     openssl("x509", "-req", "-in", folder / f"{name}.csr", "-CA", by.cert, "-CAkey", by.key, "-CAcreateserial", "-out",
-            pair.cert, "-days", 30, "-copy_extensions", "copy")  # fmt: skip
+            pair.cert, "-days", days, "-copy_extensions", "copy")  # fmt: skip
     return pair
 
 
@@ -198,6 +202,55 @@ def test_a_certificate_is_replaced_while_it_runs(directory: Path, own: Pair, tmp
         assert 200 == get(url(server), other)[0]
         with pytest.raises(OSError, match="certificate verify failed"):
             get(url(server), own)
+
+
+def end_of(cert: Path) -> float:
+    """Return when the certificate expires, as openssl tells."""
+    shown = subprocess.run(
+        ["openssl", "x509", "-noout", "-enddate", "-in", cert], capture_output=True, text=True, check=True
+    )
+    return ssl.cert_time_to_seconds(shown.stdout.strip().removeprefix("notAfter="))
+
+
+def expiry_shown(server: live.LiveServer, trusted: Pair) -> list[float]:
+    samples = live.parse_samples(get(url(server), trusted)[1].decode())
+    return list(live.labelled(samples, "wsgi_prom_certificate_expiry_timestamp_seconds").values())
+
+
+def test_the_expiry_is_that_of_the_certificate_that_is_served(
+    own: Pair, clients: Pair, tmp_path: Path
+) -> None:
+    """Of the first one in the file; of the next one from when it is served, which it is not before its key is there."""
+    used = Pair(tmp_path / "cert", tmp_path / "key")
+    other = signed(tmp_path, "other", clients, "IP:127.0.0.1", days=400)
+    shutil.copy(own.key, used.key)
+    used.cert.write_text("A comment.\n" + own.cert.read_text() + other.cert.read_text())
+    exporters.fill(tmp_path / "shared", 1)
+    with exporters.serve(tmp_path / "shared", WSGI_PROM_WEB_CONFIG=tls(used)) as server:
+        assert [end_of(own.cert)] == expiry_shown(server, own)
+        shutil.copy(other.cert, used.cert)
+        assert [end_of(own.cert)] == expiry_shown(server, own)
+        shutil.copy(other.key, used.key)
+        assert [end_of(other.cert)] == expiry_shown(server, clients)
+    assert end_of(own.cert) != end_of(other.cert)
+
+
+@pytest.mark.parametrize("days", [1, 8000, 20000, 2000000])
+def test_certificates_that_outlive_us(clients: Pair, tmp_path: Path, days: int) -> None:
+    """Before and after 2050, when the form of the time changes; of version 1, since they have no names."""
+    made = signed(tmp_path, "made", clients, days=days)
+    assert end_of(made.cert) == certificate.expiry(made.cert.read_bytes())
+
+
+@settings(max_examples=200)
+@given(place=st.integers(0, 600), value=st.integers(0, 255))
+def test_no_damage_of_a_certificate_raises(own: Pair, place: int, value: int) -> None:
+    """A byte that differs anywhere gives another time or none."""
+    der = bytearray(ssl.PEM_cert_to_DER_cert(own.cert.read_text()))
+    der[place % len(der)] = value
+    for end in (len(der), place):
+        found = certificate.expiry(ssl.DER_cert_to_PEM_cert(bytes(der[:end])).encode())
+        assert found is None or isinstance(found, float)
 
 
 def test_clients_of_some_names(directory: Path, own: Pair, clients: Pair, files: Path) -> None:

@@ -212,7 +212,7 @@ def test_both_formats_parse_to_the_same_samples(server: live.LiveServer) -> None
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in parse(page)
             for sample in family.samples
-            if not sample.name.startswith("wsgi_prom_scrape_duration")
+            if not sample.name.startswith("wsgi_prom_scrape")
         }
         for parse, page in (
             (text_string_to_metric_families, text),

@@ -189,6 +189,7 @@ def test_scrapes_at_the_same_time_have_their_own_timeouts(
     with ThreadPoolExecutor() as pool:
         patient = pool.submit(scrape, exporter, timeout)
         live.eventually(lambda: stats.connections, bool)
-        assert 0 == scrape(exporter, "0.1")["uwsgi_up", frozenset()]
+        hasty = scrape(exporter, "0.1")
+        assert (0, 2) == (hasty["uwsgi_up", frozenset()], hasty["wsgi_prom_scrapes_in_flight", frozenset()])
         stats.answer()
         assert 1 == patient.result()["uwsgi_up", frozenset()]

@@ -130,3 +130,15 @@ CONFLICTS: Final = (
     "wsgi_prom_conflicting_metrics",
     "Metrics that this scrape left out since another has the same name.",
 )
+SCRAPES: Final = (
+    "wsgi_prom_scrapes",
+    "Scrapes that this exporter has answered, by the status code; from 0 when the exporter starts.",
+)
+SCRAPES_IN_FLIGHT: Final = (
+    "wsgi_prom_scrapes_in_flight",
+    "Scrapes that the exporter is answering now, this one included.",
+)
+CERTIFICATE_EXPIRY: Final = (
+    "wsgi_prom_certificate_expiry_timestamp_seconds",
+    "When the certificate that the exporter serves expires, since the epoch. Absent without TLS.",
+)

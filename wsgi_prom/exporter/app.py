@@ -10,6 +10,7 @@ import io
 import os
 import re
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY
@@ -26,6 +27,7 @@ from wsgi_prom.exporter.responses import (
     create_accept_header,
     plain,
 )
+from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.server.source import LONGEST
 from wsgi_prom.settings import Settings
@@ -165,27 +167,39 @@ class ExporterApp:
 
     def __init__(self, metrics: MetricsApp) -> None:
         self._metrics = metrics
+        self._scrapes = Scrapes()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
+        answer = partial(self._answer, request)
+        response = self._scrapes.answer(answer) if environ.get("PATH_INFO") == "/metrics" else answer()
+        return response(environ, start_response)
+
+    def _answer(self, request: Request) -> Response:
         web = self._metrics.access.web
-        if web and web.rate_limit and environ.get("PATH_INFO") != "/-/healthy" and not web.rate_limit.allow():
+        healthy = request.environ.get("PATH_INFO") == "/-/healthy"
+        if web and web.rate_limit and not healthy and not web.rate_limit.allow():
             response = plain(429, "More requests than rate_limit allows.\n", ("Retry-After", "1"))
         else:
             response = self._respond(request)
         if web:
             response.headers.update(web.headers.items())
-        return response(environ, start_response)
+        return response
 
     def _respond(self, request: Request) -> Response:
         path, metrics = request.environ.get("PATH_INFO", ""), self._metrics
         if path == "/metrics":
-            return metrics.access.refusal(request) or metrics.respond(request)
+            return metrics.access.refusal(request) or metrics.respond(request, self._own_metrics())
         if path == "/-/ready":
             return metrics.access.refusal(request) or _wrong_method(request) or metrics.ready()
         if path == "/-/healthy":
             return _wrong_method(request) or plain(200, "healthy\n")
         return plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
+
+    def _own_metrics(self) -> list[Metric]:
+        web = self._metrics.access.web
+        expiry = web.tls.expiry if web and web.tls else None
+        return [*self._scrapes.families(), *certificate(expiry)]
 
 
 def _wrong_method(request: Request) -> Response | None:

@@ -9,6 +9,8 @@ import ssl
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.exporter.http.certificate import expiry
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -46,10 +48,15 @@ class Connection(ssl.SSLSocket):
 
 
 class Context(ssl.SSLContext):
-    """With *allowed_sans*, a client's certificate must have one of these names (subjectAltName)."""
+    """
+    With *allowed_sans*, a client's certificate must have one of these names (subjectAltName).
+
+    The certificate that it serves expires at *expiry*, in seconds since the epoch; None if that is unknown.
+    """
 
     sslsocket_class = Connection
     allowed_sans: frozenset[str] = frozenset()
+    expiry: float | None = None
 
 
 def context(
@@ -83,6 +90,7 @@ def context(
             f"the certificate and the key cannot be used: {_reason(error)}. Name a certificate chain and its key in PEM, "
             "the key without a password"
         ) from error
+    made.expiry = expiry(cert)
     _set_client_auth(made, client_auth_type, client_ca)
     made.allowed_sans = frozenset(client_allowed_sans)
     if client_allowed_sans and made.verify_mode == ssl.CERT_NONE:
