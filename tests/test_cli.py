@@ -48,6 +48,40 @@ def test_dump_prints_what_a_scrape_shows() -> None:
     assert (text.stderr, as_json.stderr) == ("", "")
 
 
+def test_dump_leaves_out_what_the_directory_does_not_tell() -> None:
+    """It shows the workers as a scrape does, and nothing of the kernel's queues, the server's own word and the exporter."""
+    with live.gunicorn(workers=2) as server:
+        live.drive(server.url, ["/"] * 30)
+        live.eventually(
+            lambda: servers.value(server.samples(), "wsgi_workers", state="idle"), lambda idle: idle == 2
+        )
+        scraped = server.samples()
+        dumped = live.parse_samples(run("dump", "--directory", str(servers.shared_directory(server))).stdout)
+    names = {name for name, _ in dumped}
+    assert {
+        "wsgi_workers", "wsgi_worker_busy_seconds_total", "wsgi_worker_requests_total", "wsgi_worker_start_time_seconds",
+        "wsgi_worker_starts_total", "wsgi_request_age_seconds",
+    } <= names  # fmt: skip
+    told_by_others = ("wsgi_listen", "wsgi_server_info", "wsgi_worker_capacity", "wsgi_prom_scrapes")
+    assert set() == {name for name in names if name.startswith(told_by_others)}
+    workers = [key for key in scraped if key[0].startswith("wsgi_worker") and key in dumped]
+    assert {key: scraped[key] for key in workers} == {key: dumped[key] for key in workers}
+
+
+def test_dump_knows_no_workers_without_a_hook(tmp_path: Path) -> None:
+    """Of a process that records by itself, nobody says whether it is a worker: how many there are is absent, not 0."""
+    tmp_path.chmod(0o700)
+    code = "from prometheus_client import Counter; import wsgi_prom; from wsgi_prom.client import patch; patch.install(); Counter('a', 'A.').inc()"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        check=True,
+    )
+    dumped = live.parse_samples(run("dump", "--directory", str(tmp_path)).stdout)
+    assert 1 == dumped["a_total", frozenset()]
+    assert not [name for name, _ in dumped if name.startswith("wsgi_worker")]
+
+
 def test_reset_refuses_a_directory_in_use_and_says_who_holds_it() -> None:
     """wsgi-prom reset names the roles and pids that hold the directory, and leaves it alone."""
     with live.gunicorn(workers=2) as server:

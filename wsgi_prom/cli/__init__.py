@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COMMANDS: Final = {
     "serve": "Serve the metrics of a shared directory; the hooks start this themselves.",
-    "dump": "Print what a scrape would show.",
+    "dump": "Print what a scrape would show, as far as the directory tells: not what the exporter asks server and kernel for.",
     "check": "Check settings, directory and application without starting anything.",
     "reset": "Remove the metrics of ended processes from a directory that no process uses.",
 }

@@ -1,4 +1,8 @@
-"""Print the page that a scrape of the exporter would show, from the directory, without the exporter."""
+"""
+Print the page that a scrape of the exporter would show, as far as the directory tells it, without the exporter.
+
+The rest is left out: the listen queues, uWSGI's stats server, the server's version and capacity, the exporter itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from wsgi_prom.cli.output import tell, write, write_json
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.target import Target, own_metrics
 from wsgi_prom.merge.collector import Collector
+from wsgi_prom.server.workers import Workers
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
@@ -27,7 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
     path = directory_of(arguments)
     collector = Collector(path)
     families = collector.collect()
-    own = own_metrics(collector.report, Target().info(path))
+    slots = collector.slots
+    # Only a hook tells the stage of a worker.
+    hooked = any(slot.live and slot.claim.stage for slot in slots)
+    workers = Workers().families(slots, hooked=hooked)
+    own = own_metrics(collector.report, Target().info(path), *workers)
     if arguments.json:
         write_json(_to_json([*families.to_metrics(), *own]))
     else:
