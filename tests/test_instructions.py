@@ -7,7 +7,11 @@ import pytest
 from harness import paired
 
 # What docs and design promise: what is added to a request, in parts of a counter and a histogram of the client library.
-BOUNDS = {("ours", "stock"): 0.30, ("ours count+duration", "stock"): 0.25}
+BOUNDS = {
+    ("ours", "stock"): 0.30,
+    ("ours count+duration", "stock"): 0.25,
+    ("ours label", "stock label"): 0.33,
+}
 
 # The promise under Flask and Django is 1/8 and 1/15 of the framework's own exporter, which is no part of the tests.
 # bench/README.md has them at 0.08 and 0.04 where ours was 0.33 and 0.36 of stock: so these stand for 0.12 and 0.06.

@@ -405,6 +405,51 @@ def test_extra_labels_are_static_or_of_the_request(in_child: Any) -> None:
     }
 
 
+def test_each_callable_label_is_asked_once_in_a_request(in_child: Any) -> None:
+    """Each callable of the labels is called once in a request, whatever the response is, and its row known or new."""
+
+    def work() -> Any:
+        asked: list[str] = []
+
+        def tenant(_environ: Any) -> str:
+            asked.append("tenant")
+            return "a"
+
+        def shard(_environ: Any) -> int:
+            asked.append("shard")
+            return 7
+
+        labels = {"tenant": tenant, "region": "eu", "shard": shard}
+        length = [*HEADERS, ("Content-Length", "4")]
+        for app in (app_of([b"list"]), app_of(lambda: iter([b"st", b"re"]), length), written):
+            for _ in range(2):
+                get(app, labels=labels)
+        return asked, {name: value for name, value in all_recorded().items() if "_total" in name}
+
+    asked, found = in_child(work)
+    assert asked == ["tenant", "shard"] * 6
+    assert found == {"http_requests_total{GET,eu,/r,7,200,a}": 6}
+
+
+def test_a_route_may_be_of_a_class_derived_from_str(in_child: Any) -> None:
+    """A route of a text class of a framework's, such as Markup, is counted with the labels of callables."""
+
+    class Markup(str):
+        __slots__ = ()
+
+    def app(environ: dict[str, Any], start_response: Any) -> Any:
+        set_route(environ, Markup("/m"))
+        start_response("200 OK", HEADERS)
+        return [b"m"]
+
+    def work() -> Any:
+        for _ in range(2):
+            get(app, labels={"tenant": lambda _environ: Markup("a")})
+        return {name: value for name, value in all_recorded().items() if "_total" in name}
+
+    assert in_child(work) == {"http_requests_total{GET,/m,200,a}": 2}
+
+
 def test_values_that_a_client_makes_up_take_nothing_from_routes(in_child: Any) -> None:
     """A callable label with too many values becomes OTHER alone, since routes have a limit of their own."""
 

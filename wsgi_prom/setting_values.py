@@ -104,7 +104,8 @@ def labels(value: str | Mapping[str, Any]) -> tuple[tuple[str, LabelValue], ...]
         allowed = re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) and name not in _RESERVED_LABELS
         if not allowed or not (isinstance(content, str) or callable(content)):
             raise ValueError(name, content)
-    return tuple(given.items())
+    # The static ones first, which are the same for all rows (request/rows.py).
+    return tuple(sorted(given.items(), key=lambda item: callable(item[1])))
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from wsgi_prom.request.routes import REQUEST
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
+    from wsgi_prom.request.schemas import RouteLabels
 
 _fork_guard: Final = current_slot.fork_guard
 
@@ -111,7 +112,7 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
 
 def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
     """Return the function that counts a request, whose response is complete, before the server gets its last chunk."""
-    requests, serving, asked = recorder.rows.requests, recorder.serving, recorder.asked
+    requests, serving, labels_of = recorder.rows.requests, recorder.serving, labels_of_asked(recorder.asked)
     bounds, first_bound, sent_column = recorder.bounds, recorder.bounds[0], recorder.columns.sent
     counts_sent, counts_in_progress = recorder.counts_sent, recorder.counts_in_progress
 
@@ -121,7 +122,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             seconds = perf_counter() - request.started
             # Most requests are of the first bucket: the look at it saves 900 of 16,000 instructions, 5 %.
             bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
-            labels = request.labels() if asked else request.route
+            labels = request.route if labels_of is None else labels_of(request)
             extras = request.own_extras
             # The token last: another thread may have dismissed the request, for a middleware inside.
             if (extras is None or not extras.slow) and _fork_guard[1] and request.token is current_slot.token:
@@ -144,3 +145,29 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
         recorder.end(request, chunk)
 
     return record
+
+
+def labels_of_asked(
+    asked: Sequence[Callable[[WSGIEnvironment], object]],
+) -> Callable[[MeasuredRequest], RouteLabels] | None:
+    """
+    Return a function that returns a request's route and the labels that *asked* return; None if there are none.
+
+    It raises what they raise, and leaves long values as they are: no row is found for either, and the slow path sees to it.
+    """
+    if not asked:
+        return None
+    first, *others = asked
+
+    def labels_of(request: MeasuredRequest) -> Any:
+        if request.token is None:  # over: each is asked once
+            return request.route
+        # Not by a loop from the first on: that takes 600 of 18,000 instructions more.
+        labels: Any = (request.route, str(first(request.environ)))
+        if others:
+            for value in others:
+                labels += (str(value(request.environ)),)
+        request.route = labels
+        return labels
+
+    return labels_of

@@ -39,9 +39,8 @@ class Recorder:
     """Records the requests of all middlewares with the same *settings*. Thread and fork safe."""
 
     def __init__(self, settings: Settings) -> None:
-        values = tuple(value for _, value in settings.labels)
-        # The values of the labels that the settings add, if a request has to be asked for one of them.
-        self.asked = values if any(map(callable, values)) else ()
+        # Those of the labels that the settings add that are asked for in each request.
+        self.asked = tuple(value for _, value in settings.labels if callable(value))
         self.rows = Rows(settings)
         self.serving = self.rows.serving
         self.times_first_byte = settings.first_byte

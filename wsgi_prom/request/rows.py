@@ -91,10 +91,8 @@ class Rows:
 
     def __init__(self, settings: Settings) -> None:
         self.schemas = schemas.Schemas(settings)
-        values = [value for _, value in settings.labels]
         self._callable = frozenset(name for name, value in settings.labels if callable(value))
-        # The values that a request does not bring along with its route.
-        self._static = () if self._callable else tuple(map(str, values))
+        self._static = tuple(value for _, value in settings.labels if isinstance(value, str))
         self._status_class = settings.status_class
         self._first_byte = settings.first_byte
         self._limit = settings.label_limit
@@ -179,8 +177,8 @@ class Rows:
 
     def _labels(self, method: str, labels: RouteLabels, *more: str) -> tuple[str, ...]:
         """Return the label set of a row: method, route, *more*, and the labels that the settings add."""
-        route, *extra = (labels, *self._static) if isinstance(labels, str) else labels
-        return (schemas.registered(method), route, *more, *extra)
+        route, *asked = (labels,) if isinstance(labels, str) else labels
+        return (schemas.registered(method), route, *more, *self._static, *asked)
 
     def _slow(self, method: str, status: str) -> bool:
         """Tell whether each such request takes the slow path, which knows the first byte, and whether a body was sent."""

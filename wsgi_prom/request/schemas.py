@@ -17,7 +17,7 @@ from wsgi_prom.store.file_format import Metric, Schema
 if TYPE_CHECKING:
     from wsgi_prom.settings import Settings
 
-    # A request's route; if a callable returns one of the labels that the settings add, then with all of their values.
+    # A request's route; with the labels that callables return, if the settings have any.
     RouteLabels = str | tuple[str, ...]
 
 INFINITY = float("inf")
