@@ -127,10 +127,10 @@ class Reader:
 
 
 @contextlib.contextmanager
-def network() -> Iterator[int]:
-    """Make a network with a loopback interface alone, and yield the pid of a process in it."""
+def network(*inside: str) -> Iterator[int]:
+    """Make a network with a loopback interface alone, and yield the pid of a process in it, which *inside* starts."""
     holder = subprocess.Popen(
-        ["unshare", "--net", sys.executable, "-c", f"{_LOOPBACK}\nprint(flush=True)\ninput()"],
+        ["unshare", "--net", *inside, sys.executable, "-c", f"{_LOOPBACK}\nprint(flush=True)\ninput()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import socket
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import live
 import pytest
+import queries
 import servers
 from prometheus_client import CollectorRegistry, Counter, PlatformCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, UnknownMetricFamily
@@ -206,31 +206,12 @@ def test_both_formats_parse_to_the_same_samples(server: live.LiveServer) -> None
 def test_a_prometheus_server_scrapes_it(server: live.LiveServer, tmp_path: Path) -> None:
     """A real Prometheus has the target up, and answers a query with the true total."""
     target = server.metrics_url.removeprefix("http://").removesuffix("/metrics")
-    config = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [{"job_name": "app", "static_configs": [{"targets": [target]}]}],
-    }
-    (tmp_path / "prometheus.yml").write_text(json.dumps(config))
-    with live.hold_port() as held:
-        address = f"127.0.0.1:{held.getsockname()[1]}"
-        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address={address}",
-                   f"--storage.tsdb.path={tmp_path / 'data'}"]  # fmt: skip
-        with live.LiveServer(
-            command, ready=(r"ready to receive web requests", 1), url=f"http://{address}"
-        ) as prometheus:
-            query = "/api/v1/query?query=sum(http_requests_total)"
-
-            def total() -> float:
-                result = json.loads(prometheus.get(query).body)["data"]["result"]
-                return float(result[0]["value"][1]) if result else 0.0
-
-            assert live.eventually(total, lambda found: found == 100) == 100
-            dropped = json.loads(
-                prometheus.get(
-                    "/api/v1/query?query=scrape_samples_scraped-scrape_samples_post_metric_relabeling"
-                ).body
-            )
-    assert [0.0] == [float(item["value"][1]) for item in dropped["data"]["result"]]
+    with queries.prometheus(tmp_path, {target: {}}) as prometheus:
+        assert 100 == live.eventually(
+            lambda: prometheus.value("sum(http_requests_total)"), lambda found: found == 100
+        )
+        dropped = prometheus.value("scrape_samples_scraped - scrape_samples_post_metric_relabeling")
+    assert 0 == dropped
 
 
 def test_a_worker_answers_for_all_workers() -> None:
