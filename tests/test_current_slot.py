@@ -147,9 +147,11 @@ def test_a_handler_that_records_while_a_child_parts_from_its_parent(
             current_slot.look_after()
             os._exit(0 if calls > interrupted_at else 2)
 
-        interrupted = 0
-        while wait_simply(child_of(os.fork, partial(child, interrupted))) == 0:
+        interrupted = at = 0
+        while wait_simply(child_of(os.fork, partial(child, at))) == 0:
             interrupted += 1
+            # To part takes some 30 calls; of the thousand by which a slot is claimed, each tenth.
+            at += 1 if at < 60 else 10
         columns, index = current_slot.slot.row(HITS, ("/",))
         return interrupted, hits(shared)["/"], columns[index]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from users import needs_root
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store import slot_files, slots
+from wsgi_prom.store import mapping, slot_files, slots
 from wsgi_prom.store.directory import prepare
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SlotFile
@@ -505,6 +506,29 @@ def test_a_process_that_dies_while_its_file_is_made_leaves_a_usable_slot(
     first = claimed(owner)
     assert [1.0] == first.add(HITS, ("/",), 1.0)
     assert not list(shared.glob("*.bad"))
+
+
+def test_a_process_that_is_killed_while_it_maps_its_file_leaves_it_as_long_as_it_was(
+    in_child: Callable[..., Any], shared: Path, tmp_path: Path
+) -> None:
+    """At whichever instruction its owner is killed, the files of its successor are no longer than others."""
+
+    def use(path: Path) -> dict[str, int]:
+        slot = SlotFile.claim(path)
+        slot.row(HITS, ("/",))
+        slot.leave()
+        return {item.name: item.stat().st_size for item in path.glob("wsgi_prom.0.*")}
+
+    def begin(number: int) -> None:
+        use(shutil.copytree(shared, tmp_path / str(number)))
+
+    def keep(number: int) -> None:
+        shutil.copytree(tmp_path / str(number), tmp_path / f"{number} killed")
+
+    whole = in_child(use, shared)
+    count = in_child(lambda: at_each_instruction(begin, keep, mapping))
+    assert count > 20
+    assert [whole] * count == [in_child(use, tmp_path / f"{number} killed") for number in range(count)]
 
 
 def test_memory_slots_keep_what_they_are_given() -> None:

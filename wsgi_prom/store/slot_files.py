@@ -9,7 +9,6 @@ The two files of a slot, as the process that owns it keeps them: keys that grow,
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from array import array
 from contextlib import suppress
@@ -17,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError, WsgiPromError
-from wsgi_prom.store import directory, directory_files, file_format
+from wsgi_prom.store import directory, directory_files, file_format, mapping
 from wsgi_prom.store.claims import Claim, ClaimedError, Stage
 from wsgi_prom.store.descriptor import Descriptor
 
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
-# Python's mmap has a descriptor of its own and closes its number in the end, whatever file that number is by then.
-_kept_mappings: Final[list[mmap.mmap]] = []
 
 
 class State(Enum):
@@ -90,9 +87,8 @@ class SlotFiles:
         if used > file_format.LARGEST_VALUES or (not self._new and used > self._size):
             raise FormatError(f"{self._size} bytes of values, the keys ask for {used}")
         fd = self._fd("values")
-        self._reserved = _pages(max(file_format.INITIAL_SIZE, used))
-        os.posix_fallocate(fd, 0, self._reserved)
-        self._memory = _mapped(fd)
+        self._reserved = mapping.pages(max(file_format.INITIAL_SIZE, used))
+        self._memory = mapping.mapped(fd, self._reserved)
         self._words = self._memory.cast("Q")
         self.columns = self._memory.cast("d")
         if self._former is not None:
@@ -180,6 +176,7 @@ class SlotFiles:
         self._memory[: file_format.HEADER.size] = bytes(file_format.HEADER.size)
 
     def close(self) -> None:
+        """Close the descriptors; values that are mapped stay valid."""
         for file in self._files.values():
             file.close()
 
@@ -190,7 +187,7 @@ class SlotFiles:
             # Made longer it would look whole again, with zeros in the place of values.
             raise OSError(errno.EIO, "the value file was cut short")
         # By half: a file of 1,000 label sets had as many unused bytes as values when it was doubled.
-        grown = _pages(max(self._reserved * 3 // 2, size))
+        grown = mapping.pages(max(self._reserved * 3 // 2, size))
         os.posix_fallocate(fd, self._reserved, grown - self._reserved)
         self._reserved = grown
 
@@ -275,22 +272,6 @@ def nonce_of(path: Path, number: int) -> int | None:
             os.close(fd)
     except (OSError, WsgiPromError):
         return None
-
-
-def _mapped(fd: int) -> memoryview:
-    """Map the file *fd* as far as it may grow. Address space alone: 32 MiB, of which a process touches what it uses."""
-    size = os.fstat(fd).st_size
-    # Python's mmap refuses what lies behind the end of a file, the kernel does not.
-    os.ftruncate(fd, file_format.LARGEST_VALUES)
-    try:
-        _kept_mappings.append(mmap.mmap(fd, file_format.LARGEST_VALUES))
-    finally:
-        os.ftruncate(fd, size)
-    return memoryview(_kept_mappings[-1])
-
-
-def _pages(size: int) -> int:
-    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
