@@ -31,6 +31,8 @@ _LABELS: Final = {
     "status_class": "`1xx` to `5xx`",
     "exception": "the class of the exception",
     "worker": "the number of the worker's slot",
+    "app": "the application as its server names it, such as `myapp:app`",
+    "framework": "the framework that is imported, with its version, such as `flask/3.1.3`",
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",

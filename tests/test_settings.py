@@ -51,6 +51,7 @@ RIGHT = {
     "queue_buckets": {"0.1": (0.1,), "0.1,0.5 2.5": (0.1, 0.5, 2.5)},
     "first_byte": {"on": True, "TRUE": True, "1": True, "off": False, "false": False, "0": False},
     "status_class": {"on": True, "off": False},
+    "app_version": {"1.2": "1.2", "2026-11-28 ä": "2026-11-28 ä"},
     "cpu": {"1": True, "off": False},
     "socket_mode": {"600": 0o600, "660": 0o660, "0666": 0o666, "777": 0o777},
     "allow": {
@@ -75,6 +76,7 @@ WRONG = {
     "queue_buckets": ["2,1", "nan"],
     "first_byte": ["yes please", "2"],
     "status_class": ["maybe"],
+    "app_version": ["1" * 129, "1\n2"],
     "cpu": ["user"],
     "labels": ["a", "=1", "1a=1", "a-b=1", "method=x", "le=1", "pid=1", "__a=1"],
     "socket_mode": ["6", "0o660", "1660", "688", "rw", "660 ", "-660", "400", "066", "٦٦٠"],

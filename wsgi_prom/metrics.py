@@ -104,6 +104,10 @@ LISTEN_DROPS: Final = (
     "wsgi_listen_drops",
     "Connections that the kernel refused since the queue was full. Absent where it does not count them.",
 )
+APP_INFO: Final = (
+    "wsgi_app_info",
+    "The application of the workers that live, its version, and the Python and the framework that it uses; two during a reload.",
+)
 SERVER_INFO: Final = ("wsgi_server_info", "The server, its version and its worker class.")
 
 # The exporter's own metrics, which are in no slot.

@@ -4,6 +4,7 @@ The middleware, put together: settings, a recorder, the application that answers
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -90,6 +91,10 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
     if current_slot.fork_guard[1] and current_slot.stage is Stage.BOOTING:
         # uWSGI with lazy-apps tells nobody when a worker's application is loaded.
         current_slot.tell_stage(Stage.SERVING)
+        if "uwsgi" in sys.modules:  # gunicorn's hook is called when all of it is loaded
+            from wsgi_prom.server import app_info  # noqa: PLC0415 - for workers alone
+
+            app_info.tell()
     if explicit:
         nesting.add(middleware, settings)
     return middleware

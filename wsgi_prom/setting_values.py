@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.app_reference import parse
-from wsgi_prom.metrics import OPTIONAL
+from wsgi_prom.metrics import LONGEST_LABEL, OPTIONAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,6 +61,12 @@ def reference(value: str) -> str:
 
 def path(value: str) -> str:
     if not re.fullmatch(r"/[^\s?#]+", value):
+        raise ValueError(value)
+    return value
+
+
+def version(value: str) -> str:
+    if len(value) > LONGEST_LABEL or not value.isprintable():
         raise ValueError(value)
     return value
 

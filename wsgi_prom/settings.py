@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import setting_values
 from wsgi_prom.errors import SettingError
-from wsgi_prom.metrics import CPU, FIRST_BYTE, OPTIONAL
+from wsgi_prom.metrics import APP_INFO, CPU, FIRST_BYTE, OPTIONAL
 from wsgi_prom.setting_values import Address, PathPattern
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ class Settings:
         "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
         "the application that `wsgi_prom.wsgi:application` measures: `module:callable` or `module:factory()`",
         keyword=False,
+    )  # fmt: skip
+    # Else that of the distribution: an application that was deployed as a folder has none.
+    app_version: str | None = _setting(
+        "Application", None, setting_values.version, "a text in one line of up to 128 characters",
+        f"the version in `{APP_INFO[0]}`; by default that of the installed distribution", keyword=False,
     )  # fmt: skip
     # Off: it shows the metrics to every client of the application.
     metrics_path: str | None = _setting(

@@ -89,14 +89,17 @@ def _reason(arbiter: Any, pid: int, worker: Any) -> str:
         return ""
     if worker.aborted:  # by the arbiter, after `timeout` seconds without a sign of life
         return "timeout"
+    told = pid in _told
     if ended.si_code != os.CLD_EXITED:
-        return signal.Signals(ended.si_status).name
-    return _reason_of_exit(arbiter, worker, ended.si_status, told=pid in _told)
+        # The arbiter repeats its SIGTERM, and Python that is ending no longer handles it.
+        if not told or ended.si_status != signal.SIGTERM:
+            return signal.Signals(ended.si_status).name
+    elif ended.si_status != 0:
+        return "boot_error" if ended.si_status in _BOOT_ERRORS else f"exit_{ended.si_status}"
+    return _reason_of_end(arbiter, worker, told=told)
 
 
-def _reason_of_exit(arbiter: Any, worker: Any, status: int, *, told: bool) -> str:
-    if status != 0:
-        return "boot_error" if status in _BOOT_ERRORS else f"exit_{status}"
+def _reason_of_end(arbiter: Any, worker: Any, *, told: bool) -> str:
     if told:
         # A reload brings a new configuration; else there are fewer workers (TTOU), or the server stops.
         return "reload" if worker.cfg is not arbiter.cfg else "cheaped"

@@ -14,6 +14,7 @@ from wsgi_prom.client import patch
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.process.launch import exporter_environment, launch, was_lost
 from wsgi_prom.hooks.server_directory import ServerDirectory
+from wsgi_prom.server import app_info
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory, locks
 from wsgi_prom.store.current_slot import current_slot
@@ -137,7 +138,9 @@ class Instance:
         self._launch = partial(launch, self.path, settings.bind, target=named, owner=owner, environ=environ)
 
     def _named(self, target: Target) -> Target:
-        return replace(target, application=self._application) if self._application else target
+        named = replace(target, application=self._application) if self._application else target
+        app_info.name(named.application)
+        return named
 
 
 @contextmanager

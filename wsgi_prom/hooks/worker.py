@@ -10,6 +10,7 @@ from prometheus_client import Counter
 
 from wsgi_prom import metrics
 from wsgi_prom.hooks.instance import attempt
+from wsgi_prom.server import app_info
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.current_slot import current_slot
 
@@ -25,6 +26,8 @@ def begin(*, booting: bool) -> None:
         current_slot.tell_stage(Stage.BOOTING if booting else Stage.SERVING)
         current_slot.renew()
         _starts().inc()
+    if not booting:
+        app_info.tell()
 
 
 def serve() -> None:
@@ -32,6 +35,7 @@ def serve() -> None:
     with attempt(_LATER):
         current_slot.tell_stage(Stage.SERVING)
         current_slot.renew()
+    app_info.tell()
 
 
 def stop_at(*numbers: signal.Signals) -> None:
