@@ -36,7 +36,7 @@ _LABELS: Final = {
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",
-    "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `unknown`",
+    "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
 }
 
 _OPTIONAL_MARK: Final = " \\*"
@@ -175,7 +175,9 @@ def metrics_page() -> str:
             "## The server",
             "",
             "The share of the server that is in use, over any time: `sum(rate(wsgi_worker_busy_seconds_total[5m])) / sum(wsgi_worker_capacity)`.",
-            "Where a uWSGI has a stats server (`stats = ...`), its figures are on the page too, under the names that uwsgi_exporter gives them.",
+            "The figures of uWSGI's stats server are on the page too, under the names that uwsgi_exporter gives them. Without `stats = ...` the hook",
+            "adds one, which only the server's user can read, except where `PROMETHEUS_MULTIPROC_DIR` is set, the master keeps root for workers of",
+            "another user, or there is no master.",
             "A worker is a slot of the shared directory: the worker that takes the place of an ended one goes on with its series.",
             "",
             *_table(row for name, row in rows.items() if name in servers),

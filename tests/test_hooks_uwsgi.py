@@ -51,14 +51,15 @@ def test_a_server_that_becomes_a_daemon_is_counted_and_leaves_nothing(option: st
             live.drive(url, ["/"] * 5)
             counted = servers.requests_counted(live.parse_samples(live.request(page[1]).body.decode()))
             (folder,) = {
-                word
+                Path(word)
                 for pid in servers.exporter_processes(server)
                 for word in live.command_line(pid).split()
-                if "/wsgi_prom-" in word
+                if word.startswith("/") and "/wsgi_prom-" in word
             }
             server.signal_child(int(pid_file.read_text()), signal.SIGTERM)
             left = live.eventually(server.processes, lambda pids: not pids)
-            gone = live.eventually(lambda: not Path(folder).exists(), bool)
+            # And what is beside it, such as the socket of uWSGI's stats server.
+            gone = live.eventually(lambda: not list(folder.parent.glob(f"{folder.name}*")), bool)
     assert {("/", "200"): 5} == counted
     assert [] == left
     assert gone

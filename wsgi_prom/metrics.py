@@ -89,7 +89,7 @@ REQUEST_AGE: Final = (
 WORKER_STARTS: Final = ("wsgi_worker_starts", "Processes that were started as workers.")
 WORKER_EXITS: Final = (
     "wsgi_worker_exits",
-    "Workers of gunicorn that have ended, by reason; counted when the next worker starts.",
+    "Workers that have ended, by reason; counted when the next worker starts, or by the worker that ends.",
 )
 LISTEN_QUEUE: Final = (
     "wsgi_listen_queue",

@@ -63,7 +63,8 @@ def when_ready(server: Arbiter) -> None:
     if not _ready:
         _ready = True
         with attempt("no metrics"):
-            _instance.start_exporter(target=_target(server), log_file=_error_log(server))
+            _instance.set_target(_target(server))
+            _instance.start_exporter(log_file=_error_log(server))
 
 
 def on_reload(server: Arbiter) -> None:

@@ -51,13 +51,12 @@ class Instance:
     def path(self) -> Path:
         return self.directory.path
 
-    def start(self, *, owner: Owner | None = None, target: Target | None = None) -> None:
+    def start(self, *, owner: Owner | None = None) -> None:
         """
         Enter the directory. Call it in the master, before it forks.
 
-        *owner* are the uid and gid that the workers drop to. *target* is the exporter's; `start_exporter` may give another
-        one. A wrong setting, or a directory of the user's choice that cannot be used, ends the process with one line that
-        says why. Does nothing the second time.
+        *owner* are the uid and gid that the workers drop to. A wrong setting, or a directory of the user's choice that cannot
+        be used, ends the process with one line that says why. Does nothing the second time.
         """
         if self._started:
             return
@@ -78,18 +77,17 @@ class Instance:
             log.error("no metrics: %s", error)
             return
         current_slot.attach(self.path, owner)
-        self._configure_exporter(settings, target, owner)
+        self._configure_exporter(settings, None, owner)
 
-    def start_exporter(self, *, target: Target | None = None, **options: Any) -> None:
-        """
-        Start the exporter, unless there is one, with *options* of `launch`. Does nothing if the directory cannot be used.
+    def set_target(self, target: Target) -> None:
+        """Say whose metrics the exporter shows. Call it between `start` and `start_exporter`."""
+        if self._launch is not None:
+            self._launch = partial(self._launch, target=self._named(target))
 
-        *target*, by default that of `start`, may be known as a whole only when the server listens.
-        """
+    def start_exporter(self, **options: Any) -> None:
+        """Start the exporter, unless there is one, with *options* of `launch`. Does nothing if the directory cannot be used."""
         if self._launch is None:
             return
-        if target is not None:
-            self._launch = partial(self._launch, target=self._named(target))
         try:
             self._launch(**{"reload": self._reload, **options})
         except OSError as error:

@@ -15,10 +15,10 @@ from typing import Any
 import uwsgi
 
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.hooks import logs, unwrapped
+from wsgi_prom.hooks import logs, unwrapped, uwsgi_stats_server
 from wsgi_prom.hooks.instance import Instance, attempt
+from wsgi_prom.hooks.uwsgi_exits import Exits
 from wsgi_prom.hooks.worker import begin
-from wsgi_prom.server import uwsgi_stats
 from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.store import fork_locks
 from wsgi_prom.store.current_slot import current_slot
@@ -26,13 +26,14 @@ from wsgi_prom.store.current_slot import current_slot
 log = logging.getLogger("wsgi_prom")
 
 _instance: Instance | None = None
+_exits: Exits | None = None
 # With daemonize2 the process that imports this ends before the first fork; at a reload the master stays what it is.
 _becomes_daemon = "daemonize2" in uwsgi.opt and not uwsgi.is_a_reload
 
 
 def _on_import() -> None:
     """Make the directory ready and start the exporter, in the master."""
-    global _instance
+    global _instance, _exits
     logs.install()
     if uwsgi.worker_id() > 0 and uwsgi.masterpid() not in {0, os.getpid()}:
         # `import =` under lazy-apps: too late, and in each worker. A directory for each would show one at random.
@@ -42,7 +43,11 @@ def _on_import() -> None:
         _call_after_fork(_on_fork)
         # The master of daemonize2 is another process than the one that announced the directory.
         _instance = Instance(reload=bool(uwsgi.is_a_reload))
-        _instance.start(owner=_owner(), target=_target())
+        _instance.start(owner=_owner())
+        stats = uwsgi_stats_server.address(_instance.path)
+        _instance.set_target(_target(stats))
+        if uwsgi.masterpid() > 0:
+            _exits = Exits(stats)
         if not _becomes_daemon:
             _instance.start_exporter()
         unwrapped.watch(_instance.path)
@@ -55,6 +60,8 @@ def _on_fork() -> None:
     if uwsgi.worker_id() > 0:
         # From lazy-apps on, the application is loaded after this; its middleware says when it is.
         begin(booting="lazy-apps" in uwsgi.opt or "lazy" in uwsgi.opt)
+        if _exits is not None:
+            _exits.begin()
     else:
         with attempt("this process claims its slot when it records something"):
             current_slot.part_from_parent()
@@ -69,7 +76,7 @@ def _on_fork() -> None:
             _instance.replace_lost_exporter(parent=uwsgi.masterpid())
 
 
-def _target() -> Target:
+def _target(stats: str) -> Target:
     given: Any = uwsgi.opt.get("module") or uwsgi.opt.get("wsgi-file") or b""
     return Target(
         given.decode(errors="replace") if isinstance(given, bytes) else "",
@@ -78,7 +85,7 @@ def _target() -> Target:
         "gevent" if "gevent" in uwsgi.opt else "",
         int(uwsgi.cores),
         tuple(found for fd in uwsgi.sockets if (found := ListeningSocket.of(fd)) is not None),
-        uwsgi_stats.address(uwsgi.opt) or "",
+        stats,
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import archive, client_format, directory_files, label_limit, locks
+from wsgi_prom.store import archive, client_format, directory_files, label_limit, locks, stats_socket
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.locks import Locks
 
@@ -210,9 +210,12 @@ def discard(path: Path, lock_file: Locks) -> bool:
             with directory_files.passed(path.parent, os.fstat(folder).st_uid) as parent:
                 os.rmdir(path.name, dir_fd=parent)
     except FileNotFoundError:
-        return not os.path.lexists(path)
+        if os.path.lexists(path):
+            return False
     except (OSError, DirectoryError):
         return False  # somebody has put something there, which is not ours to remove
+    if temporary(path):
+        stats_socket.remove(path)
     return True
 
 

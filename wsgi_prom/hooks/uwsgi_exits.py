@@ -1,0 +1,136 @@
+"""
+Why uWSGI's workers end: its master runs no Python when one has ended, and hands on neither its exit status nor its signal.
+
+1. A worker that ends in order counts its own end, by `uwsgi.atexit`. No other worker does that: one that is killed, ends in
+   the middle of a request, or calls os._exit.
+2. The next worker of the same number counts the ends that nobody has counted: the workers share memory in which each number
+   has a word for them. Whether they were harakiris, the stats server tells; else their reason is unknown.
+3. The memory ends with a reload of the master, and with it what a worker did not count that the reload has killed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import time
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final
+
+import uwsgi
+from prometheus_client import Counter
+
+from wsgi_prom import metrics
+from wsgi_prom.hooks.instance import attempt
+from wsgi_prom.server import uwsgi_stats
+from wsgi_prom.store.claims import Stage
+from wsgi_prom.store.current_slot import current_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_UNCOUNTED: Final = "the end of a worker is not counted"
+# There from the start, at 0: increase() of Prometheus does not see the first value of a series.
+_REASONS: Final = ("harakiri", "max_requests", "reload", "cheaped", "unknown")
+# The master answers at once, unless it sleeps: 2 s where workers end faster than it starts them (forkbomb-delay).
+_STATS_SECONDS: Final = 2.0
+# No count of harakiris.
+_UNKNOWN: Final = 2**64 - 1
+
+
+class Exits:
+    """The ends of the workers of one master, whose stats server has the address *stats*. Make it before the workers are forked."""
+
+    def __init__(self, stats: str) -> None:
+        self._stats = stats
+        shared = memoryview(mmap.mmap(-1, 16 * uwsgi.numproc))
+        # By worker: those that were started and have not been counted, and the harakiris of all those that were.
+        self._uncounted = shared[: 8 * uwsgi.numproc].cast("Q")
+        self._harakiris = shared[8 * uwsgi.numproc :].cast("Q")
+
+    def begin(self) -> None:
+        """Count the workers of this one's number that have ended before it, and have this one count its own end."""
+        with attempt(_UNCOUNTED):
+            for reason in _REASONS:
+                _exits().labels(reason)
+            index = uwsgi.worker_id() - 1
+            ended = self._uncounted[index]
+            # First: the worker may be killed in the middle of this.
+            self._uncounted[index] = ended + 1
+            if ended:
+                harakiris = min(self._new_harakiris(index), ended)
+                self._uncounted[index] = 1
+                _exits().labels("harakiri").inc(harakiris)
+                _exits().labels("unknown").inc(ended - harakiris)
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+            _call_at_exit(partial(self._end, os.getpid(), index, blocked))
+
+    def _new_harakiris(self, index: int) -> int:
+        """Return how many harakiris there were since the last call for the worker; 0 if that is not known."""
+        before, self._harakiris[index] = self._harakiris[index], _UNKNOWN
+        try:
+            workers = uwsgi_stats.read(self._stats, _STATS_SECONDS)["workers"] if self._stats else []
+            now = next(worker["harakiri_count"] for worker in workers if worker["id"] == index + 1)
+        except (OSError, ValueError, LookupError, TypeError, StopIteration):
+            return 0
+        self._harakiris[index] = now
+        return 0 if before == _UNKNOWN else max(now - before, 0)
+
+    def _end(self, pid: int, index: int, blocked: set[int]) -> None:
+        # Not in a child of the worker, and once.
+        if os.getpid() != pid or not self._uncounted[index]:
+            return
+        with attempt(_UNCOUNTED):
+            current_slot.tell_stage(Stage.STOPPING)
+            handled = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - blocked
+            workers: Any = uwsgi.workers()
+            _exits().labels(_reason(workers[index], handled)).inc()
+            # Last: in the handler of SIGSEGV this may end the worker, and the next one counts it.
+            self._uncounted[index] = 0
+
+
+def _reason(worker: Mapping[str, Any], handled: set[int]) -> str:
+    """Return why this *worker* ends, in the handlers of the signals *handled*: the kernel blocks a signal that is handled."""
+    if worker["status"] == b"cheap":
+        return "cheaped"
+    # SIGHUP is every reload's but that of a master that gets SIGTERM, and passes it on. uWSGI handles SIGSEGV too.
+    for number in handled:
+        return "reload" if number == signal.SIGHUP else signal.Signals(number).name
+    # At the end of a request: core/utils.c, uwsgi_close_request.
+    if _reaches(worker["delta_requests"], "max-requests", worker["id"]):
+        return "max_requests"
+    for figure, option in ("vsz", "reload-on-as"), ("rss", "reload-on-rss"):
+        if _reaches(worker[figure] / 2**20, option):
+            return option.replace("-", "_")
+    if _reaches(time.time() - worker["last_spawn"], "max-worker-lifetime", worker["id"]):
+        return "max_worker_lifetime"
+    # SIGHUP, in the middle of a request, or where there are threads or greenlets.
+    return "reload"
+
+
+def _reaches(value: float, option: str, worker: int = 1) -> bool:
+    limit = _number(option)
+    return limit > 0 and value >= limit + (worker - 1) * _number(f"{option}-delta")
+
+
+def _number(option: str) -> int:
+    given: Any = uwsgi.opt.get(option, b"0")
+    given = given[-1] if isinstance(given, list) else given
+    return int(given)
+
+
+def _call_at_exit(ours: Any) -> None:
+    # uWSGI has one, which is the application's, as a rule.
+    theirs = getattr(uwsgi, "atexit", None)
+
+    def both() -> None:
+        ours()
+        if theirs is not None:
+            theirs()
+
+    uwsgi.atexit = both  # type: ignore[attr-defined]
+
+
+@cache
+def _exits() -> Counter:
+    return Counter(*metrics.WORKER_EXITS, ["reason"], registry=None)
