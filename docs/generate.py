@@ -34,6 +34,7 @@ _LABELS: Final = {
     "app": "the application as its server names it, such as `myapp:app`",
     "framework": "the framework that is imported, with its version, such as `flask/3.1.3`",
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
+    "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), `task` (any other that records)",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",
     "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
@@ -93,7 +94,14 @@ target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.o
 
 exporter = [*Scrapes().families(), *certificate(time.time())]
 
-sys.stdout.buffer.write(Pages(Path(sys.argv[1]), REGISTRY, target).page(0.0, exporter=exporter).content)
+pages = Pages(Path(sys.argv[1]), REGISTRY, target)
+pages.sources.watch(pages.path)
+# The figures that are not read at each scrape come a while after the first.
+deadline, content = time.monotonic() + 30, b""
+while metrics.PROCESS_PROPORTIONAL[0].encode() + b"{" not in content and time.monotonic() < deadline:
+    content = pages.page(time.monotonic(), exporter=exporter).content
+    time.sleep(0.1)
+sys.stdout.buffer.write(content)
 """
 
 
@@ -151,6 +159,7 @@ def metrics_page() -> str:
     rows = _rows_of_all_switches()
     ours = {name for name in rows if name.startswith("wsgi_prom_")}
     servers = {name for name in rows if name.startswith("wsgi_")} - ours
+    processes = {name for name in rows if name.startswith(("process_", "python_"))}
     return "\n".join(
         [
             "# Metrics",
@@ -164,7 +173,7 @@ def metrics_page() -> str:
             "",
             "## Requests",
             "",
-            *_table(row for name, row in rows.items() if name not in ours | servers),
+            *_table(row for name, row in rows.items() if name not in ours | servers | processes),
             "",
             "| label | value |",
             "|---|---|",
@@ -181,6 +190,21 @@ def metrics_page() -> str:
             "A worker is a slot of the shared directory: the worker that takes the place of an ended one goes on with its series.",
             "",
             *_table(row for name, row in rows.items() if name in servers),
+            "",
+            "## Processes",
+            "",
+            "`pip install 'wsgi-prom[processes]'`: psutil reads these figures, in the exporter. Without it they are absent.",
+            "",
+            '- All workers, however often they are replaced: `sum(rate(process_cpu_seconds_total{role="worker"}[5m]))`.',
+            "- The memory of the whole server: `sum(process_proportional_memory_bytes)`. Forked workers share pages, which the sum of",
+            "  `process_resident_memory_bytes` has as often as there are workers.",
+            "- A process that ends takes with it what it used since it was last looked at: 2 s at most, once a scrape has seen it.",
+            '  Of workers that live for less than a scrape interval, `process_children_cpu_seconds_total{role="master"}` has all.',
+            "- Mules, spoolers, dirty workers and daemons without a slot are one series for each role, with the sum of their figures.",
+            "- Where root starts a server whose workers drop to another user, the kernel hides descriptors and PSS of processes that have",
+            "  changed their user. Processes in another pid namespace (a sidecar's view of a pod) are absent.",
+            "",
+            *_table(row for name, row in rows.items() if name in processes),
             "",
             "## wsgi_prom itself",
             "",

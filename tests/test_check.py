@@ -72,7 +72,7 @@ def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> No
     done = check(f"routes_{framework}:app", "--json")
     found = findings(done)
     assert (0, True) == (done.returncode, json.loads(done.stdout)["ok"])
-    assert {"settings", "address", "directory", "application", "routes"} == {
+    assert {"settings", "address", "processes", "directory", "application", "routes"} == {
         subject for subject, finding in found.items() if finding["ok"]
     }
     assert f"routes_{framework}:app, {APPLICATIONS[framework]}" == found["application"]["message"]
@@ -380,3 +380,13 @@ def test_flasks_routes_are_looked_for_through_all_that_is_around_it(
     )  # fmt: skip
     assert expected in done.stdout
     assert "CALLED" not in done.stdout + done.stderr
+
+
+def test_a_missing_psutil_is_told_with_what_installs_it(tmp_path: Path) -> None:
+    """Without psutil `check` says which metrics are missing, which is no mistake; without an exporter it says nothing of it."""
+    (tmp_path / "psutil.py").write_text("raise ImportError('psutil is not installed')\n")
+    path = f"{tmp_path}:{live.ROOT}"
+    found = findings(check("plain:app", "--json", PYTHONPATH=path))["processes"]
+    assert (None, "pip install 'wsgi-prom[processes]'") == (found["ok"], found["remedy"])
+    assert "no process_* metrics" in found["message"]
+    assert "processes" not in findings(check("plain:app", "--json", PYTHONPATH=path, WSGI_PROM_BIND="off"))

@@ -110,6 +110,30 @@ APP_INFO: Final = (
 )
 SERVER_INFO: Final = ("wsgi_server_info", "The server, its version and its worker class.")
 
+# Of the server's processes. The names are the client library's, as far as it has one.
+PROCESS_CPU: Final = (
+    "process_cpu_seconds",
+    "User and system CPU time of a process and of those that had its slot and role before; less what one used after it was last seen.",
+)
+PROCESS_CHILDREN_CPU: Final = (
+    "process_children_cpu_seconds",
+    "User and system CPU time of the children of a process that have ended: for the master, of all its ended workers.",
+)
+PROCESS_RESIDENT: Final = ("process_resident_memory_bytes", "Resident memory, with all pages that it shares.")
+PROCESS_PROPORTIONAL: Final = (
+    "process_proportional_memory_bytes",
+    "Resident memory, with its share of each page that it shares (PSS), read once a minute: the sum is what the server takes.",
+)
+PROCESS_VIRTUAL: Final = ("process_virtual_memory_bytes", "Virtual memory.")
+PROCESS_OPEN_FDS: Final = ("process_open_fds", "Open file descriptors.")
+PROCESS_MAX_FDS: Final = ("process_max_fds", "File descriptors that may be open at once.")
+PROCESS_THREADS: Final = ("process_threads", "Threads, counted once a minute.")
+PROCESS_START: Final = (
+    "process_start_time_seconds",
+    "When the process started, since the epoch; of several, the one that started last.",
+)
+PYTHON_INFO: Final = ("python_info", "The Python that runs the server's workers.")
+
 # The exporter's own metrics, which are in no slot.
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")
 TARGET_INFO: Final = (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from wsgi_prom.cli import check_address, check_application
 from wsgi_prom.cli.arguments import add_json
 from wsgi_prom.cli.output import Finding, write, write_json
-from wsgi_prom.cli.running import running_servers
+from wsgi_prom.cli.running import psutil, running_servers
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
@@ -59,6 +59,8 @@ def _findings(reference: str | None) -> Iterator[Finding]:
         yield Finding("settings", not unknown, " ".join(unknown.values()) or f"valid; {where}")
         yield from check_address.findings(settings)
         yield from _access(settings)
+        if settings.bind is not None:
+            yield _processes()
     yield _directory()
     for server in running_servers():
         yield Finding("running", None, str(server))
@@ -74,6 +76,13 @@ def _access(settings: Settings) -> Iterator[Finding]:
     else:
         if named:
             yield Finding("access", True, f"this user can use the files of {' and '.join(named)}")
+
+
+def _processes() -> Finding:
+    if psutil() is None:
+        message = "psutil is not installed: the page has no process_* metrics (CPU time, memory, descriptors)"
+        return Finding("processes", None, message, "pip install 'wsgi-prom[processes]'")
+    return Finding("processes", True, "psutil reads the process_* metrics")
 
 
 def _directory() -> Finding:

@@ -135,8 +135,10 @@ class MetricsApp:
         return response
 
     def watch_server(self) -> None:
-        """Sample the server between scrapes, for ever: in a thread of the exporter."""
-        self._current().sources.sample()
+        """Show the server's processes, and watch what a scrape alone would miss, in threads: in the exporter, once."""
+        pages = self._current()
+        if pages.path is not None:
+            pages.sources.watch(pages.path)
 
     def ready(self) -> Response:
         """Tell whether the directory can be read, without a collection: a probe may come at any rate."""

@@ -65,6 +65,7 @@ class Pages:
             sockets=self._target.sockets,
             stats=self._target.stats,
             heartbeats=self._target.server == "gunicorn",
+            daemons=self._target.server == "uWSGI",
         )
         self._renderer = Renderer()
         self._folding = None if path is None else Folding(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,12 +61,12 @@ class Target:
         return _without_empty_labels(family)
 
     def server_info(self) -> list[Metric]:
-        """Return the metric of the server, none if it is unknown."""
+        """Return the metrics of the server, none if it is unknown."""
         if not self.server:
             return []
         family = GaugeMetricFamily(*metrics.SERVER_INFO, labels=["server", "version", "worker_class"])
         family.add_metric([self.server, self.version, self.worker_class], 1)
-        return [_without_empty_labels(family)]
+        return [_without_empty_labels(family), _python_info()]
 
 
 def own_metrics(report: Report, *others: Metric) -> list[Metric]:
@@ -92,6 +93,18 @@ def _without_empty_labels(family: Metric) -> Metric:
     for sample in family.samples:
         for name in [name for name, value in sample.labels.items() if not value]:
             del sample.labels[name]
+    return family
+
+
+def _python_info() -> Metric:
+    """Return the version of Python as the client library does. A server's hook starts the exporter with the server's."""
+    version = dict(zip(("major", "minor", "patchlevel"), platform.python_version_tuple(), strict=True))
+    labels = {
+        "implementation": platform.python_implementation(),
+        "version": platform.python_version(),
+    } | version
+    family = GaugeMetricFamily(*metrics.PYTHON_INFO, labels=list(labels))
+    family.add_metric(list(labels.values()), 1)
     return family
 
 

@@ -31,6 +31,7 @@ from wsgi_prom.hooks.instance import Instance, attempt, read_settings
 from wsgi_prom.hooks.worker import begin, serve, stop_at
 from wsgi_prom.middleware import wrap_for_hook
 from wsgi_prom.server.listen_queues import ListeningSocket
+from wsgi_prom.store import roles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +84,21 @@ def post_fork(server: Arbiter, worker: Any) -> None:
     """Claim a slot, in the worker, unless it drops to another user, who has to do that. Does nothing the second time."""
     if _owner(server) is None:
         _begin(worker)
+
+
+def on_dirty_starting(_: Any) -> None:
+    """Say what this process is, which starts dirty workers."""
+    _be_dirty()
+
+
+def dirty_worker_init(_: Any) -> None:
+    """Say that this process is a dirty worker. (gunicorn calls dirty_post_fork in its parent.)"""
+    _be_dirty()
+
+
+def _be_dirty() -> None:
+    with attempt("the page does not say that this process is a dirty worker"):
+        roles.take(_instance.path, "dirty")
 
 
 def post_worker_init(worker: Any) -> None:
@@ -215,7 +231,17 @@ def _call_after(ours: Callable[..., None]) -> Callable[[Any], Callable[..., None
 # set a variable, wrap the application, or raise.
 _HOOKS: Final = {
     hook.__name__: hook
-    for hook in (on_starting, when_ready, on_reload, pre_exec, post_fork, post_worker_init, on_exit)
+    for hook in (
+        on_starting,
+        when_ready,
+        on_reload,
+        pre_exec,
+        post_fork,
+        post_worker_init,
+        on_dirty_starting,
+        dirty_worker_init,
+        on_exit,
+    )
 }
 for _setting in KNOWN_SETTINGS:
     if _setting.name in _HOOKS:

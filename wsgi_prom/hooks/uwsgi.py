@@ -20,7 +20,7 @@ from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.hooks.uwsgi_exits import Exits
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
-from wsgi_prom.store import fork_locks
+from wsgi_prom.store import fork_locks, roles
 from wsgi_prom.store.current_slot import current_slot
 
 log = logging.getLogger("wsgi_prom")
@@ -57,6 +57,9 @@ def _on_fork() -> None:
     """Claim a slot in a worker; a mule or spooler claims one when it records something."""
     # uWSGI runs no fork callbacks of Python's. This comes first, since what follows may use a metric.
     fork_locks.free()
+    if _instance is not None and uwsgi.worker_id() == 0 and uwsgi.masterpid() > 0:
+        with attempt("the page does not say that this process is a mule or a spooler"):
+            roles.take(_instance.path, "mule" if uwsgi.mule_id() > 0 else "spooler")
     if uwsgi.worker_id() > 0:
         # From lazy-apps on, the application is loaded after this; its middleware says when it is.
         begin(booting="lazy-apps" in uwsgi.opt or "lazy" in uwsgi.opt)

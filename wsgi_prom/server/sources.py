@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.server import uwsgi_families, uwsgi_stats
 from wsgi_prom.server.heartbeats import Heartbeats
+from wsgi_prom.server.processes import Processes
 from wsgi_prom.server.queue_metrics import QueueMetrics
 from wsgi_prom.server.source import LONGEST, Source
 from wsgi_prom.server.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
@@ -34,7 +36,7 @@ class Sources:
 
     *hooked*: its hook says which processes are workers. *concurrency* is how many requests a worker serves at a time, 0 if
     unknown. It listens on *sockets*, and *stats* is the address of uWSGI's stats server, empty without one.
-    *heartbeats*: it is gunicorn, whose workers have heartbeats.
+    *heartbeats*: it is gunicorn, whose workers have heartbeats. *daemons*: its master may run other programs.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Sources:
         sockets: tuple[ListeningSocket, ...],
         stats: str,
         heartbeats: bool = False,
+        daemons: bool = False,
     ) -> None:
         self._workers = partial(Workers().families, hooked=hooked, concurrency=concurrency)
         self._failing = False
@@ -58,11 +61,27 @@ class Sources:
         if stats:
             source = Source("uWSGI's stats server", otherwise=uwsgi_families.families(None))
             self._outside.append((source, lambda _: _uwsgi(stats)))
+        self._daemons = daemons
 
-    def sample(self) -> None:
-        """Sample the listen queues between scrapes, for ever: in a thread of its own."""
-        if self._queues is not None:
-            self._queues.sample(threading.Event())
+    def watch(self, path: Path) -> None:
+        """
+        Show the processes of the server that uses the directory *path* too, and watch what a scrape alone would miss.
+
+        Call it once, in the exporter, before the first scrape: it imports psutil, and starts threads that do not end.
+        """
+        samplers = [] if self._queues is None else [self._queues.sample]
+        try:
+            processes = Processes(path, daemons=self._daemons)
+        except ImportError as error:
+            log.warning(
+                "no process_* metrics, since psutil cannot be imported (%s). pip install 'wsgi-prom[processes]'",
+                error,
+            )
+        else:
+            self._outside.append((Source("the server's processes"), processes.families))
+            samplers.append(processes.sample)
+        for sample in samplers:
+            threading.Thread(target=sample, args=(threading.Event(),), daemon=True).start()
 
     def workers(self, slots: list[Reading]) -> list[Metric]:
         """Return what *slots*, those of the server's processes, tell of its workers. Never raises. Not for two threads at once."""

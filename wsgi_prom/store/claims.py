@@ -56,9 +56,9 @@ class Claim(NamedTuple):
     @classmethod
     def new(cls) -> Claim:
         """Return a claim of this process, unlike any other."""
-        pid, namespace = os.getpid(), _namespace()
-        started, program = _started(pid) if namespace else (0, 0)
-        return cls(int.from_bytes(os.urandom(8), "big"), pid, started, namespace, program)
+        pid, known = os.getpid(), namespace()
+        started, program = _started(pid) if known else (0, 0)
+        return cls(int.from_bytes(os.urandom(8), "big"), pid, started, known, program)
 
     @classmethod
     def read(cls, header: bytes) -> Claim:
@@ -75,7 +75,7 @@ class Claim(NamedTuple):
         """
         if not self.nonce:
             return False
-        return pid in {0, self.pid} or not self.namespace or self.namespace != _namespace()
+        return pid in {0, self.pid} or not self.namespace or self.namespace != namespace()
 
     def lives(self) -> bool:
         """
@@ -91,7 +91,8 @@ class Claim(NamedTuple):
         return self.namespace == own.namespace != 0 and self.started == _started(self.pid)[0] != 0
 
 
-def _namespace() -> int:
+def namespace() -> int:
+    """Return a number for the boot and the pid namespace, in which a pid is one process at a time; 0 where it is not known."""
     try:
         # /proc may be that of another pid namespace, where the same pid is another process.
         if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115 - no path

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -93,7 +92,7 @@ def _run(
     def answer(
         listening: Listening, supervisor: int | None = None, master: MasterWatch | None = None
     ) -> None:
-        threading.Thread(target=metrics.watch_server, daemon=True).start()
+        metrics.watch_server()
         server = make_server(ExporterApp(metrics), listening.socket.dup(), access, connections)
         ServingProcess(lock, listening, server, files, supervisor, master).run()
 

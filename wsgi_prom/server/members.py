@@ -1,0 +1,167 @@
+"""
+Which processes belong to a server, and what each of them is.
+
+1. The record locks of the directory tell: who holds one is alive, and the kernel knows its pid. A process of another pid namespace
+   has none here, and is left out.
+2. A slot's process is known by its claim, whose time of start is compared: a pid that is given again is another process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from wsgi_prom.errors import DirectoryError
+from wsgi_prom.store import claims, roles
+from wsgi_prom.store.locks import Locks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from wsgi_prom.merge.readers import Reading
+    from wsgi_prom.store.claims import Claim
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+# A list of the machine's processes takes 60 us for each of them.
+_DAEMONS_SECONDS: Final = 15.0
+
+
+class Member(NamedTuple):
+    """A *process* (of psutil) of the server, what it is, and the number of its slot, empty if it has none."""
+
+    worker: str
+    role: str
+    process: Any
+
+
+class Members:
+    """
+    The processes of the server that uses the directory *path*, as *psutil* knows them. Not for two threads at once.
+
+    With *daemons*, other programs that the master runs are members too.
+    """
+
+    def __init__(self, psutil: Any, path: Path, *, daemons: bool) -> None:
+        self._psutil = psutil
+        self._path = path
+        self._supervisor = self._find_supervisor()
+        self._runs_daemons = daemons
+        self._daemons: list[Any] = []
+        self._look_for_daemons_at = 0.0
+        # By claim: a slot's process, None for another one that has its pid.
+        self._claimants: dict[tuple[int, int], Any] = {}
+        # The same objects from scrape to scrape: psutil asks for a process's time of start once.
+        self._known: dict[Any, Any] = {}
+        # Claims that were of no worker at the last scrape. A worker that has just claimed its slot says only then what it is.
+        self._tasks: set[tuple[int, int]] = set()
+
+    def find(self, slots: Iterable[Reading]) -> list[Member]:
+        """Return the processes that live now: those of *slots*, and those that have none."""
+        found = self._roles()
+        members = list(self._of_slots(slots, found))
+        for pid, role in found.items():
+            process = self._process(pid)
+            if process is not None:
+                members.append(Member("", role, process))
+        members += [Member("", "daemon", daemon) for daemon in self._daemons if daemon.is_running()]
+        self._known = {member.process: member.process for member in members}
+        return members
+
+    def look_for_daemons(self) -> None:
+        """Look for other programs that the master runs, a few times a minute: for a thread that has time."""
+        now = time.monotonic()
+        if self._runs_daemons and now >= self._look_for_daemons_at:
+            self._look_for_daemons_at = now + _DAEMONS_SECONDS
+            self._daemons = [daemon for pid in self._masters() for daemon in self._programs(pid)]
+
+    def _roles(self) -> dict[int, str]:
+        """Return what each process is that is no worker, by its pid."""
+        found = {os.getpid(): "exporter"}
+        if self._supervisor is not None and self._supervisor.is_running():
+            found[self._supervisor.pid] = "supervisor"
+        found |= dict.fromkeys(self._masters(), "master")
+        with suppress(OSError, DirectoryError):  # wsgi_prom_directory_readable tells
+            found |= roles.holders(Locks.of(self._path))
+        return found
+
+    def _find_supervisor(self) -> Any:
+        """Return the process that this one was forked from, without an exec; None if its parent is another program."""
+        try:
+            own, parent = self._psutil.Process(), self._psutil.Process(os.getppid())
+            return parent if parent.cmdline() == own.cmdline() else None
+        except self._psutil.Error:
+            return None
+
+    def _masters(self) -> list[int]:
+        try:
+            return [pid for pid in Locks.of(self._path).servers() if pid]
+        except (OSError, DirectoryError):
+            return []
+
+    def _of_slots(self, slots: Iterable[Reading], found: dict[int, str]) -> Iterator[Member]:
+        """Yield the processes of *slots*, each once, and take them out of *found*."""
+        here = claims.namespace()
+        living = [slot for slot in slots if slot.live and here and slot.claim.namespace == here]
+        # The interpreters of one process have a slot each. The worker's is the one that its hook knows of.
+        living.sort(key=lambda slot: (not slot.claim.stage, int(slot.pid)))
+        claimants: dict[tuple[int, int], Any] = {}
+        tasks, seen = self._tasks, set()
+        self._tasks = set()
+        for slot in living:
+            claim, key = slot.claim, slot.claim[1:3]
+            if claim.pid in seen:
+                continue
+            seen.add(claim.pid)
+            role = found.pop(claim.pid, "worker" if claim.stage else "task")
+            if role == "task":
+                self._tasks.add(key)
+                if key not in tasks:
+                    continue
+            process = claimants[key] = (
+                self._claimants[key] if key in self._claimants else self._claimant(claim)
+            )
+            if process is not None:
+                yield Member(slot.pid, role, process)
+        self._claimants = claimants
+
+    def _claimant(self, claim: Claim) -> Any:
+        """Return the process that made *claim*, None if that has ended."""
+        process = self._process(claim.pid)
+        if process is None or not claim.started:
+            return process
+        try:
+            # The boot time first: older versions of psutil keep it for the time of start.
+            started = -self._psutil.boot_time() + process.create_time()
+        except self._psutil.Error:
+            return None
+        # psutil knows whole seconds of the boot time.
+        return process if abs(started - claim.started / _TICKS) < 1 else None
+
+    def _process(self, pid: int) -> Any:
+        try:
+            process = self._psutil.Process(pid)
+        except self._psutil.Error:
+            return None
+        return self._known.get(process, process)
+
+    def _programs(self, master: int) -> Iterator[Any]:
+        """Yield the children of *master* that run another program, and the descendants of these."""
+        Error = self._psutil.Error  # noqa: N806 - a class
+        try:
+            process = self._psutil.Process(master)
+            # What an exec changes; a title for `ps` does not. And any user may read it.
+            name, descendants = process.name(), process.children(recursive=True)
+        except Error:
+            return
+        pids: set[int] = set()
+        for descendant in descendants:  # parents come before their children
+            try:
+                parent = descendant.ppid()
+                if parent in pids or (parent == master and descendant.name() != name):
+                    pids.add(descendant.pid)
+                    yield self._known.get(descendant, descendant)
+            except Error:
+                continue
