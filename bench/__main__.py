@@ -21,6 +21,7 @@ import newlabels
 import plot
 import request
 import scrape
+import serverfigures
 import startup
 import throughput
 import usermetrics
@@ -32,7 +33,17 @@ if TYPE_CHECKING:
 
     from harness import Part
 
-PARTS: Final = (request, newlabels, usermetrics, startup, instructions, scrape, throughput, latency)
+PARTS: Final = (
+    request,
+    newlabels,
+    usermetrics,
+    startup,
+    instructions,
+    scrape,
+    serverfigures,
+    throughput,
+    latency,
+)
 
 
 def _end(number: int, _frame: object) -> NoReturn:

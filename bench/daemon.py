@@ -33,9 +33,9 @@ def gunicorn(application: str, *options: str, workers: int, hook: bool, **env: s
     return Daemon.gunicorn(application, *options, workers=workers, config=config, **env)
 
 
-def uwsgi(application: str, *options: str, workers: int, hook: bool) -> Daemon:
+def uwsgi(application: str, *options: str, workers: int, hook: bool, **env: str) -> Daemon:
     """Return a uWSGI that serves *application*."""
     options = ("--disable-logging", *options)
     if hook:
-        return Daemon.uwsgi(application, *options, workers=workers)
-    return Daemon.uwsgi(None, *options, workers=workers, module=application, hook=None)
+        return Daemon.uwsgi(application, *options, workers=workers, **env)
+    return Daemon.uwsgi(None, *options, workers=workers, module=application, hook=None, **env)

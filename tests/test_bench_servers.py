@@ -17,6 +17,7 @@ import load
 import pacer
 import pytest
 import scrape
+import serverfigures
 import throughput
 from filler import Writers
 from reader import Reader
@@ -205,6 +206,30 @@ def test_scrape_figures(monkeypatch):
         "stock 0 dead",
     } <= names
     assert 6 == len(part.ratios)
+
+
+@pytest.mark.parametrize("name", serverfigures.SERVERS)
+def test_the_servers_figures_are_on_one_page_and_not_on_the_other(name, monkeypatch):
+    """Of a real server with all figures both pages have the application's metrics, and one the server's."""
+    monkeypatch.setattr(serverfigures, "WORKERS", 2)
+    with serverfigures.scraped(name) as child:
+        pages = {which: child.page(which) for which in ("with", "without")}
+        assert child.scrape("with") > 0
+    assert own(pages["with"]) == own(pages["without"])
+    expected = {"wsgi_workers", "wsgi_worker_capacity", "wsgi_listen_queue"}
+    expected |= {"uwsgi_worker_core_busy"} if name == "uWSGI" else {"wsgi_worker_heartbeat_age_seconds"}
+    assert expected <= {sample for sample, _ in live.parse_samples(pages["with"])}
+    assert not expected & {sample for sample, _ in live.parse_samples(pages["without"])}
+
+
+def test_serverfigures_figures(monkeypatch):
+    """A run at the smallest scale has the cost with the figures, without, and their difference, and the promise."""
+    monkeypatch.setattr(serverfigures, "WORKERS", 2)
+    part = serverfigures.measure(harness.Scale(rounds=1, slices=1, quick=True))
+    assert [f"{which} uWSGI 2 workers" for which in ("without", "with", "added")] == [
+        figure.name for figure in part.figures
+    ]
+    assert [15] == [ratio.bound for ratio in part.ratios]
 
 
 @pytest.mark.parametrize("start", [daemon.gunicorn, daemon.uwsgi])

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     Read = Callable[[Object], float | None]
 
 
+# The types of JSON's numbers; bool, a kind of int, is another.
 _NUMBERS: Final = frozenset({int, float})
 
 
 def number(value: Any) -> float | None:
     """Return a number of the JSON, None if it is none. uWSGI prints negative numbers as 2**64 less."""
-    # JSON's numbers are of these two types themselves, and this is asked two thousand times for 32 workers.
-    return float(value) if type(value) in _NUMBERS and 0 <= value < 2**63 else None
+    return value if type(value) in _NUMBERS and 0 <= value < 2**63 else None
 
 
 def objects(found: Object, name: str) -> list[Object]:
