@@ -141,7 +141,7 @@ def test_a_process_that_lost_its_lock_keeps_its_slot(in_child: Callable[..., Any
         return (
             lost[0],
             other,
-            current_slot.look_after(),
+            current_slot.check(),
             processes.in_child(holders, shared)[0] == os.getpid(),
         )
 
@@ -168,11 +168,11 @@ def test_who_finds_another_s_claim_in_its_slot_goes_on_in_another(
             record(None, "hits", 10)
             before = (shared / "wsgi_prom.0.keys").read_bytes()
             if noticed == "look":
-                current_slot.look_after()
+                current_slot.check()
             record(None, "more", 10)
             record(None, "hits", 10)
             unchanged = before == (shared / "wsgi_prom.0.keys").read_bytes()
-            return current_slot.slot.number, unchanged, current_slot.look_after()
+            return current_slot.slot.number, unchanged, current_slot.check()
 
     assert (1, True, 0) == in_child(run)
     assert {"hits": 60.0, "more": 10.0} == totals(shared)
@@ -266,7 +266,7 @@ def test_whose_descriptors_are_closed_counts_on(
         for number in range(20):
             record(None, f"more{number}", 500)
             measured({"REQUEST_METHOD": f"GET{number}", "PATH_INFO": "/"}, lambda *_: None)
-        assert 0 == current_slot.look_after()
+        assert 0 == current_slot.check()
         assert opened == [fd for fd in opened if os.pread(fd, 1, 0) == b""]
         if not forked:
             assert processes.in_child(holders, shared)[0] == os.getpid()

@@ -144,7 +144,7 @@ def test_a_handler_that_records_while_a_child_parts_from_its_parent(
             getattr(current_slot, step)()
             sys.setprofile(None)
             tally.inc()
-            current_slot.look_after()
+            current_slot.check()
             os._exit(0 if calls > interrupted_at else 2)
 
         interrupted = at = 0

@@ -139,7 +139,7 @@ def test_a_flood_of_label_sets_without_a_slot_tries_for_one_once_a_second(
         opened: list[object] = []
         sys.addaudithook(lambda event, values: opened.append(values[0]) if event == "open" else None)
         began = time.monotonic()
-        current_slot.look_after()
+        current_slot.check()
         for number in range(500):
             counter.labels(str(number)).inc()
         # Each try opens the directories from the root on.

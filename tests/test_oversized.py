@@ -235,9 +235,9 @@ def test_whatever_a_binding_raises_stays_in_the_current_slot(
             current_slot.renew()
             tally.inc()
             without = hits(shared)
-            failures = [current_slot.look_after(), current_slot.look_after()]
+            failures = [current_slot.check(), current_slot.check()]
             failing.fails = False
-            failures.append(current_slot.look_after())
+            failures.append(current_slot.check())
         return without, failures, hits(shared), [record.getMessage() for record in caplog.records]
 
     without, failures, found, said = in_child(run)

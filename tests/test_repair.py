@@ -57,7 +57,7 @@ class Recorded:
         elif action == "observe":
             self.drift.observe(*arguments)
         elif action == "look":
-            return current_slot.look_after()
+            return current_slot.check()
         elif action == "fork":
             child = os.fork()
             if child == 0:
@@ -308,11 +308,11 @@ def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[...,
             thread.start()
         for _ in range(50):
             shutil.rmtree(shared)
-            current_slot.look_after()
+            current_slot.check()
         over.set()
         for thread in threads:
             thread.join()
-        current_slot.look_after()
+        current_slot.check()
         found = counted(Collector(shared))
         return {"recorded": float(sum(done) + 1), "found": sum(found.values())}
 
@@ -351,7 +351,7 @@ def test_a_directory_that_was_discarded_is_not_made_again(
         recorded("count", "/", 1)
         directory.discard(path, lock_file)
         assert not path.exists()
-        assert 0 == current_slot.look_after()
+        assert 0 == current_slot.check()
         recorded("count", "/", 1)
         assert 0 == recorded("fork")
         return path.exists()

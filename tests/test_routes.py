@@ -11,7 +11,7 @@ from labels import application, by_status, environ_of, label
 
 from wsgi_prom import set_route
 from wsgi_prom.frameworks import django as django_adapter
-from wsgi_prom.request.routes import KEY, REQUEST, publish
+from wsgi_prom.request.routes import REQUEST, ROUTE, publish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,9 +212,9 @@ def test_a_webob_application_says_its_route(in_child: Callable[..., Any]) -> Non
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({REQUEST: SimpleNamespace(entered="/shop")}, "/shop/"),
-        ({REQUEST: SimpleNamespace(entered="/shop"), "PATH_INFO": ""}, "/shop/"),
-        ({REQUEST: SimpleNamespace(entered="/"), "PATH_INFO": "/"}, "/"),
+        ({REQUEST: SimpleNamespace(original_path="/shop")}, "/shop/"),
+        ({REQUEST: SimpleNamespace(original_path="/shop"), "PATH_INFO": ""}, "/shop/"),
+        ({REQUEST: SimpleNamespace(original_path="/"), "PATH_INFO": "/"}, "/"),
         ({REQUEST: None}, "/"),
         ({}, "/"),
     ],
@@ -223,4 +223,4 @@ def test_a_path_that_was_moved_as_a_whole_may_be_missing(environ: dict[str, Any]
     """PATH_INFO may be missing, as PEP 3333 allows for an empty path."""
     environ = {"SCRIPT_NAME": "/shop", **environ}
     publish(environ, "/")
-    assert expected == environ[KEY]
+    assert expected == environ[ROUTE]

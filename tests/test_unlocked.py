@@ -135,7 +135,7 @@ def test_what_a_signal_handler_raises_keeps_no_lock(
 
 # Where a stretch that takes no lock may end, and the lines of it that are only for those that take one.
 ENDS = {"finally:", "return", "request.token = token", "request.token = request.environ[REQUEST] = None"}
-LOCKED = re.compile(r"serving\.enter\(")
+LOCKED = re.compile(r"in_progress\.enter\(")
 
 
 def stretches(code: CodeType) -> list[set[str]]:

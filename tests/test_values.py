@@ -703,7 +703,7 @@ def test_labels_in_the_middle_of_labels(
         suffix = {Counter: "_total", Gauge: ""}.get(kind, "_sum")
 
         def shown_in_all() -> float:
-            current_slot.look_after()
+            current_slot.check()
             return sum(
                 value
                 for name, value in samples(shared, "t_hits").items()

@@ -78,7 +78,7 @@ def _make(app: WSGIApplication, settings: Settings, *, explicit: bool) -> WSGIAp
 
         patch.install()
     if explicit or not nesting.all_explicit():
-        # Else the hook's is shown once it has counted a request: it may be that none is left for it.
+        # A hook's middleware around explicit ones may have no request left to measure: its gauge appears with the first one.
         recorder.rows.show_in_progress()
     signals.watch(app)
     metrics: WSGIApplication | None = None

@@ -38,7 +38,7 @@ if arguments.fixed:
     if "wsgi_prom.request.recorder" in sys.modules:
         # What is done once a second: callgrind's seconds have a fiftieth of the requests, and fewer on a busy machine
         # (a request under Flask was 28.6k or 30.8k).
-        sys.modules["wsgi_prom.request.recorder"]._LOOK_SECONDS = math.inf
+        sys.modules["wsgi_prom.request.recorder"]._CHECK_SECONDS = math.inf
     runs = [FIXED[work](app, int(count)) for app in reversed(apps)]
     # A collection that goes through all environs that wait is no part of a request: one more of them is 5k of each.
     gc.collect()

@@ -171,7 +171,9 @@ def _is_measured(app: Any, flask_app: Any) -> bool | None:
 
     environ: dict[str, Any] = {"PATH_INFO": "/", "SCRIPT_NAME": ""}
     setup_testing_defaults(environ)
-    environ[REQUEST] = SimpleNamespace(entered="/", environ=environ, note=lambda _exception: None)
+    environ[REQUEST] = SimpleNamespace(
+        original_path="/", environ=environ, note_exception=lambda _exception: None
+    )
     flask.request_started.connect(reached, sender=flask_app, weak=False)
     try:
         # An error of the middleware's is not what is checked.

@@ -18,7 +18,7 @@ import traceback
 from typing import Any, NoReturn
 
 from wsgi_prom.request.routes import publish
-from wsgi_prom.request.signals import note
+from wsgi_prom.request.signals import note_exception
 
 
 class RouteMiddleware:
@@ -34,7 +34,7 @@ class RouteMiddleware:
 
 def count_exception(req: Any, _resp: Any, error: Exception, _params: Any) -> NoReturn:
     """Count *error*, log it and answer 500, as Falcon does for an exception without a handler."""
-    note(req.env, error)
+    note_exception(req.env, error)
     req.log_error("".join(traceback.format_exception(error)))
     raise sys.modules["falcon"].HTTPInternalServerError
 

@@ -37,7 +37,7 @@ def timed(begin: Begin) -> Begin:
                 extras.slow = True
                 extras.cpu = get_ident(), thread_time()
         except Exception:  # a module called greenlet that is another's
-            request.recorder.fail("cpu")
+            request.recorder.report_failure("cpu")
 
     return begin_timed
 

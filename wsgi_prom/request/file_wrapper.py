@@ -38,7 +38,7 @@ class File:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._filelike:
-            self._passed(chunk)
+            self._count_chunk(chunk)
             yield chunk
 
     def read(self, *size: int) -> bytes:
@@ -48,7 +48,7 @@ class File:
             if self._request is not None:
                 self._request.fail(error)
             raise
-        self._passed(chunk)
+        self._count_chunk(chunk)
         return chunk
 
     def close(self) -> None:
@@ -63,10 +63,10 @@ class File:
             if request is not None:
                 request.record(b"")
 
-    def _passed(self, chunk: bytes) -> None:
+    def _count_chunk(self, chunk: bytes) -> None:
         if self._request is not None:
             self._read = True
-            self._request.passed(chunk)
+            self._request.count_chunk(chunk)
 
 
 class Wrapper:
@@ -111,7 +111,7 @@ def _take_size(request: MeasuredRequest, file: Any) -> None:
         try:
             request.sent = file_size(file, request.headers)
         except Exception:
-            request.recorder.fail("body")
+            request.recorder.report_failure("body")
 
 
 def file_size(file: Any, headers: Iterable[tuple[str, str]]) -> int:

@@ -34,14 +34,14 @@ def content_length(headers: Iterable[tuple[str, str]]) -> int | None:
     return None
 
 
-def may_lack_body(method: str, status: str) -> bool:
+def must_lack_body(method: str, status: str) -> bool:
     """Tell whether HTTP forbids a body for this response. Some servers send it all the same."""
     return method == "HEAD" or status[:3] in {"204", "304"} or status[:1] == "1"
 
 
 def drops_body(environ: WSGIEnvironment, method: str, *, file: bool) -> bool:
     """
-    Tell whether the server drops the body of a response that `may_lack_body`. *file*: the body is the server's file_wrapper.
+    Tell whether the server drops the body of a response that `must_lack_body`. *file*: the body is of its file_wrapper.
 
     gunicorn drops every such body from 26.1 on (http/wsgi.py, _response_omits_body). waitress drops it for the status, not
     for HEAD, and not if it is a file (task.py, has_body). uWSGI, wsgiref, cheroot and older gunicorns send it.

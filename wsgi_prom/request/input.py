@@ -85,7 +85,7 @@ class Input:
         self.size = max(self.size, self._position)
 
 
-# No body, and one that the application reads otherwise.
+# NOTHING: the request has no body. UNKNOWN: the application reads the body by other means, such as uwsgi.chunked_read().
 NOTHING: Final = Input(None)
 UNKNOWN: Final = Input(None)
 UNKNOWN.unknown = 1

@@ -72,7 +72,7 @@ def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSG
 
 def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment], None]:
     """Return a function, for one middleware, that begins to measure a request, which has come with an environ."""
-    serving, counts_in_progress = recorder.serving, recorder.counts_in_progress
+    in_progress, counts_in_progress = recorder.in_progress, recorder.counts_in_progress
     counts_received, counts_queue = recorder.counts_received, recorder.counts_queue
     knows_file_wrapper = False
 
@@ -91,20 +91,20 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
                 request.measure_more()
             if "HTTP_UPGRADE" in environ:
                 request.see_upgrade()
-            if started > recorder.look_at or not _fork_guard[0]:
-                recorder.look_after(started, environ)
+            if started > recorder.next_check or not _fork_guard[0]:
+                recorder.check(started, environ)
             # Kept now: the application may clear its environ.
             request.method = environ["REQUEST_METHOD"]
-            request.entered = environ["PATH_INFO"]
+            request.original_path = environ["PATH_INFO"]
         except Exception as error:
-            request.begin_oddly(error)
+            request.begin_after_error(error)
         token = current_slot.token
         if token is False:
-            serving.enter(request)
+            in_progress.enter(request)
         else:
             if counts_in_progress:
-                count = serving.count = serving.count - 1.0
-                serving.columns[0] = started if count == -1.0 else count
+                count = in_progress.count = in_progress.count - 1.0
+                in_progress.columns[0] = started if count == -1.0 else count
             request.token = token
 
     return begin
@@ -112,7 +112,8 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
 
 def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
     """Return the function that counts a request, whose response is complete, before the server gets its last chunk."""
-    requests, serving, labels_of = recorder.rows.requests, recorder.serving, labels_of_asked(recorder.asked)
+    requests, in_progress = recorder.rows.requests, recorder.in_progress
+    labels_of = labels_of_callables(recorder.label_callables)
     bounds, first_bound, sent_column = recorder.bounds, recorder.bounds[0], recorder.columns.sent
     counts_sent, counts_in_progress = recorder.counts_sent, recorder.counts_in_progress
 
@@ -135,7 +136,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
                     row[recorder.columns.received] += extras.received.size
                     row[recorder.columns.unknown] += extras.received.unknown
                 if counts_in_progress:
-                    serving.columns[0] = serving.count = serving.count + 1.0
+                    in_progress.columns[0] = in_progress.count = in_progress.count + 1.0
                 request.token = request.environ[REQUEST] = None
                 if extras is not None:
                     recorder.observe_queue(extras.waited)
@@ -147,20 +148,20 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
     return record
 
 
-def labels_of_asked(
-    asked: Sequence[Callable[[WSGIEnvironment], object]],
+def labels_of_callables(
+    callables: Sequence[Callable[[WSGIEnvironment], object]],
 ) -> Callable[[MeasuredRequest], RouteLabels] | None:
     """
-    Return a function that returns a request's route and the labels that *asked* return; None if there are none.
+    Return a function that returns a request's route and the labels that *callables* return; None if there are none.
 
     It raises what they raise, and leaves long values as they are: no row is found for either, and the slow path sees to it.
     """
-    if not asked:
+    if not callables:
         return None
-    first, *others = asked
+    first, *others = callables
 
     def labels_of(request: MeasuredRequest) -> Any:
-        if request.token is None:  # over: each is asked once
+        if request.token is None:  # over: each is called once
             return request.route
         # Not by a loop from the first on: that takes 600 of 18,000 instructions more.
         labels: Any = (request.route, str(first(request.environ)))

@@ -1,10 +1,11 @@
 """
-Which middleware of a process measures a request: the innermost that somebody wrote, or none where that one leaves it out.
+Which of several middlewares measures a request: the innermost explicit one, or none if that one excludes the request.
 
-1. A middleware enters its request in environ, where a middleware inside of it finds the entry. The entry survives a copy
-   of environ.
-2. A middleware that somebody wrote dismisses the request of the one outside. A hook's measures only where it is the first:
-   whatever is in environ, even None, is of a middleware that has decided about the request.
+A middleware is explicit if the user wrote `PrometheusMiddleware`. A server's hook makes the others.
+
+1. A middleware puts its request into environ (REQUEST), where a middleware inside of it finds it. A copy of environ has it too.
+2. An explicit middleware dismisses the request of the one outside. A hook's middleware measures only if environ has no such
+   key: its value, even None, says that another middleware has decided about the request.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ if TYPE_CHECKING:
     from wsgi_prom.request.recorder import Recorder
     from wsgi_prom.settings import Settings
 
-# The middlewares that somebody wrote, as far as they are in use in this process, with their settings.
+# The explicit middlewares that are in use in this process, with their settings.
 _explicit: Final[dict[weakref.ref[Any], Settings]] = {}
 
 
 def add(middleware: Any, settings: Settings) -> None:
-    """Add a *middleware* that somebody wrote to those of this process. Thread safe."""
+    """Register an explicit *middleware*. Thread safe."""
     _explicit[weakref.ref(middleware, lambda gone: _explicit.pop(gone, None))] = settings
 
 
 def all_explicit() -> list[Settings]:
-    """Return the settings of each middleware that somebody wrote. Thread safe."""
+    """Return the settings of each explicit middleware. Thread safe."""
     return list(_explicit.values())
 
 
 def is_explicit(app: object) -> bool:
-    """Tell whether *app* itself is a middleware that somebody wrote. Thread safe."""
+    """Tell whether *app* itself is an explicit middleware. Thread safe."""
     return any(middleware() is app for middleware in list(_explicit))
 
 
 def takes_over(request: MeasuredRequest, environ: WSGIEnvironment) -> bool:
     """
-    Tell whether *request* is measured although *environ* has an entry.
+    Tell whether *request* is measured although *environ* has REQUEST.
 
-    The entry is the request of a middleware outside, or None if there was one that is over. Never raises.
+    Its value is the request of a middleware outside, or None if that request is over. Never raises.
     """
     if not request.explicit:
         return False
@@ -70,8 +71,8 @@ def exempted(
     """
     Return *middleware*, which measures *app*, without the requests that the *settings* exclude, and those for the metrics.
 
-    *metrics* answers `metrics_path`. *explicit* is False for a hook's middleware, whose settings lose against those of a
-    middleware inside or outside.
+    *metrics* answers `metrics_path`. *explicit* is False for a hook's middleware: the settings of an explicit one, inside or
+    outside, win.
     """
     if settings.exclude is None and metrics is None:
         return middleware
@@ -79,7 +80,7 @@ def exempted(
     def with_exemptions(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not explicit and REQUEST in environ:
             return middleware(environ, start_response)
-        # A middleware that somebody wrote may admit fewer readers, or have the metrics elsewhere.
+        # An explicit middleware may admit fewer readers, or have another metrics_path.
         if environ.get("PATH_INFO") == settings.metrics_path and (
             explicit or _all_admit_readers_of(settings)
         ):
@@ -98,12 +99,12 @@ def _excludes(settings: Settings, environ: WSGIEnvironment, recorder: Recorder) 
     try:
         return settings.exclude is not None and bool(settings.exclude(environ))
     except Exception:  # the user's callable
-        recorder.fail("exclude")
+        recorder.report_failure("exclude")
         return False
 
 
 def _all_admit_readers_of(settings: Settings) -> bool:
-    """Tell whether each middleware that somebody wrote has the metrics where *settings* has them, for the same readers."""
+    """Tell whether each explicit middleware has the metrics_path of *settings*, for the same readers."""
 
     def readers(found: Settings) -> tuple[object, ...]:
         return found.metrics_path, found.allow, found.token_file, found.web_config

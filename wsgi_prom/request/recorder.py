@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-# How long a removed file may go unnoticed, and a full disk be thought full.
-_LOOK_SECONDS: Final = 1.0
+# The pause between two calls of `check`: a removed file may go unnoticed for so long.
+_CHECK_SECONDS: Final = 1.0
 
 _fork_guard: Final = current_slot.fork_guard
 
@@ -39,10 +39,10 @@ class Recorder:
     """Records the requests of all middlewares with the same *settings*. Thread and fork safe."""
 
     def __init__(self, settings: Settings) -> None:
-        # Those of the labels that the settings add that are asked for in each request.
-        self.asked = tuple(value for _, value in settings.labels if callable(value))
+        # The callables among the labels that the settings add: each request calls them.
+        self.label_callables = tuple(value for _, value in settings.labels if callable(value))
         self.rows = Rows(settings)
-        self.serving = self.rows.serving
+        self.in_progress = self.rows.in_progress
         self.times_first_byte = settings.first_byte
         self.times_cpu = settings.cpu
         self.counts_in_progress = metrics.IN_PROGRESS[0] not in settings.disable
@@ -52,7 +52,7 @@ class Recorder:
         self.bounds = settings.buckets
         self.columns = self.rows.schemas.request
         self._queue_bounds = settings.queue_buckets
-        self.look_at = 0.0
+        self.next_check = 0.0
         self._logged: set[str] = set()
 
     def end(self, request: MeasuredRequest, chunk: bytes = b"", *, aborted: bool = False) -> None:
@@ -72,11 +72,11 @@ class Recorder:
             if request.token is current_slot.lock and _fork_guard[1]:
                 self._count(request, labels, status, seconds, aborted=aborted)
         except Exception:
-            self.fail("record")
+            self.report_failure("record")
         finally:
             # Not counted: it failed, a signal handler raised meanwhile, or it is the parent's.
             if request.token is not None:
-                self.serving.dismiss(request)
+                self.in_progress.dismiss(request)
 
     def _count(
         self, request: MeasuredRequest, labels: RouteLabels, status: str, seconds: float, *, aborted: bool
@@ -84,7 +84,7 @@ class Recorder:
         method, schemas = request.method, self.rows.schemas
         cpu_seconds = cpu.used(request.extras.cpu)
         if request.is_session(status):  # counted and not timed: it lasts as long as its connection
-            self.serving.dismiss(request)
+            self.in_progress.dismiss(request)
             self.rows.count(schemas.untimed, method, labels, status[:3], seconds=seconds)
         elif not self.rows.count_request(request, labels, status, self._amounts(request, seconds)):
             return
@@ -122,14 +122,14 @@ class Recorder:
             if schema is not None and seconds is not None:
                 self.rows.add(schema, (), {0: seconds, 1 + bisect_left(self._queue_bounds, seconds): 1.0})
         except Exception:
-            self.fail("record")
+            self.report_failure("record")
 
     def dismiss(self, request: MeasuredRequest) -> None:
         """Do not count *request*."""
         request.leave_environ()
-        self.serving.dismiss(request)
+        self.in_progress.dismiss(request)
 
-    def fail(self, stage: str) -> None:
+    def report_failure(self, stage: str) -> None:
         """Count a failure of ours in the current except block, and log the first one of *stage*. Never raises."""
         try:
             if stage not in self._logged:
@@ -146,12 +146,12 @@ class Recorder:
     def _count_error(self, stage: str) -> None:
         self.rows.add(self.rows.schemas.errors, (stage,), {0: 1.0})
 
-    def look_after(self, now: float, environ: WSGIEnvironment) -> None:
+    def check(self, now: float, environ: WSGIEnvironment) -> None:
         """Once a second, check the slot, connect frameworks' signals, warn of unshared processes. Claim a slot if there is none."""
-        if now > self.look_at:
-            self.look_at = now + _LOOK_SECONDS
+        if now > self.next_check:
+            self.next_check = now + _CHECK_SECONDS
             signals.connect()
-            for _ in range(current_slot.look_after()):
+            for _ in range(current_slot.check()):
                 self._count_error(STORAGE)
             warn_unshared(environ)
         if not _fork_guard[0]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgi_prom.metrics import LONGEST_LABEL, OTHER
 from wsgi_prom.request.file_wrapper import Wrapper
-from wsgi_prom.request.headers import content_length, drops_body, may_lack_body, queue_seconds
+from wsgi_prom.request.headers import content_length, drops_body, must_lack_body, queue_seconds
 from wsgi_prom.request.input import NOTHING, UNKNOWN, Input
-from wsgi_prom.request.routes import BOTTLE, KEY, REQUEST, UNMATCHED, WERKZEUG, elsewhere, find_route
+from wsgi_prom.request.routes import BOTTLE, REQUEST, ROUTE, UNMATCHED, WERKZEUG, environ_getters, find_route
 from wsgi_prom.request.websocket import asks_for_websocket, ends_session
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _ABSENT: Final = object()
 
 
 class Extras:
-    """What few requests have; the class has the values of all others."""
+    """What only few requests have. The attributes of the class are the defaults."""
 
     # Whether only `Recorder.end` may count the request.
     slow = False
@@ -61,11 +61,11 @@ class MeasuredRequest:
     """
 
     __slots__ = (
-        "entered", "environ", "headers", "length", "method", "own_extras", "route", "sent", "start_response", "started",
-        "status", "token", "write",
+        "environ", "headers", "length", "method", "original_path", "own_extras", "route", "sent", "start_response",
+        "started", "status", "token", "write",
     )  # fmt: skip
 
-    # Of a class of each middleware's own. Explicit: somebody wrote that middleware, no server's hook made it.
+    # Set in a subclass for each middleware. Explicit: the user wrote that middleware; a server's hook made the others.
     recorder: ClassVar[Recorder]
     explicit: ClassVar[bool]
     # Counts the request, whose last chunk goes out now: measurement.py.
@@ -76,7 +76,7 @@ class MeasuredRequest:
     environ: WSGIEnvironment
     method: Any  # a str, as a rule
     # PATH_INFO as the middleware found it.
-    entered: str
+    original_path: str
     # Bytes of the response's body.
     sent: int
     # By perf_counter().
@@ -98,21 +98,21 @@ class MeasuredRequest:
     def start(self, status: Any = _ABSENT, headers: Any = _ABSENT, /, *more: Any, **keywords: Any) -> Self:
         """Act as the application's start_response, and return its `write`. The server judges what it is called with."""
         if headers is _ABSENT or more or keywords:
-            return self._start_oddly(status, headers, more, keywords)
+            return self._start_general(status, headers, more, keywords)
         start_response = self.start_response
         self.write = start_response(status, headers)
         self.status = status
         self.headers = headers
         environ = self.environ
         # Not later: Flask has cleared its request when it returns (werkzeug.request is None then). The look before the
-        # call saves 2,300 of 16,000 instructions where no framework has left a route. (RULE comes with `elsewhere`.)
-        if KEY in environ or WERKZEUG in environ or BOTTLE in environ or elsewhere:
+        # call saves 2,300 of 16,000 instructions where no framework has left a route. (RULE comes with `environ_getters`.)
+        if ROUTE in environ or WERKZEUG in environ or BOTTLE in environ or environ_getters:
             self.route = self.find_route()
         else:
             self.route = UNMATCHED
         return self
 
-    def _start_oddly(
+    def _start_general(
         self, status: Any, headers: Any, more: tuple[Any, ...], keywords: dict[str, Any]
     ) -> Self:
         given = [value for value in (status, headers) if value is not _ABSENT]
@@ -124,19 +124,19 @@ class MeasuredRequest:
         exc_info = more[0] if more else keywords.get("exc_info")
         # An error handler's (PEP 3333), as Bottle's. Some give one with a redirect or a 404, which are no failures.
         if isinstance(exc_info, tuple) and exc_info and str(self.status).startswith("5"):
-            self.note(exc_info[0])
+            self.note_exception(exc_info[0])
         return self
 
     def __call__(self, data: bytes) -> object:
         """Count *data* and hand it to the server, for an application that writes."""
-        self.passed(data)
+        self.count_chunk(data)
         return self.write(data)
 
     def find_route(self) -> str:
         try:
-            return find_route(self.environ, self.entered)
+            return find_route(self.environ, self.original_path)
         except Exception:  # a framework's object, or the application's
-            self.recorder.fail("route")
+            self.recorder.report_failure("route")
             return UNMATCHED
 
     def see_file_wrapper(self) -> bool:
@@ -161,7 +161,7 @@ class MeasuredRequest:
         return self.own_extras
 
     def measure_more(self) -> None:
-        """Count the body as it is read, and take the time that the request was in the proxy's queue."""
+        """Have the body counted as it is read, and note the time that the request was in the proxy's queue."""
         extras = self.more_extras()
         if self.recorder.counts_received:
             extras.received = self._input()
@@ -188,16 +188,16 @@ class MeasuredRequest:
             extras = self.more_extras()
             extras.websocket = extras.slow = True
 
-    def begin_oddly(self, error: Exception) -> None:
-        """Begin a request, after an *error* in the current except block."""
+    def begin_after_error(self, error: Exception) -> None:
+        """Set what `begin` could not, because of the *error* in the current except block."""
         self.more_extras().slow = True
         self.method = self.environ.get("REQUEST_METHOD", "")
-        self.entered = self.environ.get("PATH_INFO", "")
+        self.original_path = self.environ.get("PATH_INFO", "")
         # No failure of ours: uWSGI calls the application, with no method and path, for a request of two empty lines too.
         if not isinstance(error, KeyError):
-            self.recorder.fail("enter")
+            self.recorder.report_failure("enter")
 
-    def passed(self, chunk: Any) -> None:
+    def count_chunk(self, chunk: Any) -> None:
         """Count a chunk of the body, before the server gets it."""
         try:
             # The server sends the headers with the first chunk that is not empty (PEP 3333). uWSGI takes the object of its
@@ -212,13 +212,13 @@ class MeasuredRequest:
             if self.sent >= self.length:
                 self.record(b"")
         except Exception:
-            self.recorder.fail("body")
+            self.recorder.report_failure("body")
 
     def note_first_byte(self) -> None:
         if self.recorder.times_first_byte:
             self.more_extras().first_byte = perf_counter() - self.started
 
-    def note(self, exception: type[BaseException]) -> None:
+    def note_exception(self, exception: type[BaseException]) -> None:
         """Note an exception of the application. The first of a request is counted with it."""
         if getattr(self, "token", None) is not None and self.extras.exception is None:
             extras = self.more_extras()
@@ -227,7 +227,7 @@ class MeasuredRequest:
     def abort(self) -> None:
         """Count the request as closed before its end."""
         # A server need not look at the body where there is none to send.
-        lacks_body = may_lack_body(self.method, str(getattr(self, "status", "")))
+        lacks_body = must_lack_body(self.method, str(getattr(self, "status", "")))
         self.recorder.end(self, aborted=not lacks_body and not self.extras.websocket)
 
     def fail(self, error: BaseException) -> None:
@@ -235,15 +235,14 @@ class MeasuredRequest:
         if getattr(self, "token", None) is None:  # over, or a signal handler raised before it began
             return
         if not self.extras.websocket or not ends_session(error):
-            if (
-                not self.sent
-            ):  # as long as no byte of the body went out, the server answers 500 whatever the status was
+            # As long as no byte of the body went out, the server answers 500, whatever the status was.
+            if not self.sent:
                 self.status = "500"
-            self.note(type(error))
+            self.note_exception(type(error))
         self.recorder.end(self)
 
     def switch(self) -> None:
-        """Count the request as one whose connection the application has taken from the server, for another protocol."""
+        """Count the request with status 101: the application has taken its connection for another protocol."""
         self.status, self.route = "101", self.find_route()
         self.recorder.end(self)
 
@@ -259,7 +258,7 @@ class MeasuredRequest:
                 return "101"
         if not isinstance(status, str):
             status = "500"
-        if may_lack_body(self.method, status) and drops_body(
+        if must_lack_body(self.method, status) and drops_body(
             self.environ, self.method, file=self.extras.is_file
         ):
             self.sent = 0
@@ -270,7 +269,7 @@ class MeasuredRequest:
         return status.startswith("101") or self.extras.websocket
 
     def leave_environ(self) -> None:
-        # The two refer to each other: a circle would keep them, and all that the server put there, until the next
+        # The two refer to each other: both, and all that the server put into environ, would stay in memory until the next
         # garbage collection.
         self.environ[REQUEST] = None
 
@@ -278,16 +277,16 @@ class MeasuredRequest:
         """Return the route, with the labels that callables of the settings return."""
         # Not in an except block: the route of a request that failed is looked for in the exception that is handled.
         labels = self.route if hasattr(self, "route") else self.find_route()
-        if self.recorder.asked:
-            if isinstance(labels, str):  # else `record` has asked, and found no row
-                labels = (labels, *map(self._ask, self.recorder.asked))
-            route, *asked = labels
-            self.route = labels = (route, *(label[:LONGEST_LABEL] for label in asked))
+        if self.recorder.label_callables:
+            if isinstance(labels, str):  # else `record` has called them, and found no row
+                labels = (labels, *map(self._ask, self.recorder.label_callables))
+            route, *added = labels
+            self.route = labels = (route, *(label[:LONGEST_LABEL] for label in added))
         return labels
 
     def _ask(self, value: Callable[[WSGIEnvironment], object]) -> str:
         try:
             return str(value(self.environ))
         except Exception:  # the user's callable
-            self.recorder.fail("label")
+            self.recorder.report_failure("label")
             return OTHER

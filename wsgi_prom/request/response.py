@@ -1,16 +1,16 @@
 """
 Responses that are not a list of one item: what the server gets, and when the request is counted.
-"""
 
-# Rule 1: the application's iterable is read by a generator, since one is resumed for less than a call of __next__. It
-#         has begun before a server sees it: one that is closed before its first next() never runs what it has to at the
-#         end, so that the request would stay in progress for ever.
-# Rule 2: what goes to the server is not that generator: the application's close() is called when the server calls
-#         ours, and not when the last chunk was read.
-# Rule 3: no `__len__` unless the application's iterable has one: servers take the Content-Length of a body of one
-#         item from it, and waitress answers 500 when it fails.
-# Rule 4: nothing is asked of the application's iterable before the server asks. (To look at the first chunk early, and
-#         then to be done with it where that is all, takes 4 % off what a Flask request costs, and was not kept.)
+1. The application's iterable is read by a generator, since one is resumed for less than a call of __next__. The generator
+   has begun before a server sees it: one that is closed before its first next() never runs its `finally`, so that the
+   request would stay in progress for ever.
+2. The server gets an object around that generator, and not the generator: the application's close() is called when the
+   server calls ours, and not when the last chunk was read.
+3. The object has a `__len__` only if the application's iterable has one: servers take the Content-Length of a body of one
+   item from it, and waitress answers 500 when it fails.
+4. Nothing is asked of the application's iterable before the server asks. (To read the first chunk early takes 4 % off the
+   cost of a Flask request with one chunk, and was not kept.)
+"""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def respond(request: MeasuredRequest, result: Any) -> Any:
         else:
             return _wrap(request, result, SizedBody if hasattr(kind, "__len__") else Body)
     except Exception:  # a type or a server's object of an unforeseen form
-        request.recorder.fail("body")
+        request.recorder.report_failure("body")
         request.record(b"")
     return result
 
@@ -103,7 +103,7 @@ def _count_complete(request: MeasuredRequest, result: Any) -> None:
             request.note_first_byte()
         request.sent += sent
     except Exception:  # items that are not bytes: the server says so
-        request.recorder.fail("body")
+        request.recorder.report_failure("body")
     request.record(b"")
 
 
@@ -121,7 +121,7 @@ def _read(request: MeasuredRequest, result: Any) -> Iterator[bytes]:
     try:
         yield b""
         for chunk in result:
-            request.passed(chunk)
+            request.count_chunk(chunk)
             yield chunk
         # Here and not in close(): a server that ends a response with its last chunk's frame, or by closing the
         # connection, does so after this. A worker that dies then has counted what its client has seen.

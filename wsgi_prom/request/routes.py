@@ -2,7 +2,7 @@
 The route of a request: the template that its framework matched, never the path that the client sent.
 
 1. A label is made only of what the application's code says: a rule, a URLconf, the name of a mount. A client cannot add one.
-2. The first of these that tells a route wins: `set_route` or an adapter (KEY), Werkzeug's request, Flask's signal (RULE),
+2. The first of these that tells a route wins: `set_route` or an adapter (ROUTE), Werkzeug's request, Flask's signal (RULE),
    Bottle's route.
 3. An application may work on a copy of the environ that is measured. REQUEST leads from the copy to the measured one.
 """
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-# The key of the request's state: an object whose `environ` is the environ that is measured, and whose `entered` is its
+# The key of the request's state: an object whose `environ` is the environ that is measured, and whose `original_path` is its
 # PATH_INFO as the middleware found it (a dispatcher moves the mount from there to SCRIPT_NAME). None after the request.
 REQUEST: Final = "wsgi_prom.request"
 
 # The key of the route that `set_route` or an adapter has set.
-KEY: Final = "wsgi_prom.route"
+ROUTE: Final = "wsgi_prom.route"
 
 # The keys that Werkzeug (for Flask) and Bottle set.
 WERKZEUG: Final = "werkzeug.request"
@@ -36,8 +36,8 @@ BOTTLE: Final = "bottle.route"
 # Response.from_app).
 RULE: Final = "wsgi_prom.rule"
 
-# Each returns an environ that a framework keeps for this thread, which may be a copy of the measured one.
-elsewhere: Final[list[Callable[[], WSGIEnvironment]]] = []
+# Functions that return the environ that a framework keeps for this thread. It may be a copy of the measured one.
+environ_getters: Final[list[Callable[[], WSGIEnvironment]]] = []
 
 # The label of a request without a route, or whose framework does not tell it.
 UNMATCHED: Final = "unmatched"
@@ -52,20 +52,20 @@ def set_route(environ: WSGIEnvironment, template: str) -> None:
     """
     if type(template) is str and len(template) > LONGEST_LABEL:
         template = template[:LONGEST_LABEL]
-    _measured(environ)[KEY] = environ[KEY] = template
+    _measured(environ)[ROUTE] = environ[ROUTE] = template
 
 
 def publish(environ: WSGIEnvironment, template: str) -> None:
     """Set the route that a framework's adapter reports, below the application's mount, unless a route is set."""
-    if KEY not in environ:
+    if ROUTE not in environ:
         request: Any = environ.get(REQUEST)
         if request is None:  # not measured, or counted already
-            environ[KEY] = template
+            environ[ROUTE] = template
         else:
             # Django and Pyramid call this in each request, and few applications are mounted.
-            mounted = environ.get("PATH_INFO") != request.entered
+            mounted = environ.get("PATH_INFO") != request.original_path
             measured: WSGIEnvironment = getattr(request, "environ", environ)
-            measured[KEY] = environ[KEY] = mount(environ) + template if mounted else template
+            measured[ROUTE] = environ[ROUTE] = mount(environ) + template if mounted else template
 
 
 def set_rule(environ: WSGIEnvironment, template: str) -> None:
@@ -75,16 +75,16 @@ def set_rule(environ: WSGIEnvironment, template: str) -> None:
         request.environ[RULE] = template if template == UNMATCHED else mount(environ) + template
 
 
-def find_route(environ: WSGIEnvironment, entered: str) -> str:
+def find_route(environ: WSGIEnvironment, original_path: str) -> str:
     """
-    Return the route of a request. *entered* is its PATH_INFO as the middleware found it.
+    Return the route of a request. *original_path* is its PATH_INFO as the middleware found it.
 
     Call it in `start_response`, or while the application's exception is handled: Flask clears its request when it returns.
     """
-    if KEY in environ:
-        template: Any = environ[KEY]
+    if ROUTE in environ:
+        template: Any = environ[ROUTE]
         return template if isinstance(template, str) and template else UNMATCHED
-    return _werkzeug_rule(environ, entered) or environ.get(RULE) or _bottle_rule(environ) or UNMATCHED
+    return _werkzeug_rule(environ, original_path) or environ.get(RULE) or _bottle_rule(environ) or UNMATCHED
 
 
 def mount(environ: WSGIEnvironment) -> str:
@@ -97,11 +97,11 @@ def mount(environ: WSGIEnvironment) -> str:
     """
     path: str = environ.get("PATH_INFO", "")
     request: Any = environ.get(REQUEST)
-    entered: str = path if request is None else request.entered
-    if entered == path:
+    original_path: str = path if request is None else request.original_path
+    if original_path == path:
         return ""
     try:
-        head = _head(entered, path)
+        head = _head(original_path, path)
         # Middleware may also have cut it off the path, without a mount.
         return head if environ.get("SCRIPT_NAME", "").endswith(head) else ""
     except (AttributeError, TypeError):  # a path that is no text
@@ -114,7 +114,7 @@ def _measured(environ: WSGIEnvironment) -> WSGIEnvironment:
     return measured
 
 
-def _werkzeug_rule(environ: WSGIEnvironment, entered: str) -> str | None:
+def _werkzeug_rule(environ: WSGIEnvironment, original_path: str) -> str | None:
     if WERKZEUG not in environ:
         return None
     request: Any = environ[WERKZEUG]
@@ -124,7 +124,7 @@ def _werkzeug_rule(environ: WSGIEnvironment, entered: str) -> str | None:
     if rule is None:
         return None
     template: str = rule.rule
-    return template if environ.get("PATH_INFO") == entered else f"{mount(environ)}{template}"
+    return template if environ.get("PATH_INFO") == original_path else f"{mount(environ)}{template}"
 
 
 def _raising_request() -> Any:
@@ -154,7 +154,7 @@ def _bottle_rule(environ: WSGIEnvironment) -> str | None:
 
 def _copies(environ: WSGIEnvironment) -> Iterator[WSGIEnvironment]:
     """Find the copies of *environ* that frameworks keep: those with the same request."""
-    for kept in elsewhere:
+    for kept in environ_getters:
         with suppress(Exception):  # the framework has served no request in this thread
             copy = kept()
             if copy is not environ and REQUEST in environ and copy.get(REQUEST) is environ[REQUEST]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.request import schemas
-from wsgi_prom.request.headers import may_lack_body
+from wsgi_prom.request.headers import must_lack_body
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.label_limit import FOLDED, LabelSets
 
@@ -98,8 +98,8 @@ class Rows:
         self._limit = settings.label_limit
         self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {schema: {} for schema in self.schemas.all}
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
-        self._known_requests = 0
-        self.serving = _in_progress.setdefault(self.schemas.in_progress, InProgress())
+        self._remembered = 0
+        self.in_progress = _in_progress.setdefault(self.schemas.in_progress, InProgress())
         self._label_sets = LabelSets(None, self._limit)
         self._slot: Slot | None = None
         current_slot.add(self)
@@ -110,7 +110,7 @@ class Rows:
             for rows in self._rows.values():
                 rows.clear()
         wanted = [(schema, labels) for schema, rows in self._rows.items() for labels in rows]
-        if self.schemas.in_progress is not None and self.serving.shown:
+        if self.schemas.in_progress is not None and self.in_progress.shown:
             wanted.append((self.schemas.in_progress, ()))
         if slot.path is not None:
             # Made now: it counts errors for lack of space, and there may be no space for it then.
@@ -124,10 +124,10 @@ class Rows:
     def show_in_progress(self) -> None:
         """Show the number of requests in progress from now on, as a row of the slot."""
         schema = self.schemas.in_progress
-        if schema is not None and not self.serving.shown:
-            self.serving.shown = True
+        if schema is not None and not self.in_progress.shown:
+            self.in_progress.shown = True
             with current_slot.lock:
-                self.serving.move(self._find(schema, ()))
+                self.in_progress.move(self._row(schema, ()))
 
     def count_request(
         self, request: Any, labels: RouteLabels, status: str, amounts: dict[int, float]
@@ -146,12 +146,12 @@ class Rows:
         with current_slot.lock:
             if request.token is not current_slot.lock:
                 return False
-            row = self._find(schema, bounded)
+            row = self._row(schema, bounded)
             _add(row, amounts)
-            self.serving.leave(request)
+            self.in_progress.leave(request)
             # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
-            if bounded is wanted and wanted[0] == method and not self._slow(method, status):
-                self._know(method, labels, status, _columns_of(row, schema.width))
+            if bounded is wanted and wanted[0] == method and not self._takes_slow_path(method, status):
+                self._remember(method, labels, status, _columns_of(row, schema.width))
         return True
 
     def count(
@@ -173,23 +173,23 @@ class Rows:
             current_slot.renew()
         labels = self._bounded(schema, labels)
         with current_slot.lock:
-            _add(self._find(schema, labels), amounts)
+            _add(self._row(schema, labels), amounts)
 
     def _labels(self, method: str, labels: RouteLabels, *more: str) -> tuple[str, ...]:
         """Return the label set of a row: method, route, *more*, and the labels that the settings add."""
-        route, *asked = (labels,) if isinstance(labels, str) else labels
-        return (schemas.registered(method), route, *more, *self._static, *asked)
+        route, *added = (labels,) if isinstance(labels, str) else labels
+        return (schemas.registered(method), route, *more, *self._static, *added)
 
-    def _slow(self, method: str, status: str) -> bool:
+    def _takes_slow_path(self, method: str, status: str) -> bool:
         """Tell whether each such request takes the slow path, which knows the first byte, and whether a body was sent."""
-        return self._first_byte or may_lack_body(method, status)
+        return self._first_byte or must_lack_body(method, status)
 
-    def _know(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
+    def _remember(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
         """Have `record` find the row of such requests. The caller holds the lock."""
         rows = self.requests.setdefault(method, {}).setdefault(labels, {})
         # A client may not add statuses, and an application that does is bounded here.
-        if status in rows or self._known_requests < 4 * self._limit:
-            self._known_requests += status not in rows
+        if status in rows or self._remembered < 4 * self._limit:
+            self._remembered += status not in rows
             rows[status] = columns
 
     def _bounded(self, schema: Schema, labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ class Rows:
                 return labels
         return schemas.folded(schema, labels)
 
-    def _find(self, schema: Schema, labels: tuple[str, ...]) -> Row:
+    def _row(self, schema: Schema, labels: tuple[str, ...]) -> Row:
         """Return the row of *labels*, made at the first call. The caller holds the current slot's lock."""
         rows = self._rows[schema]
         row = rows.get(labels)
@@ -220,14 +220,14 @@ class Rows:
     def _swap(self, fresh: dict[Key, Row]) -> None:
         """Put *fresh* rows in the place of the present ones, with their values. The caller holds the lock."""
         self.requests.clear()
-        self._known_requests = 0
+        self._remembered = 0
         for (schema, labels), row in fresh.items():
             old = self._rows[schema].get(labels)
             if old is not None and old[0] is not row[0]:
                 _move(old, row, schema.width)
             self._rows[schema][labels] = row
         if self.schemas.in_progress is not None:
-            self.serving.move(self._rows[self.schemas.in_progress].get(()))
+            self.in_progress.move(self._rows[self.schemas.in_progress].get(()))
 
 
 def _add(row: Row, amounts: dict[int, float]) -> None:

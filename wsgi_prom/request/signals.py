@@ -18,7 +18,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.request.flask_wrappers import reaches_flask_unchanged
-from wsgi_prom.request.routes import REQUEST, UNMATCHED, elsewhere, set_rule
+from wsgi_prom.request.routes import REQUEST, UNMATCHED, environ_getters, set_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,11 +54,11 @@ def connect() -> None:
                 log.debug("%s is not connected yet", name, exc_info=True)
 
 
-def note(environ: WSGIEnvironment, exception: BaseException | None) -> None:
+def note_exception(environ: WSGIEnvironment, exception: BaseException | None) -> None:
     """Count *exception*, which a framework answers itself, with the request of *environ*. A request counts its first one."""
     request = environ.get(REQUEST)
     if request is not None and exception is not None:
-        request.note(type(exception))
+        request.note_exception(type(exception))
 
 
 def _never_raising(receiver: Callable[..., None]) -> Callable[..., None]:
@@ -81,14 +81,14 @@ def _flask_started(_sender: Any, **_: Any) -> None:
 
 @_never_raising
 def _flask_exception(_sender: Any, exception: BaseException | None = None, **_: Any) -> None:
-    note(sys.modules["flask"].request.environ, exception)
+    note_exception(sys.modules["flask"].request.environ, exception)
 
 
 @_never_raising
 def _django_exception(request: Any = None, **_: Any) -> None:
     environ = getattr(request, "environ", None)
     if environ is not None:  # else the request did not come by WSGI
-        note(environ, sys.exc_info()[1])
+        note_exception(environ, sys.exc_info()[1])
 
 
 def _bottle_environ() -> Any:
@@ -114,7 +114,7 @@ def _connect_flask_routes(flask: Any) -> bool:
     if all(app is None or reaches_flask_unchanged(app, flask.Flask) for app in apps):
         return False
     flask.request_started.connect(_flask_started, weak=False)
-    elsewhere.append(_flask_environ)
+    environ_getters.append(_flask_environ)
     return True
 
 
@@ -124,7 +124,7 @@ def _connect_django_exceptions(signals: Any) -> bool:
 
 
 def _connect_bottle_routes(_bottle: Any) -> bool:
-    elsewhere.append(_bottle_environ)  # Bottle has no signals
+    environ_getters.append(_bottle_environ)  # Bottle has no signals
     return True
 
 

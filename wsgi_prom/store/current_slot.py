@@ -49,8 +49,8 @@ class CurrentSlot:
     """
 
     def __init__(self, guard: ForkGuard | None = None, clock: Callable[[], float] = monotonic) -> None:
-        # fork_guard[0]: nothing is to be done before a record. fork_guard[1]: this is the process that made what is here.
-        # Both are 0 in a forked child.
+        # [0] is 0 if `renew` has to be called before a record, [1] if the slot below is a parent process's. Both are 0 in a
+        # forked child.
         self.fork_guard = new_fork_guard() if guard is None else guard
         self.fork_guard[1] = 1
         # Each process's own: that of its parent may be held by a thread that does not exist in a child.
@@ -157,7 +157,7 @@ class CurrentSlot:
         for level, message, *values in messages:
             log.log(level, message, *values)
 
-    def look_after(self) -> int:
+    def check(self) -> int:
         """
         Look whether the slot is as it should be, and mend it. Return how often that has failed since the last call.
 

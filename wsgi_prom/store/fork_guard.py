@@ -13,7 +13,11 @@ _MADV_IMPOSSIBLE: Final = 9999
 
 
 class ForkGuard(Protocol):
-    """Two bytes that are 0 in a forked child."""
+    """
+    Two bytes that are 0 in a forked child.
+
+    `CurrentSlot` sets byte 0 when records may be stored as they are, and byte 1 once it has let go of its parent's slot.
+    """
 
     def __getitem__(self, index: int, /) -> int: ...
     def __setitem__(self, index: int, value: int, /) -> None: ...
