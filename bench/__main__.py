@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="only this part, may be repeated: %(choices)s",
     )
     arguments = parser.parse_args(argv)
-    # What a part makes (directories in memory, servers) is gone at the end of its with statements, Ctrl-C's way too.
+    # As Ctrl-C does: the `with` statements of a part remove its directories and end its servers.
     signal.signal(signal.SIGTERM, _end)
     parts: dict[str, Part] = {}
     for module in PARTS:

@@ -1,8 +1,8 @@
 """
 An application as real ones are: a little CPU, a little waiting, and a thousand label sets of metrics of its own.
 
-`/N` is a request that records into label set N, `/spin` one that only computes, and `/metrics` stock's scrape, in a
-worker and with a registry of its own, as the client library documents it.
+`/N` records into label set N, `/spin` only computes, and `/metrics` is stock's scrape: in a worker, with a new registry
+each time, as the client library documents it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 WAIT_SECONDS: Final = 0.010
 
-# A millisecond or so. A number of steps and not a span of time: who shares the core with others takes longer.
+# About a millisecond of CPU. Steps and not a time: on a shared core the same work takes longer.
 _STEPS: Final = 25_000
 _SPINS: Final = 20
 

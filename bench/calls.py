@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
     Call = Callable[[int], None]
 
-# The library's own buckets are fifteen, with +Inf.
 LABEL_SETS: Final = 1000
 
 _NAMES: Final = ("method", "route")
 
 
-# The client library is imported where it is used: under callgrind that takes seconds, also of those who do without.
+# The client library is imported where it is used: under callgrind the import takes seconds, and some contenders do without.
 @cache
 def _counter() -> Counter:
     from prometheus_client import Counter
@@ -27,7 +26,7 @@ def _counter() -> Counter:
 
 
 @cache
-def _histogram() -> Histogram:
+def _histogram() -> Histogram:  # with the library's own 15 buckets
     from prometheus_client import Histogram
 
     return Histogram("order_seconds", "Orders.", _NAMES)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 class Contender(Child):
     """
-    The module *name* of contenders/, or what it adds to the module *bare*.
+    Runs the module *name* of contenders/. With *bare*, another module, it measures what *name* adds to that.
 
-    With *shared*, as a worker of several, whose directory is on tmpfs.
+    *shared*: it has a shared directory, on tmpfs, as one of several workers has.
     """
 
     def __init__(self, name: str, bare: str | None = None, *, shared: bool = True) -> None:
@@ -42,13 +42,13 @@ def directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def environ(folder: str | None) -> dict[str, str | None]:
-    """Return what a contender's environment has, or must not have (None): no setting of whoever runs this."""
+    """Return the changes to a contender's environment; None unsets a variable, such as the caller's own settings."""
     ours = {name: None for name in os.environ if name.startswith("WSGI_PROM_")}
     return {**ours, "PROMETHEUS_MULTIPROC_DIR": folder}
 
 
 def measure_slices(contenders: Mapping[str, str], work: str, unit: str, scale: Scale) -> dict[str, Figure]:
-    """Measure *contenders*, modules by the name of their figure, in turns at the same *work*."""
+    """Measure *contenders*, modules by the name of their figure, in turns, each with the same *work*."""
     with ExitStack() as stack:
         children = {figure: stack.enter_context(Contender(name)) for figure, name in contenders.items()}
         return _in_turns(children, work, unit, scale)
@@ -58,19 +58,19 @@ def measure_added(
     bare: str, contenders: Mapping[str, str], work: str, unit: str, scale: Scale
 ) -> dict[str, Figure]:
     """
-    Measure what *contenders* add to the one whose figure is called *bare*, and that itself.
+    Measure the contender whose figure is called *bare*, and what the other *contenders* add to it.
 
-    Each round has processes of its own, but in a quick run: where the memory of one lies makes a difference.
+    Each round starts new processes, except in a quick run: a figure depends on where a process's memory lies.
     """
-    lives = 1 if scale.quick else scale.rounds
+    starts = 1 if scale.quick else scale.rounds
     rounds = []
-    for seed in range(lives):
+    for seed in range(starts):
         with ExitStack() as stack:
             children = {
                 figure: stack.enter_context(Contender(name, None if figure == bare else contenders[bare]))
                 for figure, name in contenders.items()
             }
-            part = replace(scale, rounds=scale.rounds // lives)
+            part = replace(scale, rounds=scale.rounds // starts)
             rounds.append(_in_turns(children, work, unit, part, seed))
     return {
         figure: Figure(
@@ -87,5 +87,5 @@ def _in_turns(
 ) -> dict[str, Figure]:
     asked: dict[str, Any] = {figure: partial(child.ask, work) for figure, child in children.items()}
     for ask in asked.values():
-        ask()  # what it prepares for the first one takes longer than all that follow
+        ask()  # the first call also prepares the work
     return interleave(asked, unit, scale, seed)

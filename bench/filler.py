@@ -1,7 +1,7 @@
 """
 Real processes that write a Counter and a Histogram of many label sets into one shared directory.
 
-Run as a child: it forks the writers, which live until it ends, or are ended as soon as they have written.
+Run as a child process: it forks the writers, which live until the child ends, or end once they have written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
-# What most of the benchmarks have in a worker.
+# Label sets of a worker, in most benchmarks.
 LABELS: Final = 1000
 
 
@@ -58,8 +58,8 @@ class Writers:
     """
     A directory on tmpfs, and the child that fills it, for the length of a `with` block.
 
-    *contender* says which value class writes: "stock", the client library's multiprocess mode, or "ours". A *path* of
-    somebody else's is filled, and left as it is.
+    *contender* says which value class writes: "stock", the client library's multiprocess mode, or "ours". A *path*
+    that is given is filled, and not removed.
     """
 
     def __init__(self, contender: str, path: Path | None = None) -> None:
@@ -81,7 +81,7 @@ class Writers:
         self._stack.close()
 
     def hold(self, writers: int, labels: int) -> None:
-        """Start processes that have written, and are there to `change` what they wrote."""
+        """Start processes that write, and stay for `change`. Return when all have written."""
         self._child.ask({"hold": [writers, labels]})
 
     def end(self, writers: int, labels: int, at_once: int = 1) -> None:
@@ -93,8 +93,8 @@ class Writers:
         self._child.ask({"change": []})
 
 
-class _Nursery:
-    """The side of the child: it forks, and records nothing itself."""
+class _WriterParent:
+    """Runs in the child process: it forks the writers, and records nothing itself."""
 
     def __init__(self) -> None:
         self._held: list[socket.socket] = []
@@ -132,7 +132,7 @@ class _Nursery:
                 raise RuntimeError("a writer has ended")
 
     def _write(self, connection: socket.socket, labels: int) -> None:
-        # Inherited: as long as a sibling has it, its owner would not see this end of it closed.
+        # Inherited from the parent. While one is open here, its peer does not see it closed.
         for other in self._held:
             other.close()
         sets = LabelSets(labels)
@@ -144,7 +144,7 @@ class _Nursery:
 
 
 def _fork(work: Callable[[], Any]) -> None:
-    # What the writers share is not copied by a collection of one of them.
+    # A garbage collection in a writer then copies no memory that the writers share.
     gc.collect()
     gc.freeze()
     if os.fork():
@@ -172,4 +172,4 @@ def main() -> None:
         patch.install()
     import prometheus_client  # noqa: F401 - before the forks, which share it
 
-    answer(_Nursery().respond)
+    answer(_WriterParent().respond)

@@ -27,7 +27,7 @@ FOLDER: Final = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: rounds, slices in each of them, and whether only what fits into two minutes."""
+    """How much is measured: *slices* in each of *rounds*. *quick*: only what fits into two minutes."""
 
     rounds: int = 7
     slices: int = 15
@@ -40,7 +40,7 @@ QUICK: Final = Scale(rounds=3, slices=3, quick=True)
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of one contender: a value a round."""
+    """What was measured of one contender: a value for each round."""
 
     name: str
     unit: str
@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio that was promised, *bound* being the most that it may be, or the least where *at_least* is set."""
+    """A promised ratio. *bound* is the most that it may be; with *at_least*, the least."""
 
     what: str
     value: float
@@ -107,14 +107,14 @@ def paired(top: Figure, bottom: Figure, base: Figure | None = None) -> float:
 
 
 def merged(changes: Mapping[str, str | None]) -> dict[str, str]:
-    """Return this process's environment with *changes*, None being that a variable is not set."""
+    """Return this process's environment with *changes*; None unsets a variable."""
     # The order of a set, and so the work on it, is the same in all processes.
     values = {**os.environ, "PYTHONHASHSEED": "0", **changes}
     return {name: value for name, value in values.items() if value is not None}
 
 
 class Child:
-    """A process that measures one thing: for each JSON line that it is sent, it answers with one."""
+    """A process that measures one thing. It answers each JSON line that it is sent with another one."""
 
     def __init__(self, arguments: Sequence[str], environ: Mapping[str, str | None] | None = None) -> None:
         self._process = subprocess.Popen(
@@ -156,7 +156,7 @@ class Child:
 
 
 def answer(respond: Callable[[Any], Any]) -> None:
-    """Be such a child: *respond* to each question until there are no more."""
+    """Run in a `Child`: *respond* to each question until there are no more."""
     for line in sys.stdin:
         sys.stdout.write(json.dumps(respond(json.loads(line))) + "\n")
         sys.stdout.flush()

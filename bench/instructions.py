@@ -1,8 +1,8 @@
 """
 Instructions added to a request, counted by callgrind: a figure that is the same on every machine with the same Python.
 
-A contender starts, warms up, tells callgrind to count, and does a fixed amount of work. It calls sched_yield before and
-after the work, where callgrind writes its count and starts again from 0. Work that is done once a second is not included.
+A contender warms up, tells callgrind to count, and does a fixed amount of work. It calls sched_yield before and after the
+work: there callgrind writes its count and starts again from 0. Work that is done once a second is not included.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from harness import Scale
 
 _AMOUNT: Final = 1000
-# A framework's requests take half a minute on a quiet machine, and on one with twenty busy processes more than five.
+# A framework's requests take half a minute on a quiet machine, and more than five minutes beside twenty busy processes.
 _SECONDS: Final = 800
 
-# What the tests guard, and what there is time for where there is little.
+# The figures that the tests check and a quick run measures.
 GUARDED: Final = frozenset({"floor", "stock", "ours", "ours count+duration", "stock label", "ours label"})
 
 
 class Counted(NamedTuple):
-    """A contender, whether it shares a directory, and what it does; with *bare*, what it adds to that contender's."""
+    """*work* of a *contender*, with a directory if *shared*. With *bare*, another contender: what it adds to that one's."""
 
     contender: str
     shared: bool = True
@@ -62,12 +62,12 @@ def measure(scale: Scale) -> Part:
 
 
 def of_requests(names: Collection[str]) -> dict[str, Figure]:
-    """Return what the request part has of these *names*, in instructions. Threads are not counted: they take turns."""
+    """Return the figures *names* of the request part, in instructions. There are none with threads: they take turns."""
     wanted: dict[str, Counted] = {}
     for group in request.GROUPS:
         if group.work == "requests":
             bare = group.contenders[group.bare]
-            # In one process: where the memory of two lies made a difference of half a per cent of a framework's own work.
+            # Both in one process: between two, the count of a framework's own work differed by half a per cent.
             wanted |= {
                 name: Counted(module, bare=None if module == bare else bare)
                 for name, module in group.contenders.items()
@@ -77,7 +77,7 @@ def of_requests(names: Collection[str]) -> dict[str, Figure]:
 
 
 def count_all(wanted: Mapping[str, Counted]) -> dict[str, Figure]:
-    # Side by side: what is counted does not depend on what else runs.
+    # In parallel: a count does not depend on what else runs.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = pool.map(count, wanted.values())
         return {
@@ -109,7 +109,7 @@ def count(counted: Counted) -> float:
         )
         if done.returncode:
             raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr[-2000:]}")
-        # The first is of what came before the work, and one without a number of what came after.
+        # The first file counts what came before the work, the one without a number what came after.
         totals = [_total(Path(out, f"counts.{number}")) for number in ((2, 3) if counted.bare else (2,))]
         return (totals[-1] - sum(totals[:-1])) / _AMOUNT
 

@@ -1,9 +1,10 @@
 """
 The latency of an application's requests while it is scraped, and the time of a scrape while the application is busy.
 
-32 slots of 1,000 label sets: some are gunicorn's workers, half busy; the rest are held by processes that write no more.
-Two scrapers scrape once a second each, half a second apart, and give up after a second, as Prometheus does. Requests come
-in an open loop: the latency of a request counts from the time at which it was due.
+There are 32 slots of 1,000 label sets: those of gunicorn's workers, which are half busy, and those of processes that write
+no more.
+Two scrapers scrape once a second each, half a second apart, and give up after a second, as Prometheus does. Requests are
+sent in an open loop (pacer.py): the latency of a request counts from the time at which it was due.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
 SLOTS: Final = 32
 WORKERS: Final = 8
 
-# A request takes 12 ms of a worker, and 2 of them are CPU: half of what the workers could do, and half of two cores.
+# A request takes 12 ms of a worker, 2 ms of them CPU: this rate is half of what the workers could do, and half of two cores.
 RATE: Final = 330
 SCRAPERS: Final = 2
 INTERVAL_SECONDS: Final = 1.0
 
-# Stock's requests wait for seconds; one that is not answered by then counts as if it was then.
+# Stock's requests wait for seconds. One without an answer by then counts as if it had been answered then.
 _LIMIT_SECONDS: Final = 30.0
 _SETTLE_SECONDS: Final = 180.0
-# By default gunicorn kills a worker after 30 s, which some of stock's scrapes take on top of each other.
+# By default gunicorn kills a worker after 30 s. Several of stock's scrapes together take longer.
 _TIMEOUT: Final = ("--timeout", "300")
 _PERCENTS: Final = (50, 99)
 
@@ -47,7 +48,7 @@ _WINDOWS: Final = ("quiet", "quiet again", "scraped")
 
 
 class Served(NamedTuple):
-    """The application's server with all slots filled, and where the metrics are that are scraped."""
+    """The application's server, with all slots filled, and the *address* and *path* of its metrics."""
 
     server: Daemon
     address: tuple[str, int]
@@ -57,10 +58,10 @@ class Served(NamedTuple):
         return Order(due, self.address, self.path, limit)
 
     def settle(self) -> None:
-        """Wait until the server does nothing: it goes on with scrapes that their scrapers have given up."""
+        """Wait until the server is idle: it still works on scrapes whose clients have given up."""
         deadline = time.monotonic() + _SETTLE_SECONDS
         before, now = -1.0, self.server.cpu_seconds()
-        # The master looks around once a second, which takes less than a hundredth.
+        # The master wakes once a second, which takes less than 0.01 s.
         while abs(now - before) > 0.02:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the server is busy for {_SETTLE_SECONDS:.0f} s without requests")
@@ -82,7 +83,7 @@ def measure(scale: Scale) -> Part:
         ),
     ]
     if not scale.quick:
-        # An outage: it takes longer to end than all the rest to measure.
+        # The scrapes overload stock's server: it takes longer to recover than all the rest to measure.
         with _served("stock") as served:
             figures |= _compare("stock", served, 2, 6)
     return Part("Requests while scraped", tuple(figures.values()), tuple(ratios))
@@ -98,7 +99,7 @@ def _served(contender: str) -> Iterator[Served]:
             ) as server,
             Writers(contender, Path(folder)) as writers,
         ):
-            # Each worker has loaded the application, and taken its slot, when it has answered.
+            # A worker that has answered has loaded the application and claimed its slot.
             play([Order(0.0, server.address, f"/{number}", _LIMIT_SECONDS) for number in range(4 * WORKERS)])
             writers.hold(SLOTS - WORKERS, LABELS)
             url = urlsplit(server.metrics_url if ours else f"{server.url}/metrics")
@@ -106,7 +107,7 @@ def _served(contender: str) -> Iterator[Served]:
 
 
 def _compare(contender: str, served: Served, rounds: int, seconds: int) -> dict[str, Figure]:
-    """Measure windows in another order each round, each of them when nothing of the one before is left."""
+    """Measure the windows, in another order each round, and each when the server is idle again."""
     chance = random.Random(1)
     values: dict[str, list[float]] = {
         f"{contender} {window} p{percent}": [] for window in _WINDOWS for percent in _PERCENTS
@@ -148,9 +149,9 @@ def _saturation(served: Served, rounds: int) -> dict[str, Figure]:
     """
     Time scrapes while all workers compute without a pause, and while they have nothing to do.
 
-    What a scrape gets of the cores then is the scheduler's to say. The exporter is a session of its own, and where the
-    kernel groups by sessions (sched_autogroup_enabled) it has as large a share as all workers together; in a container
-    or a unit with a CPU weight it is one process among them.
+    The scheduler decides how much of the cores a scrape gets. The exporter is a session of its own: where the kernel groups
+    by sessions (sched_autogroup_enabled) it has as large a share as all workers together; in a container, or a unit with a
+    CPU weight, it is one process among them.
     """
     orders = [served.scrape(0.2 + 0.5 * number, _LIMIT_SECONDS) for number in range(4)]
 
@@ -158,7 +159,7 @@ def _saturation(served: Served, rounds: int) -> dict[str, Figure]:
         return 1e3 * median_of(play(orders))
 
     def saturation() -> float:
-        # Ends by itself, a second after the last scrape has begun.
+        # wrk ends by itself, a second after the last scrape has begun.
         with subprocess.Popen(load.command(f"{served.server.url}/spin", 3), stdout=subprocess.DEVNULL):
             return peace()
 

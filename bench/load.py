@@ -16,7 +16,7 @@ _ERRORS: Final = re.compile(r"Socket errors: connect (\d+), read (\d+), write (\
 
 
 class Run(NamedTuple):
-    """What one run of wrk came to. *failed* are answers of another status than 2xx and 3xx, and socket errors."""
+    """The result of a run of wrk. *failed* are socket errors, and answers with another status than 2xx and 3xx."""
 
     requests: int
     per_second: float
@@ -35,15 +35,15 @@ def parse(output: str) -> Run:
 def command(url: str, seconds: int) -> list[str]:
     if shutil.which("wrk") is None:
         raise FileNotFoundError("wrk is not installed; Debian and Ubuntu have it as the package wrk")
-    # One thread is plenty: each core that wrk does not use is the servers'.
+    # One thread is enough, and leaves the other cores to the servers.
     words = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"]
-    # As from a proxy by default. Connections that are kept stay with the worker that accepted them, and how they fall
-    # to gunicorn's threaded workers makes 1,500 requests a second or 4,000, of the same server (tried).
+    # As a proxy sends it by default. A connection that is kept stays with the worker that accepted it: depending on how they
+    # were spread over gunicorn's threaded workers, the same server answered 1,500 or 4,000 requests a second (tried).
     return [*words, "--header", "Connection: close", url]
 
 
 def run(url: str, seconds: int) -> Run:
-    """Load *url* for that long. Raises RuntimeError if a request failed: there is no throughput of errors."""
+    """Load *url* for that long. Raises RuntimeError if a request failed: errors are answered faster."""
     done = subprocess.run(
         command(url, seconds), capture_output=True, text=True, check=True, timeout=seconds + 30
     )

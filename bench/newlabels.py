@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def measure(scale: Scale) -> Part:
-    # A process for each slice, since label sets are new once: a few of them are many requests.
+    # A new process for each slice, since a label set is new once. A few slices are enough: each is many requests.
     few = replace(scale, slices=3)
     found = interleave({name: partial(first_requests, name) for name in ("bare", "stock", "ours")}, "ns", few)
     bare = found["bare"]

@@ -20,7 +20,7 @@ _PIECE: Final = 1 << 16
 
 
 class Order(NamedTuple):
-    """A request for *target* of the server at *address*, due that many seconds from the beginning."""
+    """A request for *target* of the server at *address*. *due* and *limit* are seconds, from the beginning and from *due*."""
 
     due: float
     address: tuple[str, int]
@@ -29,7 +29,7 @@ class Order(NamedTuple):
 
 
 class _Sent:
-    """A request on its way, on a connection of its own."""
+    """A request that was sent, on a connection of its own."""
 
     def __init__(self, order: Order, index: int, started: float) -> None:
         self.order = order
@@ -40,7 +40,7 @@ class _Sent:
         error = self.socket.connect_ex(order.address)
         if error not in {0, errno.EINPROGRESS}:
             raise OSError(error, f"{order.address}")
-        self.begun = b""
+        self.head = b""
 
     def send(self) -> None:
         host, port = self.order.address
@@ -50,19 +50,19 @@ class _Sent:
     def receive(self) -> bool:
         """Return whether the answer has come to its end."""
         piece = self.socket.recv(_PIECE)
-        self.begun = self.begun or piece[:32]
+        self.head = self.head or piece[:32]
         return not piece
 
     @property
     def succeeded(self) -> bool:
-        return self.begun.split(b" ")[1:2] == [b"200"]
+        return self.head.split(b" ")[1:2] == [b"200"]
 
 
 def play(orders: Sequence[Order], clock: Callable[[], float] = time.perf_counter) -> list[float | None]:
     """
-    Send each request when it is due, and return how many seconds after that its answer was there to the last byte.
+    Send each request when it is due, and return how many seconds later the last byte of its answer arrived.
 
-    None for those that were not answered within their limit, or not by 200.
+    None for a request without an answer within its limit, or with another status than 200.
     """
     found: list[float | None] = [None] * len(orders)
     waiting = sorted(enumerate(orders), key=lambda item: item[1].due, reverse=True)
@@ -99,11 +99,11 @@ def play(orders: Sequence[Order], clock: Callable[[], float] = time.perf_counter
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """Return the least of *values* that at least so many percent of them are not above."""
+    """Return the smallest of *values* that at least *percent* percent of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(-(-len(ordered) * percent // 100) - 1, 0)]
 
 
 def median_of(values: Sequence[float | None]) -> float:
-    """Return the median of those that were answered."""
+    """Return the median of the requests that were answered."""
     return statistics.median([value for value in values if value is not None])

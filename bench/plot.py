@@ -19,13 +19,13 @@ _LEGENDS: Final = {
     "read": "read: stock's files, and no more",
 }
 
-# What is compared with each other: by the last words of the figures' names, in the order of the picture.
+# Bars are compared with those of the same case, which is the last word of a figure's name. In the order of the picture.
 _CASES: Final = ("", "label", "threads", "flask", "django")
 
 
 def draw(parts: Mapping[str, Part], folder: Path) -> list[Path]:
     """Draw what *parts* have figures for into *folder*, and return the files."""
-    # Only who draws needs it: the tests have no matplotlib.
+    # Imported here: the tests have no matplotlib.
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -51,7 +51,7 @@ def scrape_lines(part: Part) -> dict[str, list[tuple[int, float]]]:
 
 
 def request_bars(part: Part) -> list[Figure]:
-    """Return what is added to a request, case by case, the least first: what a bare application takes is no such thing."""
+    """Return the figures of what is added to a request, by case, the smallest first."""
     return sorted(
         (figure for figure in part.figures if figure.unit == "ns added"),
         key=lambda bar: (_case(bar.name), bar.median),

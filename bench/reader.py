@@ -1,7 +1,7 @@
 """
 A process that scrapes one directory again and again, as an exporter does: each contender's way to make the page.
 
-A child of its own for each contender, so that its memory and its first scrape are its own.
+Each contender has a process of its own: neither its memory nor its first scrape is another's.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Reader(Child):
 
     def scrape(self) -> float:
         """
-        Return the milliseconds of CPU that one page took, imports not counted.
+        Return the milliseconds of CPU that one page took, without imports.
 
-        A scrape waits for nothing: on a machine of its own that is the time that passes, and on a busy one it is not
-        what the neighbours took.
+        A scrape waits for nothing: on an idle machine that is also the time that passes. On a busy one it does not include
+        the time of other processes.
         """
         return float(self.ask("scrape"))
 
@@ -37,7 +37,7 @@ class Reader(Child):
         return str(self.ask("page"))
 
     def memory(self) -> float:
-        """Return the megabytes that the process had at its peak."""
+        """Return the process's peak memory in megabytes."""
         return float(self.ask("memory"))
 
 
@@ -55,7 +55,7 @@ def stock(path: Path) -> Callable[[], bytes]:
 
 
 def ours(path: Path) -> Callable[[], bytes]:
-    """The exporter's own pages, in a process that has imported all that the exporter does."""
+    """The exporter's own pages, in a process with all of the exporter's imports."""
     from prometheus_client import CollectorRegistry
 
     import wsgi_prom.exporter.process.exporter  # noqa: F401 - its memory counts
@@ -66,7 +66,7 @@ def ours(path: Path) -> Callable[[], bytes]:
 
 
 def read(path: Path) -> Callable[[], bytes]:
-    """What no scrape of these files could go below, short of keeping what it has read before."""
+    """The least that a scrape of these files takes, unless it keeps what it has read before."""
     return lambda: b"".join(file.read_bytes() for file in path.iterdir())
 
 
@@ -87,6 +87,6 @@ def main() -> None:
 
 
 def _peak() -> float:
-    # Not ru_maxrss: a process is born with that of the one that started it (tried).
+    # Not ru_maxrss: a process starts with the figure of its parent (tried).
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from harness import Figure, Part
 
-# What comes for comparison alone, and does nothing that we do.
+# Contenders that do less than ours, and are no peers.
 YARDSTICKS: Final = {"bare", "floor", "read"}
 
 _PACKAGES: Final = (
@@ -45,7 +45,7 @@ def table(part: Part) -> str:
 
 
 def number(value: float) -> str:
-    """Return *value* with as many digits as tell anything."""
+    """Return *value* with three significant digits, or without decimals."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -60,14 +60,14 @@ def _is_better(figure: Figure, figures: Mapping[str, Figure]) -> bool:
 
 
 def verdicts(parts: Sequence[Part]) -> str:
-    """Return all ratios that were promised, each with its verdict, and how many are kept."""
+    """Return all promised ratios, each with its verdict, and how many are kept."""
     ratios = [ratio for part in parts for ratio in part.ratios]
     kept = sum(ratio.met for ratio in ratios)
     return "\n".join([*map(str, ratios), f"{kept} of {len(ratios)} as promised"])
 
 
 def as_json(parts: Mapping[str, Part], command: Sequence[str], at: datetime) -> dict[str, Any]:
-    """Return all values, and what they are values of: this machine, these versions, that command."""
+    """Return all values, with the machine, the versions and the *command* that they are of."""
     return {
         "date": at.astimezone(UTC).isoformat(timespec="seconds"),
         "command": list(command),

@@ -19,8 +19,8 @@ class Group:
     """
     Contenders that are measured together, by the names of their figures; *bare* is what the others add to.
 
-    *short* rounds are four times as many, of a third of the slices. Under Flask, seven long ones of the same minutes, each
-    with processes of its own, gave ratios from 0.09 to 0.16: another process says more than another slice.
+    *short*: four times as many rounds, of a third of the slices. Each round has processes of its own, which differ more than
+    slices do: under Flask, seven long rounds gave ratios from 0.09 to 0.16.
     """
 
     bare: str
@@ -69,7 +69,7 @@ GROUPS: Final = (
     ),
 )
 
-# What, of what, at most.
+# The first figure is at most this many times the second.
 PROMISED: Final = (
     ("ours", "stock", 0.30),
     ("ours", "floor", 3.5),
@@ -93,7 +93,7 @@ def measure(scale: Scale) -> Part:
 
 
 def ratios(figures: Mapping[str, Figure], unit: str) -> tuple[Ratio, ...]:
-    """Return what was promised of those *figures* that there are."""
+    """Return the promised ratios of which both *figures* were measured."""
     return tuple(
         Ratio(f"{top} / {bottom}, {unit} added to a request", paired(figures[top], figures[bottom]), bound)
         for top, bottom, bound in PROMISED

@@ -33,7 +33,7 @@ EIGHT: Final = Size(8, LABELS)
 MANY: Final = Size(32, LABELS)
 HUGE: Final = Size(512, LABELS)
 
-# Workers that have ended, one after another, and how many label sets each had: what counts is the number of files.
+# Workers that have ended, one after another, and the label sets of each. Few, since what matters is the number of files.
 DEAD: Final = 300
 QUICK_DEAD: Final = 100
 DEAD_LABELS: Final = 10
@@ -49,7 +49,7 @@ class Scraped:
         self.writers = writers
         self.reader = reader
         if contender == "ours":
-            # What it does at its first scrape alone. Stock remembers nothing, and takes 30 s for the largest.
+            # Without the first scrape, which does more. Stock keeps nothing between scrapes, and takes 30 s for the largest size.
             reader.scrape()
 
     def changed(self) -> float:
@@ -60,14 +60,14 @@ class Scraped:
         return self.reader.scrape()
 
     def cold(self) -> float:
-        """Return what the first scrape takes: of an exporter that has just started, beside workers that have not."""
+        """Return the time of the first scrape of an exporter that has just started, of workers that run already."""
         with Reader(self._contender, self.writers.path) as reader:
             return reader.scrape()
 
 
 @contextmanager
 def scraped(contender: str, size: Size, *, dead: int = 0) -> Iterator[Scraped]:
-    """Have *size* living workers of *contender*, after as many *dead* ones."""
+    """Have *size* living workers of *contender*, in a directory with the files of *dead* ones."""
     with Writers(contender) as writers:
         writers.end(dead, size.labels)
         writers.hold(*size)
@@ -93,7 +93,7 @@ def measure(scale: Scale) -> Part:
         faster(f"{ONE}", 25),
         faster(f"{FEW}", 25),
         faster(f"{MANY} cold", 30),
-        # Ten times as much, and what varies.
+        # Ten times as many label sets, and 20 % of noise.
         ratio("linear in label sets", f"ours {EIGHT}", f"ours {FEW}", 12),
         ratio("dead workers", f"ours {dead} dead", "ours 0 dead", 1.2),
     ]
@@ -109,11 +109,11 @@ def _one(scale: Scale) -> dict[str, Figure]:
 
 
 def _eights(scale: Scale) -> dict[str, Figure]:
-    """Both sizes in the same turns, since the ratio of ours to ours is what tells how it grows."""
+    """Measure both sizes in the same turns: the ratio of ours to ours tells how the time grows."""
     with ExitStack() as stack:
         contenders: dict[str, Callable[[], float]] = {}
         for size in (FEW, EIGHT):
-            # Filling and scraping the larger one is what takes stock long, and nothing is compared with it.
+            # Without stock's larger one, which takes long and is in no ratio.
             names = ("ours",) if scale.quick and size == EIGHT else CONTENDERS
             both = {name: stack.enter_context(scraped(name, size)) for name in names}
             contenders |= _warm(both, size, stack, scale)
@@ -123,7 +123,7 @@ def _eights(scale: Scale) -> dict[str, Figure]:
 def _many(scale: Scale) -> dict[str, Figure]:
     with ExitStack() as stack:
         both = {name: stack.enter_context(scraped(name, MANY)) for name in CONTENDERS}
-        # Stock takes 2 s for each.
+        # Stock takes 2 s for each scrape.
         rounds, slices = (2, 1) if scale.quick else (scale.rounds, 3)
         figures = interleave(_warm(both, MANY, stack, scale), "ms", Scale(rounds, slices))
         cold = {f"{name} {MANY} cold": each.cold for name, each in both.items()}
@@ -131,7 +131,7 @@ def _many(scale: Scale) -> dict[str, Figure]:
 
 
 def _dead(dead: int, scale: Scale) -> dict[str, Figure]:
-    """One worker that lives and changes, alone or in a directory where others have lived before."""
+    """Measure one living worker, alone and in a directory with the files of *dead* ones."""
     size = Size(1, DEAD_LABELS)
     with ExitStack() as stack:
         contenders = {
@@ -144,8 +144,10 @@ def _dead(dead: int, scale: Scale) -> dict[str, Figure]:
 
 def _huge(scale: Scale) -> dict[str, Figure]:
     """
-    Half a minute a scrape for stock. Its writers end when they have written: it keeps their files all the same, and
-    does the same work for those that did not change. Ours would give one slot to them all, so they are held.
+    Measure the largest size, of which stock takes half a minute a scrape.
+
+    Stock's writers end when they have written: their files stay, and unchanged ones take stock the same work. Ours would all
+    get one slot then, so they stay alive.
     """
     with ExitStack() as stack:
         stock, ours = (stack.enter_context(Writers(name)) for name in CONTENDERS)
@@ -166,7 +168,7 @@ def _warm(
     contenders: dict[str, Callable[[], float]] = {}
     for name, each in both.items():
         contenders[f"{name} {size}"] = each.changed
-        # To stock it makes no difference.
+        # Stock does the same work whether or not values have changed.
         if name == "ours" or not scale.quick:
             contenders[f"{name} {size} unchanged"] = each.unchanged
     if "stock" in both:

@@ -47,7 +47,7 @@ def environs(count: int, paths: Iterator[bytes] | None = None) -> list[dict[str,
     """
     Return that many environs, each to be served once: of the usual path, or of the next of *paths*.
 
-    No garbage is collected meanwhile: what an earlier request has left over falls into the time of the next ones.
+    Without a garbage collection meanwhile: the garbage of earlier requests is to count in the time of the next ones.
     """
     gc.disable()
     try:
@@ -57,7 +57,7 @@ def environs(count: int, paths: Iterator[bytes] | None = None) -> list[dict[str,
 
 
 def _environ(path: bytes) -> dict[str, Any]:
-    # What a client sent is a text of its own in each request, whose hash nobody knows yet.
+    # New texts for each request, as a server makes them: their hashes are not computed yet.
     method, target, query, protocol = (
         text.decode("latin-1") for text in (b"GET", path, b"page=2&sort=name", b"HTTP/1.1")
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MIDDLEWARE: Final = "from wsgi_prom import PrometheusMiddleware; PrometheusMiddleware(print)"
 
-# The first is what the interpreter itself takes; "shared" is with a directory, which brings the client library in.
+# A program, and whether it has a shared directory, which brings the client library in. The first is the interpreter alone.
 _PROGRAMS: Final = {
     "bare": ("pass", False),
     "stock import": ("import prometheus_client", False),
@@ -55,7 +55,7 @@ def measure(scale: Scale) -> Part:
 
 
 def processor_milliseconds(program: str, folder: str | None) -> float:
-    """Run *program* in a fresh interpreter and return its time on the processor: the wall clock has others' too."""
+    """Run *program* in a new interpreter and return its CPU time: the wall clock includes other processes."""
     process = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=FOLDER,

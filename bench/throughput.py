@@ -28,7 +28,7 @@ SERVERS: Final[dict[str, Callable[[bool], Daemon]]] = {
     "gunicorn gthread": lambda hook: daemon.gunicorn(
         "trivial:app", "--threads", "4", workers=WORKERS, hook=hook
     ),
-    # It closes each connection in any case, and without this does not tell wrk so.
+    # uWSGI closes each connection, but tells wrk so only with this header.
     "uWSGI": lambda hook: daemon.uwsgi(
         "trivial:app", "--add-header", "Connection: close", workers=WORKERS, hook=hook
     ),
@@ -58,7 +58,7 @@ def _compare(name: str, scale: Scale) -> dict[str, Figure]:
         figures = interleave(
             {key: partial(each.run, 1) for key, each in both.items()},
             "requests/s",
-            # Many short ones: in 7 rounds of 6 seconds uWSGI was 0.94 in one run and 1.10 in the next.
+            # Many short rounds: with 7 rounds of 6 seconds uWSGI's ratio was 0.94 in one run and 1.10 in the next.
             Scale(scale.rounds if scale.quick else scale.rounds * 6, 1),
         )
         both[f"ours {name}"].check()
@@ -69,9 +69,9 @@ def _compare(name: str, scale: Scale) -> dict[str, Figure]:
 
 class Loaded:
     """
-    A server, and what became of each run against it.
+    A server, and the runs of wrk against it.
 
-    *cpu* is what the server took for a request, in microseconds: a second witness, whom neighbours disturb less.
+    *cpu* is the server's CPU time for a request, in microseconds, by run: other processes change it less than the throughput.
     """
 
     def __init__(self, server: Daemon) -> None:
@@ -87,7 +87,7 @@ class Loaded:
         return run.per_second
 
     def check(self) -> None:
-        """Raise RuntimeError unless the exporter shows as many requests: metrics that are off would be cheap."""
+        """Raise RuntimeError unless the exporter shows as many requests as wrk: a server that counts none is fast too."""
         seen = sum(run.requests for run in self._runs)
         with urllib.request.urlopen(self._server.metrics_url, timeout=30) as response:
             count = counted(response.read().decode())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Modules of contenders/, and whether they share a directory: without one, the client library counts in one process's memory.
 CONTENDERS: Final = {"stock": ("stock", True), "single": ("stock", False), "ours": ("ours", True)}
 
-# Of whom we take at most so much.
+# Ours takes at most this many times what the contender takes.
 PROMISED: Final = (("stock", 0.7), ("single", 1.2))
 
 

@@ -1,13 +1,13 @@
 """
 The work of a contender in its own process: timed slices, and fixed amounts to count instructions of.
-"""
 
-# Rule 1: environs and label values are made before the clock starts.
-# Rule 2: the time added to a request is the difference of two applications in one process, which take turns. That of two
-#         processes was wrong by 6 microseconds of 17 under Flask, of six alike (where their memory lies, and when).
-# Rule 3: the clock is the process's time on the processor, where none of the work waits for anything: on a machine with
-#         others on it the wall clock went wrong by half. Not of threads, which wait for each other, nor of single
-#         requests, since that clock is a system call: there the median of the slices leaves out what was interrupted.
+1. Environs and label values are made before the clock starts.
+2. The time added to a request is the difference of two applications in one process, which take turns. The difference of two
+   processes was wrong by 6 microseconds of 17 under Flask: six alike ones differed by where their memory lies, and when.
+3. The clock is CPU time where none of the work waits: on a machine with other work, the wall clock was wrong by half. For
+   threads, which wait for each other, and for single requests, since that clock is a system call, it is the wall clock:
+   the median of the slices leaves out what was interrupted.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from serving import environs, serve
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# Long enough that the clock does not count, and so short that the neighbours of a round have the same machine.
+# Long enough that reading the clock does not matter, short enough that all slices of a round have the same load beside them.
 _SLICE_SECONDS: Final = 0.03
 
-# Before that, and not timed: what a process adds that has just been woken is a third more under Flask and Django.
+# Work before a slice that is not timed: a process that has just woken adds a third more under Flask and Django.
 _WAKING_SECONDS: Final = 0.06
 
 _WARM_UP: Final = 1000
 
-# Many, since reading the clock takes as long as a few of them.
+# Calls between two readings of the clock, which takes as long as a few of them.
 _CALLS: Final = 1000
 
 _THREADS: Final = 4
 _REQUESTS_A_THREAD: Final = 500
 
-# With what is met in warming up, below the limit of 1,000 label sets.
+# New label sets: together with those of the warm-up below the limit of 1,000.
 _NEW: Final = 600
 
 
@@ -49,8 +49,8 @@ def requests(app: Any, bare: Any = None) -> Callable[[], float]:
 
 
 def threads(app: Any, bare: Any = None) -> Callable[[], float]:
-    """Serve them in threads at once: nanoseconds of the process for each, or what *app* adds to those of *bare*."""
-    # A real server's threads change places at each read and write of a socket, which there are none of here.
+    """Serve requests in several threads: nanoseconds of the process for each, or what *app* adds to those of *bare*."""
+    # A real server's threads switch at each read and write of a socket. There are no sockets here.
     sys.setswitchinterval(0.0005)
     return _turns(app, bare, _together)
 
@@ -78,7 +78,7 @@ def _alternate(apps: list[Any], serving: Callable[[Any], float], duration: float
 
 
 def _one(app: Any) -> float:
-    """Serve a request, whose environ is made just before as a server does it, and return the seconds that it took."""
+    """Serve a request, whose environ is made just before, as by a server. Return the seconds that it took."""
     made = environs(1)
     started = perf_counter()
     serve(app, made)
@@ -86,7 +86,7 @@ def _one(app: Any) -> float:
 
 
 def _together(app: Any) -> float:
-    """Serve many in all threads, and return the seconds that each took of the process."""
+    """Serve many requests in each thread, and return the seconds of the process for one."""
     barrier = threading.Barrier(_THREADS + 1)
 
     def work(batch: list[dict[str, Any]]) -> None:
@@ -104,7 +104,7 @@ def _together(app: Any) -> float:
 
 
 def newlabels(app: Any, _bare: Any = None) -> Callable[[], float]:
-    """Serve the first request of each of so many routes: nanoseconds each. Once in a process: they are new once."""
+    """Serve the first request of each of _NEW routes: nanoseconds each. Measure once in a process: routes are new once."""
     serve(app, environs(_WARM_UP))
     serve(app, _routed(100))
     fresh = _routed(_NEW)
@@ -123,7 +123,7 @@ _numbers = itertools.count()
 def _routed(count: int) -> list[dict[str, Any]]:
     found = environs(count, (f"/new/{number}".encode() for number in _numbers))
     for environ in found:
-        # What stock takes from the path, ours takes from what the application says of it.
+        # Stock's label is the path. Ours is a route that the application sets.
         environ["wsgi_prom.route"] = environ["PATH_INFO"]
     return found
 
@@ -150,19 +150,19 @@ def calls(name: str) -> Callable[..., Callable[[], float]]:
 
 
 def memory(_app: Any, _bare: Any = None) -> Callable[[], float]:
-    """Record in many label sets: bytes of shared memory that the process has then."""
+    """Record in many label sets: bytes of shared memory that they take."""
     kept = fill()
 
     def measure() -> float:
         assert kept
-        # In blocks: what a file of the client library's has no values in yet takes no memory.
+        # Blocks and not sizes: pages of the client library's files without a value take no memory.
         return sum(path.stat().st_blocks * 512 for path in _directory().iterdir())
 
     return measure
 
 
 def takeover(_app: Any, _bare: Any = None) -> Callable[[], float]:
-    """Take the slot of a dead process over: milliseconds. Of ours only, the client library has nothing like it."""
+    """Claim the slot of a dead process: milliseconds. Only ours: the client library has no slots."""
     from wsgi_prom.store.slots import SlotFile
 
     pid = os.fork()
@@ -201,7 +201,7 @@ def fixed_calls(name: str) -> Callable[[Any, int], Callable[[], None]]:
     return prepare
 
 
-# Each is prepared with the contender's application and perhaps the bare one, and warmed up.
+# Each function takes the contender's application, and perhaps the bare one, and returns a timed slice after a warm-up.
 SLICES: Final[Mapping[str, Callable[..., Callable[[], float]]]] = {
     "requests": requests,
     "threads": threads,
