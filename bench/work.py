@@ -172,9 +172,9 @@ def takeover(_app: Any, _bare: Any = None) -> Callable[[], float]:
     assert os.waitpid(pid, 0)[1] == 0
 
     def measure() -> float:
-        started = perf_counter()
+        started = process_time()
         slot = SlotFile.claim(_directory())
-        seconds = perf_counter() - started
+        seconds = process_time() - started
         assert slot.number == 0
         slot.leave()
         return seconds * 1e3

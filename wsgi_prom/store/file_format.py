@@ -164,18 +164,19 @@ def parse_lines(data: bytes, schemas: list[Schema], memo: Memo | None = None) ->
     Returns the rows in the order of their columns. Raises FormatError for anything that was not written by this
     module, whatever it is.
     """
-    memo = memo or Memo()
+    known = {} if memo is None else memo.schemas
     rows: list[Row] = []
     try:
         lines = data.decode("ascii").removesuffix("\n").split("\n") if data else []
         for start, group in groupby(lines, key=itemgetter(slice(1))):
             if start == "{":
                 for line in group:
-                    if line not in memo.schemas:
-                        memo.schemas[line] = _parse_schema(json.loads(line))
-                    schemas.append(memo.schemas[line])
+                    if line not in known:
+                        known[line] = _parse_schema(json.loads(line))
+                    schemas.append(known[line])
             else:
-                rows += _parse_rows(list(group), schemas, memo)
+                found = list(group)
+                rows += _look_up_rows(found, schemas, memo) if memo else _read_rows(found, schemas)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise FormatError(f"not a line of a wsgi_prom key file: {error}") from error
     return rows
@@ -217,7 +218,7 @@ def check_keys(data: bytes, nonce: int, committed: int) -> None:
         raise FormatError("the committed keys end within a line")
 
 
-def _parse_rows(lines: list[str], schemas: list[Schema], memo: Memo) -> list[Row]:
+def _look_up_rows(lines: list[str], schemas: list[Schema], memo: Memo) -> list[Row]:
     known = {f"[{number}": memo.rows(schema) for number, schema in enumerate(schemas)}
     spelled = [line.partition(",") for line in lines]
     found = [known[start].get(labels) if start in known else None for start, _, labels in spelled]

@@ -245,12 +245,15 @@ class SlotFile:
         modes = file_format.PER_PROCESS_MODES
         per_process = {id(schema) for schema in schemas if any(m.mode in modes for m in schema.metrics)}
         gauges: list[tuple[int, int]] = []
+        known, end = self._rows, self._end
         for schema, labelvalues in rows:
-            self._rows.setdefault((numbers[id(schema)], labelvalues), self._end)
-            if id(schema) in per_process:
-                gauges.append((self._end, schema.width))
-            self._end += schema.width
-        self._files.map(self._end)
+            key, width = id(schema), schema.width
+            known.setdefault((numbers[key], labelvalues), end)
+            if key in per_process:
+                gauges.append((end, width))
+            end += width
+        self._end = end
+        self._files.map(end)
         for first, width in gauges:
             self._files.columns[first : first + width] = array("d", bytes(8 * width))
 
