@@ -1,5 +1,5 @@
 """
-What the server's figures add to a scrape: workers, listen queues, heartbeats, uWSGI's stats server.
+What the server's figures add to a scrape: workers, processes, listen queues, heartbeats, uWSGI's stats server.
 
 Real servers with 32 workers of 4 threads, each worker with a thousand label sets of its own. One process makes the pages of
 such a server in turns, with these figures and without. Its CPU time counts, of all threads.
@@ -151,5 +151,6 @@ def _pages(path: Path, server: str, address: tuple[str, int], stats: str) -> dic
         return pages.page(time.monotonic(), deadline=time.monotonic() + _LIMIT_SECONDS).content
 
     both = {which: Pages(path, CollectorRegistry(), target) for which in ("with", "without")}
+    both["with"].sources.watch(path)
     both["without"].sources = NoSources()  # type: ignore[assignment]
     return {which: partial(page, pages) for which, pages in both.items()}

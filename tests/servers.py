@@ -99,8 +99,8 @@ def requests_counted(samples: Samples) -> dict[tuple[str, str], float]:
     return {(dict(labels)["route"], dict(labels)["status"]): count for labels, count in found.items()}
 
 
-# A counter of the exporter's, which begins again when its process does.
-OF_THE_EXPORTER: Final = "wsgi_prom_scrapes_total"
+# Counters that begin again: the exporter's with its process, and uWSGI's with the master, at each reload of it.
+_BEGIN_AGAIN: Final = ("wsgi_prom_scrapes_total", "uwsgi_")
 
 
 def gone_back(before: Samples, after: Samples) -> list[str]:
@@ -109,7 +109,7 @@ def gone_back(before: Samples, after: Samples) -> list[str]:
         f"{name}{dict(labels)}: {count} and then {after.get((name, labels))}"
         for (name, labels), count in before.items()
         if name.endswith(("_total", "_count", "_sum", "_bucket"))
-        and name != OF_THE_EXPORTER
+        and not name.startswith(_BEGIN_AGAIN)
         and after.get((name, labels), -1.0) < count
     ]
 

@@ -216,7 +216,7 @@ def test_the_servers_figures_are_on_one_page_and_not_on_the_other(name, monkeypa
         pages = {which: child.page(which) for which in ("with", "without")}
         assert child.scrape("with") > 0
     assert own(pages["with"]) == own(pages["without"])
-    expected = {"wsgi_workers", "wsgi_worker_capacity", "wsgi_listen_queue"}
+    expected = {"wsgi_workers", "wsgi_worker_capacity", "wsgi_listen_queue", "process_cpu_seconds_total"}
     expected |= {"uwsgi_worker_core_busy"} if name == "uWSGI" else {"wsgi_worker_heartbeat_age_seconds"}
     assert expected <= {sample for sample, _ in live.parse_samples(pages["with"])}
     assert not expected & {sample for sample, _ in live.parse_samples(pages["without"])}

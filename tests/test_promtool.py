@@ -31,7 +31,8 @@ SERVERS = {
 }
 EVERYWHERE = {
     "http_requests_total", "app_orders_total", "wsgi_workers", "wsgi_worker_capacity", "wsgi_worker_busy_seconds_total",
-    "wsgi_listen_queue", "wsgi_listen_queue_seconds_total", "wsgi_server_info", "wsgi_prom_scrapes_total",
+    "wsgi_listen_queue", "wsgi_listen_queue_seconds_total", "wsgi_server_info", "wsgi_app_info", "wsgi_prom_scrapes_total",
+    "process_cpu_seconds_total", "process_resident_memory_bytes",
 }  # fmt: skip
 OF_UWSGI = {
     "uwsgi_up", "uwsgi_worker_requests_total", "uwsgi_worker_core_busy", "uwsgi_cache_items", "uwsgi_spooler_running",
