@@ -161,8 +161,7 @@ def parse_lines(data: bytes, schemas: list[Schema], memo: Memo | None = None) ->
     """
     Read whole lines; append the schemas among them to *schemas*, which those of earlier calls must already be in.
 
-    Returns the rows in the order of their columns. Raises FormatError for anything that was not written by this
-    module, whatever it is.
+    Returns the rows in the order of their columns. Raises FormatError for anything that this module has not written.
     """
     known = {} if memo is None else memo.schemas
     rows: list[Row] = []
