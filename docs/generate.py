@@ -37,7 +37,7 @@ _LABELS: Final = {
     "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), `task` (any other that records)",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",
-    "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
+    "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `stop` (of an arbiter that another has replaced), `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
 }
 
 _OPTIONAL_MARK: Final = " \\*"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 import live
 import pytest
 import servers
+from users import needs_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +121,12 @@ def test_workers_and_their_figures_stay_the_same_series_when_they_are_replaced(n
     assert len(requests) == 2
 
 
+def exits(server: live.LiveServer) -> dict[str, float]:
+    """Return the workers that have ended, by reason."""
+    found = by_label(server.samples(), "wsgi_worker_exits_total")
+    return {reason: count for reason, count in found.items() if count}
+
+
 def recycle(server: live.LiveServer) -> None:
     for _ in range(12):
         server.get("/")
@@ -136,8 +145,7 @@ EXITS = {
     "SIGSEGV": end_by(signal.SIGSEGV),
     "timeout": hang,
     "max_requests": recycle,
-    # A reload starts the new workers before it ends the old ones, so the next one counts these.
-    "reload": lambda server: [os.kill(server.pid, signal.SIGHUP) or time.sleep(2) for _ in range(2)],
+    "reload": lambda server: os.kill(server.pid, signal.SIGHUP),
     "cheaped": lambda server: [
         os.kill(server.pid, number) or time.sleep(1) for number in (signal.SIGTTOU, signal.SIGTTIN)
     ],
@@ -152,10 +160,61 @@ def test_gunicorn_tells_why_a_worker_ended(reason: str) -> None:
     with servers.start("gunicorn sync", *options, workers=workers) as server:
         live.eventually(lambda: states(server).get("idle"), lambda idle: idle == workers)
         EXITS[reason](server)
-        found = live.eventually(lambda: by_label(server.samples(), "wsgi_worker_exits_total"), bool)
-        assert {reason: 1} == found
+        assert {reason: 1} == live.eventually(lambda: exits(server), bool)
         live.eventually(lambda: states(server)["idle"], lambda idle: idle == workers)
-        assert {reason: 1} == by_label(server.samples(), "wsgi_worker_exits_total")
+        assert {reason: 1} == exits(server)
+
+
+def wait_for(server: live.LiveServer, expected: dict[str, float]) -> None:
+    """Wait until the page shows the exits *expected*; the exporter may be away for a moment."""
+
+    def read() -> dict[str, float]:
+        with contextlib.suppress(OSError):
+            return exits(server)
+        return {}
+
+    assert expected == live.eventually(read, lambda found: found == expected)
+
+
+def kill(worker: int) -> None:
+    os.kill(worker, signal.SIGKILL)
+
+
+def test_exits_are_counted_across_arbiters_exporters_and_directories() -> None:
+    """They outlive the exporter, the arbiter that has counted them, and the directory; an arbiter that ends stops its workers."""
+    with servers.start("gunicorn sync", workers=1) as server:
+        folder = servers.shared_directory(server)
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        kill(server.workers()[0])
+        wait_for(server, {"SIGKILL": 1})
+        _, serving = servers.supervisor_and_serving(server)
+        server.signal_child(serving, signal.SIGKILL)
+        wait_for(server, {"SIGKILL": 1})
+        (first,) = live.eventually(server.workers, lambda pids: len(pids) == 1)
+        os.kill(server.pid, signal.SIGUSR2)
+        second = live.eventually(lambda: set(server.workers()) - {first}, bool).pop()
+        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
+        kill(server.workers(second)[0])
+        wait_for(server, {"SIGKILL": 2})
+        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
+        server.signal_child(second, signal.SIGTERM)
+        wait_for(server, {"SIGKILL": 2, "stop": 1})
+        live.eventually(lambda: second in server.processes(), lambda there: not there)
+        shutil.rmtree(folder)
+        kill(first)
+        wait_for(server, {"SIGKILL": 3, "stop": 1})
+
+
+@needs_root
+def test_exits_are_counted_where_the_workers_drop_root() -> None:
+    """The arbiter's file belongs to the workers' user, whose exporter reads it."""
+    command = [live.BIN / "gunicorn", "-c", "python:wsgi_prom.hooks.gunicorn", "--bind", "127.0.0.1:0"]
+    command += ["--user", "www-data", "--group", "www-data", "plain:app"]
+    ready = (r"Booting worker with pid", 1)
+    with live.LiveServer(live.for_any_user(command), ready=ready, address=live.GUNICORN_LINE) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        kill(int(server.get("/pid").body))
+        assert {"SIGKILL": 1} == live.eventually(lambda: exits(server), bool)
 
 
 def test_a_worker_that_loads_its_application_is_booting() -> None:

@@ -89,7 +89,7 @@ REQUEST_AGE: Final = (
 WORKER_STARTS: Final = ("wsgi_worker_starts", "Processes that were started as workers.")
 WORKER_EXITS: Final = (
     "wsgi_worker_exits",
-    "Workers that have ended, by reason; counted when the next worker starts, or by the worker that ends.",
+    "Workers that have ended, by reason; those of uWSGI that were killed are counted when the next one starts.",
 )
 LISTEN_QUEUE: Final = (
     "wsgi_listen_queue",

@@ -55,7 +55,12 @@ def on_starting(server: Arbiter) -> None:
     """Make the directory ready. Does nothing the second time."""
     logs.install(getattr(server.log, "error_log", None))  # another logger class may have none
     with attempt("no metrics"):
-        _instance.start(owner=_owner(server))
+        owner = _owner(server)
+        _instance.start(owner=owner)
+        if _instance.directory.number is not None:
+            gunicorn_exits.keep(
+                _instance.path, _instance.directory.number, os.geteuid() if owner is None else owner[0]
+            )
 
 
 def when_ready(server: Arbiter) -> None:
@@ -120,7 +125,6 @@ def _begin(worker: Any) -> None:
     if worker is not _forked:
         _forked = worker
         begin(booting=True)
-        gunicorn_exits.count()
 
 
 def on_exit(_: Arbiter) -> None:

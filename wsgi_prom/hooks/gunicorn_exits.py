@@ -3,43 +3,102 @@ Why gunicorn's workers end: counted in the arbiter, which alone gets their exit 
 
 1. gunicorn tells its hooks neither the status nor the reason, and calls child_exit not for every worker. So the arbiter's own
    `reap_workers` (19 to 27) is preceded by a look at the status of each worker that has ended, which leaves the worker to it.
-2. The arbiter records nothing, since it would need a slot: it would take that of the worker that has ended. The next worker
-   that it forks finds the reasons in its memory, and counts them. (Those of a reload wait for the next: it starts
-   the new workers before it ends the old ones.)
+2. The arbiter has no slot, which would be that of a worker that has ended. It keeps its counts in a file of its own
+   (store/exit_counts.py); where that cannot be written, they wait in its memory, and it tries again every second.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from functools import cache
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.arbiter import Arbiter
-from prometheus_client import Counter
 
-from wsgi_prom import metrics
+from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.hooks.instance import attempt
+from wsgi_prom.store import directory_files, exit_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+log = logging.getLogger("wsgi_prom")
 
 _UNCOUNTED: Final = "exits of workers are not counted"
 _BOOT_ERRORS: Final = {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}
+# There from the start, at 0: increase() of Prometheus does not see the first value of a series.
+_REASONS: Final = (
+    "timeout",
+    "max_requests",
+    "reload",
+    "boot_error",
+    "cheaped",
+    "SIGKILL",
+    "SIGSEGV",
+    "unknown",
+)
 
-# Of workers that have ended since the last fork; and those of them that the next worker counts. A worker may end in the
-# middle of a fork, and older versions of gunicorn reap it in a signal handler.
-_reasons: Final[list[str]] = []
-_for_next: tuple[str, ...] = ()
-# The workers that the arbiter has sent a signal to.
+
+class _Counts:
+    """The counts of this process's arbiter, and the file that they are kept in once it is known."""
+
+    def __init__(self) -> None:
+        self._counts = dict.fromkeys(_REASONS, 0)
+        self._path: Path | None = None
+        self._number = 0
+        self._uid = 0
+        self._unsaved = True
+        self._saving = False
+        self._failed = False
+
+    def keep(self, path: Path, number: int, uid: int) -> None:
+        """Keep the counts in file *number* of the directory *path*, which belongs to *uid*, and go on with what is there."""
+        with suppress(OSError, DirectoryError, FormatError), directory_files.opened(path, uid) as folder:
+            for reason, count in exit_counts.read(folder, number).items():
+                self._counts[reason] = self._counts.get(reason, 0) + count
+        self._path, self._number, self._uid = path, number, uid
+        self.save()
+
+    def add(self, reason: str) -> None:
+        self._counts[reason] = self._counts.get(reason, 0) + 1
+        self._unsaved = True
+
+    def save(self) -> None:
+        """Write the file if that is due. Called in the middle of itself, it leaves that to the outer call: by older gunicorns' signal handlers."""
+        if self._path is None or self._saving:
+            return
+        self._saving = True
+        try:
+            while self._unsaved or not os.path.lexists(self._path / exit_counts.name(self._number)):
+                self._unsaved = False
+                with directory_files.opened(self._path, self._uid) as folder:
+                    exit_counts.write(folder, self._number, self._counts)
+            self._failed = False
+        except Exception as error:
+            self._unsaved = True
+            if not self._failed:
+                self._failed = True
+                log.warning("exits of workers are not shown (%s): this is tried again every second", error)
+        finally:
+            self._saving = False
+
+
+_counts: Final = _Counts()
+keep: Final = _counts.keep
+# The workers that the arbiter has sent a signal to, and whether it ends itself.
 _told: Final[set[int]] = set()
+_stops = False
 
 
 def watch() -> None:
     """Count the exits of the workers of every arbiter in this process. Call it once."""
     reap: Callable[[Any], None] = Arbiter.reap_workers
     kill: Callable[[Any, int, int], None] = Arbiter.kill_worker
-    spawn: Callable[[Any], Any] = Arbiter.spawn_worker
+    murder: Callable[[Any], None] = Arbiter.murder_workers
+    stop: Callable[..., None] = Arbiter.stop
 
     def reap_workers(self: Any) -> None:
         before: dict[int, Any] = {}
@@ -54,29 +113,27 @@ def watch() -> None:
                 for pid in before.keys() - self.WORKERS.keys() | found.keys():
                     _told.discard(pid)
                     # Unknown: one that ended between the look and gunicorn's own.
-                    _reasons.append(found.get(pid, "unknown"))
+                    _counts.add(found.get(pid, "unknown"))
+                _counts.save()
 
     def kill_worker(self: Any, pid: int, number: int) -> None:
         _told.add(pid)
         kill(self, pid, number)
 
-    def spawn_worker(self: Any) -> Any:
-        global _for_next
-        _for_next = tuple(_reasons)
-        pid = spawn(self)
-        del _reasons[: len(_for_next)]
-        return pid
+    def murder_workers(self: Any) -> None:
+        # Each second.
+        murder(self)
+        _counts.save()
 
-    Arbiter.spawn_worker = spawn_worker  # type: ignore[method-assign]
+    def stop_workers(self: Any, *arguments: Any, **options: Any) -> None:
+        global _stops
+        _stops = True
+        stop(self, *arguments, **options)
+
     Arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
     Arbiter.kill_worker = kill_worker  # type: ignore[assignment, method-assign]
-
-
-def count() -> None:
-    """Count the exits that the arbiter has seen before it forked this worker."""
-    with attempt(_UNCOUNTED):
-        for reason in _for_next:
-            _exits().labels(reason).inc()
+    Arbiter.murder_workers = murder_workers  # type: ignore[method-assign]
+    Arbiter.stop = stop_workers  # type: ignore[method-assign]
 
 
 def _reason(arbiter: Any, pid: int, worker: Any) -> str:
@@ -101,11 +158,6 @@ def _reason(arbiter: Any, pid: int, worker: Any) -> str:
 
 def _reason_of_end(arbiter: Any, worker: Any, *, told: bool) -> str:
     if told:
-        # A reload brings a new configuration; else there are fewer workers (TTOU), or the server stops.
-        return "reload" if worker.cfg is not arbiter.cfg else "cheaped"
+        # A reload brings a new configuration; else there are fewer workers (TTOU), or this arbiter ends (USR2 has started another).
+        return "reload" if worker.cfg is not arbiter.cfg else "stop" if _stops else "cheaped"
     return "max_requests" if worker.cfg.max_requests else "exit_0"
-
-
-@cache
-def _exits() -> Counter:
-    return Counter(*metrics.WORKER_EXITS, ["reason"], registry=None)

@@ -35,6 +35,8 @@ class ServerDirectory:
         self._master = master
         self._made_early = False
         self._lock_file: Locks | None = None
+        # That of the server among those of the directory, None before it has entered it, or if there are too many.
+        self.number: int | None = None
         self._choose()
 
     def _choose(self) -> None:
@@ -101,7 +103,7 @@ class ServerDirectory:
     def _lock(self, lock_file: Locks) -> Locks:
         if not self._reload and not directory.holders(self.path, lock_file):
             directory.clear(self.path, lock_file)
-        next((byte for byte in locks.SERVERS if lock_file.acquire(byte)), None)
+        self.number = next((byte for byte in locks.SERVERS if lock_file.acquire(byte)), None)
         lock_file.mark_used()
         return lock_file
 

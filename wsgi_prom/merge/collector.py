@@ -9,6 +9,7 @@ The collector: everything in a directory merged into one page's families.
 
 from __future__ import annotations
 
+import os
 import time
 from array import array
 from contextlib import suppress
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
-from wsgi_prom.merge.readers import Layout, MemorySource, SlotSource
+from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSource
 from wsgi_prom.merge.sums import Sums
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, exit_counts
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import Locks
 from wsgi_prom.store.slots import MemorySlot
@@ -95,6 +96,7 @@ class Collector:
     def _begin(self) -> None:
         self._root = Layout()
         self._slots: dict[int, SlotSource] = {}
+        self._exits: dict[int, ExitsSource] = {}
         self._client_files = None if self._path is None else ClientFiles(self._path)
         # By key, in the order in which the sources were met, which is that of the terms of a sum.
         self._last: dict[Hashable, Reading] = {}
@@ -106,7 +108,7 @@ class Collector:
     def _merge(self, readings: list[Reading]) -> None:
         present = {reading.key: reading for reading in readings}
         self._present = set(present)
-        for key in [key for key, last in self._last.items() if last.slot is None and key not in present]:
+        for key in [key for key, last in self._last.items() if not last.kept and key not in present]:
             del self._last[key]
         self._last.update(present)
         layouts = [reading.layout for reading in self._last.values()]
@@ -172,10 +174,19 @@ class Collector:
             number: self._slots.get(number) or SlotSource(self._path, number, self._root)
             for number in numbers
         }
+        arbiters = exit_counts.numbers(os.listdir(self._path))
+        self._exits = {
+            number: self._exits.get(number) or ExitsSource(self._path, number, self._root)
+            for number in arbiters
+        }
         return [
             *(
                 (f"slot {number}", partial(slot.read, lock_file, owners))
                 for number, slot in self._slots.items()
+            ),
+            *(
+                (exit_counts.name(number), partial(exits.read, owners))
+                for number, exits in self._exits.items()
             ),
             ("client library", partial(self._client_files.read, owners)),
         ]

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
+from wsgi_prom import metrics
 from wsgi_prom.errors import FormatError
-from wsgi_prom.store import directory, file_format, locks
+from wsgi_prom.store import directory, directory_files, exit_counts, file_format, locks
 from wsgi_prom.store.claims import Claim
 from wsgi_prom.store.client_format import check_plain
 
@@ -38,6 +39,8 @@ _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 _UNCLAIMED: Final = Claim()
+# As a Counter of the client library's has it, which uWSGI's workers use.
+_EXITS: Final = file_format.counter(*metrics.WORKER_EXITS, ("reason",))
 
 
 class Layout:
@@ -82,7 +85,8 @@ class Reading:
 
     *key* identifies the source from scrape to scrape, and *pid* is the label that tells gauges of several processes apart.
     *slot* is the nonce of a slot's files, whatever its number, and None for another source; *file* (device and inode)
-    tells copies of the same slot apart. *claim* is of the process that holds it, or held it last.
+    tells copies of the same slot apart. *claim* is of the process that holds it, or held it last. A source that is *kept*
+    counts with its last reading when it is gone.
     """
 
     layout: Layout
@@ -93,6 +97,7 @@ class Reading:
     slot: int | None = None
     file: tuple[int, int] | None = None
     claim: Claim = _UNCLAIMED
+    kept: bool = False
 
 
 class SlotSource:
@@ -135,7 +140,9 @@ class SlotSource:
         claim = Claim.read(header)
         live = holder is not None and claim.may_be_of(holder)
         identity = found.st_dev, found.st_ino
-        return [Reading(self._layout, data, nonce, str(self._number), live, nonce, identity, claim)]
+        return [
+            Reading(self._layout, data, nonce, str(self._number), live, nonce, identity, claim, kept=True)
+        ]
 
     def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
         known = nonce == self._nonce and committed > self._committed
@@ -155,6 +162,25 @@ class SlotSource:
             raise FormatError(f"{self._keys} ends before {committed} bytes, which are committed")
         self._layout = (self._layout if known else self._root).extended(lines, room)
         self._nonce, self._committed = nonce, committed
+
+
+class ExitsSource:
+    """The exits of workers that the arbiter *number* in the directory *path* has counted."""
+
+    def __init__(self, path: Path, number: int, root: Layout) -> None:
+        self._path = path
+        self._number = number
+        self._layout = root
+
+    def read(self, owners: frozenset[int] | None = None) -> list[Reading]:
+        """Read its file. *owners* are the uids whose files are read, None for all. Raises FormatError, OSError."""
+        with directory_files.opened(self._path) as folder:
+            counts = exit_counts.read(folder, self._number, owners)
+        rows = [(_EXITS, (reason,)) for reason in counts]
+        if rows != self._layout.rows:
+            self._layout = Layout(rows)
+        data = array("d", counts.values()).tobytes()
+        return [Reading(self._layout, data, ("exits", self._number), "", live=False, kept=True)]
 
 
 class MemorySource:

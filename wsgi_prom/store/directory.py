@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import archive, client_format, directory_files, label_limit, locks, stats_socket
+from wsgi_prom.store import (
+    archive,
+    client_format,
+    directory_files,
+    exit_counts,
+    label_limit,
+    locks,
+    stats_socket,
+)
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.locks import Locks
 
@@ -189,6 +197,7 @@ def clear(path: Path, lock_file: Locks) -> None:
                 lock_file.release(byte)
             elif (
                 name == label_limit.NAME
+                or exit_counts.own(name)
                 or archive.own(name)
                 or (client_format.origin(name) and archive.of_ended(folder, name))
             ):
@@ -231,7 +240,8 @@ def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
             known.mark_discarded()
     # The lock file last: without one it is as good as empty.
     for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
-        if name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or archive.removable(name):
+        ours = name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or exit_counts.own(name)
+        if ours or archive.removable(name):
             _remove(name, folder)
     return True
 

@@ -1,0 +1,82 @@
+"""
+How many workers of a gunicorn have ended, by reason: a small file of its arbiter's, which has no slot.
+
+1. Only the arbiter writes it, and replaces it in one step.
+2. It has the number of the arbiter's byte in the lock file: an arbiter that takes the byte of an ended one goes on with its
+   counts, and there are as many files as arbiters were ever there at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.store import client_format, directory_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_FILE: Final = re.compile(r"wsgi_prom\.exits\.(\d{1,2})(\.new)?", re.ASCII)
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# There are 64 signals and 256 exit codes.
+_MOST_BYTES: Final = 65536
+_MOST: Final = 2**53
+
+
+def name(number: int) -> str:
+    return f"wsgi_prom.exits.{number}"
+
+
+def own(name: str) -> bool:
+    """Return whether a file *name* is one of these, or a new one that is to replace it."""
+    return _FILE.fullmatch(name) is not None
+
+
+def numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the files among *names*, in order."""
+    found = (_FILE.fullmatch(name) for name in names)
+    return sorted(int(match[1]) for match in found if match and not match[2])
+
+
+def read(folder: int, number: int, owners: frozenset[int] | None = None) -> dict[str, int]:
+    """
+    Return the counts by reason of file *number* in the directory *folder*, which must belong to one of *owners*, uids, if given.
+
+    Raises FormatError for anything but what `write` has written, OSError.
+    """
+    fd = os.open(name(number), _READ_FLAGS, dir_fd=folder)
+    try:
+        client_format.check_plain(fd, owners)
+        data = os.pread(fd, _MOST_BYTES, 0)
+    finally:
+        os.close(fd)
+    try:
+        counts = json.loads(data)
+        if not isinstance(counts, dict) or not all(_is_count(count) for count in counts.values()):
+            raise FormatError(f"{name(number)} holds no counts")
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{name(number)} holds no counts: {error}") from error
+    return counts
+
+
+def write(folder: int, number: int, counts: Mapping[str, int]) -> None:
+    """Replace file *number* in the directory *folder*, in one step. Raises OSError, and leaves the former one then."""
+    new = f"{name(number)}.new"
+    data = json.dumps(counts).encode("ascii")
+    try:
+        fd = directory_files.open_file(new, folder, os.O_WRONLY | os.O_TRUNC)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        os.rename(new, name(number), src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(new, dir_fd=folder)
+        raise
+
+
+def _is_count(count: object) -> bool:
+    return type(count) is int and 0 <= count < _MOST
