@@ -98,6 +98,31 @@ def test_each_end_of_a_worker_counts_once_under_its_reason(kind: str) -> None:
     assert servers.value(samples, "wsgi_worker_starts_total") == sum(expected.values()) + 1
 
 
+def test_a_reload_of_the_master_counts_also_the_worker_that_it_has_to_kill() -> None:
+    """One of two ends in order; the other has a request that takes longer than worker-reload-mercy."""
+    with contextlib.closing(live.hold_port()) as held:
+        options = ["--worker-reload-mercy", "2"]
+        with live.uwsgi(*options, workers=2, port=held.getsockname()[1]) as server:
+            live.eventually(lambda: idle(server), lambda found: found == 2)
+            thread = threading.Thread(target=hang, args=(server,))
+            thread.start()
+            live.eventually(lambda: idle(server), lambda found: found == 1)
+            before = server.workers()
+            os.kill(server.pid, signal.SIGHUP)
+            thread.join()
+            live.eventually(server.workers, lambda pids: len(pids) == 2 and not set(pids) & set(before))
+            expected = {"reload": 1, "unknown": 1}
+            assert expected == live.eventually(lambda: exits(server), lambda found: found == expected)
+            kill_all(server)
+            expected = {"reload": 1, "unknown": 3}
+            assert expected == live.eventually(lambda: exits(server), lambda found: found == expected)
+
+
+def kill_all(server: live.LiveServer) -> None:
+    for worker in server.workers():
+        os.kill(worker, signal.SIGKILL)
+
+
 def test_a_pool_that_grows_and_shrinks_counts_the_workers_that_it_sent_away(tmp_path: Path) -> None:
     """From 1 to 8 workers and back, twice: 14 were cheaped, and the second time brings no series."""
     fifo = tmp_path / "fifo"
