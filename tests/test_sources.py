@@ -141,9 +141,9 @@ class StatsServer:
                 self.connections.append(self.listener.accept()[0])
 
     def answer(self) -> None:
-        for connection in self.connections:
-            connection.sendall(json.dumps({"workers": []}).encode())
-            connection.close()
+        while self.connections:
+            with self.connections.pop() as connection:
+                connection.sendall(json.dumps({"workers": []}).encode())
 
 
 @pytest.fixture
@@ -193,3 +193,19 @@ def test_scrapes_at_the_same_time_have_their_own_timeouts(
         assert (0, 2) == (hasty["uwsgi_up", frozenset()], hasty["wsgi_prom_scrapes_in_flight", frozenset()])
         stats.answer()
         assert 1 == patient.result()["uwsgi_up", frozenset()]
+
+
+def test_two_scrapes_at_a_time_wait_for_long(exporter: ExporterApp, stats: StatsServer) -> None:
+    """While two wait until their timeouts, a third with as much time goes without the figures: threads are left for others."""
+    with ThreadPoolExecutor() as pool:
+        patient = [pool.submit(scrape, exporter, "10") for _ in range(2)]
+        live.eventually(lambda: stats.connections, bool)
+        live.eventually(
+            lambda: scrape(exporter)["wsgi_prom_scrapes_in_flight", frozenset()], lambda now: now == 3
+        )
+        assert 0 == scrape(exporter, "10")["uwsgi_up", frozenset()]
+        assert [False, False] == [future.done() for future in patient]
+        stats.answer()
+        # Of two that did not come at the same time, the second gets another reading.
+        live.eventually(lambda: stats.answer() or all(future.done() for future in patient), bool)
+        assert [1, 1] == [future.result()["uwsgi_up", frozenset()] for future in patient]

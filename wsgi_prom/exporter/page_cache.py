@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # That a scrape which says no timeout waits for a source.
 SECONDS: Final = 1.0
+# Scrapes that may wait for a source for longer. Each keeps a thread of the exporter, which has others to answer, and probes.
+_PATIENT: Final = 2
 
 
 class Page:
@@ -70,6 +72,7 @@ class Pages:
         self._renderer = Renderer()
         self._folding = None if path is None else Folding(path)
         self._lock = threading.Lock()
+        self._patient = threading.Semaphore(_PATIENT)
         self._began = float("-inf")
         # Of the last collection: the slots, what they tell of the workers,
         self._slots: list[Reading] = []
@@ -89,7 +92,8 @@ class Pages:
         """
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.
 
-        Sources that have not answered by *deadline*, a second from now by default, are left out. *exporter* are metrics of
+        Sources that have not answered by *deadline*, a second from now by default, are left out. With a later one, two scrapes
+        can wait at a time. *exporter* are metrics of
         whoever serves the page. Raises DirectoryError if the directory cannot be read at all.
         """
         # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
@@ -98,9 +102,7 @@ class Pages:
                 self._collect()
             slots = self._slots
         # Without the lock, for rule 3.
-        found: list[list[Metric]] = []
-        if self.path is not None:
-            found = self.sources.families(slots, arrival, deadline or time.monotonic() + SECONDS)
+        found = self._ask_sources(slots, arrival, deadline)
         with self._lock:
             if names:
                 # Not kept: there are too many filters.
@@ -110,6 +112,19 @@ class Pages:
                 page = self._rendered(found, exporter, openmetrics)
                 self._cache[openmetrics] = page, found
             return page
+
+    def _ask_sources(
+        self, slots: list[Reading], arrival: float, deadline: float | None
+    ) -> list[list[Metric]]:
+        if self.path is None:
+            return []
+        soon = time.monotonic() + SECONDS
+        if deadline is None or deadline <= soon or not self._patient.acquire(blocking=False):
+            return self.sources.families(slots, arrival, min(deadline or soon, soon))
+        try:
+            return self.sources.families(slots, arrival, deadline)
+        finally:
+            self._patient.release()
 
     def _collect(self) -> None:
         began = time.monotonic()
