@@ -163,7 +163,7 @@ def memory(_app: Any, _bare: Any = None) -> Callable[[], float]:
 
 def takeover(_app: Any, _bare: Any = None) -> Callable[[], float]:
     """Claim the slot of a dead process: milliseconds. Only ours: the client library has no slots."""
-    from wsgi_prom.store.slots import SlotFile
+    from wsgi_prom.store.slots import SharedSlot
 
     pid = os.fork()
     if pid == 0:
@@ -173,7 +173,7 @@ def takeover(_app: Any, _bare: Any = None) -> Callable[[], float]:
 
     def measure() -> float:
         started = process_time()
-        slot = SlotFile.claim(_directory())
+        slot = SharedSlot.claim(_directory())
         seconds = process_time() - started
         assert slot.number == 0
         slot.leave()

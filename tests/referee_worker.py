@@ -210,11 +210,11 @@ class Ours:
 
     def slot(self) -> int | None:
         from wsgi_prom.store.current_slot import current_slot
-        from wsgi_prom.store.slots import SlotFile
+        from wsgi_prom.store.slots import SharedSlot
 
         if not current_slot.fork_guard[0]:
             return None
-        assert isinstance(current_slot.slot, SlotFile), "recorded, and holds no slot"
+        assert isinstance(current_slot.slot, SharedSlot), "recorded, and holds no slot"
         return current_slot.slot.number
 
     def scrape(self, owners: dict[int, Any]) -> Page:

@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from wsgi_prom.exporter.exposition import render
+from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.merge.folding import Folding
 from wsgi_prom.store import archive, directory
 from wsgi_prom.store import file_format as layout
 
@@ -93,11 +93,11 @@ def test_a_huge_file_is_left_out_alone(harm: Callable[[Path], None], source: str
 
     def scrape() -> list[object]:
         resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
-        collector, folding = Collector(shared), Folding(shared)
+        collector, archiver = Collector(shared), Archiver(shared)
         found: list[object] = []
         for _ in range(2):
             found.append((render(collector.collect()), collector.report.unreadable))
-            folding.fold()
+            archiver.archive_ended()
         for path in (
             set(shared.iterdir()) - before - {shared / archive.NAME if harm is not sparse_archive else None}
         ):
@@ -146,11 +146,11 @@ def test_an_archive_of_a_third_user_is_not_gone_on_with(shared: Path) -> None:
     """An archive that another user has made is neither shown nor added to."""
     directory.prepare(shared)
     write_client_file(shared, "counter_5.db")
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     os.chown(shared / archive.NAME, STRANGER, STRANGER)
     shared.chmod(0o770)
     write_client_file(shared, "counter_6.db")
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     collector = Collector(shared)
     assert "jobs_total 2.0" in render(collector.collect())
     assert (archive.NAME,) == collector.report.unreadable

@@ -20,8 +20,8 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store import locks
 from wsgi_prom.store.claims import Claim
-from wsgi_prom.store.locks import Locks
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.locks import LockFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ def totals(path: Path) -> dict[str, float]:
 
 def holders(path: Path) -> list[int | None]:
     """Return who holds the first slots, as another process sees it."""
-    lock_file = Locks.of(path)
+    lock_file = LockFile.of(path)
     return [lock_file.holder(locks.FIRST_SLOT + number) for number in range(3)]
 
 
@@ -118,7 +118,7 @@ def test_a_lock_is_not_shared_by_two_that_open_its_file(tmp_path: Path) -> None:
     """Two interpreters of one process exclude each other, although the kernel gives its record locks to both."""
     file = tmp_path / "lock"
     file.touch()
-    first, second = (Locks(os.open(file, os.O_RDWR | os.O_CLOEXEC)) for _ in range(2))
+    first, second = (LockFile(os.open(file, os.O_RDWR | os.O_CLOEXEC)) for _ in range(2))
     byte = locks.FIRST_SLOT
     assert [True, False, True] == [first.acquire(byte), second.acquire(byte), first.acquire(byte)]
     first.release(byte)
@@ -162,7 +162,7 @@ def test_who_finds_another_s_claim_in_its_slot_goes_on_in_another(
         current_slot = share(shared)
         record(None, "hits", 40)
         lose_lock(shared)
-        with processes.Child(lambda: Locks.of(shared).acquire(locks.FIRST_SLOT)) as other:
+        with processes.Child(lambda: LockFile.of(shared).acquire(locks.FIRST_SLOT)) as other:
             assert other.call()
             overwrite_claim(shared, 0)
             record(None, "hits", 10)
@@ -205,7 +205,7 @@ def test_a_slot_of_a_killed_process_is_free_before_it_is_reaped(
     """A zombie holds no slot."""
 
     def claim() -> int:
-        return SlotFile.claim(shared).number
+        return SharedSlot.claim(shared).number
 
     with processes.Child(claim) as child:
         assert 0 == child.call()

@@ -24,7 +24,7 @@ from wsgi_prom.store import directory
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.locks import FIRST_SLOT
 from wsgi_prom.store.slot_files import SlotFiles
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -526,11 +526,11 @@ def test_a_living_slots_new_series_appear(shared: Path) -> None:
     """
     Between scrapes a process makes series and records; the same collector shows them, and that the process lives.
     """
-    kept: list[SlotFile] = []
+    kept: list[SharedSlot] = []
 
     def record(schema: layout.Schema, labels: tuple[str, ...]) -> None:
         if not kept:
-            kept.append(SlotFile.claim(shared))
+            kept.append(SharedSlot.claim(shared))
         columns, first = kept[0].row(schema, labels)
         columns[first] += 1.0
 
@@ -557,13 +557,13 @@ def test_gauges_of_a_slot_that_is_being_taken_over(shared: Path, orderly: bool) 
     """
     A slot's new owner does not show the live gauges of the former one, neither before they are cleared nor afterwards.
     """
-    kept: dict[str, SlotFile] = {}
+    kept: dict[str, SharedSlot] = {}
 
     def owner(step: str) -> None:
         if step == "lock":
             assert directory.prepare(shared).acquire(FIRST_SLOT)
         elif step == "claim":
-            kept["slot"] = SlotFile.claim(shared)
+            kept["slot"] = SharedSlot.claim(shared)
         elif step == "record":
             for schema in (BUSY, READS):
                 columns, first = kept["slot"].row(schema, ())
@@ -607,7 +607,7 @@ def test_a_slot_is_claimed_after_its_gauges_were_cleared(
             found.append(samples(shared))
 
         monkeypatch.setattr(SlotFiles, "claim", scraped)
-        SlotFile.claim(shared)
+        SharedSlot.claim(shared)
         return found
 
     assert [{"reads_total": 1.0}, {"reads_total": 1.0, "busy": 0.0}] == in_child(run)
@@ -637,7 +637,7 @@ def test_the_report_says_what_was_met(shared: Path) -> None:
     write_slot(shared, 1, [(WAIT, (), (1.0, 1.0, 1.0, 1.0))])
     (shared / "wsgi_prom.2.values").write_bytes(b"garbage")
     (shared / "counter_1.db").write_bytes(b"garbage!")
-    slot = SlotFile.claim(shared)
+    slot = SharedSlot.claim(shared)
     collector = Collector(shared)
     collector.collect()
     slot.leave()

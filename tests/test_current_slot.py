@@ -23,7 +23,7 @@ from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.fork_guard import PidGuard, new_fork_guard
-from wsgi_prom.store.slots import MemorySlot, SlotFile
+from wsgi_prom.store.slots import MemorySlot, SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ def slots(path: Path) -> int:
 
 
 def held(current_slot: CurrentSlot) -> int | None:
-    return current_slot.slot.number if isinstance(current_slot.slot, SlotFile) else None
+    return current_slot.slot.number if isinstance(current_slot.slot, SharedSlot) else None
 
 
 def wait(pid: int) -> int:

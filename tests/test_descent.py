@@ -21,7 +21,7 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory, directory_files, environment, label_limit, locks
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.label_limit import LabelSets
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -209,7 +209,7 @@ def test_what_takes_the_place_of_a_directory_that_was_checked_is_not_used(base: 
         metrics.rename(app / "away")
         link(metrics, etc, USER)
         os.close(directory_files.open_file(locks.NAME, checked, os.O_RDWR))
-        assert directory.keep_aside(checked, 0)
+        assert directory.set_aside(checked, 0)
     assert ([], [locks.NAME]) == (os.listdir(etc), os.listdir(app / "away"))
 
 
@@ -229,7 +229,7 @@ NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values", label_limit.NAME, locks.NAME]
 
 
 def record(path: Path, owner: tuple[int, int] | None = None, count: float = 0.0) -> None:
-    columns, first = SlotFile.claim(path, owner).row(HITS, ())
+    columns, first = SharedSlot.claim(path, owner).row(HITS, ())
     columns[first] = count
     sets = LabelSets(path, 10, owner)
     sets.allow("hits", ("a",))

@@ -16,12 +16,12 @@ from users import needs_root
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory, environment, locks
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.store.locks import Locks
+    from wsgi_prom.store.locks import LockFile
 
 NOBODY = 65534
 OURS = [
@@ -56,7 +56,7 @@ NOT_OURS = [
 ]
 
 
-def fill(path: Path) -> Locks:
+def fill(path: Path) -> LockFile:
     lock_file = directory.prepare(path)
     for name in OURS + NOT_OURS:
         (path / name).write_text(name)
@@ -65,10 +65,10 @@ def fill(path: Path) -> Locks:
 
 def claimed(path: Path) -> tuple[processes.Child, int]:
     """Return a process that holds a slot of *path*, and the slot's number."""
-    kept: list[SlotFile] = []
+    kept: list[SharedSlot] = []
 
     def claim() -> int:
-        kept.append(SlotFile.claim(path))
+        kept.append(SharedSlot.claim(path))
         kept[-1].row(layout.counter("hits", "", ()), ())
         return kept[-1].number
 
@@ -265,7 +265,7 @@ def test_clear_leaves_its_own_processs_slot(in_child: Callable[..., Any], shared
     """
 
     def run() -> bool:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         directory.clear(shared, directory.prepare(shared))
         return (shared / f"wsgi_prom.{slot.number}.values").exists()
 
@@ -367,7 +367,7 @@ def test_discard_goes_on_where_another_was_killed(in_child: Callable[..., Any], 
 
     def run() -> bool:
         lock_file = directory.prepare(made)
-        SlotFile.claim(made)
+        SharedSlot.claim(made)
         lock_file.mark_discarded()
         (made / directory.slot_file(0, "keys")).unlink()
         return directory.discard(made, lock_file)
@@ -383,7 +383,7 @@ def test_the_lock_file_is_the_last_to_go(in_child: Callable[..., Any], made: Pat
 
     def run() -> list[str]:
         lock_file = directory.prepare(made)
-        SlotFile.claim(made)
+        SharedSlot.claim(made)
         removed: list[str] = []
         sys.addaudithook(lambda event, values: removed.append(values[0]) if event == "os.remove" else None)
         listdir = os.listdir
@@ -438,7 +438,7 @@ def abandoned(base: Path, name: str) -> Path:
 
     def make() -> None:
         directory.prepare(path)
-        SlotFile.claim(path)
+        SharedSlot.claim(path)
 
     processes.in_child(make)
     os.utime(path, (0, 0))

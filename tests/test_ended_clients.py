@@ -20,8 +20,8 @@ import servers
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from wsgi_prom.exporter.exposition import render
+from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.merge.folding import Folding
 from wsgi_prom.store import archive, directory
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def test_what_ended_processes_left_is_added_up(shared: Path) -> None:
     for pid in (5, 6, 7):
         leave(shared, pid, amount=float(pid), when=float(pid))
     before = lasting(shared)
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     assert {archive.NAME} == names(shared)
     assert before == lasting(shared)
     assert 18.0 == before['jobs_total{kind="a"}']
@@ -98,13 +98,13 @@ def test_threads_of_one_process_add_each_file_once(shared: Path) -> None:
             total += 10
             together = threading.Barrier(4)
 
-            def fold(together: threading.Barrier = together) -> None:
+            def archive_together(together: threading.Barrier = together) -> None:
                 together.wait(60)
-                Folding(shared).fold()
+                Archiver(shared).archive_ended()
 
-            for future in [pool.submit(fold) for _ in range(4)]:
+            for future in [pool.submit(archive_together) for _ in range(4)]:
                 future.result(timeout=60)
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     assert total == page(shared)['jobs_total{kind="a"}']
     assert {archive.NAME} == names(shared)
 
@@ -115,7 +115,7 @@ def test_the_archive_does_not_grow_with_processes(shared: Path) -> None:
     for count in (10, 90):
         for _ in range(count):
             leave(shared, os.urandom(4).hex())
-        Folding(shared).fold()
+        Archiver(shared).archive_ended()
         sizes.append((shared / archive.NAME).stat().st_size)
     assert 100.0 == page(shared)['jobs_total{kind="a"}']
     assert sizes[1] <= sizes[0] + 32
@@ -127,16 +127,16 @@ def test_a_file_that_is_open_stays(shared: Path) -> None:
     leave(shared, "worker_3")
     held = open(shared / "counter_worker_3.db", "a+b")  # noqa: PTH123, SIM115
     with held:
-        found = fold_elsewhere(shared)
+        found = archive_elsewhere(shared)
     assert {archive.NAME, "counter_worker_3.db"} == found
     assert 2.0 == page(shared)['jobs_total{kind="a"}']
-    assert {archive.NAME} == fold_elsewhere(shared)
+    assert {archive.NAME} == archive_elsewhere(shared)
     assert 2.0 == page(shared)['jobs_total{kind="a"}']
 
 
-def fold_elsewhere(path: Path) -> set[str]:
+def archive_elsewhere(path: Path) -> set[str]:
     """Fold in a process of its own, and return the names of the files that are there then."""
-    script = f"from pathlib import Path; from wsgi_prom.merge.folding import Folding; Folding(Path({str(path)!r})).fold()"
+    script = f"from pathlib import Path; from wsgi_prom.merge.archiving import Archiver; Archiver(Path({str(path)!r})).archive_ended()"
     subprocess.run([sys.executable, "-c", script], check=True)
     return names(path)
 
@@ -144,8 +144,8 @@ def fold_elsewhere(path: Path) -> set[str]:
 STEPS = ("rename", "unlink", "open", "listdir", "stat")
 
 
-def fold_and_die(path: Path, steps: int) -> bool:
-    """Fold, and be killed before step *number*. Returns whether the folding was finished before."""
+def archive_and_die(path: Path, steps: int) -> bool:
+    """Archive, and be killed before step *number*. Returns whether the archiving was finished before."""
     left = [steps]
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -162,7 +162,7 @@ def fold_and_die(path: Path, steps: int) -> bool:
         try:
             for name in STEPS:
                 setattr(os, name, counted(getattr(os, name)))
-            Folding(path).fold()
+            Archiver(path).archive_ended()
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -170,19 +170,19 @@ def fold_and_die(path: Path, steps: int) -> bool:
 
 def test_a_kill_between_two_steps_neither_loses_nor_doubles(shared: Path) -> None:
     """
-    A kill at any step of the folding changes nothing on the page, before and after the next process has finished it.
+    A kill at any step of the archiving changes nothing on the page, before and after the next process has finished it.
     """
     amount, steps, whole = 0, 0, False
     while not whole:
         for pid in (f"{steps}a", f"{steps}b"):
             leave(shared, pid, modes=())
             amount += 1
-        whole = fold_and_die(shared, steps)
+        whole = archive_and_die(shared, steps)
         steps += 1
         assert amount == page(shared)['jobs_total{kind="a"}']
         assert 2 * amount == page(shared)['wait_bucket{le="+Inf"}']
         if steps % 3 == 0:
-            processes.in_child(Folding(shared).fold)
+            processes.in_child(Archiver(shared).archive_ended)
             assert amount == page(shared)['jobs_total{kind="a"}']
     assert steps > 20
     assert {archive.NAME} == names(shared)
@@ -198,7 +198,7 @@ def test_no_sum_goes_back_by_a_last_digit(shared: Path) -> None:
         leave(shared, f"b{turn}", amount=numbers.random(), modes=())
         between = page(shared)["wait_sum"]
         with open(shared / f"histogram_b{turn - 1}.db", "a+b") if turn else open(os.devnull) as _:  # noqa: PTH123
-            fold_elsewhere(shared) if turn % 10 == 0 else Folding(shared).fold()
+            archive_elsewhere(shared) if turn % 10 == 0 else Archiver(shared).archive_ended()
         after = page(shared)["wait_sum"]
         assert before <= between == after
         before = after
@@ -212,7 +212,7 @@ def test_a_file_that_nothing_was_written_to(shared: Path, content: bytes) -> Non
     collector = Collector(shared)
     collector.collect()
     assert () == collector.report.unreadable
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     assert {archive.NAME} == names(shared)
     assert 1.0 == page(shared)['jobs_total{kind="a"}']
 
@@ -222,7 +222,7 @@ def test_a_file_that_cannot_be_read_stays_and_harms_no_other(shared: Path, conte
     """A damaged file is kept and counted as unreadable at each scrape; the others are folded."""
     leave(shared, 5)
     (shared / "counter_6.db").write_bytes(content)
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     assert {archive.NAME, "counter_6.db"} == names(shared)
     collector = Collector(shared)
     collector.collect()
@@ -235,7 +235,7 @@ def test_a_damaged_archive_is_told_and_nothing_is_added_to_it(shared: Path) -> N
     leave(shared, 5)
     directory.prepare(shared)
     (shared / archive.NAME).write_bytes(b"wsgi_prom archive 1 7\nnonsense")
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     collector = Collector(shared)
     collector.collect()
     assert (archive.NAME,) == collector.report.unreadable
@@ -256,10 +256,10 @@ with open("/dev/shm/full", "wb", buffering=0) as full:
         while full.write(bytes(4096)): pass
     except OSError: pass
 before = tests.lasting(path)
-tests.Folding(path).fold()
+tests.Archiver(path).archive_ended()
 between = tests.lasting(path)
 os.unlink("/dev/shm/full")
-tests.Folding(path).fold()
+tests.Archiver(path).archive_ended()
 print(before == between == tests.lasting(path), tests.names(path))
 """
     command = 'mount -t tmpfs -o size=1m small /dev/shm && exec "$@"'
@@ -275,7 +275,7 @@ print(before == between == tests.lasting(path), tests.names(path))
 def test_a_start_removes_what_ended_processes_left_alone(shared: Path) -> None:
     """The start of a server removes files of ended processes, and none that a living one has open."""
     leave(shared, 5)
-    Folding(shared).fold()
+    Archiver(shared).archive_ended()
     leave(shared, 6)
     lock_file = directory.prepare(shared)
     with open(shared / "counter_6.db", "a+b"):  # noqa: PTH123
@@ -285,17 +285,17 @@ def test_a_start_removes_what_ended_processes_left_alone(shared: Path) -> None:
     assert set() == names(shared)
 
 
-def test_scrapes_beside_a_folding_process_never_go_back(shared: Path) -> None:
-    """A process that scrapes while another folds sees each file once, in the archive or beside it."""
+def test_scrapes_beside_an_archiving_process_never_go_back(shared: Path) -> None:
+    """A process that scrapes while another one archives sees each file once, in the archive or beside it."""
     leave(shared, "first")
     script = f"""
 import time
 from pathlib import Path
-from wsgi_prom.merge.folding import Folding
-folding = Folding(Path({str(shared)!r}))
+from wsgi_prom.merge.archiving import Archiver
+archiver = Archiver(Path({str(shared)!r}))
 end = time.monotonic() + 20
 while time.monotonic() < end and not Path({str(shared / "stop")!r}).exists():
-    folding.fold()
+    archiver.archive_ended()
 """
     with subprocess.Popen([sys.executable, "-c", script]) as other:
         collector = Collector(shared)
@@ -356,6 +356,6 @@ def test_a_task_worker_that_lives_is_on_the_page_and_when_it_has_ended_its_count
 
 def test_a_directory_that_is_gone_is_no_news(shared: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An exporter whose directory is removed at the end of its server logs no error."""
-    folding = Folding(shared)
-    folding.fold()
+    archiver = Archiver(shared)
+    archiver.archive_ended()
     assert [] == caplog.messages

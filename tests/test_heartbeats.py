@@ -80,7 +80,7 @@ def heartbeat() -> Iterator[int]:
 
 
 def worker(claim: Claim) -> Reading:
-    return Reading(Layout(), array("d").tobytes(), "key", "0", live=True, slot=1, claim=claim)
+    return Reading(Layout(), array("d").tobytes(), "key", "0", live=True, nonce=1, claim=claim)
 
 
 def age_of(heartbeats: Heartbeats, claim: Claim) -> list[float]:

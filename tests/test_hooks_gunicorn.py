@@ -107,7 +107,7 @@ FAULTS = {
     [shutil.rmtree(path) for path in glob.glob("/dev/shm/wsgi_prom-*")]
 """,
     "no memory": """
-    SlotFile.claim = classmethod(lambda *_: bytes(1 << 60))
+    SharedSlot.claim = classmethod(lambda *_: bytes(1 << 60))
 """,
     "no space": """
     with suppress(OSError), open("/dev/shm/full", "wb", buffering=0) as file:
@@ -125,7 +125,7 @@ def test_a_worker_starts_and_serves_whatever_its_hook_meets(fault: str, tmp_path
     text = (
         f"import glob, os, resource, shutil\nfrom contextlib import suppress\n{IMPORT}"
         "from wsgi_prom.hooks import gunicorn as metrics\n"
-        f"from wsgi_prom.store.slots import SlotFile\ndef post_fork(server, worker):{FAULTS[fault]}"
+        f"from wsgi_prom.store.slots import SharedSlot\ndef post_fork(server, worker):{FAULTS[fault]}"
     )
     server = live.gunicorn(config=configured(tmp_path, text), workers=1)
     server.command = [

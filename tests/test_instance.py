@@ -10,7 +10,7 @@ import processes
 import pytest
 
 from wsgi_prom.store import directory, locks
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_a_clock_that_is_set_forward_during_a_start(
         directory.time = Later  # type: ignore[assignment]
         clear, discarded = directory.clear, []
 
-        def meanwhile(path: Path, lock_file: Locks) -> None:
+        def meanwhile(path: Path, lock_file: LockFile) -> None:
             clear(path, lock_file)
             if when == "before it is locked" and not discarded:
                 processes.in_child(sweep_later, tmp_path)
@@ -56,7 +56,7 @@ def test_a_clock_that_is_set_forward_during_a_start(
         instance.start()
         if when == "when it is locked":
             processes.in_child(sweep_later, tmp_path)
-        held = processes.in_child(lambda: list(Locks.of(instance.path).servers()))
+        held = processes.in_child(lambda: list(LockFile.of(instance.path).servers()))
         return instance.path.exists(), True in discarded, held
 
     there, swept, held = in_child(run)

@@ -70,11 +70,11 @@ def traces(folder: Path) -> set[str]:
 FULL = """
 from contextlib import suppress
 from wsgi_prom.store import directory
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 path = directory.name_temporary()
 lock_file = directory.prepare(path)
-SlotFile.claim(path)
+SharedSlot.claim(path)
 with open("/dev/shm/full", "wb", buffering=0) as full, suppress(OSError):
     while full.write(bytes(4096)):
         pass

@@ -19,7 +19,7 @@ from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.label_limit import NAME as LABELS
 from wsgi_prom.store.label_limit import LabelSets
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +143,7 @@ def test_a_worker_that_meets_it_is_counted(
         current_slot.renew()
         tally.inc()
         used = sum(path.stat().st_blocks * 512 for path in shared.iterdir())
-        return hits(shared), isinstance(current_slot.slot, SlotFile), used < 2**20
+        return hits(shared), isinstance(current_slot.slot, SharedSlot), used < 2**20
 
     with tempfile.TemporaryDirectory() as folder:  # that user cannot get at pytest's
         Path(folder).chmod(0o777)
@@ -167,7 +167,7 @@ def test_a_slot_is_left_that_there_is_no_memory_for(in_child: Callable[..., Any]
         tally = Tally(current_slot)
         current_slot.attach(shared)
         tally.inc()
-        assert isinstance(current_slot.slot, SlotFile)
+        assert isinstance(current_slot.slot, SharedSlot)
         columns, index = current_slot.slot.row(HITS, ("/",))
         assert size == (shared / "wsgi_prom.0.keys").stat().st_size
         return current_slot.slot.number, [columns[index]]
@@ -182,7 +182,7 @@ def test_a_slot_does_not_grow_beyond_what_others_read(
     monkeypatch.setattr(layout, "LARGEST_KEYS", 4096)
 
     def run(page: str) -> tuple[int, bool]:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         for number in range(1000):
             columns, index = slot.row(HITS, (f"{page} {number}",))
             columns[index] += 1.0
@@ -254,7 +254,7 @@ def test_a_file_that_grows_is_not_written_to_where_values_are(
     """No record is lost on a file system without fallocate, where the C library reads bytes and writes them back."""
 
     def run() -> tuple[float, float]:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         columns, index = slot.row(HITS, ("/",))
         recorded = 0.0
 
@@ -283,7 +283,7 @@ def test_holes_in_a_slot_are_filled_when_it_is_claimed(in_child: Callable[..., A
 
     def use(amount: float) -> float:
         signal.signal(signal.SIGBUS, signal.SIG_DFL)
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         columns, index = slot.row(HITS, ("/",))
         columns[index] += amount
         for number in range(2000):

@@ -15,7 +15,7 @@ import pytest
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.slot_files import State
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -385,13 +385,13 @@ def test_a_file_that_is_cut_and_then_grows_is_not_whole_again(
     """
 
     def run() -> tuple[State, float]:
-        slot, number = SlotFile.claim(shared), 0
+        slot, number = SharedSlot.claim(shared), 0
         values = shared / "wsgi_prom.0.values"
         while values.stat().st_size == layout.INITIAL_SIZE:
             number += 1
             slot.row(HITS, (str(number),))
         # As before the last one, which has made it longer.
-        other = SlotFile.claim(shared)
+        other = SharedSlot.claim(shared)
         for each in range(1, number):
             other.row(HITS, (str(each),))
         path = shared / "wsgi_prom.1.values"

@@ -18,8 +18,8 @@ import servers
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.server.processes import Processes, Totals
 from wsgi_prom.store.claims import Stage
-from wsgi_prom.store.locks import FIRST_SLOT, Locks
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.locks import FIRST_SLOT, LockFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,7 +42,7 @@ def by_series(samples: live.Samples, name: str) -> dict[tuple[str, str], float]:
 
 def owner(server: live.LiveServer, worker: str) -> int:
     """Return the pid of the process that has the slot *worker*."""
-    return Locks.of(servers.shared_directory(server)).holder(FIRST_SLOT + int(worker)) or 0
+    return LockFile.of(servers.shared_directory(server)).holder(FIRST_SLOT + int(worker)) or 0
 
 
 def memory(pid: int, name: str, file: str = "status") -> int:
@@ -260,7 +260,7 @@ def children(shared: Path) -> Iterator[list[processes.Child]]:
     held = []
 
     def claim(stage: Stage) -> int:
-        held.append(SlotFile.claim(shared))
+        held.append(SharedSlot.claim(shared))
         held[0].tell_stage(stage)
         return held[0].number
 

@@ -19,7 +19,7 @@ from wsgi_prom.store import file_format as layout
 from wsgi_prom.store import mapping, slot_files, slots
 from wsgi_prom.store.directory import prepare
 from wsgi_prom.store.slot_files import State
-from wsgi_prom.store.slots import MemorySlot, SlotFile
+from wsgi_prom.store.slots import MemorySlot, SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Owner:
 
     def __init__(self, path: Path, fork: Callable[[], int] = os.fork) -> None:
         self._path = path
-        self._slot: SlotFile | None = None
+        self._slot: SharedSlot | None = None
         self.child = processes.Child(self._obey, fork)
 
     def claim(self) -> int:
@@ -49,7 +49,7 @@ class Owner:
 
     def _obey(self, order: str, *arguments: Any) -> Any:
         if order == "claim":
-            self._slot = SlotFile.claim(self._path)
+            self._slot = SharedSlot.claim(self._path)
             return self._slot.number
         if order == "fork":
             return self._fork()
@@ -223,7 +223,7 @@ def test_a_view_from_before_the_file_grew_writes_to_the_file(
     """
 
     def grow() -> float:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         columns, first = slot.row(HITS, ("kept",))
         for number in range(2000):
             slot.row(HITS, (str(number),))
@@ -242,7 +242,7 @@ def test_files_are_the_users_own(in_child: Callable[..., Any], shared: Path) -> 
 
     def claim() -> None:
         os.umask(0)
-        SlotFile.claim(shared).row(HITS, ("/",))
+        SharedSlot.claim(shared).row(HITS, ("/",))
 
     in_child(claim)
     assert 0o700 == stat.S_IMODE(shared.stat().st_mode)
@@ -362,7 +362,7 @@ def test_root_gives_no_file_away_that_others_linked(
     (shared / f"wsgi_prom.0.{name}").hardlink_to(victim)
 
     def claim() -> set[int]:
-        SlotFile.claim(shared, nobody)
+        SharedSlot.claim(shared, nobody)
         return {path.stat().st_uid for path in shared.glob("wsgi_prom.0.*s")}
 
     assert {nobody[0]} == in_child(claim)
@@ -455,10 +455,10 @@ def test_a_full_disk_is_an_error_and_not_a_signal(in_child: Callable[..., Any], 
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         with pytest.raises(OSError, match="File too large"):
-            SlotFile.claim(shared)
+            SharedSlot.claim(shared)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         assert not any(lock_file.mine(byte) for byte in range(100))
-        return "claimed", SlotFile.claim(shared).number
+        return "claimed", SharedSlot.claim(shared).number
 
     assert ("claimed", 0) == in_child(claim)
 
@@ -472,7 +472,7 @@ def test_no_space_for_a_new_series_leaves_the_others(in_child: Callable[..., Any
         import resource
         import signal
 
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         columns, first = slot.row(HITS, ("kept",))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
@@ -514,7 +514,7 @@ def test_a_process_that_is_killed_while_it_maps_its_file_leaves_it_as_long_as_it
     """At whichever instruction its owner is killed, the files of its successor are no longer than others."""
 
     def use(path: Path) -> dict[str, int]:
-        slot = SlotFile.claim(path)
+        slot = SharedSlot.claim(path)
         slot.row(HITS, ("/",))
         slot.leave()
         return {item.name: item.stat().st_size for item in path.glob("wsgi_prom.0.*")}
@@ -560,7 +560,7 @@ def test_a_check_finds_no_damage_while_a_signal_handler_adds_a_row(
     """A handler that adds a row at any instruction of a check is no damage, even if the files grow for it."""
 
     def run() -> tuple[int, set[State]]:
-        slot, found = SlotFile.claim(shared), set()
+        slot, found = SharedSlot.claim(shared), set()
         interrupted = at_each_instruction(
             lambda _: found.add(slot.check()),
             lambda number: slot.row(schema, (str(number),)),
@@ -581,7 +581,7 @@ def test_a_signal_handler_that_checks_a_slot_while_a_row_is_added_finds_no_damag
     """A check at any instruction of a row's making, as between its keys and their commit, finds the files in order."""
 
     def run() -> tuple[int, set[State]]:
-        slot, found = SlotFile.claim(shared), set()
+        slot, found = SharedSlot.claim(shared), set()
         interrupted = at_each_instruction(
             lambda number: slot.row(schema, (str(number),)),
             lambda _: found.add(slot.check()),

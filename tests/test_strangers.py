@@ -18,7 +18,7 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory, directory_files, label_limit, locks
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.label_limit import LabelSets
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +95,7 @@ def shared(tmp_path: Path) -> Path:
 def use(path: Path, owner: tuple[int, int] | None) -> None:
     """Do all that a process does with a directory; errors other than ours fail the test."""
     try:
-        slot = SlotFile.claim(path, owner)
+        slot = SharedSlot.claim(path, owner)
         columns, index = slot.row(HITS, ())
         columns[index] += 1.0
     except (OSError, WsgiPromError):
@@ -151,7 +151,7 @@ def test_a_slot_is_had_in_spite_of_what_is_planted(
     """A file in the place of a slot's file is set aside, and the process is counted."""
 
     def run() -> None:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         columns, index = slot.row(HITS, ())
         columns[index] += 1.0
 
@@ -182,7 +182,7 @@ def test_odd_names_are_left_alone(in_child: Callable[..., Any], shared: Path) ->
 
 
 def use_quietly(path: Path) -> None:
-    SlotFile.claim(path).row(HITS, ())
+    SharedSlot.claim(path).row(HITS, ())
     list(Collector(path).collect().to_metrics())
 
 
@@ -255,7 +255,7 @@ def test_modes_whatever_the_umask(
 
     def run() -> None:
         os.umask(umask)
-        slot = SlotFile.claim(path, owner)
+        slot = SharedSlot.claim(path, owner)
         slot.row(HITS, ())
         LabelSets(path, 10, owner).allow("hits", ("a",))
 

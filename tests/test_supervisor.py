@@ -26,7 +26,7 @@ import servers
 
 from wsgi_prom.exporter.process.watch import MasterWatch
 from wsgi_prom.store import directory, locks
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +150,7 @@ def test_no_scrape_notices_that_the_supervisor_is_killed(running: live.LiveServe
     If the supervisor is killed, the serving process takes its place; no scrape fails, and the directory has one
     exporter throughout.
     """
-    lock_file = Locks.of(servers.shared_directory(running))
+    lock_file = LockFile.of(servers.shared_directory(running))
     owners = set()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Scrapes(running, pause=0)) for _ in range(4)]
@@ -222,7 +222,7 @@ def test_the_lock_is_held_in_a_directory_that_was_made_again(remade_often: live.
     again = serve(folder).stderr
     kill(remade_often, servers.supervisor_and_serving(remade_often)[0])
     second = serve(folder).stderr
-    assert Locks.of(folder).holder(locks.EXPORTER) in servers.supervisor_and_serving(remade_often)
+    assert LockFile.of(folder).holder(locks.EXPORTER) in servers.supervisor_and_serving(remade_often)
     assert "has an exporter already" in again
     assert "has an exporter already" in second
     assert ("wsgi_prom_build_info" in {name for name, _ in remade_often.samples()}) is True

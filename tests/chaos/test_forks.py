@@ -14,7 +14,7 @@ from chaos.scale import instants, scale, some
 from processes import in_child
 
 from wsgi_prom.store import directory
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +116,7 @@ def slot_holders(path: Path) -> set[int]:
     """Return the pids of the processes that hold slots in *path*."""
 
     def run() -> set[int]:
-        found = directory.holders(path, Locks.of(path))
+        found = directory.holders(path, LockFile.of(path))
         return {pid for role, pid in found if role.startswith("slot")}
 
     return in_child(run)

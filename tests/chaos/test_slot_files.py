@@ -23,8 +23,8 @@ from processes import in_child
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store.locks import FIRST_SLOT, Locks
-from wsgi_prom.store.slots import SlotFile
+from wsgi_prom.store.locks import FIRST_SLOT, LockFile
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def whole(shared: Path) -> dict[str, bytes]:
     """Make two slots that nobody holds, and return the bytes of the first, which tests cut."""
 
     def record(page: str, amount: float) -> None:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         for schema in (HITS, WAIT):
             columns, first = slot.row(schema, (page,))
             for index in range(first, first + schema.width):
@@ -134,7 +134,7 @@ def test_the_next_owner_of_a_file_cut_at_any_length_starts_clean(
             for name, data in whole.items():
                 if name != path.suffix[1:]:
                     (shared / f"wsgi_prom.0.{name}").write_bytes(data)
-            slot = SlotFile.claim(shared)
+            slot = SharedSlot.claim(shared)
             columns, first = slot.row(HITS, ("/a",))
             before = columns[first]
             columns[first] += 1.0
@@ -176,7 +176,7 @@ def test_random_bytes_in_a_file_break_neither_the_scrape_nor_the_next_owner(
                 bytes_ if each != name else data if alone else filled
             )
         assert 4.0 == hits(Collector(shared))["/b"]
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         try:
             columns, first = slot.row(HITS, ("/new",))
             columns[first] = 1.0
@@ -197,7 +197,7 @@ def test_a_slot_that_cannot_be_made_usable_is_left_alone(shared: Path, kind: str
         (shared / name / "content").touch()
 
     def own() -> int:
-        slot = SlotFile.claim(shared)
+        slot = SharedSlot.claim(shared)
         columns, first = slot.row(HITS, ("/",))
         columns[first] = 1.0
         return slot.number
@@ -352,7 +352,7 @@ def slots_of(path: Path, pids: list[int]) -> list[int]:
     """
     Return the numbers of the slots that *pids* hold.
     """
-    lock_file = Locks.of(path)
+    lock_file = LockFile.of(path)
     return [n for n in directory.slot_numbers(path) if lock_file.holder(FIRST_SLOT + n) in pids]
 
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(_to_json([*families.to_metrics(), *own]))
     else:
         write(render(families, own))
-    if not directory.recorded(path):
+    if not directory.has_metrics(path):
         tell(f"{path} has no metrics: no process has recorded in it")
     for name in collector.report.unreadable:
         tell(f"{name} cannot be read: its metrics are left out")

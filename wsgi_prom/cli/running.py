@@ -17,7 +17,7 @@ from typing import Any
 
 from wsgi_prom.settings import Address
 from wsgi_prom.store import directory, directory_files, environment, locks
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def running_servers() -> list[RunningServer]:
 
 def _temporary_directories(base: Path) -> list[Path]:
     with suppress(OSError):
-        return [path for path in base.iterdir() if directory.temporary(path)]
+        return [path for path in base.iterdir() if directory.is_temporary(path)]
     return []
 
 
@@ -71,10 +71,10 @@ def _server(path: Path) -> RunningServer | None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in {0, found.st_uid}:
         return None
-    # Not by Locks.of, which opens it for writing. Closing it loses no lock: this process holds none in it.
+    # Not by LockFile.of, which opens it for writing. Closing it loses no lock: this process holds none in it.
     fd = os.open(path / locks.NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        lock_file = Locks(fd)
+        lock_file = LockFile(fd)
         pid = next(lock_file.servers(), None)
         return None if pid is None else RunningServer(path, pid, lock_file.holder(locks.EXPORTER))
     finally:

@@ -156,14 +156,14 @@ def _collect(self: Any) -> Iterable[Metric]:
         return []
     if not hasattr(self, "_lock"):
         _init(self, None, self._path)  # made before the installation
-    from wsgi_prom.merge import collector, folding  # noqa: PLC0415 - 17 ms that a worker need not pay
+    from wsgi_prom.merge import archiving, collector  # noqa: PLC0415 - 17 ms that a worker need not pay
 
     with self._lock:
         # Anew in a child: a thread of the parent may have been in the middle of a scrape.
         key = path, os.getpid()
         if self._merged is None or self._merged[0] != key:
-            self._merged = key, collector.Collector(path), folding.Folding(path)
-        self._merged[2].fold()
+            self._merged = key, collector.Collector(path), archiving.Archiver(path)
+        self._merged[2].archive_ended()
         try:
             return list(self._merged[1].collect().to_metrics())
         except DirectoryError:

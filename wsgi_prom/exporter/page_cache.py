@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, own_metrics
+from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.merge.folding import Folding
 from wsgi_prom.server.sources import Sources
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Pages:
             daemons=self._target.server == "uWSGI",
         )
         self._renderer = Renderer()
-        self._folding = None if path is None else Folding(path)
+        self._archiver = None if path is None else Archiver(path)
         self._lock = threading.Lock()
         self._patient = threading.Semaphore(_PATIENT)
         self._began = float("-inf")
@@ -128,8 +128,8 @@ class Pages:
 
     def _collect(self) -> None:
         began = time.monotonic()
-        if self._folding is not None:
-            self._folding.fold()
+        if self._archiver is not None:
+            self._archiver.archive_ended()
         self._families = self._collector.collect()
         if self.path is not None:
             self._slots = self._collector.slots

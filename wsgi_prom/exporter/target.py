@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from wsgi_prom import metrics, version
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +111,6 @@ def _python_info() -> Metric:
 def _masters(directory: Path) -> list[str]:
     try:
         # Masters in another pid namespace have pid 0 here.
-        return sorted({str(pid) for pid in Locks.of(directory).servers() if pid})
+        return sorted({str(pid) for pid in LockFile.of(directory).servers() if pid})
     except Exception:  # no directory, or not one of ours: wsgi_prom_directory_readable tells
         return []

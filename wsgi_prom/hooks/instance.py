@@ -18,7 +18,7 @@ from wsgi_prom.server import app_info
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory, locks
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,7 +71,7 @@ class Instance:
         try:
             self.directory.enter(owner)
         except DirectoryError as error:
-            if not directory.temporary(self.path):
+            if not directory.is_temporary(self.path):
                 refuse(error)
             # Not the user's mistake: nothing can be written to, or another server's end came between.
             log.error("no metrics: %s", error)
@@ -116,7 +116,7 @@ class Instance:
         """
         if self._launch is None:
             return
-        lock_file = Locks.of(self.path)
+        lock_file = LockFile.of(self.path)
         # Of workers that start at the same time, one starts the exporter.
         if was_lost(lock_file) and lock_file.acquire(locks.LAUNCH):
             try:

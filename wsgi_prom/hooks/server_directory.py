@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
     from wsgi_prom.store.directory_walk import Owner
-    from wsgi_prom.store.locks import Locks
+    from wsgi_prom.store.locks import LockFile
 
 log = logging.getLogger("wsgi_prom")
 
@@ -34,7 +34,7 @@ class ServerDirectory:
         self._reload = reload
         self._master = master
         self._made_early = False
-        self._lock_file: Locks | None = None
+        self._lock_file: LockFile | None = None
         # That of the server among those of the directory, None before it has entered it, or if there are too many.
         self.number: int | None = None
         self._choose()
@@ -100,7 +100,7 @@ class ServerDirectory:
         # After another fork or reload it is there.
         self._new = False
 
-    def _lock(self, lock_file: Locks) -> Locks:
+    def _lock(self, lock_file: LockFile) -> LockFile:
         if not self._reload and not directory.holders(self.path, lock_file):
             directory.clear(self.path, lock_file)
         self.number = next((byte for byte in locks.SERVERS if lock_file.acquire(byte)), None)

@@ -28,7 +28,7 @@ def address(path: Path) -> str:
         return given or ""
     # Where workers drop to another user than the master's, neither they nor the exporter could connect.
     usable = uwsgi.masterpid() > 0 and not (os.geteuid() == 0 and "uid" in uwsgi.opt)
-    if not (usable and directory.temporary(path) and path.is_dir()):
+    if not (usable and directory.is_temporary(path) and path.is_dir()):
         return ""
     with attempt("no metrics of uWSGI's own: set stats = /PATH/TO/SOCKET"):
         place = stats_socket.make(path)

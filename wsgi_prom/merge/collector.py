@@ -24,7 +24,7 @@ from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSourc
 from wsgi_prom.merge.sums import Sums
 from wsgi_prom.store import directory, exit_counts
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import MemorySlot
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Collector:
             self._begin()
             raise
         report.duration = time.perf_counter() - started
-        slots = [reading for reading in readings if reading.slot is not None]
+        slots = [reading for reading in readings if reading.nonce is not None]
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
         report.value_bytes = sum(len(reading.data) for reading in readings)
@@ -90,7 +90,7 @@ class Collector:
         return [
             reading if key in self._present else replace(reading, live=False)
             for key, reading in self._last.items()
-            if reading.slot is not None
+            if reading.nonce is not None
         ]
 
     def _begin(self) -> None:
@@ -126,7 +126,7 @@ class Collector:
         try:
             sources = self._sources()
         except OSError as error:
-            if not any(last.slot is not None for last in self._last.values()):
+            if not any(last.nonce is not None for last in self._last.values()):
                 raise DirectoryError(f"{self._path} cannot be read: {error.strerror or error}") from error
             report.readable = False
             return readings
@@ -144,9 +144,11 @@ class Collector:
         """Leave out older copies of a slot: files that were moved away, and put back beside or instead of younger ones."""
         slots: dict[int, Reading] = {}
         for reading in sorted(readings, key=lambda reading: (reading.live, len(reading.data))):
-            if reading.slot is not None and not self._is_older(reading):
-                slots[reading.slot] = reading
-        return [reading for reading in readings if reading.slot is None or slots.get(reading.slot) is reading]
+            if reading.nonce is not None and not self._is_older(reading):
+                slots[reading.nonce] = reading
+        return [
+            reading for reading in readings if reading.nonce is None or slots.get(reading.nonce) is reading
+        ]
 
     def _is_older(self, reading: Reading) -> bool:
         """Return whether *reading* is of another file than the last one of its slot, and has lower counts."""
@@ -165,11 +167,11 @@ class Collector:
             memory = current_slot.slot
             return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
         numbers = directory.slot_numbers(self._path)
-        owners = directory.trusted(self._path)
+        owners = directory.trusted_uids(self._path)
         lock_file = None
         if numbers:
             with suppress(OSError, DirectoryError):
-                lock_file = Locks.of(self._path)
+                lock_file = LockFile.of(self._path)
         self._slots = {
             number: self._slots.get(number) or SlotSource(self._path, number, self._root)
             for number in numbers

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.file_format import Row, Schema
-    from wsgi_prom.store.locks import Locks
+    from wsgi_prom.store.locks import LockFile
     from wsgi_prom.store.slots import MemorySlot
 
 # The most that a slot may hold, in bytes of keys and in columns: a million label sets. More is damage, or a sparse file
@@ -83,18 +83,18 @@ class Reading:
     """
     What one source held at one moment: *data* are its columns, doubles in the order of its layout.
 
-    *key* identifies the source from scrape to scrape, and *pid* is the label that tells gauges of several processes apart.
-    *slot* is the nonce of a slot's files, whatever its number, and None for another source; *file* (device and inode)
-    tells copies of the same slot apart. *claim* is of the process that holds it, or held it last. A source that is *kept*
-    counts with its last reading when it is gone.
+    *key* identifies the source from scrape to scrape. *name* tells processes apart on the page: the slot's number, or a pid
+    for another source. *nonce* is that of a slot's files, whatever its number, and None for another source; *file* (device
+    and inode) tells copies of the same slot apart. *claim* is of the process that holds the slot, or held it last. A source
+    that is *kept* counts with its last reading when it is gone.
     """
 
     layout: Layout
     data: bytes
     key: Hashable
-    pid: str
+    name: str
     live: bool
-    slot: int | None = None
+    nonce: int | None = None
     file: tuple[int, int] | None = None
     claim: Claim = _UNCLAIMED
     kept: bool = False
@@ -115,7 +115,7 @@ class SlotSource:
         self._nonce = -1
         self._committed = 0
 
-    def read(self, lock_file: Locks | None, owners: frozenset[int] | None = None) -> list[Reading]:
+    def read(self, lock_file: LockFile | None, owners: frozenset[int] | None = None) -> list[Reading]:
         """
         Read the slot. Without a *lock_file* (somebody has removed it), its process counts as ended.
 

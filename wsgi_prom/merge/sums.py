@@ -64,7 +64,7 @@ class Sums:
         for reading, place in self._present:
             if place.holds(number):
                 piece = self._piece(reading, place, number, number + 1)
-                yield reading.pid, reading.live, array("d", piece)
+                yield reading.name, reading.live, array("d", piece)
 
     def _place(self, layout: Layout) -> _Place:
         place = self._places.get(layout)

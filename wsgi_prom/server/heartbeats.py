@@ -41,7 +41,7 @@ class Heartbeats:
     def families(self, slots: Iterable[Reading]) -> list[Metric]:
         """Return the age of the last heartbeat of the workers that hold *slots*, as far as it can be seen."""
         family = GaugeMetricFamily(*metrics.HEARTBEAT_AGE, labels=["worker"])
-        workers = {slot.pid: slot.claim for slot in slots if slot.live and slot.claim.stage}
+        workers = {slot.name: slot.claim for slot in slots if slot.live and slot.claim.stage}
         # The stage is no part of it: it changes.
         claims = {name: claim._replace(stage=0) for name, claim in workers.items()}
         self._files = {

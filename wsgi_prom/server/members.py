@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import claims, roles
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -84,7 +84,7 @@ class Members:
             found[self._supervisor.pid] = "supervisor"
         found |= dict.fromkeys(self._masters(), "master")
         with suppress(OSError, DirectoryError):  # wsgi_prom_directory_readable tells
-            found |= roles.holders(Locks.of(self._path))
+            found |= roles.holders(LockFile.of(self._path))
         return found
 
     def _find_supervisor(self) -> Any:
@@ -97,7 +97,7 @@ class Members:
 
     def _masters(self) -> list[int]:
         try:
-            return [pid for pid in Locks.of(self._path).servers() if pid]
+            return [pid for pid in LockFile.of(self._path).servers() if pid]
         except (OSError, DirectoryError):
             return []
 
@@ -106,7 +106,7 @@ class Members:
         here = claims.namespace()
         living = [slot for slot in slots if slot.live and here and slot.claim.namespace == here]
         # The interpreters of one process have a slot each. The worker's is the one that its hook knows of.
-        living.sort(key=lambda slot: (not slot.claim.stage, int(slot.pid)))
+        living.sort(key=lambda slot: (not slot.claim.stage, int(slot.name)))
         claimants: dict[tuple[int, int], Any] = {}
         tasks, seen = self._tasks, set()
         self._tasks = set()
@@ -124,7 +124,7 @@ class Members:
                 self._claimants[key] if key in self._claimants else self._claimant(claim)
             )
             if process is not None:
-                yield Member(slot.pid, role, process)
+                yield Member(slot.name, role, process)
         self._claimants = claimants
 
     def _claimant(self, claim: Claim) -> Any:

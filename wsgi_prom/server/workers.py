@@ -151,7 +151,7 @@ class _Worker:
 
     def __init__(self, slot: Reading, columns: _Columns) -> None:
         data = array("d", slot.data)
-        self.name = slot.pid
+        self.name = slot.name
         self.claim = slot.claim
         self.alive = slot.live
         self.seconds = columns.seconds(data)

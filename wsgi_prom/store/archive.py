@@ -167,17 +167,17 @@ def ended(name: str) -> tuple[int, str] | None:
     return (int(found[1]), found[2]) if found and client_format.origin(found[2]) else None
 
 
-def own(name: str) -> bool:
+def is_own(name: str) -> bool:
     """Return whether a file *name* is the archive's own: the archive, a new one, or a file that is to be added."""
     return name in {NAME, _NEW} or ended(name) is not None
 
 
-def removable(name: str) -> bool:
+def is_removable(name: str) -> bool:
     """Return whether a file *name* is the archive's own or the client library's."""
-    return own(name) or client_format.origin(name) is not None
+    return is_own(name) or client_format.origin(name) is not None
 
 
-def of_ended(folder: int, name: str) -> bool:
+def process_has_ended(folder: int, name: str) -> bool:
     """Return whether the process of the client library's file *name* in the directory *folder* has surely ended."""
     try:
         fd = os.open(name, _LOOK_FLAGS, dir_fd=folder)

@@ -20,10 +20,10 @@ from wsgi_prom.store import unlocked
 from wsgi_prom.store.bindings import Bindings
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.fork_guard import new_fork_guard
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.shared_directory import shared_directory
 from wsgi_prom.store.slot_files import State
-from wsgi_prom.store.slots import MemorySlot, SlotFile
+from wsgi_prom.store.slots import MemorySlot, SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class CurrentSlot:
         self.token: threading.RLock | Literal[False] = False
         self.slot: Slot = MemorySlot()
         # One that is to be copied: its files were removed or replaced.
-        self._former: SlotFile | None = None
+        self._former: SharedSlot | None = None
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
         self._deferred = False
@@ -106,7 +106,7 @@ class CurrentSlot:
             self.part_from_parent()
         with self.lock:
             self.stage = stage
-            if isinstance(self.slot, SlotFile):
+            if isinstance(self.slot, SharedSlot):
                 self.slot.tell_stage(stage)
 
     def add(self, binding: Binding) -> None:
@@ -188,7 +188,7 @@ class CurrentSlot:
             self.lock = self._own_lock()
             self._former, self.stage = None, Stage.NONE
             self._next_try, self._problem, self._failures, self._messages = 0.0, "", 0, []
-            shares = self._deferred or self.directory is not None or isinstance(inherited, SlotFile)
+            shares = self._deferred or self.directory is not None or isinstance(inherited, SharedSlot)
             if shares and self.slot is inherited:
                 self.slot = memory
                 self._start_over(inherited)
@@ -205,11 +205,11 @@ class CurrentSlot:
 
     def _look_for_incomplete(self) -> None:
         """Have the next record try to put into the files what is in memory, but not more than once a second."""
-        if self.fork_guard[0] and isinstance(self.slot, SlotFile) and self.slot.incomplete:
+        if self.fork_guard[0] and isinstance(self.slot, SharedSlot) and self.slot.incomplete:
             self.fork_guard[0] = 0
 
     def _is_wrong(self) -> bool:
-        if not isinstance(self.slot, SlotFile):
+        if not isinstance(self.slot, SharedSlot):
             return False
         try:
             return self.slot.check() is not State.GOOD
@@ -218,11 +218,11 @@ class CurrentSlot:
 
     def _recover(self) -> None:
         path = self.directory
-        if path is None or Locks.known_discarded(path):
+        if path is None or LockFile.known_discarded(path):
             return
-        if isinstance(self.slot, SlotFile):
+        if isinstance(self.slot, SharedSlot):
             self._mend(self.slot)
-        slot = self.slot if isinstance(self.slot, SlotFile) else self._claim(path)
+        slot = self.slot if isinstance(self.slot, SharedSlot) else self._claim(path)
         if slot.error is not None:
             raise slot.error
         self._look_for_incomplete()
@@ -232,7 +232,7 @@ class CurrentSlot:
                 logging.WARNING, "process %d writes its metrics again, with all that it kept", os.getpid()
             )
 
-    def _mend(self, slot: SlotFile) -> None:
+    def _mend(self, slot: SharedSlot) -> None:
         """Put what is in memory into the files of *slot*, or leave them for a fresh slot if they are not as they were."""
         state = slot.check()
         if state is State.GOOD:
@@ -255,14 +255,14 @@ class CurrentSlot:
                 os.getpid(),
             )
 
-    def _claim(self, path: Path) -> SlotFile:
+    def _claim(self, path: Path) -> SharedSlot:
         former = self._former
         if former is None or former.path != path:
-            self.slot = slot = SlotFile.claim(path, self._owner if os.geteuid() == 0 else None)
+            self.slot = slot = SharedSlot.claim(path, self._owner if os.geteuid() == 0 else None)
             slot.tell_stage(self.stage)
             self._bindings.bind_all(keep=True)
         else:
-            self.slot = slot = SlotFile.copy(former)
+            self.slot = slot = SharedSlot.copy(former)
             slot.tell_stage(self.stage)
             self._former = None
             try:
@@ -273,7 +273,7 @@ class CurrentSlot:
 
     def _start_over(self, before: Slot, *, damaged: bool = False) -> None:
         """Let go of the slot *before*, and record into the present one, from 0."""
-        if isinstance(before, SlotFile):
+        if isinstance(before, SharedSlot):
             before.leave(damaged=damaged)
         self._bindings.bind_all(keep=False)
 

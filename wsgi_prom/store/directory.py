@@ -32,7 +32,7 @@ from wsgi_prom.store import (
     worker_words,
 )
 from wsgi_prom.store.environment import VARIABLE
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from wsgi_prom.store.directory_walk import Owner
@@ -65,12 +65,12 @@ def name_temporary() -> Path:
     return base / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
 
 
-def temporary(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Return whether *path* is a name for a directory of one server, which is removed at its end."""
     return _TEMPORARY_NAME.fullmatch(path.name) is not None
 
 
-def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Locks:
+def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> LockFile:
     """
     Make *path* if it is missing (it has to be if it is *new*) and check that it may be used; nothing in it is changed.
 
@@ -84,7 +84,7 @@ def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Loc
             with directory_files.made(path, uid, owner, new=new) as folder:
                 if not directory_files.writable(folder):
                     raise DirectoryError(_unwritable(path))
-                return Locks.within(folder, path, create=True)
+                return LockFile.within(folder, path, create=True)
         except FileNotFoundError as error:  # another process may remove it before there is a lock in it
             problem = error
         except OSError as error:
@@ -123,7 +123,7 @@ def client_files(folder: int | Path) -> list[str]:
     return sorted(name for name in os.listdir(folder) if client_format.origin(name))
 
 
-def trusted(path: Path) -> frozenset[int]:
+def trusted_uids(path: Path) -> frozenset[int]:
     """
     Return the uids whose files count in *path*: its owner's and root's.
 
@@ -140,7 +140,7 @@ def trusted(path: Path) -> frozenset[int]:
     return frozenset({0, uid})
 
 
-def recorded(path: Path) -> bool:
+def has_metrics(path: Path) -> bool:
     """Return whether a process has recorded into *path*, through us or through the client library alone. Raises OSError."""
     return bool(slot_numbers(path) or client_files(path))
 
@@ -150,7 +150,7 @@ def slot_file(number: int, kind: str) -> str:
     return f"wsgi_prom.{number}.{kind}"
 
 
-def keep_aside(folder: int, number: int, *kinds: str) -> bool:
+def set_aside(folder: int, number: int, *kinds: str) -> bool:
     """
     Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones.
 
@@ -173,7 +173,7 @@ def keep_aside(folder: int, number: int, *kinds: str) -> bool:
     return True
 
 
-def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
+def holders(path: Path, lock_file: LockFile) -> list[tuple[str, int]]:
     """Return what processes other than this one hold in *path*: a role and a pid (0 in another pid namespace) each."""
     roles = [("exporter", locks.EXPORTER)]
     roles += [("server", byte) for byte in locks.SERVERS]
@@ -182,7 +182,7 @@ def holders(path: Path, lock_file: Locks) -> list[tuple[str, int]]:
     return [(role, pid) for role, pid in found if pid is not None]
 
 
-def clear(path: Path, lock_file: Locks) -> None:
+def clear(path: Path, lock_file: LockFile) -> None:
     """Remove the files of earlier runs from *path*, whose lock file is *lock_file*. A slot that is taken meanwhile keeps its files."""
     with directory_files.opened(path) as folder:
         # Otherwise somebody has put another directory there.
@@ -200,13 +200,13 @@ def clear(path: Path, lock_file: Locks) -> None:
                 name == label_limit.NAME
                 or exit_counts.own(name)
                 or worker_words.own(name)
-                or archive.own(name)
-                or (client_format.origin(name) and archive.of_ended(folder, name))
+                or archive.is_own(name)
+                or (client_format.origin(name) and archive.process_has_ended(folder, name))
             ):
                 _remove(name, folder)
 
 
-def discard(path: Path, lock_file: Locks) -> bool:
+def discard(path: Path, lock_file: LockFile) -> bool:
     """
     Remove a directory that was made for one server, if no other server's master uses it. Returns whether it is gone.
 
@@ -218,22 +218,22 @@ def discard(path: Path, lock_file: Locks) -> bool:
         with directory_files.opened(path) as folder:
             if not _empty(path, folder, lock_file):
                 return False
-            with directory_files.passed(path.parent, os.fstat(folder).st_uid) as parent:
+            with directory_files.opened_above(path.parent, os.fstat(folder).st_uid) as parent:
                 os.rmdir(path.name, dir_fd=parent)
     except FileNotFoundError:
         if os.path.lexists(path):
             return False
     except (OSError, DirectoryError):
         return False  # somebody has put something there, which is not ours to remove
-    if temporary(path):
+    if is_temporary(path):
         stats_socket.remove(path)
     return True
 
 
-def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
+def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
     """Remove what is ours from the directory of one server, open as *folder*, unless it is in use."""
-    current = Locks.within(folder, path)
-    if not temporary(path) or (current is not lock_file and lock_file.discarded):
+    current = LockFile.within(folder, path)
+    if not is_temporary(path) or (current is not lock_file and lock_file.discarded):
         return False  # in the latter case somebody else has made it again
     if any(True for known in (current, lock_file) for _ in known.servers()):
         return False
@@ -243,7 +243,7 @@ def _empty(path: Path, folder: int, lock_file: Locks) -> bool:
     # The lock file last: without one it is as good as empty.
     for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
         ours = name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or exit_counts.own(name)
-        if ours or worker_words.own(name) or archive.removable(name):
+        if ours or worker_words.own(name) or archive.is_removable(name):
             _remove(name, folder)
     return True
 
@@ -260,14 +260,14 @@ def sweep(own: Path, owner: Owner | None = None) -> None:
         try:
             found = path.lstat()
             if (
-                temporary(path)
+                is_temporary(path)
                 and path != own
                 and stat.S_ISDIR(found.st_mode)
                 and found.st_uid in users
                 and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
             ):
                 try:
-                    lock_file = Locks.of(path)
+                    lock_file = LockFile.of(path)
                 except FileNotFoundError:
                     path.rmdir()
                     continue

@@ -71,7 +71,7 @@ def opened(path: Path, uid: int | None = None) -> Iterator[int]:
 
 
 @contextmanager
-def passed(path: Path, uid: int) -> Iterator[int]:
+def opened_above(path: Path, uid: int) -> Iterator[int]:
     """Open *path*, a directory above one of *uid*'s, which may be anybody's as far as that is safe; see `opened`."""
     fd = Descent(path, None).reach(uid)
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory_files
 from wsgi_prom.store.descriptor import Descriptor
-from wsgi_prom.store.file_format import texts
+from wsgi_prom.store.file_format import text_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +71,7 @@ class LabelSets:
                 self._open()
                 self._read(self._news())
             if labels not in allowed and len(allowed) < self._limit:
-                line = texts((metric, *labels))
+                line = text_line((metric, *labels))
                 whole = os.write(self._fd(), line) == len(line)
                 lines = self._news()
                 if lines != line:

@@ -33,7 +33,7 @@ NAME: Final = "wsgi_prom.lock"
 EXPORTER: Final = 0
 SERVERS: Final = range(1, 62)
 LAUNCH: Final = 62  # held while a worker starts an exporter
-FOLDING: Final = 63  # held while files are added to the archive
+ARCHIVING: Final = 63  # held while files are added to the archive
 FIRST_SLOT: Final = 64
 
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
@@ -46,16 +46,16 @@ _ASKING: Final = 1 << 32
 _DISCARDED: Final = 7919
 
 
-class Locks:
+class LockFile:
     """
     The lock file of one directory, as this process sees it.
 
-    Safe in threads, and across forks: a child holds none of what its parent holds. Get it by `Locks.of`.
+    Safe in threads, and across forks: a child holds none of what its parent holds. Get it by `LockFile.of`.
     """
 
-    _opened: Final[dict[tuple[int, int], Locks]] = {}
+    _opened: Final[dict[tuple[int, int], LockFile]] = {}
     # The last one of each path, whether or not it is still there.
-    _known: Final[dict[Path, Locks]] = {}
+    _known: Final[dict[Path, LockFile]] = {}
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -64,7 +64,7 @@ class Locks:
         self._mine: tuple[int, set[int]] = (os.getpid(), set())
 
     @classmethod
-    def of(cls, directory: Path) -> Locks:
+    def of(cls, directory: Path) -> LockFile:
         """
         Open the lock file of *directory*, once in this process.
 
@@ -75,7 +75,7 @@ class Locks:
             return cls.within(folder, directory)
 
     @classmethod
-    def within(cls, folder: int, directory: Path, *, create: bool = False) -> Locks:
+    def within(cls, folder: int, directory: Path, *, create: bool = False) -> LockFile:
         """Do as `of`, for *directory* that is open as *folder*. With *create* the file is made if it is missing."""
         try:
             found = os.lstat(NAME, dir_fd=folder)
@@ -147,12 +147,12 @@ class Locks:
         except OSError:
             return False
 
-    def launch(self, *, up: bool = False) -> int:
+    def launch_number(self, *, up: bool = False) -> int:
         """Return the number of the last exporter that a server started or called off, or that came *up*, 0 if unknown."""
         return int.from_bytes(os.pread(self._file.number(), 8, 8 * up), "little")
 
-    def set_launch(self, number: int, *, up: bool = False) -> None:
-        """Have `launch` return *number*, in every process. Raises OSError on a full disk."""
+    def set_launch_number(self, number: int, *, up: bool = False) -> None:
+        """Have `launch_number` return *number*, in every process. Raises OSError on a full disk."""
         os.pwrite(self._file.number(), number.to_bytes(8, "little"), 8 * up)
 
     def keep_at_exec(self) -> None:
@@ -168,7 +168,7 @@ class Locks:
         if self.mine(byte):
             # It may be lost (rule 1), as after a backup of the directory by code of this process.
             return self._lock(byte)
-        with self._asking(byte) as alone:
+        with self._alone(byte) as alone:
             # The kernel gives a process what it has.
             return alone and self.holder(byte) is None and self._lock(byte)
 
@@ -223,7 +223,7 @@ class Locks:
         return (found.st_dev, found.st_ino) == self._file.identity and self._file.is_open()
 
     @contextmanager
-    def _asking(self, byte: int) -> Iterator[bool]:
+    def _alone(self, byte: int) -> Iterator[bool]:
         """Yield whether nothing else that has opened the lock file is about to take *byte*."""
         what = _ASKING + byte
         try:
@@ -251,7 +251,7 @@ class Locks:
         return self._mine[1]
 
 
-class Presence:
+class TmpfilesLock:
     """
     A shared BSD lock on a directory, which keeps systemd-tmpfiles from cleaning it by age: files of ended workers too.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,11 +25,11 @@ _BYTES: Final = {
 
 def take(path: Path, role: str) -> None:
     """Say that this process has *role* in the server of the directory *path*, until it ends. Raises OSError, DirectoryError."""
-    lock_file = Locks.of(path)
+    lock_file = LockFile.of(path)
     next((byte for byte in _BYTES[role] if lock_file.acquire(byte)), None)
 
 
-def holders(lock_file: Locks) -> dict[int, str]:
+def holders(lock_file: LockFile) -> dict[int, str]:
     """Return the roles of the living processes that have one, by pid. Those of another pid namespace are left out."""
     found = {lock_file.holder(byte): role for role, held in _BYTES.items() for byte in held}
     return {pid: role for pid, role in found.items() if pid}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory_files, environment
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ def shared_directory() -> Path | None:
         if environment.announced(os.getpid()) is not None:
             return found
         with suppress(OSError, DirectoryError):
-            if any(True for _ in Locks.of(found).servers()):
+            if any(True for _ in LockFile.of(found).servers()):
                 return found
     named = environment.configured()
     return named and directory_files.own_directory(named)

@@ -61,7 +61,7 @@ class SlotFiles:
         try:
             with directory_files.opened(path, self._uid) as folder:
                 if former is not None:
-                    directory.keep_aside(folder, number)
+                    directory.set_aside(folder, number)
                 for kind in directory.KINDS:
                     self._files[kind] = self._open(kind, folder)
             self._size = os.fstat(self._fd("values")).st_size
@@ -159,7 +159,7 @@ class SlotFiles:
     def set_aside(self) -> None:
         """Rename the files to `.bad`, as far as they are in place. Raises nothing."""
         with suppress(Exception), directory_files.opened(self._path, self._uid) as folder:
-            directory.keep_aside(folder, self._number, *filter(self._in_place, directory.KINDS))
+            directory.set_aside(folder, self._number, *filter(self._in_place, directory.KINDS))
 
     def withdraw(self) -> None:
         """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.claims import Stage
     from wsgi_prom.store.file_format import Schema
-    from wsgi_prom.store.locks import Locks
+    from wsgi_prom.store.locks import LockFile
 
     class Columns(Protocol):
         """A memoryview or an array of doubles."""
@@ -73,7 +73,7 @@ class MemorySlot:
         return [(schema, values, list(columns)) for (schema, values), columns in list(self._rows.items())]
 
 
-class SlotFile:
+class SharedSlot:
     """
     A slot in the shared directory, held until the process ends. Get it by `claim` or `copy`, after the fork.
 
@@ -83,7 +83,7 @@ class SlotFile:
     def __init__(
         self,
         path: Path,
-        lock_file: Locks,
+        lock_file: LockFile,
         number: int,
         owner: tuple[int, int] | None = None,
         former: SlotFiles | None = None,
@@ -111,7 +111,7 @@ class SlotFile:
             raise
 
     @classmethod
-    def claim(cls, path: Path, owner: tuple[int, int] | None = None) -> SlotFile:
+    def claim(cls, path: Path, owner: tuple[int, int] | None = None) -> SharedSlot:
         """
         Take the lowest slot of *path* that no living process has, and go on in its files.
 
@@ -122,20 +122,20 @@ class SlotFile:
         """
         lock_file = directory.prepare(path, owner=owner)
 
-        def opened(number: int) -> SlotFile | None:
+        def opened(number: int) -> SharedSlot | None:
             try:
                 return cls(path, lock_file, number, owner)
             except ClaimedError:
                 return None
             except FormatError:
                 with directory_files.opened(path) as folder:
-                    aside = lock_file.lies_in(folder) and directory.keep_aside(folder, number)
+                    aside = lock_file.lies_in(folder) and directory.set_aside(folder, number)
                 return cls(path, lock_file, number, owner) if aside else None
 
         return _first_usable(lock_file, range(MAX_SLOTS), opened)
 
     @classmethod
-    def copy(cls, former: SlotFile) -> SlotFile:
+    def copy(cls, former: SharedSlot) -> SharedSlot:
         """
         Claim a slot for what *former* holds, whose files were removed or replaced. Nobody may store to it any more.
 
@@ -145,7 +145,7 @@ class SlotFile:
         path, owner, files = former.path, former.owner, former._files
         lock_file = directory.prepare(path, owner=owner)
 
-        def copied(number: int) -> SlotFile | None:
+        def copied(number: int) -> SharedSlot | None:
             if nonce_of(path, number) not in {None, files.nonce}:
                 return None
             slot = cls(path, lock_file, number, owner, files)
@@ -259,8 +259,8 @@ class SlotFile:
 
 
 def _first_usable(
-    lock_file: Locks, numbers: Iterable[int], opened: Callable[[int], SlotFile | None]
-) -> SlotFile:
+    lock_file: LockFile, numbers: Iterable[int], opened: Callable[[int], SharedSlot | None]
+) -> SharedSlot:
     """Return what *opened* makes of the first of the slots *numbers* whose record lock is free, None where it is not usable."""
     unusable = 0
     for number in numbers:

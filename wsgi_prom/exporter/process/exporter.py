@@ -119,4 +119,4 @@ def _log_other(lock: ExporterLock, *, replace: bool) -> None:
 
 def _left_nothing(path: Path, parent: int) -> bool:
     """Return whether the server *parent* has ended, and removed its directory, before its exporter came up."""
-    return not exists(parent) and directory.temporary(path) and not os.path.lexists(path)
+    return not exists(parent) and directory.is_temporary(path) and not os.path.lexists(path)

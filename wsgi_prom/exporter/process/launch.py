@@ -22,7 +22,7 @@ from wsgi_prom.exporter.process.watch import send_signal
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import unknown_variables
 from wsgi_prom.store import locks
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from wsgi_prom.settings import Address
@@ -72,7 +72,7 @@ def launch(
     and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
     *parent*, by default this one. *environ* is an earlier `exporter_environment`. Does not wait until it listens. Raises OSError.
     """
-    lock_file = Locks.of(path)
+    lock_file = LockFile.of(path)
     running = lock_file.holder(locks.EXPORTER)
     if address is None:
         if reload:
@@ -85,7 +85,7 @@ def launch(
     try:
         command = _command(path, address, target or Target())
         # An exporter with these settings stays, unless a later one is about to replace it.
-        if running and _given(running) == ([*command, "--launch", str(lock_file.launch())], environ):
+        if running and _given(running) == ([*command, "--launch", str(lock_file.launch_number())], environ):
             return
         command += ["--launch", str(_new_launch(lock_file)), "--parent", str(parent or os.getpid())]
         _start(command + ["--replace"] * reload, environ, owner, log_file)
@@ -101,11 +101,11 @@ def _command(path: Path, address: Address, target: Target) -> list[str]:
     return [_python(), "-P", "-S", "-c", _PROGRAM, *serve]
 
 
-def was_lost(lock_file: Locks) -> bool:
+def was_lost(lock_file: LockFile) -> bool:
     """Return whether the exporter that was started last has come up, and both of its processes are gone."""
-    number = lock_file.launch()
+    number = lock_file.launch_number()
     # In this order: one that has come up since holds the lock.
-    return 0 != number == lock_file.launch(up=True) and lock_file.holder(locks.EXPORTER) is None
+    return 0 != number == lock_file.launch_number(up=True) and lock_file.holder(locks.EXPORTER) is None
 
 
 def _start(
@@ -134,7 +134,7 @@ def _start(
             raise OSError(f"{command[0]} ended with status {status}")
 
 
-def _call_off(lock_file: Locks) -> None:
+def _call_off(lock_file: LockFile) -> None:
     """End the exporter that runs or is about to."""
     _new_launch(lock_file)
     # Looked up after that: an exporter that takes the lock later sees the new number.
@@ -143,12 +143,12 @@ def _call_off(lock_file: Locks) -> None:
         send_signal(running, signal.SIGTERM)
 
 
-def _new_launch(lock_file: Locks) -> int:
+def _new_launch(lock_file: LockFile) -> int:
     """Return a number for a new launch. Exporters of earlier launches end if they do not have the lock yet."""
     number = time.monotonic_ns()
     # On a full disk there is no earlier number either, since this one would take its space.
     with suppress(OSError):
-        lock_file.set_launch(number)
+        lock_file.set_launch_number(number)
     return number
 
 

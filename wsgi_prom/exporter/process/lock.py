@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.process.watch import send_signal
 from wsgi_prom.store import directory, directory_files, locks
-from wsgi_prom.store.locks import Locks, Presence
+from wsgi_prom.store.locks import LockFile, TmpfilesLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,15 +37,15 @@ class ExporterLock:
     thread of a process at a time.
     """
 
-    def __init__(self, path: Path, lock_file: Locks, launch: int | None = None) -> None:
+    def __init__(self, path: Path, lock_file: LockFile, launch: int | None = None) -> None:
         self.path = path
         self._launch = launch
         # All of them: a server that started before the directory was made again holds its byte in a former file.
         self._lock_files = [lock_file]
-        self._presence = Presence()
+        self._tmpfiles_lock = TmpfilesLock()
 
     @property
-    def _lock_file(self) -> Locks:
+    def _lock_file(self) -> LockFile:
         return self._lock_files[-1]
 
     def holder(self) -> int | None:
@@ -62,12 +62,12 @@ class ExporterLock:
             return False
         if self._launch is not None:
             with suppress(OSError):
-                self._lock_file.set_launch(self._launch, up=True)
+                self._lock_file.set_launch_number(self._launch, up=True)
         return True
 
     def superseded(self) -> bool:
         """Return whether the server has since started another exporter, or called this one off."""
-        return self._launch is not None and self._lock_file.launch() not in {0, self._launch}
+        return self._launch is not None and self._lock_file.launch_number() not in {0, self._launch}
 
     def take_over(self) -> bool:
         """
@@ -99,8 +99,8 @@ class ExporterLock:
         """Allow another exporter. Never raises."""
         with suppress(OSError):
             # A worker starts no other in the place of an exporter that ended in order.
-            if self._lock_file.launch(up=True) == self._launch:
-                self._lock_file.set_launch(0, up=True)
+            if self._lock_file.launch_number(up=True) == self._launch:
+                self._lock_file.set_launch_number(0, up=True)
         self._lock_file.release(locks.EXPORTER)
 
     def share(self) -> bool:
@@ -119,10 +119,10 @@ class ExporterLock:
         """
         # `opened` refuses a directory that belongs to another user by now.
         with suppress(OSError, DirectoryError), directory_files.opened(self.path, os.geteuid()) as folder:
-            found = Locks.within(folder, self.path)
+            found = LockFile.within(folder, self.path)
             if found is not self._lock_file:
                 self._lock_files.append(found)
-            self._presence.keep(folder)
+            self._tmpfiles_lock.keep(folder)
         if not self._lock_file.mine(locks.EXPORTER):
             self.share()
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.process.supervisor import END_SIGNALS
-from wsgi_prom.merge.folding import Folding
+from wsgi_prom.merge.archiving import Archiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +68,7 @@ class ServingProcess:
         """Serve until this process is told to end. Call it in the main thread; `END_SIGNALS` are blocked when it returns."""
         for number in END_SIGNALS:
             signal.signal(number, self._end)
-        threading.Thread(target=_fold, args=(self._lock.path,), daemon=True).start()
+        threading.Thread(target=_archive_ended, args=(self._lock.path,), daemon=True).start()
         self._serve(self._is_orphan)
         if self._is_orphan() and self._master is not None and not self._told_to_end:
             self._become_supervisor()
@@ -156,9 +156,9 @@ def _is_busy(channel: Any) -> bool:
     return bool(channel.requests or channel.request or channel.total_outbufs_len or connected_just_now)
 
 
-def _fold(path: Path) -> None:
+def _archive_ended(path: Path) -> None:
     # In a thread, since it reads all files of ended processes.
-    folding = Folding(path)
+    archiver = Archiver(path)
     while True:
-        folding.fold()
+        archiver.archive_ended()
         time.sleep(_KEEP_SECONDS)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.client_files import check_entries
 from wsgi_prom.store import archive, client_format, directory_files, locks
-from wsgi_prom.store.locks import Locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ _locks: Final[dict[int, threading.Lock]] = {}
 _LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-class Folding:
+class Archiver:
     """
     Adds files to the archive of the directory *path*. One thread of one process does so at a time, and others do not wait.
     """
@@ -50,7 +50,7 @@ class Folding:
         self._problem = ""
         self._again = 0.0
 
-    def fold(self) -> None:
+    def archive_ended(self) -> None:
         """
         Add the files that ended processes have left. Does nothing while another thread or process does so.
 
@@ -86,21 +86,21 @@ class Folding:
                 _left(folder, n) for n in os.listdir(folder)
             ):
                 return
-            lock_file = Locks.within(folder, self._path)
-            if lock_file.acquire(locks.FOLDING):
+            lock_file = LockFile.within(folder, self._path)
+            if lock_file.acquire(locks.ARCHIVING):
                 try:
-                    _fold(folder)
+                    _add_ended(folder)
                 finally:
-                    lock_file.release(locks.FOLDING)
+                    lock_file.release(locks.ARCHIVING)
 
 
 def _left(folder: int, name: str) -> bool:
     if client_format.origin(name):
-        return archive.of_ended(folder, name)
+        return archive.process_has_ended(folder, name)
     return archive.ended(name) is not None
 
 
-def _fold(folder: int) -> None:
+def _add_ended(folder: int) -> None:
     kept = archive.read(folder, frozenset({os.geteuid()}))
     number = kept.generation + 1
     _rename_ended(folder, number)
