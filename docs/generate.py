@@ -58,6 +58,7 @@ from wsgi_prom import PrometheusMiddleware, metrics, set_route
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
+from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
 
@@ -86,6 +87,8 @@ except ValueError:
     pass
 # As in a worker of a server, which has replaced another.
 begin(booting=False)
+reloads.begin()
+reloads.count()
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
 heartbeat = tempfile.NamedTemporaryFile(prefix="wgunicorn-", delete=False)
 os.unlink(heartbeat.name)

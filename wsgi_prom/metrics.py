@@ -91,6 +91,14 @@ WORKER_EXITS: Final = (
     "wsgi_worker_exits",
     "Workers that have ended, by reason; those of uWSGI that were killed are counted when the next one starts.",
 )
+RELOADS: Final = (
+    "wsgi_reloads",
+    "Reloads of the server after which a worker has started: gunicorn's HUP and USR2; uWSGI's of its master or its workers.",
+)
+LAST_RELOAD: Final = (
+    "wsgi_last_reload_timestamp_seconds",
+    "When the last of these reloads began, since the epoch. Absent before the first.",
+)
 LISTEN_QUEUE: Final = (
     "wsgi_listen_queue",
     "Connections that wait to be accepted, as the kernel counts them.",

@@ -26,7 +26,7 @@ from gunicorn.config import KNOWN_SETTINGS, Config
 
 from wsgi_prom.app_interface import takes_two
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.hooks import gunicorn_exits, logs
+from wsgi_prom.hooks import gunicorn_exits, logs, reloads
 from wsgi_prom.hooks.instance import Instance, attempt, read_settings
 from wsgi_prom.hooks.worker import begin, serve, stop_at
 from wsgi_prom.middleware import wrap_for_hook
@@ -42,11 +42,13 @@ if TYPE_CHECKING:
 __all__: tuple[str, ...] = ()
 
 # An arbiter that USR2 of another one has started: the other's pre_exec ran in this very process, before the exec.
-_instance = Instance(reload="GUNICORN_PID" in os.environ, master=os.getpid())
+_IS_RELOAD: Final = "GUNICORN_PID" in os.environ
+_instance = Instance(reload=_IS_RELOAD, master=os.getpid())
 _instance.directory.make_early()
-# Whether the exporter was started; the worker of this process, once it is forked and once it is initialized. A
+# Whether the exporter was started; the configuration that HUP has read last; the worker of this process, once it is forked and once it is initialized. A
 # configuration's own hooks may call ours, which then do nothing the second time.
 _ready = False
+_reloaded: Config | None = None
 _forked: Any = None
 _worker: Any = None
 
@@ -68,6 +70,8 @@ def when_ready(server: Arbiter) -> None:
     global _ready
     if not _ready:
         _ready = True
+        if _IS_RELOAD:
+            reloads.begin()
         with attempt("no metrics"):
             _instance.set_target(_target(server))
             _instance.start_exporter(log_file=_error_log(server))
@@ -75,6 +79,10 @@ def when_ready(server: Arbiter) -> None:
 
 def on_reload(server: Arbiter) -> None:
     """Give the exporter the settings of the configuration that HUP has read, and start one if there is none any more."""
+    global _reloaded
+    if server.cfg is not _reloaded:
+        _reloaded = server.cfg
+        reloads.begin()
     with attempt("the exporter goes on with the settings that it has"):
         _instance.reload(target=_target(server), owner=_owner(server), log_file=_error_log(server))
 
@@ -116,6 +124,7 @@ def post_worker_init(worker: Any) -> None:
         _wrap_application(worker)
     _begin(worker)
     serve()
+    reloads.count()
     with attempt("a worker that stops is shown as idle or busy"):
         stop_at(signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 

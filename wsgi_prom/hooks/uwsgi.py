@@ -15,7 +15,7 @@ from typing import Any
 import uwsgi
 
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.hooks import logs, unwrapped, uwsgi_stats_server
+from wsgi_prom.hooks import logs, reloads, unwrapped, uwsgi_stats_server
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.hooks.uwsgi_exits import Exits
 from wsgi_prom.hooks.worker import begin
@@ -43,6 +43,9 @@ def _on_import() -> None:
         _call_after_fork(_on_fork)
         # The master of daemonize2 is another process than the one that announced the directory.
         _instance = Instance(reload=bool(uwsgi.is_a_reload))
+        reloads.share()
+        if uwsgi.is_a_reload:
+            reloads.begin()
         _instance.start(owner=_owner())
         stats = uwsgi_stats_server.address(_instance.path)
         _instance.set_target(_target(stats))
@@ -66,6 +69,7 @@ def _on_fork() -> None:
         begin(booting="lazy-apps" in uwsgi.opt or "lazy" in uwsgi.opt)
         if _exits is not None:
             _exits.begin()
+        reloads.count()
     else:
         with attempt("this process claims its slot when it records something"):
             current_slot.part_from_parent()

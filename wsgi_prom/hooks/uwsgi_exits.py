@@ -20,6 +20,7 @@ import uwsgi
 from prometheus_client import Counter
 
 from wsgi_prom import metrics
+from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.instance import attempt
 from wsgi_prom.server import uwsgi_stats
 from wsgi_prom.store import worker_words
@@ -92,7 +93,12 @@ class Exits:
             current_slot.tell_stage(Stage.STOPPING)
             handled = signal.pthread_sigmask(signal.SIG_BLOCK, ()) - blocked
             workers: Any = uwsgi.workers()
-            _exits().labels(_reason(workers[index], handled)).inc()
+            reason = _reason(workers[index], handled)
+            _exits().labels(reason).inc()
+            if reason == "reload" and index == 0:
+                # Of the workers, all at once or one after the other, which the master does not tell. After a reload of the
+                # master nobody reads this.
+                reloads.begin()
             # Last: in the handler of SIGSEGV this may end the worker, and the next one counts it.
             self._uncounted[index] = 0
 
