@@ -54,8 +54,9 @@ def count() -> None:
         except BlockingIOError:
             return
         if found:
-            total.inc()
+            # In this order: a scrape that sees the reload has its time.
             _last().set(array("d", found)[0])
+            total.inc()
 
 
 @cache
