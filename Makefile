@@ -5,7 +5,7 @@ VENV := .venv
 BENCH := bench/.venv
 OLDEST := .venv-oldest
 SERVER ?= uwsgi
-TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter htpasswd unshare prlimit strace openssl cc systemd-tmpfiles valgrind wrk
+TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
 # Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
