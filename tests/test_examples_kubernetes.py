@@ -82,6 +82,8 @@ def test_the_sidecar_shows_the_server(pod: pods.Pod) -> None:
     assert 0 == queue["wsgi_listen_queue"]
     assert queue["wsgi_listen_queue_limit"]
     assert 1 == servers.value(samples, "wsgi_server_info", server="gunicorn")
+    # The sidecar has pids of its own.
+    assert {frozenset({("role", "exporter")})} == set(live.labelled(samples, "process_resident_memory_bytes"))
     first = [pod.first_process(server) for server in pod.running.values()]
     assert [USER] * 2 == [live.user_id(pid) for pid in first]
     # Each is process 1 of its own pid namespace.
@@ -165,6 +167,8 @@ def test_the_pod_of_uwsgi(folder: Path) -> None:
             servers.value(samples, "wsgi_listen_queue", socket="0.0.0.0:8000"),
             servers.value(samples, "uwsgi_up"),
         )
+        # Process 1 of the container is the master.
+        assert servers.value(samples, "process_resident_memory_bytes", role="master")
         with ThreadPoolExecutor(1) as pool:
             slow = pool.submit(ask, pod, ["/slow?seconds=2"])
             live.eventually(lambda: states(pod.samples())["busy"], lambda busy: busy == 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import live
 import processes
 import pytest
 import servers
+from users import needs_root
 
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.server.processes import Processes, Totals
@@ -140,6 +142,24 @@ def test_mules_spoolers_and_daemons_have_their_roles(tmp_path: Path) -> None:
     found = by_series(samples, RSS)
     assert {"worker", "master", "exporter", "supervisor", *resident} == {role for _, role in found}
     assert pytest.approx(resident, rel=0.05) == {role: found["", role] for role in resident}
+
+
+@needs_root
+def test_an_exporter_whose_parent_is_the_master_is_no_daemon() -> None:
+    """In a container the master is process 1, and so the exporter's parent; the only daemon there is the one that it runs."""
+    server = servers.start("uwsgi prefork", "--attach-daemon", "exec sleep 1000", workers=1)
+    server.command[:0] = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    with server:
+        samples = live.eventually(server.samples, lambda found: ("", "daemon") in by_series(found, RSS))
+        (sleep,) = [pid for pid in server.processes() if live.command_line(pid).startswith("sleep")]
+        resident = memory(sleep, "VmRSS")
+        # unshare passes no signal on.
+        (master,) = server.children()
+        server.signal_child(master, signal.SIGTERM)
+        server.wait()
+    found = by_series(samples, RSS)
+    assert {"worker", "master", "exporter", "supervisor", "daemon"} == {role for _, role in found}
+    assert pytest.approx(resident, rel=0.05) == found["", "daemon"]
 
 
 DIRTY = """

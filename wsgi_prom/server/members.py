@@ -156,11 +156,14 @@ class Members:
             name, descendants = process.name(), process.children(recursive=True)
         except Error:
             return
+        # In a container the master is process 1, and so the exporter's parent.
+        own = self._roles()
         pids: set[int] = set()
         for descendant in descendants:  # parents come before their children
             try:
                 parent = descendant.ppid()
-                if parent in pids or (parent == master and descendant.name() != name):
+                other = parent == master and descendant.name() != name and descendant.pid not in own
+                if parent in pids or other:
                     pids.add(descendant.pid)
                     yield self._known.get(descendant, descendant)
             except Error:
