@@ -249,7 +249,8 @@ def test_who_never_reads_is_left_when_time_is_over(tmp_path) -> None:
     # 250 KB, of which the kernels' buffers take 140.
     exporters.fill(tmp_path / "shared", 3000)
     with hurried(tmp_path / "shared", answer=6.0) as server:
-        assert server.metrics_url
+        # Once it answers, it has a second descriptor of its listening socket.
+        server.scrape()
         # The least: now and then the exporter asks the kernel for the listen queues, on a socket too.
         alone = min(exporters.sockets(server) for _ in range(20))
         with exporters.connect(server, window=4096) as client:
