@@ -4,8 +4,8 @@ The values that the client library's metrics record into, each a column of the p
 1. `fork_guard` is looked at before the lock is taken: in a forked child a thread that is gone may hold it for ever.
 2. A value counts what its own process recorded. The column may hold more, from earlier owners of the slot, which a
    `set` must not erase where the client library would still count it.
-3. A signal handler or a finalizer may record in the middle of a record or a move. Between the reading of a figure and its
-   storing there is nothing at which CPython runs one, or what was stored is looked at again.
+3. A signal handler or a finalizer may record in the middle of a record or a move. Between reading
+   a figure and storing it CPython runs neither, or the stored figure is looked at again.
 """
 
 from __future__ import annotations

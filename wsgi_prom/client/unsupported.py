@@ -45,23 +45,23 @@ _MESSAGES: Final = {
         "result. Use MultiProcessCollector(registry), which has them."
     ),
 }
-_said: Final[set[str]] = set()
+_warned: Final[set[str]] = set()
 
 
 def install(existing: Iterable[Any]) -> None:
     """Watch what is made from now on, and look at the metrics and registries that *existing* are. Call it once."""
     for kind in (metrics.Info, metrics.Enum):
-        _watch(kind, "_metric_init", lambda metric, *_: _say(metric._type, metric._name))
+        _watch(kind, "_metric_init", lambda metric, *_: _warn_once(metric._type, metric._name))
     _watch(metrics.Gauge, "set_function", _without_value)
-    _watch(registry.CollectorRegistry, "register", lambda _, collector, *__: _look(collector))
+    _watch(registry.CollectorRegistry, "register", lambda _, collector, *__: _check_collector(collector))
     multiprocess.MultiProcessCollector.merge = staticmethod(_merge(multiprocess.MultiProcessCollector.merge))  # type: ignore[method-assign]
     for item in existing:
         with suppress(Exception):
             if isinstance(item, registry.CollectorRegistry):
                 for collector in list(item._collector_to_names):
-                    _look(collector)
+                    _check_collector(collector)
             elif item._type in {"info", "stateset"}:
-                _say(item._type, item._name)
+                _warn_once(item._type, item._name)
             elif isinstance(item, metrics.Gauge) and "_child_samples" in vars(item):
                 _without_value(item)
 
@@ -79,24 +79,24 @@ def _watch(kind: type, name: str, look: Callable[..., None]) -> None:
     setattr(kind, name, watched)
 
 
-def _look(collector: Any) -> None:
-    # By type, since asking a proxy for its class runs the application's code. The library's own are no news.
+def _check_collector(collector: Any) -> None:
+    # By type, since asking a proxy for its class runs the application's code. The library's own need no warning.
     kind = type(collector)
     if not issubclass(kind, metrics.MetricWrapperBase) and not kind.__module__.startswith(
         "prometheus_client."
     ):
-        _say("collector", kind.__qualname__)
+        _warn_once("collector", kind.__qualname__)
 
 
 def _without_value(gauge: Any, *_: Any) -> None:
-    """Have *gauge*, whose figure is not known here, on no page rather than as 0."""
+    """Take *gauge*, whose figure is not known here, off the page, where it would be 0."""
     value = gauge._value
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
     if isinstance(value, SlotValue):
         with current_slot.lock:
             value.hide()
         value._row = None  # which nobody else refers to, and which would show it again in the next slot
-    _say("function", gauge._name)
+    _warn_once("function", gauge._name)
 
 
 def _merge(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,13 +104,13 @@ def _merge(method: Callable[..., Any]) -> Callable[..., Any]:
     def merge(*arguments: Any, **keywords: Any) -> Any:
         # Not answered with all there is: applications merge the files of one dead worker, and write the result back.
         with suppress(Exception):
-            _say("merge", "files")
+            _warn_once("merge", "files")
         return method(*arguments, **keywords)
 
     return merge
 
 
-def _say(kind: str, name: str) -> None:
-    if kind not in _said:
-        _said.add(kind)
+def _warn_once(kind: str, name: str) -> None:
+    if kind not in _warned:
+        _warned.add(kind)
         log.warning(_MESSAGES[kind], name)

@@ -75,7 +75,7 @@ class _Unfinished(threading.local):
                 child.values[part or f"bucket {len(child.values)}"] = value
                 return value, child
         child = _Child(key)
-        # Before anybody sees it: who makes the same in the middle of this would take the first place in it.
+        # Before the child is in the list: a signal handler that makes the same child would take its first value.
         child.values[part or "bucket 0"] = value
         self._children = [*self._children[-self._MOST :], child]
         return value, child

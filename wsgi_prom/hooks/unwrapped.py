@@ -1,11 +1,11 @@
 """
-The warning of a uWSGI server with the hook whose application nobody has wrapped: its page would be empty, without a word.
-"""
+Warn if uWSGI has the hook and no application is wrapped: its page would be empty.
 
-# Rule 1: no false alarm. An application may be wrapped in its framework, in another interpreter of the process (mounts), after
-#         the fork (lazy-apps), or at its first request. So it is asked when requests were served, twice in a row.
-# Rule 2: uWSGI calls no Python after it has loaded an application but for requests and signals. A timer's signal goes to
-#         worker 1, for the first minutes alone. Where there is no master, there are no timers.
+1. No false alarm. An application may be wrapped in its framework, in another interpreter of the process (mounts), after the
+   fork (lazy-apps), or at its first request. So the check counts only when requests were served, twice in a row.
+2. uWSGI calls no Python after it has loaded an application but for requests and signals. A timer's signal goes to worker 1,
+   for the first minutes alone. Where there is no master, there are no timers.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class ClaimedError(Exception):
 
 
 class Stage(IntEnum):
-    """Where a worker is in its life, as its server's hook tells it. NONE: the process is no worker, or has no hook."""
+    """The stage of a worker, as its server's hook tells it. NONE: the process is no worker, or has no hook."""
 
     NONE = 0
     BOOTING = 1

@@ -44,7 +44,7 @@ class CurrentSlot:
     """
     The process's slot, and all that records into it. Fork and thread safe.
 
-    Who records calls `renew` first if `fork_guard[0]` is 0: before the first record of each process, and while something is
+    Code that records calls `renew` first if `fork_guard[0]` is 0: before the first record of each process, and while something is
     wrong. *guard* is the two-byte fork guard, and *clock* returns seconds: tests give them.
     """
 
@@ -59,14 +59,14 @@ class CurrentSlot:
         # The lock, by which a request knows the process that it began in; False while records hold it (unlocked.py).
         self.token: threading.RLock | Literal[False] = False
         self.slot: Slot = MemorySlot()
-        # One that is to be copied: its files were removed or replaced.
+        # A slot whose files were removed or replaced, until its values are in a copy.
         self._former: SharedSlot | None = None
         self._directory: Path | None = None
         self._owner: tuple[int, int] | None = None
         self._deferred = False
         self.stage = Stage.NONE
         self._bindings = Bindings(lambda: self.slot)
-        self._renewing = 0  # the pid of the process that does
+        self._renewing = 0  # the pid of the process that runs `renew`
         self._clock = clock
         self._next_try = 0.0
         self._problem = ""
@@ -101,7 +101,7 @@ class CurrentSlot:
             self._renew_now()
 
     def tell_stage(self, stage: Stage) -> None:
-        """Say where this process is in a worker's life. Its children are no workers until they say it themselves."""
+        """Set the stage of this worker, for scrapes. A forked child has none until it sets its own."""
         if not self.fork_guard[1]:
             self.part_from_parent()
         with self.lock:
@@ -126,7 +126,7 @@ class CurrentSlot:
 
     def renew(self) -> None:
         """
-        Make this process a recording one: part from the parent's slot if it was forked, and claim its own.
+        Prepare this process to record: leave the parent's slot if it was forked, and claim its own.
 
         Never raises: where no slot can be had, or no space in it, that is logged once, the process goes on recording
         in its own memory, and this is tried again.
@@ -142,9 +142,9 @@ class CurrentSlot:
                 # Else a signal handler has recorded in the middle of it, and claimed a slot.
                 if not self.fork_guard[0]:
                     self._renewing = os.getpid()
-                    # Until all is where it belongs: what is moved must not be stored to meanwhile.
+                    # Records take the lock until all rows are moved.
                     self.token = False
-                    # Before and not after: what goes wrong from here on is not to be overlooked.
+                    # Before `_recover` and not after it: what fails there sets this to 0 again.
                     self.fork_guard[0] = 1
                     self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
@@ -173,7 +173,7 @@ class CurrentSlot:
 
     def part_from_parent(self) -> None:
         """
-        In a forked child, let go of what the parent records into, without claiming anything.
+        In a forked child, stop using the parent's slot, without claiming another one.
 
         An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
         """
@@ -228,7 +228,7 @@ class CurrentSlot:
         self._look_for_incomplete()
         if self._problem:
             self._problem = ""
-            self._tell(
+            self._log_later(
                 logging.WARNING, "process %d writes its metrics again, with all that it kept", os.getpid()
             )
 
@@ -246,7 +246,7 @@ class CurrentSlot:
             damaged = state is State.DAMAGED
             self.slot = MemorySlot()
             self._start_over(slot, damaged=damaged)
-            self._tell(
+            self._log_later(
                 logging.ERROR,
                 "the files of slot %d were damaged; process %d goes on in a fresh slot, without what it had counted there"
                 if damaged
@@ -272,7 +272,7 @@ class CurrentSlot:
         return slot
 
     def _start_over(self, before: Slot, *, damaged: bool = False) -> None:
-        """Let go of the slot *before*, and record into the present one, from 0."""
+        """Leave the slot *before*, and record into the present one, from 0."""
         if isinstance(before, SharedSlot):
             before.leave(damaged=damaged)
         self._bindings.bind_all(keep=False)
@@ -285,14 +285,14 @@ class CurrentSlot:
         problem = f"{kind}{error}"
         if problem != self._problem:
             self._problem = problem
-            self._tell(
+            self._log_later(
                 logging.ERROR,
                 "process %d cannot write its metrics (%s); it keeps them in memory and retries every second",
                 os.getpid(),
                 problem,
             )
 
-    def _tell(self, *message: Any) -> None:
+    def _log_later(self, *message: Any) -> None:
         self._messages.append(message)
 
 

@@ -1,5 +1,5 @@
 """
-The shared directory: choosing it, making it, clearing it and removing it.
+The shared directory: making it, checking it, clearing it and removing it. (shared_directory.py says which one it is.)
 
 1. Only plain files are removed, under names that this package or the client library gives, relative to the opened
    directory: no link is followed.
@@ -152,11 +152,9 @@ def slot_file(number: int, kind: str) -> str:
 
 def set_aside(folder: int, number: int, *kinds: str) -> bool:
     """
-    Rename the files of slot *number*, or only those of *kinds*, to be looked at: in the place of earlier ones.
+    Rename the files of slot *number*, or only those of *kinds*, to `.bad`, for somebody to look at. Earlier ones are replaced.
 
-    The directory is open as *folder*.
-
-    Returns False where that cannot be done: a folder with something in it is not replaced.
+    The directory is open as *folder*. Returns False if a folder with something in it has that name.
     """
     for kind in kinds or KINDS:
         bad = slot_file(number, kind)

@@ -72,7 +72,7 @@ def opened(path: Path, uid: int | None = None) -> Iterator[int]:
 
 @contextmanager
 def opened_above(path: Path, uid: int) -> Iterator[int]:
-    """Open *path*, a directory above one of *uid*'s, which may be anybody's as far as that is safe; see `opened`."""
+    """Open *path*, the parent of a directory of *uid*'s. It may be another user's where that is safe: see directory_walk.py."""
     fd = Descent(path, None).reach(uid)
     try:
         yield fd

@@ -56,8 +56,8 @@ class Descent:
         self._here = os.open("/", _PASS_FLAGS)
         self._found = os.fstat(self._here)
         self._where = "/"
-        # Where root is not mapped (a user namespace), its files are those of whoever has the root directory.
-        self._rulers = {0, self._found.st_uid}
+        # Where root is not mapped (a user namespace), the owner of the root directory stands for it.
+        self._root_uids = {0, self._found.st_uid}
         # Whether nobody but root can have chosen what is here.
         self._chosen_by_root = True
 
@@ -71,7 +71,7 @@ class Descent:
             os.close(fd)
 
     def reach(self, uid: int | None) -> int:
-        """Go there; *uid* is whose directory it is that is looked for, without whoever has this one."""
+        """Return a descriptor of *path*. *uid* is the user of the shared directory, by default the owner of *path*."""
         try:
             while self._names:
                 name, linked = self._names.pop()
@@ -137,7 +137,7 @@ class Descent:
 
     def _refuse_strangers(self, uid: int) -> None:
         for where, belongs, owner in self._passed:
-            if owner not in self._rulers | {uid, os.geteuid()}:
+            if owner not in self._root_uids | {uid, os.geteuid()}:
                 shown = self._shown if where == str(self._path) else f"{self._shown}: {where}"
                 remedy = (
                     "Name a directory itself, or remove the link."
@@ -215,9 +215,9 @@ class Descent:
 
     def _fixed(self, folder: os.stat_result, entry: os.stat_result | None = None) -> bool:
         """Return whether nobody but root can replace what is in *folder*: all of it, or, below a sticky one, *entry*."""
-        if folder.st_uid not in self._rulers:
+        if folder.st_uid not in self._root_uids:
             return False
         group = stat.S_IWGRP if folder.st_gid != 0 else 0
         if not folder.st_mode & (group | stat.S_IWOTH):
             return True
-        return bool(folder.st_mode & stat.S_ISVTX) and entry is not None and entry.st_uid in self._rulers
+        return bool(folder.st_mode & stat.S_ISVTX) and entry is not None and entry.st_uid in self._root_uids

@@ -26,7 +26,7 @@ NAME: Final = "wsgi_prom.labels"
 # Added to a metric's name for those of its label sets in which callables' values are OTHER: they have a limit of their own.
 FOLDED: Final = " of OTHER"
 
-# Read at a time: more than a line, as a rule than all that is new.
+# Bytes read at a time: as a rule more than all new lines.
 _MOST_BYTES: Final = 65536
 # A longer file is not used: a hundred workers that meet a thousand label sets of ten metrics at the same time make as much.
 _LARGEST: Final = 64 * 1024 * 1024
@@ -53,7 +53,7 @@ class LabelSets:
         self._lock = threading.RLock()
 
     def allow(self, metric: str, labels: tuple[str, ...]) -> bool:
-        """Return whether *metric* may have *labels*; once it may, it always may. Raises nothing."""
+        """Return whether *metric* may have *labels*; once it may, it always may. Never raises."""
         allowed = self._allowed.setdefault(metric, set())
         if labels in allowed:
             return True
@@ -69,11 +69,11 @@ class LabelSets:
                 # First what others have met: each worker that is recycled would else add a line for each label set. (One
                 # that lives does, for what others have met since. To look first costs two system calls a label set.)
                 self._open()
-                self._read(self._news())
+                self._read(self._new_lines())
             if labels not in allowed and len(allowed) < self._limit:
                 line = text_line((metric, *labels))
                 whole = os.write(self._fd(), line) == len(line)
-                lines = self._news()
+                lines = self._new_lines()
                 if lines != line:
                     self._read(lines)
                 if not whole or lines == line:
@@ -127,8 +127,8 @@ class LabelSets:
         if len(allowed) < self._limit:
             allowed.add(labels)
 
-    def _news(self) -> bytes:
-        """Return the whole lines that nobody has read here."""
+    def _new_lines(self) -> bytes:
+        """Return the complete lines that this process has not read yet."""
         data = b""
         while more := os.pread(self._fd(), _MOST_BYTES, self._offset + len(data)):
             data += more
@@ -146,4 +146,4 @@ class LabelSets:
                 if len(allowed) < self._limit:
                     allowed.add(tuple(labels))
             except (ValueError, TypeError):
-                continue  # torn by a full disk: it is no one's, for all readers alike
+                continue  # cut off by a full disk: all readers leave it out

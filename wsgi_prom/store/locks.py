@@ -68,8 +68,8 @@ class LockFile:
         """
         Open the lock file of *directory*, once in this process.
 
-        Raises FileNotFoundError, DirectoryError for a directory that another user chose, and for anything but a plain
-        file of its user's, OSError.
+        Raises FileNotFoundError; DirectoryError for a directory that another user chose, and for a lock file that is not a
+        plain file of the directory's user; OSError.
         """
         with directory_files.opened(directory) as folder:
             return cls.within(folder, directory)
@@ -129,7 +129,7 @@ class LockFile:
         os.ftruncate(self._file.number(), _DISCARDED)
 
     def mark_used(self) -> None:
-        """Take that back, for a server that goes on in a directory that another has half removed."""
+        """Undo `mark_discarded`, for a server that goes on in a directory that another one has half removed."""
         if self.discarded:
             os.ftruncate(self._file.number(), 0)
 
@@ -148,7 +148,7 @@ class LockFile:
             return False
 
     def launch_number(self, *, up: bool = False) -> int:
-        """Return the number of the last exporter that a server started or called off, or that came *up*, 0 if unknown."""
+        """Return the number of the last launch of an exporter; with *up* of the last one that took its lock. 0 if unknown."""
         return int.from_bytes(os.pread(self._file.number(), 8, 8 * up), "little")
 
     def set_launch_number(self, number: int, *, up: bool = False) -> None:
@@ -224,7 +224,7 @@ class LockFile:
 
     @contextmanager
     def _alone(self, byte: int) -> Iterator[bool]:
-        """Yield whether nothing else that has opened the lock file is about to take *byte*."""
+        """Yield whether no other interpreter of this process is about to take *byte*."""
         what = _ASKING + byte
         try:
             self._set_file_lock(fcntl.F_WRLCK, what)
@@ -263,7 +263,7 @@ class TmpfilesLock:
         self._fd: int | None = None
 
     def keep(self, folder: int) -> None:
-        """Have the lock on the directory that is open as *folder*. Call it now and then; raises OSError."""
+        """Hold the lock on the directory that is open as *folder*. Call it about once a second. Raises OSError."""
         if self._fd is not None and os.path.samestat(os.fstat(folder), os.fstat(self._fd)):
             return
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)

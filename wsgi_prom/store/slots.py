@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         def __setitem__(self, index: int, value: float, /) -> None: ...
 
 
-# Far above any pool of workers; the lock file is as long as its highest locked byte only in the kernel's books.
+# Far above any number of workers. A record lock behind the end of the lock file does not make the file longer.
 MAX_SLOTS: Final = 65536
 # How many slots with files that cannot be used are passed over before a claim fails.
 _MOST_UNUSABLE: Final = 16
@@ -69,7 +69,7 @@ class MemorySlot:
         return self._rows.setdefault((schema, labelvalues), fresh), 0
 
     def rows(self) -> list[tuple[Schema, tuple[str, ...], list[float]]]:
-        """Return what has been recorded, for a collector in the same process."""
+        """Return what was recorded, for a collector in the same process."""
         return [(schema, values, list(columns)) for (schema, values), columns in list(self._rows.items())]
 
 
@@ -91,7 +91,7 @@ class SharedSlot:
         self.number = number
         self.path: Path = path
         self.owner = owner
-        # Whether rows are kept in memory, and why, if there is another reason than a signal's handler.
+        # Whether rows are kept in memory, and the error that caused it; None if a signal handler did.
         self.incomplete = False
         self.error: OSError | None = None
         self._locks = lock_file
@@ -137,7 +137,7 @@ class SharedSlot:
     @classmethod
     def copy(cls, former: SharedSlot) -> SharedSlot:
         """
-        Claim a slot for what *former* holds, whose files were removed or replaced. Nobody may store to it any more.
+        Claim a slot for what *former* holds, whose files were removed or replaced. Nothing may be stored to it any more.
 
         Scrapes show the slot only after `publish`. What lies in the place of its files is set aside, unless it is another
         slot. Raises OSError, DirectoryError.
@@ -154,13 +154,13 @@ class SharedSlot:
             files.close()
             return slot
 
-        # An older copy goes first, as of a directory that was moved away and put back: two slots of one nonce are one.
+        # An older copy first, as in a directory that was moved away and put back: scrapes take two slots of one nonce for one.
         older = (n for n in directory.slot_numbers(path) if nonce_of(path, n) == files.nonce)
         return _first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
 
     def withdraw(self) -> None:
         """
-        Have scrapes see the files no more, so that their values can be moved to a copy. Raises OSError, DirectoryError.
+        Hide the files from scrapes, so that their values can be moved to a copy. Raises OSError, DirectoryError.
 
         Not before the directory can be used: until then the values stay in the files, wherever those are.
         """
@@ -172,7 +172,7 @@ class SharedSlot:
         self._files.claim()
 
     def tell_stage(self, stage: Stage) -> None:
-        """Say where the process is in a worker's life, for scrapes and for whoever claims the slot after it."""
+        """Set the worker's stage, for scrapes and for the next process that claims the slot."""
         self._files.tell_stage(stage)
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
@@ -261,7 +261,7 @@ class SharedSlot:
 def _first_usable(
     lock_file: LockFile, numbers: Iterable[int], opened: Callable[[int], SharedSlot | None]
 ) -> SharedSlot:
-    """Return what *opened* makes of the first of the slots *numbers* whose record lock is free, None where it is not usable."""
+    """Return the first slot of *numbers* whose record lock is free and for which *opened* does not return None."""
     unusable = 0
     for number in numbers:
         byte = locks.FIRST_SLOT + number

@@ -41,7 +41,7 @@ _PROGRAM: Final = (
     "raise SystemExit(main())"
 )
 # The settings that say where the page is and who may read it. Servers that share a directory have one exporter.
-_READERS: Final = {
+_ACCESS_VARIABLES: Final = {
     f"WSGI_PROM_{name}" for name in ("BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG")
 }
 # Python's own start takes 20 ms. A master waits no longer than this for one that hangs.
@@ -76,7 +76,7 @@ def launch(
     running = lock_file.holder(locks.EXPORTER)
     if address is None:
         if reload:
-            _call_off(lock_file)
+            _stop(lock_file)
         return
     environ = environ or exporter_environment()
     if running is not None and not reload:
@@ -85,13 +85,16 @@ def launch(
     try:
         command = _command(path, address, target or Target())
         # An exporter with these settings stays, unless a later one is about to replace it.
-        if running and _given(running) == ([*command, "--launch", str(lock_file.launch_number())], environ):
+        if running and _started_with(running) == (
+            [*command, "--launch", str(lock_file.launch_number())],
+            environ,
+        ):
             return
         command += ["--launch", str(_new_launch(lock_file)), "--parent", str(parent or os.getpid())]
         _start(command + ["--replace"] * reload, environ, owner, log_file)
     except OSError:
         if reload:
-            _call_off(lock_file)
+            _stop(lock_file)
         raise
 
 
@@ -134,7 +137,7 @@ def _start(
             raise OSError(f"{command[0]} ended with status {status}")
 
 
-def _call_off(lock_file: LockFile) -> None:
+def _stop(lock_file: LockFile) -> None:
     """End the exporter that runs or is about to."""
     _new_launch(lock_file)
     # Looked up after that: an exporter that takes the lock later sees the new number.
@@ -144,7 +147,7 @@ def _call_off(lock_file: LockFile) -> None:
 
 
 def _new_launch(lock_file: LockFile) -> int:
-    """Return a number for a new launch. Exporters of earlier launches end if they do not have the lock yet."""
+    """Return a number for a new launch. Exporters of earlier launches end unless they have the lock already."""
     number = time.monotonic_ns()
     # On a full disk there is no earlier number either, since this one would take its space.
     with suppress(OSError):
@@ -154,8 +157,8 @@ def _new_launch(lock_file: LockFile) -> int:
 
 def _warn_of_other_settings(path: Path, running: int, environ: dict[str, str]) -> None:
     """Log which settings of this server the exporter *running* of another server does not have."""
-    given = _given(running)
-    names = sorted(name for name in _READERS if given and environ.get(name) != given[1].get(name))
+    given = _started_with(running)
+    names = sorted(name for name in _ACCESS_VARIABLES if given and environ.get(name) != given[1].get(name))
     if names:
         log.warning(
             "the exporter of %s (pid %d) was started with other settings (%s) and keeps them. Give all servers of the "
@@ -175,7 +178,7 @@ def exporter_environment() -> dict[str, str]:
     return {**{name: os.environ[name] for name in names}, "PYTHONPATH": search}
 
 
-def _given(pid: int) -> tuple[list[str], dict[str, str]] | None:
+def _started_with(pid: int) -> tuple[list[str], dict[str, str]] | None:
     """Return the arguments and environment that the exporter *pid* was started with, None if they cannot be read."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
