@@ -3,7 +3,7 @@ The pages of one directory: scrapes at the same time share one collection, and o
 
 1. The page of a scrape is made from a collection that began after its request had arrived, never from an older one.
 2. A page that several clients read is in memory once.
-3. A scrape that waits for a source of the server's figures keeps no other waiting. Scrapes share a page if they got the same.
+3. A scrape that waits for a source of the server's figures keeps no other waiting. Scrapes share a page if the sources told them the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.readers import Reading
 
-# That a scrape which says no timeout waits for a source.
+# How long a scrape waits for a source if it does not say its timeout.
 SECONDS: Final = 1.0
 # Scrapes that may wait for a source for longer. Each keeps a thread of the exporter, which has others to answer, and probes.
 _PATIENT: Final = 2
@@ -74,10 +74,10 @@ class Pages:
         self._lock = threading.Lock()
         self._patient = threading.Semaphore(_PATIENT)
         self._began = float("-inf")
-        # Of the last collection: the slots, what they tell of the workers,
+        # The slots as of the last collection, and the metrics of the workers in them.
         self._slots: list[Reading] = []
         self._workers: list[Metric] = []
-        # and whole pages, in text and in OpenMetrics (True), each with what the server's other sources had told.
+        # Whole pages of that collection, in text and in OpenMetrics (True), each with the metrics of the server's other sources.
         self._cache: dict[bool, tuple[Page, list[list[Metric]]]] = {}
 
     def page(
@@ -92,9 +92,9 @@ class Pages:
         """
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.
 
-        Sources that have not answered by *deadline*, a second from now by default, are left out. With a later one, two scrapes
-        can wait at a time. *exporter* are metrics of
-        whoever serves the page. Raises DirectoryError if the directory cannot be read at all.
+        Sources that have not answered by *deadline*, a second from now by default, are left out. Two scrapes at a time can wait
+        for longer than that. *exporter* are metrics of the process that serves the page. Raises DirectoryError if the directory
+        cannot be read at all.
         """
         # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
         with self._lock:

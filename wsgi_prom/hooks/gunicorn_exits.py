@@ -67,7 +67,7 @@ class _Counts:
         self._unsaved = True
 
     def save(self) -> None:
-        """Write the file if that is due. Called in the middle of itself, it leaves that to the outer call: by older gunicorns' signal handlers."""
+        """Write the file if a count has changed or the file is gone. A call within another one does nothing: older gunicorns reap in signal handlers."""
         if self._path is None or self._saving:
             return
         self._saving = True

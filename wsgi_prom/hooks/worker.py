@@ -1,4 +1,4 @@
-"""What the hooks of both servers do in a worker: say where it is in its life, and claim its slot."""
+"""What the hooks of both servers do in a worker: tell its stage, and claim its slot."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Source:
         self._otherwise = otherwise or []
         self._lock = threading.Lock()
         self._last: _Reading | None = None
-        # Said once, until it works again.
+        # A failure is logged once, until the source works again.
         self._failing = False
 
     def begin(self, read: Read, arrival: float) -> _Reading:

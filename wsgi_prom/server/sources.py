@@ -51,7 +51,7 @@ class Sources:
     ) -> None:
         self._workers = partial(Workers().families, hooked=hooked, concurrency=concurrency)
         self._failing = False
-        # Each with what reads it, which is given the slots.
+        # Each with the function that reads it, whose argument are the slots.
         self._outside: list[tuple[Source, Callable[[list[Reading]], list[Metric]]]] = []
         self._queues = queues = QueueMetrics(sockets) if sockets else None
         if queues is not None:
@@ -65,7 +65,7 @@ class Sources:
 
     def watch(self, path: Path) -> None:
         """
-        Show the processes of the server that uses the directory *path* too, and watch what a scrape alone would miss.
+        Show the processes of the server that uses the directory *path* too, and take samples between scrapes.
 
         Call it once, in the exporter, before the first scrape: it imports psutil, and starts threads that do not end.
         """

@@ -56,7 +56,7 @@ class CurrentSlot:
         # Each process's own: that of its parent may be held by a thread that does not exist in a child.
         self._locks = {os.getpid(): threading.RLock()}
         self.lock = self._own_lock()
-        # The lock, by which a request knows the process that it began in; False while records hold it (unlocked.py).
+        # False while records have to hold the lock (unlocked.py). Else the lock, which tells a request's process from others.
         self.token: threading.RLock | Literal[False] = False
         self.slot: Slot = MemorySlot()
         # A slot whose files were removed or replaced, until its values are in a copy.
