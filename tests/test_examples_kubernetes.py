@@ -84,6 +84,7 @@ def test_the_sidecar_shows_the_server(pod: pods.Pod) -> None:
     assert 1 == servers.value(samples, "wsgi_server_info", server="gunicorn")
     # The sidecar has pids of its own.
     assert {frozenset({("role", "exporter")})} == set(live.labelled(samples, "process_resident_memory_bytes"))
+    assert {} == live.labelled(samples, "wsgi_worker_heartbeat_age_seconds")
     first = [pod.first_process(server) for server in pod.running.values()]
     assert [USER] * 2 == [live.user_id(pid) for pid in first]
     # Each is process 1 of its own pid namespace.
@@ -131,9 +132,7 @@ def test_the_application_is_killed_and_started_again(pod: pods.Pod) -> None:
     assert doubled == live.eventually(lambda: counted(pod), doubled.__eq__)
     after = live.eventually(pod.samples, lambda samples: states(samples)["idle"] == 4)
     assert {"booting": 0, "idle": 4, "busy": 0, "stopping": 0} == states(after)
-    assert [] == [
-        line for line in servers.gone_back(before, after) if not line.startswith("wsgi_listen_queue_seconds")
-    ]
+    assert [] == servers.gone_back(before, after)
 
 
 @needs_root

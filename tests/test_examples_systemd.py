@@ -92,11 +92,12 @@ def test_all_processes_of_a_service_are_restricted(unit: str) -> None:
     """Master, workers and exporter run as the plain user, without privileges, behind the filter of system calls."""
     with machine() as found:
         found.run("systemctl", "start", unit)
-        samples(found)
+        page = samples(found)
         pids = live.eventually(lambda: found.processes(unit), lambda pids: len(pids) == 4 + 3)
         status = [found.status(pid) for pid in pids]
         mode = found.run("stat", "--format=%U %a", "/run/shop", "/run/shop/metrics")
     assert 4 + 3 == len(pids)
+    assert (1 if "uwsgi" in unit else None) == servers.value(page, "uwsgi_up")
     names = ("Uid", "NoNewPrivs", "Seccomp", "CapBnd")
     assert {("\t".join([str(WWW_DATA)] * 4), "1", "2", "0" * 16)} == {
         tuple(item[name] for name in names) for item in status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,36 @@ def test_two_busy_workers_and_seven_that_wait(name: str, clients: ExitStack, tmp
     assert (servers.value(during, "wsgi_listen_queue_limit", socket=label) or 0) >= 7
     assert (servers.value(after, "wsgi_listen_queue_seconds_total", socket=label) or 0) > 0
     assert [] == servers.gone_back(before, during) + servers.gone_back(during, after)
+
+
+@pytest.mark.parametrize("name", servers.BOTH)
+def test_the_seconds_that_two_connections_wait_add_up(name: str) -> None:
+    """While the only worker is busy two connections wait for it, and the counter grows by what their clients have waited."""
+    with servers.start(name, workers=1) as server, ThreadPoolExecutor(3) as pool:
+        label = server.url.rstrip("/").rpartition("//")[2]
+        live.eventually(
+            lambda: servers.value(server.samples(), "wsgi_workers", state="idle"), lambda idle: idle == 1
+        )
+        before = servers.value(server.samples(), "wsgi_listen_queue_seconds_total", socket=label)
+        busy = pool.submit(server.get, "/sleep?s=3")
+        live.eventually(
+            lambda: servers.value(server.samples(), "wsgi_workers", state="busy"), lambda number: number == 1
+        )
+
+        def waited() -> float:
+            began = time.monotonic()
+            assert 200 == server.get("/").status
+            return time.monotonic() - began
+
+        clients = [pool.submit(waited) for _ in range(2)]
+        assert 200 == busy.result().status
+        seconds = sum(client.result() for client in clients)
+        samples = live.eventually(
+            server.samples, lambda found: servers.value(found, "wsgi_listen_queue", socket=label) == 0
+        )
+    after = servers.value(samples, "wsgi_listen_queue_seconds_total", socket=label)
+    assert before is not None and after is not None
+    assert pytest.approx(seconds, rel=0.2) == after - before
 
 
 def drops(metrics: QueueMetrics) -> float:
