@@ -61,6 +61,8 @@ from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
+from wsgi_prom.store import locks
+from wsgi_prom.store.locks import LockFile
 
 def app(environ, start_response):
     set_route(environ, environ["PATH_INFO"])
@@ -92,6 +94,9 @@ reloads.count()
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
 heartbeat = tempfile.NamedTemporaryFile(prefix="wgunicorn-", delete=False)
 os.unlink(heartbeat.name)
+lock_file = LockFile.of(Path(sys.argv[1]))
+lock_file.acquire(locks.SERVERS[0])
+lock_file.set_number(locks.WORKERS[locks.SERVERS[0]], 3)
 web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 
@@ -191,6 +196,8 @@ def metrics_page() -> str:
             "adds one, which only the server's user can read, except where `PROMETHEUS_MULTIPROC_DIR` is set, the master keeps root for workers of",
             "another user, or there is no master.",
             "A worker is a slot of the shared directory: the worker that takes the place of an ended one goes on with its series.",
+            "A gthread worker of gunicorn accepts connections, up to `--worker-connections`, that no thread of it serves yet. No figure",
+            "shows these: they wait in the worker's memory, and each request would cost more if the worker told their number.",
             "",
             *_table(row for name, row in rows.items() if name in servers),
             "",

@@ -19,7 +19,7 @@ from servers import value
 from wsgi_prom.exporter.http.listening import AddressInUseError, Listening
 from wsgi_prom.exporter.process.launch import was_lost
 from wsgi_prom.settings import Address
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -262,7 +262,7 @@ def test_an_exporter_leaves_the_place_to_one_that_was_started_later(how: list[st
     """Of two that come up at once, the one with the settings of the last reload serves, whichever is the faster."""
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o700)
-    directory.prepare(shared).set_launch_number(2)
+    directory.prepare(shared).set_number(locks.LAUNCHED, 2)
     command = [*exporters.command(shared), "--parent", str(os.getpid()), "--launch", "1", *how]
     with live.LiveServer(command) as former:
         assert (0, "") == (former.wait(), former.log())
@@ -280,7 +280,7 @@ def test_an_exporter_is_lost_when_it_has_been_up_and_is_gone(tmp_path: Path) -> 
     shared.mkdir(mode=0o700)
     lock_file = directory.prepare(shared)
     lost = [was_lost(lock_file)]
-    lock_file.set_launch_number(1)
+    lock_file.set_number(locks.LAUNCHED, 1)
     lost.append(was_lost(lock_file))
     for end in (signal.SIGTERM, signal.SIGKILL):
         exporter = exporters.serve(shared)
@@ -290,7 +290,7 @@ def test_an_exporter_is_lost_when_it_has_been_up_and_is_gone(tmp_path: Path) -> 
             exporter.kill(end)
             exporter.wait()
             lost.append(was_lost(lock_file))
-    lock_file.set_launch_number(2)
+    lock_file.set_number(locks.LAUNCHED, 2)
     lost.append(was_lost(lock_file))
     assert [False, False, False, False, False, True, False] == lost
 

@@ -65,6 +65,10 @@ WORKERS: Final = (
     "wsgi_workers",
     "Workers by state: booting until the application is loaded, busy with a request or more, stopping once told to end.",
 )
+WORKERS_TARGET: Final = (
+    "wsgi_workers_target",
+    "Workers that gunicorn is to have: --workers, changed by TTIN and TTOU; of both arbiters together after USR2.",
+)
 WORKER_CAPACITY: Final = (
     "wsgi_worker_capacity",
     "Requests that the workers can serve at a time: workers by threads or greenlets.",

@@ -45,8 +45,8 @@ __all__: tuple[str, ...] = ()
 _IS_RELOAD: Final = "GUNICORN_PID" in os.environ
 _instance = Instance(reload=_IS_RELOAD, master=os.getpid())
 _instance.directory.make_early()
-# Whether the exporter was started; the configuration that HUP has read last; the worker of this process, once it is forked and once it is initialized. A
-# configuration's own hooks may call ours, which then do nothing the second time.
+# Whether the exporter was started; the configuration that HUP has read last; the worker of this process, once it is forked and
+# once it is initialized. A configuration's own hooks may call ours, which then do nothing the second time.
 _ready = False
 _reloaded: Config | None = None
 _forked: Any = None
@@ -63,6 +63,7 @@ def on_starting(server: Arbiter) -> None:
             gunicorn_exits.keep(
                 _instance.path, _instance.directory.number, os.geteuid() if owner is None else owner[0]
             )
+    nworkers_changed(server, server.num_workers, None)
 
 
 def when_ready(server: Arbiter) -> None:
@@ -85,6 +86,12 @@ def on_reload(server: Arbiter) -> None:
         reloads.begin()
     with attempt("the exporter goes on with the settings that it has"):
         _instance.reload(target=_target(server), owner=_owner(server), log_file=_error_log(server))
+
+
+def nworkers_changed(_: Arbiter, new_value: int, _old_value: int | None) -> None:
+    """Tell the exporter how many workers there are to be."""
+    with attempt("the page does not say how many workers there are to be"):
+        _instance.directory.tell_target(new_value)
 
 
 def pre_exec(server: Arbiter) -> None:
@@ -248,6 +255,7 @@ _HOOKS: Final = {
         on_starting,
         when_ready,
         on_reload,
+        nworkers_changed,
         pre_exec,
         post_fork,
         post_worker_init,

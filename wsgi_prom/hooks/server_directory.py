@@ -105,7 +105,18 @@ class ServerDirectory:
             directory.clear(self.path, lock_file)
         self.number = next((byte for byte in locks.SERVERS if lock_file.acquire(byte)), None)
         lock_file.mark_used()
+        self._lock_file = lock_file
+        with suppress(OSError):  # a full disk
+            self._set_target(0)
         return lock_file
+
+    def tell_target(self, workers: int) -> None:
+        """Say how many workers the server is to have. Does nothing before it has entered the directory. Raises OSError."""
+        self._set_target(workers + 1)
+
+    def _set_target(self, number: int) -> None:
+        if self._lock_file is not None and self.number is not None:
+            self._lock_file.set_number(locks.WORKERS[self.number], number)
 
     def _use_own(self, owner: Owner | None) -> None:
         named, self.path = self.path, directory_files.own_directory(self.path, owner)

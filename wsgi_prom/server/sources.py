@@ -11,7 +11,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wsgi_prom.server import uwsgi_families, uwsgi_stats
+from wsgi_prom.server import uwsgi_families, uwsgi_stats, workers_target
 from wsgi_prom.server.heartbeats import Heartbeats
 from wsgi_prom.server.processes import Processes
 from wsgi_prom.server.queue_metrics import QueueMetrics
@@ -61,6 +61,7 @@ class Sources:
         if stats:
             source = Source("uWSGI's stats server", otherwise=uwsgi_families.families(None))
             self._outside.append((source, lambda _: _uwsgi(stats)))
+        self._arbiter = heartbeats
         self._daemons = daemons
 
     def watch(self, path: Path) -> None:
@@ -69,6 +70,8 @@ class Sources:
 
         Call it once, in the exporter, before the first scrape: it imports psutil, and starts threads that do not end.
         """
+        if self._arbiter:
+            self._outside.append((Source("gunicorn's arbiter"), lambda _: workers_target.families(path)))
         samplers = [] if self._queues is None else [self._queues.sample]
         try:
             processes = Processes(path, daemons=self._daemons)

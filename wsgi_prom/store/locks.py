@@ -35,6 +35,10 @@ SERVERS: Final = range(1, 62)
 LAUNCH: Final = 62  # held while a worker starts an exporter
 ARCHIVING: Final = 63  # held while files are added to the archive
 FIRST_SLOT: Final = 64
+# Numbers that the file holds: of the last launch of an exporter, of the last one that took its lock; of workers, by server.
+LAUNCHED: Final = 0
+UP: Final = 1
+WORKERS: Final = {byte: byte + 1 for byte in SERVERS}
 
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
@@ -147,13 +151,13 @@ class LockFile:
         except OSError:
             return False
 
-    def launch_number(self, *, up: bool = False) -> int:
-        """Return the number of the last launch of an exporter; with *up* of the last one that took its lock. 0 if unknown."""
-        return int.from_bytes(os.pread(self._file.number(), 8, 8 * up), "little")
+    def number(self, place: int) -> int:
+        """Return the number at *place* (LAUNCHED, UP, WORKERS), 0 if it was not set."""
+        return int.from_bytes(os.pread(self._file.number(), 8, 8 * place), "little")
 
-    def set_launch_number(self, number: int, *, up: bool = False) -> None:
-        """Have `launch_number` return *number*, in every process. Raises OSError on a full disk."""
-        os.pwrite(self._file.number(), number.to_bytes(8, "little"), 8 * up)
+    def set_number(self, place: int, number: int) -> None:
+        """Have `number` return *number*, in every process. Raises OSError on a full disk."""
+        os.pwrite(self._file.number(), number.to_bytes(8, "little"), 8 * place)
 
     def keep_at_exec(self) -> None:
         """Keep the file open, and with it this process's locks, when the process executes another program. Raises OSError."""

@@ -86,7 +86,7 @@ def launch(
         command = _command(path, address, target or Target())
         # An exporter with these settings stays, unless a later one is about to replace it.
         if running and _started_with(running) == (
-            [*command, "--launch", str(lock_file.launch_number())],
+            [*command, "--launch", str(lock_file.number(locks.LAUNCHED))],
             environ,
         ):
             return
@@ -106,9 +106,9 @@ def _command(path: Path, address: Address, target: Target) -> list[str]:
 
 def was_lost(lock_file: LockFile) -> bool:
     """Return whether the exporter that was started last has come up, and both of its processes are gone."""
-    number = lock_file.launch_number()
+    number = lock_file.number(locks.LAUNCHED)
     # In this order: one that has come up since holds the lock.
-    return 0 != number == lock_file.launch_number(up=True) and lock_file.holder(locks.EXPORTER) is None
+    return 0 != number == lock_file.number(locks.UP) and lock_file.holder(locks.EXPORTER) is None
 
 
 def _start(
@@ -151,7 +151,7 @@ def _new_launch(lock_file: LockFile) -> int:
     number = time.monotonic_ns()
     # On a full disk there is no earlier number either, since this one would take its space.
     with suppress(OSError):
-        lock_file.set_launch_number(number)
+        lock_file.set_number(locks.LAUNCHED, number)
     return number
 
 

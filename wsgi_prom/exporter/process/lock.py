@@ -62,12 +62,12 @@ class ExporterLock:
             return False
         if self._launch is not None:
             with suppress(OSError):
-                self._lock_file.set_launch_number(self._launch, up=True)
+                self._lock_file.set_number(locks.UP, self._launch)
         return True
 
     def superseded(self) -> bool:
         """Return whether the server has since started another exporter, or called this one off."""
-        return self._launch is not None and self._lock_file.launch_number() not in {0, self._launch}
+        return self._launch is not None and self._lock_file.number(locks.LAUNCHED) not in {0, self._launch}
 
     def take_over(self) -> bool:
         """
@@ -99,8 +99,8 @@ class ExporterLock:
         """Allow another exporter. Never raises."""
         with suppress(OSError):
             # A worker starts no other in the place of an exporter that ended in order.
-            if self._lock_file.launch_number(up=True) == self._launch:
-                self._lock_file.set_launch_number(0, up=True)
+            if self._lock_file.number(locks.UP) == self._launch:
+                self._lock_file.set_number(locks.UP, 0)
         self._lock_file.release(locks.EXPORTER)
 
     def share(self) -> bool:
