@@ -1,7 +1,7 @@
 """
 Replaces parts of the client library: its value class, its locks, and its multiprocess collector.
 
-An application's own metrics work whatever was imported first, those that exist already too. Its code for the
+An application's own metrics work in any order of imports: those that exist already are taken over. Its code for the
 library's multiprocess mode gets its answers from the slots.
 """
 

@@ -88,7 +88,7 @@ _unfinished = _Unfinished()
 
 
 class Value:
-    """What prometheus_client.values.ValueClass is while wsgi_prom is installed. Calling it makes a `SlotValue`."""
+    """Takes the place of prometheus_client.values.ValueClass. Calling it makes a `SlotValue`."""
 
     _multiprocess = True
 

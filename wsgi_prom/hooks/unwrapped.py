@@ -67,6 +67,6 @@ def _served() -> bool:
 def _wrapped(path: Path) -> bool:
     if "wsgi_prom.middleware" in sys.modules:
         return True
-    # What every slot's keys begin with, of whatever interpreter: they name it by these texts, whatever WSGI_PROM_PREFIX is.
+    # Help texts of metrics that each interpreter with a middleware has in its slot's keys. WSGI_PROM_PREFIX changes the names alone.
     texts = [text.encode() for _, text in (REQUESTS, IN_PROGRESS)]
     return any(text in keys.read_bytes() for keys in path.glob("wsgi_prom.*.keys") for text in texts)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What the last scrape met. Seconds and bytes; *unreadable* are files that were left out."""
+    """Figures of the last scrape, in seconds and bytes. *unreadable* are files that were left out."""
 
     readable: bool = True
     duration: float = 0.0

@@ -95,7 +95,7 @@ def made(path: Path, uid: int, owner: Owner | None, *, new: bool) -> Iterator[in
 
 
 def writable(folder: int) -> bool:
-    """Return whether this process may make files in the directory *folder*, as who it is now: root may have lent its rights away."""
+    """Return whether this process, as its present user, may make files in the directory *folder*: root may have given up its rights."""
     effective = os.access in os.supports_effective_ids
     return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=effective)
 

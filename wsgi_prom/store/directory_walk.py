@@ -177,7 +177,7 @@ class Descent:
                 f"{self._shown} cannot be made: {self._where} is root's, and another user can put it there. Make the "
                 "directory yourself, or name one below a directory that only root can write to."
             )
-        # What others can replace is theirs anyway, and of root's they could put something else there.
+        # Root keeps a parent only where nobody else can replace it.
         owner = self._owner if last or not self._fixed(self._found) else (os.geteuid(), os.getegid())
         self._make_and_give(name, mode, owner)
 

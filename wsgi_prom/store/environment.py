@@ -66,7 +66,7 @@ def announced(master: int | None = None) -> Path | None:
     named = configured()
     if not path or master not in {None, pid}:
         return None
-    # Who was started with a directory of the user's choice records there; ours may be one below it.
+    # A process that was started with a directory of the user's choice records there. Ours may be below it.
     return Path(path) if named is None or Path(path).is_relative_to(named) else None
 
 

@@ -35,7 +35,7 @@ VERSION: Final = 3
 MAGIC: Final = b"wsgiprom"
 HEADER: Final = struct.Struct("=8sQQQ6Q")
 FIRST_COLUMN: Final = HEADER.size // 8
-# The header's fields, each a word of 8 bytes. The claim is of who owns the slot (claims.py).
+# The header's fields, each a word of 8 bytes. The claim is that of the slot's owner (claims.py).
 COMMITTED: Final = 3
 CLAIM: Final = slice(4, 10)
 

@@ -83,7 +83,7 @@ class LabelSets:
         return labels in allowed
 
     def close(self) -> None:
-        # Not waited for: in a forked child whoever held it may be gone. Then the descriptor stays open.
+        # Without waiting: in a forked child, the thread that held the lock may not exist. Then the descriptor stays open.
         if self._lock.acquire(blocking=False):
             try:
                 self._let_go()

@@ -132,7 +132,7 @@ class SlotFiles:
         _write(self._fd("keys"), lines, len(self._keys))
         if 8 * end > self._reserved:
             self._grow(8 * end)
-        # Whoever claims the slot reads what is committed after its claim is there.
+        # Again: another process that claims the slot writes its claim first, and then reads what is committed.
         self._check_claim()
         self._keys_time = -1  # asked for at the next check, once for many lines
         self._keys += lines
@@ -157,7 +157,7 @@ class SlotFiles:
         return State.GOOD if good else State.REPLACED
 
     def set_aside(self) -> None:
-        """Rename the files to `.bad`, as far as they are in place. Raises nothing."""
+        """Rename the files to `.bad`, as far as they are in place. Never raises."""
         with suppress(Exception), directory_files.opened(self._path, self._uid) as folder:
             directory.set_aside(folder, self._number, *filter(self._in_place, directory.KINDS))
 
