@@ -35,6 +35,7 @@ _LABELS: Final = {
     "framework": "the framework that is imported, with its version, such as `flask/3.1.3`",
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
     "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), `task` (any other that records)",
+    "generation": "of objects that the garbage collector looks at: `0` to `2`, the oldest",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",
     "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `stop` (of an arbiter that another has replaced), `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
@@ -91,6 +92,8 @@ except ValueError:
 begin(booting=False)
 reloads.begin()
 reloads.count()
+time.sleep(1.1)
+list(request("/0"))
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
 heartbeat = tempfile.NamedTemporaryFile(prefix="wgunicorn-", delete=False)
 os.unlink(heartbeat.name)
@@ -210,6 +213,7 @@ def metrics_page() -> str:
             "  `process_resident_memory_bytes` has as often as there are workers.",
             "- A process that ends takes with it what it used since it was last looked at: 2 s at most, once a scrape has seen it.",
             '  Of workers that live for less than a scrape interval, `process_children_cpu_seconds_total{role="master"}` has all.',
+            "- A worker counts its garbage collections when it serves a request, once a second at most; those of other processes are absent.",
             "- Mules, spoolers, dirty workers and daemons without a slot are one series for each role, with the sum of their figures.",
             "- Where root starts a server whose workers drop to another user, the kernel hides descriptors and PSS of processes that have",
             "  changed their user. Processes in another pid namespace (a sidecar's view of a pod) are absent.",

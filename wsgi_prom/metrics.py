@@ -145,6 +145,15 @@ PROCESS_START: Final = (
     "When the process started, since the epoch; of several, the one that started last.",
 )
 PYTHON_INFO: Final = ("python_info", "The Python that runs the server's workers.")
+GC_COLLECTED: Final = (
+    "python_gc_objects_collected",
+    "Objects that garbage collections have freed, as a worker has seen at its last request; at most once a second.",
+)
+GC_UNCOLLECTABLE: Final = (
+    "python_gc_objects_uncollectable",
+    "Objects that garbage collections have found and could not free.",
+)
+GC_COLLECTIONS: Final = ("python_gc_collections", "Garbage collections, by generation.")
 
 # The exporter's own metrics, which are in no slot.
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")

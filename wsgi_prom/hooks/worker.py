@@ -10,6 +10,7 @@ from prometheus_client import Counter
 
 from wsgi_prom import metrics
 from wsgi_prom.hooks.instance import attempt
+from wsgi_prom.request.garbage import collections
 from wsgi_prom.server import app_info
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.current_slot import current_slot
@@ -26,6 +27,7 @@ def begin(*, booting: bool) -> None:
         current_slot.tell_stage(Stage.BOOTING if booting else Stage.SERVING)
         current_slot.renew()
         _starts().inc()
+        collections.begin()
     if not booting:
         app_info.tell()
 

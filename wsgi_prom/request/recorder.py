@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
 from wsgi_prom.request import cpu, signals
+from wsgi_prom.request.garbage import collections
 from wsgi_prom.request.rows import STORAGE, Rows
 from wsgi_prom.request.unshared import warn_unshared
 from wsgi_prom.store.current_slot import current_slot
@@ -147,9 +148,13 @@ class Recorder:
         self.rows.add(self.rows.schemas.errors, (stage,), {0: 1.0})
 
     def check(self, now: float, environ: WSGIEnvironment) -> None:
-        """Once a second, check the slot, connect frameworks' signals, warn of unshared processes. Claim a slot if there is none."""
+        """
+        Once a second, check the slot, count garbage collections, connect frameworks' signals, warn of unshared processes. Claim a
+        slot if there is none.
+        """
         if now > self.next_check:
             self.next_check = now + _CHECK_SECONDS
+            collections.count(self.rows)
             signals.connect()
             for _ in range(current_slot.check()):
                 self._count_error(STORAGE)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 INFINITY = float("inf")
 
+# In the order of garbage.py.
+_GARBAGE: Final = (metrics.GC_COLLECTED, metrics.GC_UNCOLLECTABLE, metrics.GC_COLLECTIONS)
+
 # Labels that are few by themselves, and tell more than a row of OTHER would.
 _NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 
@@ -64,12 +67,16 @@ class Schemas:
             self.queue = file_format.histogram(*_named(settings, metrics.QUEUE), (), bounds)
         self.dropped = file_format.counter(*metrics.DROPPED, ("metric",))
         self.errors = file_format.counter(*metrics.ERRORS, ("stage",))
-        # Their labels are names of ours.
-        self.unlimited = frozenset({self.dropped, self.errors})
+        self.garbage = Schema(
+            ("worker", "generation"), len(_GARBAGE),
+            tuple(Metric("counter", *entry, labels=(0, 1), count=(n, n + 1)) for n, entry in enumerate(_GARBAGE)),
+        )  # fmt: skip
+        # Their labels are names and numbers of ours.
+        self.unlimited = frozenset({self.dropped, self.errors, self.garbage})
         self.all = [
             schema
             for schema in (self.in_progress, self.request.schema, self.untimed, self.exception, self.aborted,
-                           self.cpu, self.queue, self.dropped, self.errors)
+                           self.cpu, self.queue, self.dropped, self.errors, self.garbage)
             if schema is not None
         ]  # fmt: skip
 
