@@ -41,6 +41,29 @@ def test_a_server_without_a_stats_server_gets_one_until_it_ends() -> None:
         live.eventually(lambda: folder.exists() or beside.exists(), lambda there: not there)
 
 
+def test_a_vassal_gets_one_too() -> None:
+    """Its page has its own figures, and the ends of its own workers."""
+    emperor = live.LiveServer(
+        [live.BIN / "uwsgi", "--emperor", "vassals", "--die-on-term"],
+        env={"WSGI_PROM_APP": "plain:app"},
+        ready=(r"spawned uWSGI worker \d+", 1),
+        address=live.UWSGI_LINE,
+    )
+    lines = ["[uwsgi]", "http-socket = 127.0.0.1:0", "master = true", "shared-import = wsgi_prom.hooks.uwsgi",
+             "module = wsgi_prom.wsgi:application", "die-on-term = true", "worker-reload-mercy = 5"]  # fmt: skip
+    vassals = emperor.folder / "vassals"
+    vassals.mkdir()
+    (vassals / "one.ini").write_text("\n".join(lines) + "\n")
+    with emperor:
+        worker = int(emperor.get("/pid").body)
+        live.eventually(lambda: counted(emperor), lambda found: found == 1)
+        os.kill(worker, signal.SIGKILL)
+        ended = live.eventually(
+            lambda: servers.value(emperor.samples(), "wsgi_worker_exits_total", reason="unknown"), bool
+        )
+    assert ended == 1
+
+
 def test_an_application_that_removes_the_directory_does_not_end_the_server() -> None:
     """uWSGI binds the socket of its stats server after that, and would end if it could not."""
     with live.uwsgi(app="emptied:app", workers=1) as server:

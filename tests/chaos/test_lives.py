@@ -160,12 +160,27 @@ LIMITED = {
 
 @pytest.mark.parametrize("name", LIMITED)
 def test_workers_of_one_request_each_are_counted_and_leave_nothing(name: str) -> None:
-    """With max-requests of 1 no request fails, and there are as many slots as workers at a time."""
+    """With max-requests of 1 no request fails, there are as many slots as workers at a time, and each end is counted once."""
     with targets.start(name, *LIMITED[name], workers=2) as server:
         with Case(f"lives of one request, {name}", server, clients=2) as case:
             directory = servers.shared_directory(server)
             with case.fault(scale.server_lives, cuts=False):
                 case.wait_for(scale.server_lives)
             slots = len(list(directory.glob("*.values")))
+        last = live.eventually(server.samples, lambda found: starts(found) == 2 + sum(ends(found).values()))
     # A worker may start before the former has let go of its slot, and the master has one for what it imported.
     assert slots <= 4
+    assert {"max_requests": starts(last) - 2} == ends(last)
+    assert starts(last) > scale.server_lives
+    workers = {dict(labels).get("worker") for name, labels in last if name.startswith("wsgi_worker")}
+    assert workers <= {None, "0", "1", "2", "3"}
+
+
+def starts(samples: live.Samples) -> float:
+    return servers.value(samples, "wsgi_worker_starts_total") or 0
+
+
+def ends(samples: live.Samples) -> dict[str, float]:
+    """Return the workers that have ended, by reason."""
+    found = live.labelled(samples, "wsgi_worker_exits_total")
+    return {dict(labels)["reason"]: count for labels, count in found.items() if count}
