@@ -30,21 +30,25 @@ def after(server: live.LiveServer, count: int) -> tuple[float | None, float | No
     return live.eventually(lambda: told(server), lambda found: found[0] == count)
 
 
-@pytest.mark.parametrize("case", RELOADS)
+# Beside those of test_lifecycle.py, what else reloads uWSGI's master.
+WAYS = {**RELOADS, "uwsgi touch-reload": ("uwsgi prefork", ("--touch-reload", "reload"), None)}
+
+
+@pytest.mark.parametrize("case", WAYS)
 def test_each_reload_counts_once(case: str) -> None:
     """Of two reloads each counts once, however many workers start, and the time of the last one is told."""
-    name, options, reload = RELOADS[case]
+    name, options, reload = WAYS[case]
     with contextlib.closing(live.hold_port()) as held, reloadable(name, options, held) as server:
         first = after(server, 0)
         scrapes = servers.Scraper(server)
         times = []
         for number in (1, 2):
             workers = set(server.workers())
+            began = time.time()
             if options:
                 # uWSGI compares whole seconds.
                 os.utime(server.folder / options[1], (10**9 + number, 10**9 + number))
-            began = time.time()
-            if not options:
+            else:
                 reload(server)
             times.append((began, after(server, number)[1], time.time()))
             scrapes.scrape()
@@ -59,6 +63,17 @@ def test_each_reload_counts_once(case: str) -> None:
     assert times == sorted(times)
     assert all(began <= moment <= seen for began, moment, seen in times)
     assert (2, times[1][1]) == last
+
+
+def test_an_application_that_reloads_its_server_counts() -> None:
+    """uwsgi.reload() is a reload like any other."""
+    with contextlib.closing(live.hold_port()) as held:
+        port = held.getsockname()[1]
+        with servers.start("uwsgi prefork", app="reloading:app", workers=1, port=port) as server:
+            after(server, 0)
+            server.get("/reload")
+            found = after(server, 1)
+    assert found[0] == 1
 
 
 def test_an_arbiter_that_takes_over_counts_once_and_one_that_cannot_does_not(tmp_path: Path) -> None:
