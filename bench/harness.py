@@ -58,18 +58,22 @@ class Figure:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A promised ratio. *bound* is the most that it may be; with *at_least*, the least."""
+    """A ratio. *bound* is the most that was promised; with *at_least*, the least; None if nothing was."""
 
     what: str
     value: float
-    bound: float
+    bound: float | None
     at_least: bool = False
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
+        if self.bound is None:
+            return None
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def __str__(self) -> str:
+        if self.bound is None:
+            return f"    {self.value:8.2f}  not judged     {self.what}"
         word = "at least" if self.at_least else "at most"
         return f"{'yes' if self.met else 'NO ':3} {self.value:8.2f}  {word} {self.bound:<6g} {self.what}"
 

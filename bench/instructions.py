@@ -44,9 +44,8 @@ class Counted(NamedTuple):
 
 
 def measure(scale: Scale) -> Part:
-    figures = of_requests(
-        GUARDED if scale.quick else {name for found in request.PROMISED for name in found[:2]}
-    )
+    promised = (*request.PROMISED, *request.PROMISED_IN_INSTRUCTIONS)
+    figures = of_requests(GUARDED if scale.quick else {name for found in promised for name in found[:2]})
     ratios = request.ratios(figures, "instructions")
     if not scale.quick:
         calls = count_all(

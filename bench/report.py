@@ -60,10 +60,10 @@ def _is_better(figure: Figure, figures: Mapping[str, Figure]) -> bool:
 
 
 def verdicts(parts: Sequence[Part]) -> str:
-    """Return all promised ratios, each with its verdict, and how many are kept."""
+    """Return all ratios, each with its verdict, and how many promises are kept."""
     ratios = [ratio for part in parts for ratio in part.ratios]
-    kept = sum(ratio.met for ratio in ratios)
-    return "\n".join([*map(str, ratios), f"{kept} of {len(ratios)} as promised"])
+    verdicts = [ratio.met for ratio in ratios if ratio.met is not None]
+    return "\n".join([*map(str, ratios), f"{sum(verdicts)} of {len(verdicts)} as promised"])
 
 
 def as_json(parts: Mapping[str, Part], command: Sequence[str], at: datetime) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def test_a_verdict_says_what_was_promised() -> None:
     """A verdict shows yes or NO, the value, the bound and the name of the ratio."""
     assert "yes     0.25  at most 0.33   ours / stock" == str(Ratio("ours / stock", 0.25, 0.33))
     assert "NO      0.90  at least 0.95   throughput" == str(Ratio("throughput", 0.9, 0.95, at_least=True))
+    assert "        0.15  not judged     ours / peer" == str(Ratio("ours / peer", 0.15, None))
 
 
 def test_contenders_are_asked_in_turns() -> None:
@@ -181,9 +182,10 @@ def test_of_a_rate_the_higher_is_better() -> None:
 
 
 def test_the_verdicts_are_counted() -> None:
-    """The summary has one line for each ratio, and the number of promises that are kept."""
-    lines = report.verdicts([part(), part()]).splitlines()
-    assert [*map(str, part().ratios)] * 2 == lines[:-1]
+    """The summary has one line for each ratio, and the number of promises that are kept, of those that were made."""
+    unjudged = Part("", (), (Ratio("ours / peer", 9.0, None),))
+    lines = report.verdicts([part(), part(), unjudged]).splitlines()
+    assert [*map(str, (*part().ratios, *part().ratios, *unjudged.ratios))] == lines[:-1]
     assert "2 of 4 as promised" == lines[-1]
 
 
@@ -227,10 +229,18 @@ def test_the_request_picture_is_of_what_is_added() -> None:
     ]
 
 
+def test_a_framework_s_exporter_is_judged_by_instructions() -> None:
+    """What is added under a framework has a bound in instructions; the ratio of times is shown without one."""
+    figures = {name: figure(name, 1) for name in ("ours flask", "prometheus-flask-exporter flask")}
+    assert [None] == [ratio.bound for ratio in request.ratios(figures, "time")]
+    assert [1 / 8] == [ratio.bound for ratio in request.ratios(figures, "instructions")]
+
+
 def test_what_was_promised_is_measured() -> None:
     """Each promise names figures that are measured, and each figure belongs to a contender's module."""
     figures = {name: module for group in request.GROUPS for name, module in group.contenders.items()}
-    assert {name for top, bottom, _ in request.PROMISED for name in (top, bottom)} <= figures.keys()
+    promised = (*request.PROMISED, *request.PROMISED_IN_INSTRUCTIONS)
+    assert {name for top, bottom, _ in promised for name in (top, bottom)} <= figures.keys()
     modules = {*figures.values(), *(module for module, _ in usermetrics.CONTENDERS.values())}
     assert set(CONTENDERS) == modules
     assert figures.keys() > instructions.GUARDED
