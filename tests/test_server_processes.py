@@ -242,9 +242,10 @@ def test_of_workers_that_have_changed_their_user_what_the_kernel_hides_is_absent
     assert "cannot be read" not in log
 
 
-def test_without_psutil_the_rest_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["ImportError", "OSError"])
+def test_without_psutil_the_rest_is_there(error: str, tmp_path: Path) -> None:
     """Where psutil cannot be imported, one warning says so and how to install it, and the page has all else."""
-    (tmp_path / "psutil.py").write_text("raise ImportError('no psutil here')")
+    (tmp_path / "psutil.py").write_text(f"raise {error}('no psutil here')")
     with servers.start("gunicorn sync", PYTHONPATH=f"{tmp_path}:{live.APPS}", workers=1) as server:
         live.drive(server.url, ["/"] * 3)
         samples = live.eventually(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,7 +54,7 @@ class Processes:
     """
     The processes of the server that uses the directory *path*. With *daemons*, those that its master runs too.
 
-    Raises ImportError where psutil cannot be imported. `families` is not for two threads at once; `sample` is for another one.
+    Raises ImportError without psutil. `families` is not for two threads at once; `sample` is for another one.
     *clock* returns seconds: tests give it.
     """
 
@@ -61,6 +62,8 @@ class Processes:
         self, path: Path, *, daemons: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._psutil = import_module("psutil")
+        # What psutil raises for a process that is ending, or hidden: the others are shown.
+        self._lost = (self._psutil.Error, OSError, ValueError)
         self._members = Members(self._psutil, path, daemons=daemons)
         self._clock = clock
         self._present: list[Member] = []
@@ -73,7 +76,8 @@ class Processes:
     def sample(self, end: threading.Event) -> None:
         """Keep up with processes that may end before the next scrape, and read what takes long, until *end* is set."""
         while not end.wait(_LOOK_SECONDS):
-            self.look()
+            with suppress(Exception):  # a scrape logs it
+                self.look()
 
     def look(self) -> None:
         """Do once what `sample` does."""
@@ -89,7 +93,7 @@ class Processes:
                         figures = self._slow_figures(process)
                         with self._lock:
                             self._slow[process] = now, figures
-            except self._psutil.Error:
+            except self._lost:
                 continue
 
     def families(self, slots: Iterable[Reading]) -> list[Metric]:
@@ -99,7 +103,7 @@ class Processes:
         for member in members:
             try:
                 figures = self._figures(member)
-            except self._psutil.Error:  # it has just ended
+            except self._lost:  # it has just ended
                 continue
             _add(found.setdefault((member.worker, member.role), {}), figures)
         self._present = members

@@ -75,7 +75,7 @@ class Sources:
         samplers = [] if self._queues is None else [self._queues.sample]
         try:
             processes = Processes(path, daemons=self._daemons)
-        except ImportError as error:
+        except Exception as error:  # whatever a broken installation raises
             log.warning(
                 "no process_* metrics, since psutil cannot be imported (%s). pip install 'wsgi-prom[processes]'",
                 error,
