@@ -345,7 +345,9 @@ class Crowd:
 
 
 # One file aside for each file: they do not pile up.
-ALLOWED = re.compile(r"wsgi_prom\.(\d+\.(values|keys)(\.bad)?|lock|labels)|victim\..*")
+ALLOWED = re.compile(
+    r"wsgi_prom\.(\d+\.(values|keys)(\.bad)?|lock|labels|exits\.\d+|workers\.\d+)|victim\..*"
+)
 
 
 def slots_of(path: Path, pids: list[int]) -> list[int]:
