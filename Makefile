@@ -11,7 +11,8 @@ OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exp
 # Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
 QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body collector exposition file_format \
 	interleaving measures middleware nesting page scrapes settings slots totals unsupported))
-NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys
+NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys never_go_back killed_while \
+	taking_over checks_a_slot across_all random_damage names_in_a_slot many_changes
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded referee))
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk
 
