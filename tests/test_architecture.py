@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import zipfile
+from functools import cache
 
 import live
 import pytest
@@ -64,6 +65,7 @@ def test_one_place_for_each_kind_of_knowledge(pattern: str, allowed: set[str]) -
     assert set() == {name for name in found if not any(name.startswith(prefix) for prefix in allowed)}
 
 
+@cache
 def code(path) -> str:
     """Return the module without comments and docstrings."""
     tree = ast.parse(path.read_text())
