@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.server import uwsgi_families, uwsgi_stats, workers_target
 from wsgi_prom.server.heartbeats import Heartbeats
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from wsgi_prom.server.listen_queues import ListeningSocket
 
 log = logging.getLogger("wsgi_prom")
+
+# Seconds until the next source is asked too. Most take a few milliseconds, and threads that compute at the same time contend for
+# the interpreter: with 32 workers of uWSGI, a tenth more CPU time.
+_ALONE: Final = 0.1
 
 
 class Sources:
@@ -106,7 +111,8 @@ class Sources:
         """
         sources = [(source, partial(read, slots)) for source, read in self._outside]
         for source, read in sources:
-            source.begin(read, arrival)
+            reading = source.begin(read, arrival)
+            reading.ended.wait(max(min(deadline - time.monotonic(), _ALONE), 0))
         return [source.families(read, arrival, deadline) for source, read in sources]
 
 
