@@ -82,7 +82,7 @@ def test_both_versions_are_told_while_a_reload_lasts(tmp_path: Path) -> None:
         "gunicorn sync", app="shop.web:app", workers=1, PYTHONPATH=f"{site}:{live.APPS}"
     ) as server:
         live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
-        thread = threading.Thread(target=server.get, args=("/sleep?s=3",))
+        thread = threading.Thread(target=server.get, args=("/sleep?s=8",))
         thread.start()
         live.eventually(lambda: states(server)["busy"], lambda busy: busy == 1)
         install(site, "2.0")
