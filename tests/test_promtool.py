@@ -70,7 +70,7 @@ def test_promtool_finds_nothing_to_mend(server: live.LiveServer) -> None:
     """promtool check metrics is silent about the page of a real server, on which all figures are."""
     page = server.scrape()
     names = {name for name, _ in live.parse_samples(page)}
-    uwsgi = "uwsgi" in server.command[0]
+    uwsgi = str(server.command[0]).endswith("uwsgi")
     assert set() == (EVERYWHERE | (OF_UWSGI if uwsgi else set())) - names
     assert [] == complaints(page)
 
