@@ -93,7 +93,7 @@ def test_both_versions_are_told_while_a_reload_lasts(tmp_path: Path) -> None:
         after = live.eventually(lambda: told(server), lambda found: len(found) == 1)
     old, new = (expected("shop.web:app", version) for version in ("1.0", "2.0"))
     assert ([old], [new]) == (before, after)
-    assert sorted([old, new], key=str) == sorted(during, key=str)
+    assert [old, new] == sorted(during, key=lambda labels: labels["version"])
 
 
 @pytest.fixture
