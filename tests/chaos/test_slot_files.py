@@ -70,6 +70,7 @@ def hits(collector: Collector) -> dict[str, float]:
         for metric in collector.collect().to_metrics()
         if metric.name == "hits"
         for sample in metric.samples
+        if "page" in sample.labels  # a byte that was changed may have made it another name
     }
 
 
