@@ -75,7 +75,9 @@ class Pod:
 
     def __init__(self, manifest: Path, folder: Path, files: Mapping[str, Path]) -> None:
         (document,) = [item for item in documents(manifest) if item["kind"] == "Deployment"]
-        self.spec: dict[str, Any] = document["spec"]["template"]["spec"]
+        template = document["spec"]["template"]
+        self.metadata: dict[str, Any] = template["metadata"]
+        self.spec: dict[str, Any] = template["spec"]
         self.containers: dict[str, dict[str, Any]] = {
             item["name"]: item for item in [*self.spec.get("initContainers", []), *self.spec["containers"]]
         }

@@ -96,7 +96,7 @@ def test_the_sidecar_shows_the_server(pod: pods.Pod) -> None:
 
 @needs_root
 def test_the_probes_and_the_addresses_that_are_scraped(pod: pods.Pod) -> None:
-    """Each probe succeeds, and the Service's annotations and the PodMonitor lead to the page."""
+    """Each probe succeeds, and the pod's annotations and the PodMonitor lead to the page."""
     probes = [
         container[kind]
         for container in pod.containers.values()
@@ -110,9 +110,7 @@ def test_the_probes_and_the_addresses_that_are_scraped(pod: pods.Pod) -> None:
     (service,) = pods.documents(FOLDER / "service.yaml")
     (monitor,) = pods.documents(FOLDER / "podmonitor.yaml")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
-    annotations = {
-        name.partition("/")[2]: value for name, value in service["metadata"]["annotations"].items()
-    }
+    annotations = {name.partition("/")[2]: value for name, value in pod.metadata["annotations"].items()}
     assert ("true", str(pod.port("metrics"))) == (annotations["scrape"], annotations["port"])
     for path in (annotations["path"], endpoint["path"]):
         assert b"wsgi_worker_capacity" in pod.get(endpoint["port"], path).body

@@ -35,7 +35,8 @@ BACKLOG = 4
 REQUEST = 0.3
 # The ranges of the expressions, in place of minutes.
 RANGE = 10
-POD = {"namespace": "default", "pod": "shop-1"}
+# As a Deployment names its pods.
+POD = {"namespace": "default", "pod": "shop-5d8c6f9b7-x2k4q"}
 
 
 class Load(NamedTuple):
