@@ -72,7 +72,7 @@ def test_the_sidecar_shows_the_server(pod: pods.Pod) -> None:
     """The sidecar's page has each request once, the four workers, their capacity and the listen queue, as the plain user."""
     assert [200, 200, 404] * 10 == ask(pod, ASKED)
     assert COUNTED == live.eventually(lambda: counted(pod), COUNTED.__eq__)
-    samples = pod.samples()
+    samples = live.eventually(pod.samples, lambda found: states(found)["idle"] == 4)
     assert {"booting": 0, "idle": 4, "busy": 0, "stopping": 0} == states(samples)
     assert 4 == servers.value(samples, "wsgi_worker_capacity")
     queue = {
