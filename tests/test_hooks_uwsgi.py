@@ -132,3 +132,21 @@ def test_a_worker_starts_the_exporter_with_the_settings_of_the_server_s_start(tm
         status = live.request(server.metrics_url).status
     assert 401 == status
     assert [] == server.leftovers
+
+
+def test_a_uwsgi_with_mules_alone_has_a_page(tmp_path: Path) -> None:
+    """What a mule records is shown, and the master sends no signals to a worker that does not exist."""
+    script = tmp_path / "mule.py"
+    script.write_text(
+        "import time\nfrom prometheus_client import Counter\nbeats = Counter('beats', 'Beats.')\n"
+        "while True:\n    time.sleep(1)\n    beats.inc()\n"
+    )
+    command = ["--http-socket", "127.0.0.1:0", "--master", "--die-on-term", "--processes", "0"]
+    ready = (r"spawned uWSGI mule \d+", 1)
+    with live.LiveServer(
+        [live.BIN / "uwsgi", *command, "--shared-import", "wsgi_prom.hooks.uwsgi", f"--mule={script}"],
+        ready=ready,
+    ) as server:
+        # In the first seconds the master would send some.
+        live.eventually(lambda: servers.value(server.samples(), "beats_total") or 0, lambda found: found >= 3)
+        assert "could not deliver signal" not in server.log()

@@ -4,7 +4,7 @@ Warn if uWSGI has the hook and no application is wrapped: its page would be empt
 1. No false alarm. An application may be wrapped in its framework, in another interpreter of the process (mounts), after the
    fork (lazy-apps), or at its first request. So the check counts only when requests were served, twice in a row.
 2. uWSGI calls no Python after it has loaded an application but for requests and signals. A timer's signal goes to worker 1,
-   for the first minutes alone. Where there is no master, there are no timers.
+   for the first minutes alone. Where there is no master, there are no timers; without workers, no signal arrives.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _SIGNALS: Final = 256
 def watch(path: Path) -> None:
     """Warn once if requests are served, and none is counted in the directory *path*. Call it in the master, before it forks."""
     named: Any = uwsgi.opt.get("module", b"")
-    if uwsgi.masterpid() == 0 or (isinstance(named, bytes) and named.startswith(b"wsgi_prom.wsgi")):
+    unneeded = uwsgi.masterpid() == 0 or uwsgi.numproc == 0
+    if unneeded or (isinstance(named, bytes) and named.startswith(b"wsgi_prom.wsgi")):
         return
     # The last that is free: applications count from the first.
     number = next((n for n in reversed(range(_SIGNALS)) if not uwsgi.signal_registered(n)), None)

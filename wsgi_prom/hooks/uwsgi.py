@@ -50,8 +50,8 @@ def _on_import() -> None:
         stats = uwsgi_stats_server.address(_instance.path)
         _instance.set_target(_target(stats))
         if uwsgi.masterpid() > 0:
-            number = _instance.directory.number
-            _exits = Exits(stats, _instance.path, number, reload=bool(uwsgi.is_a_reload))
+            with attempt("the ends of workers are not counted"):
+                _exits = Exits(stats)
         if not _becomes_daemon:
             _instance.start_exporter()
         unwrapped.watch(_instance.path)

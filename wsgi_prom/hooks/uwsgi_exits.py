@@ -5,11 +5,13 @@ Why uWSGI's workers end: its master runs no Python when one has ended, and hands
    the middle of a request, or calls os._exit.
 2. The next worker of the same number counts the ends that nobody has counted: the workers share memory in which each number
    has a word for them. Whether they were harakiris, the stats server tells; else their reason is unknown.
-3. A reload of the master goes on with that memory, and finds the workers that it had to kill.
+3. A reload of the master begins with new memory. The workers that it had to kill are not counted: files for that would have to
+   tell their server from others of the directory, and from the workers that a killed master has left.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import time
@@ -23,13 +25,11 @@ from wsgi_prom import metrics
 from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.instance import attempt
 from wsgi_prom.server import uwsgi_stats
-from wsgi_prom.store import worker_words
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 _UNCOUNTED: Final = "the end of a worker is not counted"
 # There from the start, at 0: increase() of Prometheus does not see the first value of a series.
@@ -44,18 +44,15 @@ class Exits:
     """
     The ends of the workers of one master, whose stats server has the address *stats*.
 
-    Make it before the workers are forked. It goes on with the words of the server *number* in the directory *path* after a
-    *reload*.
+    Make it before the workers are forked.
     """
 
-    def __init__(self, stats: str, path: Path, number: int | None, *, reload: bool) -> None:
+    def __init__(self, stats: str) -> None:
         self._stats = stats
-        # Of each worker how many were started and have not been counted, and the harakiris of all those that were.
-        words = worker_words.words(path, number, uwsgi.numproc, again=reload)
+        # Of each worker how many were started and have not been counted, and the harakiris of all those that were. There may be
+        # mules alone.
+        words = memoryview(mmap.mmap(-1, 16 * max(uwsgi.numproc, 1))).cast("Q")
         self._uncounted, self._harakiris = words[::2], words[1::2]
-        # The master counts them anew.
-        for index in range(uwsgi.numproc):
-            self._harakiris[index] = 0
 
     def begin(self) -> None:
         """Count the workers of this one's number that have ended before it, and have this one count its own end."""

@@ -29,7 +29,6 @@ from wsgi_prom.store import (
     label_limit,
     locks,
     stats_socket,
-    worker_words,
 )
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.locks import LockFile
@@ -197,7 +196,6 @@ def clear(path: Path, lock_file: LockFile) -> None:
             elif (
                 name == label_limit.NAME
                 or exit_counts.own(name)
-                or worker_words.own(name)
                 or archive.is_own(name)
                 or (client_format.origin(name) and archive.process_has_ended(folder, name))
             ):
@@ -241,7 +239,7 @@ def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
     # The lock file last: without one it is as good as empty.
     for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
         ours = name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or exit_counts.own(name)
-        if ours or worker_words.own(name) or archive.is_removable(name):
+        if ours or archive.is_removable(name):
             _remove(name, folder)
     return True
 
