@@ -197,7 +197,7 @@ def metrics_page() -> str:
             "The share of the server that is in use, over any time: `sum(rate(wsgi_worker_busy_seconds_total[5m])) / sum(wsgi_worker_capacity)`.",
             "The figures of uWSGI's stats server are on the page too, under the names that uwsgi_exporter gives them. Without `stats = ...` the hook",
             "adds one, which only the server's user can read, except where `PROMETHEUS_MULTIPROC_DIR` is set, the master keeps root for workers of",
-            "another user, or there is no master.",
+            "another user, there is no master, or `abstract-socket` is on, whose sockets every user of the host can connect to.",
             "A worker is a slot of the shared directory: the worker that takes the place of an ended one goes on with its series.",
             "A gthread worker of gunicorn accepts connections, up to `--worker-connections`, that no thread of it serves yet. No figure",
             "shows these: they wait in the worker's memory, and each request would cost more if the worker told their number.",

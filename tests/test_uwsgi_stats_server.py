@@ -82,6 +82,18 @@ def test_a_directory_of_the_users_gets_none(tmp_path: Path) -> None:
     assert ["shared"] == [path.name for path in tmp_path.iterdir()]
 
 
+def test_a_uwsgi_of_abstract_sockets_gets_none() -> None:
+    """Everybody on the host could connect to an abstract socket: no permissions protect it."""
+    with live.uwsgi("--abstract-socket", workers=1) as server:
+        server.get("/")
+        samples = server.samples()
+        log = server.log()
+        folder = servers.shared_directory(server)
+        assert not folder.with_name(f"{folder.name}.stats").exists()
+    assert [] == [name for name, _ in samples if name.startswith("uwsgi_")]
+    assert "Stats server enabled" not in log
+
+
 def test_a_stats_server_of_the_users_stays() -> None:
     """The page shows its figures, and there is no other."""
     with live.uwsgi("--stats", "own", workers=1) as server:

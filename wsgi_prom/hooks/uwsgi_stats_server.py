@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,8 @@ def address(path: Path) -> str:
         return given or ""
     # Where workers drop to another user than the master's, neither they nor the exporter could connect.
     usable = uwsgi.masterpid() > 0 and not (os.geteuid() == 0 and "uid" in uwsgi.opt)
+    # No permissions protect an abstract socket.
+    usable = usable and not uwsgi_stats.binds_abstract(uwsgi.opt)
     if not (usable and directory.is_temporary(path) and path.is_dir()):
         return ""
     with attempt("no metrics of uWSGI's own: set stats = /PATH/TO/SOCKET"):
@@ -39,6 +40,8 @@ def address(path: Path) -> str:
 
 def _set_option(name: bytes, value: bytes) -> bool:
     """Do what the line *name* = *value* in uWSGI's configuration does, for an option that is looked at later."""
+    import ctypes  # noqa: PLC0415 - some builds of Python have none
+
     # As uWSGI's own plugins do (uwsgi.h). pyuwsgi, a module of Python, does not show its functions.
     program = ctypes.CDLL(None)
     manage = getattr(program, "uwsgi_manage_opt", None)

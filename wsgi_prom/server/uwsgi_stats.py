@@ -44,6 +44,11 @@ def address(options: Mapping[Any, Any]) -> str | None:
     return _HTTP + reached if reached and _is_on(known.get("stats-http")) else reached
 
 
+def binds_abstract(options: Mapping[Any, Any]) -> bool:
+    """Return whether a uWSGI with *options* makes an abstract socket of each path, which every user of the host can connect to."""
+    return any(_is_on(value) for name, value in options.items() if _text(name) == "abstract-socket")
+
+
 def _values(value: Any) -> list[Any]:
     """Return all values of an option: uWSGI makes a list of one that was given several times, and True of no value."""
     return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, bytes | str)]
