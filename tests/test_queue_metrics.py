@@ -13,8 +13,9 @@ import live
 import pytest
 import servers
 
-from wsgi_prom.server.listen_queues import ListeningSocket, Queue
+from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.server.queue_metrics import QueueMetrics
+from wsgi_prom.server.sock_diag import Listener
 from wsgi_prom.server.sources import Sources
 
 if TYPE_CHECKING:
@@ -106,11 +107,32 @@ def drops(metrics: QueueMetrics) -> float:
     return sample.value
 
 
+def listeners(drops_by_inode: dict[int, int]) -> dict[str, list[Listener]]:
+    return {
+        WEB.name: [Listener(inode, "127.0.0.1", 0, 128, count) for inode, count in drops_by_inode.items()]
+    }
+
+
 def test_drops_never_go_back() -> None:
     """The kernel's count begins again with a new socket, and after 2^32; the counter goes on."""
     seen = iter([5, 7, 3, 4, 2**32 - 1, 1])
-    metrics = QueueMetrics((WEB,), lambda _: {WEB.name: Queue(0, 128, next(seen))})
+    metrics = QueueMetrics((WEB,), lambda _: listeners({1: next(seen)}))
     assert [5, 7, 10, 11, 2**32 + 6, 2**32 + 8] == [drops(metrics) for _ in range(6)]
+
+
+def test_the_drops_of_workers_that_share_a_port_are_counted_once() -> None:
+    """A worker that ends, or is replaced by another with a socket of its own, leaves the others' drops counted as they are."""
+    seen = iter(
+        [
+            {1: 100, 2: 100, 3: 100},
+            {1: 100, 2: 110, 3: 100},
+            {2: 110, 3: 100},
+            {2: 110, 3: 110, 4: 0},
+            {2: 110, 3: 110, 4: 7},
+        ]
+    )
+    metrics = QueueMetrics((WEB._replace(inode=None),), lambda _: listeners(next(seen)))
+    assert [300, 310, 310, 320, 327] == [drops(metrics) for _ in range(5)]
 
 
 def test_a_source_that_fails_costs_its_own_metrics_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -102,7 +102,7 @@ class Queue(NamedTuple):
 
     length: int
     limit: int
-    # Since the socket was opened, modulo 2**32. None where the kernel does not count them, or counts everything: a unix socket,
+    # Of each socket since it was opened, modulo 2**32. None where the kernel does not count them, or counts everything: a unix socket,
     # TCP_DEFER_ACCEPT, Linux before 4.7.
     drops: int | None
 
@@ -113,8 +113,19 @@ def read(
     """
     Return the queue of each of *sockets* by name; several sockets of one name (SO_REUSEPORT) are added up.
 
+    Raises OSError as `listeners`.
+    """
+    return {name: _sum(found) for name, found in listeners(sockets, connect=connect).items()}
+
+
+def listeners(
+    sockets: Iterable[ListeningSocket], *, connect: Callable[[], socket.socket] = sock_diag.connect
+) -> dict[str, list[Listener]]:
+    """
+    Return what the kernel tells of each of *sockets* by name, of which several may share one (SO_REUSEPORT).
+
     A socket that is closed, or of another network namespace, is absent. Raises OSError if the kernel answers for none of
-    them. Where it answers for some kinds alone (it may lack tcp_diag), the others are absent; `read` of one of those
+    them. Where it answers for some kinds alone (it may lack tcp_diag), the others are absent; to ask for one of those alone
     raises. Takes half a second at most. *connect* returns the socket to ask on.
 
     Costs 90 us of CPU for a TCP socket and 60 us for a unix socket, with 5 and with 1,000 other sockets on the machine alike (110
@@ -127,40 +138,43 @@ def read(
         questions.setdefault((wanted.family, number), set()).add(wanted)
     if not questions:
         return {}
-    queues: dict[str, Queue] = {}
+    queues: dict[str, list[Listener]] = {}
     failures: list[OSError] = []
     with connect() as kernel:
         conversation = sock_diag.Conversation(kernel)
         for (family, number), group in questions.items():
             try:
                 if family == socket.AF_UNIX:
-                    listeners = conversation.unix(number)
+                    found = conversation.unix(number)
                 else:
-                    listeners = conversation.tcp(family, number)
+                    found = conversation.tcp(family, number)
             except OSError as error:
                 failures.append(error)
                 continue
             for wanted in group:
-                _add_up(queues, wanted, listeners)
+                of_it = _listeners_of(wanted, found)
+                if of_it:
+                    queues.setdefault(wanted.name, []).extend(of_it)
     if len(failures) == len(questions):
         raise failures[0]
     return queues
 
 
-def _add_up(queues: dict[str, Queue], wanted: ListeningSocket, listeners: list[Listener]) -> None:
-    for listener in listeners:
-        if wanted.inode is None:
-            if _tcp_name(listener.host, wanted.port) != wanted.name:
-                continue
-        elif wanted.inode != listener.inode:
-            continue
-        length, limit, drops = queues.get(wanted.name, (0, 0, 0))
-        told = None if wanted.deferred else listener.drops
-        queues[wanted.name] = Queue(
-            length + listener.length,
-            limit + listener.limit,
-            None if drops is None or told is None else drops + told,
-        )
+def _listeners_of(wanted: ListeningSocket, found: list[Listener]) -> list[Listener]:
+    if wanted.inode is None:
+        found = [listener for listener in found if _tcp_name(listener.host, wanted.port) == wanted.name]
+    else:
+        found = [listener for listener in found if listener.inode == wanted.inode]
+    return [listener._replace(drops=None) for listener in found] if wanted.deferred else found
+
+
+def _sum(found: list[Listener]) -> Queue:
+    drops = [listener.drops for listener in found if listener.drops is not None]
+    return Queue(
+        sum([listener.length for listener in found]),
+        sum([listener.limit for listener in found]),
+        sum(drops) if len(drops) == len(found) else None,
+    )
 
 
 class QueueIntegral:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from wsgi_prom import metrics
-from wsgi_prom.server.listen_queues import QueueIntegral, read
+from wsgi_prom.server.listen_queues import QueueIntegral, listeners
 
 if TYPE_CHECKING:
     import threading
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from wsgi_prom.server.listen_queues import ListeningSocket, Queue
+    from wsgi_prom.server.listen_queues import ListeningSocket
+    from wsgi_prom.server.sock_diag import Listener
 
 # The kernel's count is a number of 32 bits.
 _WRAP: Final = 2**32
@@ -27,12 +28,13 @@ class QueueMetrics:
     def __init__(
         self,
         sockets: tuple[ListeningSocket, ...],
-        read: Callable[[Iterable[ListeningSocket]], dict[str, Queue]] = read,
+        read: Callable[[Iterable[ListeningSocket]], dict[str, list[Listener]]] = listeners,
     ) -> None:
         self._sockets = sockets
         self._read = read
-        # By socket: what the kernel said last, and all drops.
-        self._drops: dict[str, tuple[int, int]] = {}
+        # By name: what the kernel said last of each of its listeners, by inode, and all drops. With gunicorn's reuse_port
+        # workers come and go, each with a listener.
+        self._drops: dict[str, tuple[dict[int, int], int]] = {}
         self._waited = dict.fromkeys([listening.name for listening in sockets], 0.0)
 
     def sample(self, end: threading.Event) -> None:
@@ -50,17 +52,22 @@ class QueueMetrics:
         limit = GaugeMetricFamily(*metrics.LISTEN_QUEUE_LIMIT, labels=["socket"])
         drops = CounterMetricFamily(*metrics.LISTEN_DROPS, labels=["socket"])
         waited = CounterMetricFamily(*metrics.LISTEN_QUEUE_SECONDS, labels=["socket"])
-        for name, queue in queues.items():
-            length.add_metric([name], queue.length)
-            limit.add_metric([name], queue.limit)
+        for name, found in queues.items():
+            length.add_metric([name], sum([listener.length for listener in found]))
+            limit.add_metric([name], sum([listener.limit for listener in found]))
             waited.add_metric([name], self._waited[name])
-            if queue.drops is not None:
-                drops.add_metric([name], self._all_drops(name, queue.drops))
+            counts = {listener.inode: listener.drops for listener in found if listener.drops is not None}
+            if len(counts) == len(found):
+                drops.add_metric([name], self._all_drops(name, counts))
         return [length, limit, waited, drops]
 
-    def _all_drops(self, name: str, now: int) -> int:
-        last, total = self._drops.get(name, (0, 0))
-        # A socket that was opened anew counts from 0.
-        more = now - last if now >= last else now + (_WRAP - last if last > _WRAP // 2 else 0)
-        self._drops[name] = now, total + more
-        return total + more
+    def _all_drops(self, name: str, counts: dict[int, int]) -> int:
+        last, total = self._drops.get(name, ({}, 0))
+        total += sum([_more(count, last.get(inode, 0)) for inode, count in counts.items()])
+        self._drops[name] = counts, total
+        return total
+
+
+def _more(now: int, last: int) -> int:
+    # A socket that was opened anew counts from 0.
+    return now - last if now >= last else now + (_WRAP - last if last > _WRAP // 2 else 0)
