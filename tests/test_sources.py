@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import live
 import pytest
+import servers
 from prometheus_client.metrics_core import GaugeMetricFamily
 from webob import Request
 
@@ -65,15 +66,41 @@ def test_a_source_that_never_answers_costs_its_own_metrics_and_one_thread(
     slow, source = Slow(), Source("the test", [GaugeMetricFamily("asked", "How often.", -1)])
     threads = threading.active_count()
     with caplog.at_level(logging.WARNING, "wsgi_prom"):
-        assert [[-1]] * 20 == [ask(source, slow, 0.001) for _ in range(20)]
+        assert [[-1]] * 20 == [ask(source, slow, 0.1) for _ in range(20)]
         assert (1, threads + 1) == (slow.asked, threading.active_count())
-        assert ["the test: no answer in time, no metrics of it"] == caplog.messages
+        assert ["the test: no answer within 0.1 s, no metrics of it"] == caplog.messages
         slow.let.set()
-        assert [2] == live.eventually(lambda: ask(source, slow, SECONDS), bool)
+        live.eventually(lambda: works_within(source, slow, 0.1), bool)
         slow.let.clear()
-        assert [-1] == ask(source, slow, 0.001)
+        assert [-1] == ask(source, slow, 0.1)
     slow.let.set()
     assert 2 == len(caplog.messages)
+
+
+def works_within(source: Source, slow: Slow, seconds: float) -> bool:
+    return ask(source, slow, seconds) == [slow.asked]
+
+
+def test_a_scrape_with_time_for_a_slow_source_does_not_have_it_logged_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where one client waits for long enough and another does not, by turns, one warning says so; one more if neither does."""
+    slow, source = Slow(), Source("the test")
+    with caplog.at_level(logging.WARNING, "wsgi_prom"), ThreadPoolExecutor() as pool:
+        for turn in range(3):
+            slow.let.clear()
+            assert [] == ask(source, slow, 0.1)
+            patient = pool.submit(ask, source, slow, SECONDS, float("-inf"))
+            assert 1 == len(caplog.messages)
+            time.sleep(0.1)  # the reading takes clearly longer than the hasty scrape waited
+            slow.let.set()
+            assert [turn + 1] == patient.result()
+        slow.let.clear()
+        assert [] == ask(source, slow, 0.2)
+        slow.let.set()
+    assert [
+        f"the test: no answer within {time} s, no metrics of it" for time in (0.1, 0.2)
+    ] == caplog.messages
 
 
 def test_a_source_that_has_hung_for_longer_than_any_scrape_is_not_waited_for() -> None:
@@ -100,7 +127,7 @@ def test_a_scrape_that_gives_up_early_spoils_no_other() -> None:
 
 
 def test_no_scrape_gets_what_was_read_before_it_came() -> None:
-    """Scrapes that come during a reading wait for the next one, and share it."""
+    """Scrapes that come during a reading wait for the next one, and share it. So they do for one of slots that are older."""
     slow, source = Slow(), Source("the test")
     with ThreadPoolExecutor() as pool:
         first = pool.submit(ask, source, slow, SECONDS)
@@ -110,6 +137,10 @@ def test_no_scrape_gets_what_was_read_before_it_came() -> None:
         live.eventually(lambda: [future.running() for future in later], all)
         slow.let.set()
         assert ([1], [[2]] * 3) == (first.result(), [future.result() for future in later])
+    now = time.monotonic()
+    old = source.families(slow.read, now, now + SECONDS, now)
+    later_scrape = source.families(slow.read, now + 1e-6, now + SECONDS)
+    assert [3, 4] == [family.samples[0].value for family in (*old, *later_scrape)]
 
 
 def test_a_source_that_fails_is_said_once_until_it_works(caplog: pytest.LogCaptureFixture) -> None:
@@ -193,6 +224,19 @@ def test_scrapes_at_the_same_time_have_their_own_timeouts(
         assert (0, 2) == (hasty["uwsgi_up", frozenset()], hasty["wsgi_prom_scrapes_in_flight", frozenset()])
         stats.answer()
         assert 1 == patient.result()["uwsgi_up", frozenset()]
+
+
+def test_a_page_counts_the_scrapes_that_were_answered_while_it_waited(
+    exporter: ExporterApp, stats: StatsServer
+) -> None:
+    """The exporter's own counters on a page are those of the moment when it is made."""
+    with ThreadPoolExecutor() as pool:
+        patient = pool.submit(scrape, exporter, "10")
+        live.eventually(lambda: stats.connections, bool)
+        for _ in range(3):
+            scrape(exporter, "0.1")
+        stats.answer()
+        assert 3 == servers.value(patient.result(), "wsgi_prom_scrapes_total", code="200")
 
 
 def test_two_scrapes_at_a_time_wait_for_long(exporter: ExporterApp, stats: StatsServer) -> None:

@@ -34,7 +34,7 @@ from wsgi_prom.settings import Settings
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -96,8 +96,8 @@ class MetricsApp:
             response = plain(403, "Clients of this address are not answered.\n")
         return response(environ, start_response)
 
-    def respond(self, request: Request, exporter: Iterable[Metric] = ()) -> Response:
-        """Return the page for *request*, whoever sent it, with the metrics of the *exporter* that answers."""
+    def respond(self, request: Request, exporter: Callable[[], Iterable[Metric]] = tuple) -> Response:
+        """Return the page for *request*, whoever sent it, with the metrics that *exporter* returns when the page is made."""
         arrival = request.environ.get(ARRIVAL, time.monotonic())
         wrong_method = _wrong_method(request)
         if wrong_method is not None:
@@ -191,7 +191,7 @@ class ExporterApp:
     def _respond(self, request: Request) -> Response:
         path, metrics = request.environ.get("PATH_INFO", ""), self._metrics
         if path == "/metrics":
-            return metrics.access.refusal(request) or metrics.respond(request, self._own_metrics())
+            return metrics.access.refusal(request) or metrics.respond(request, self._own_metrics)
         if path == "/-/ready":
             return metrics.access.refusal(request) or _wrong_method(request) or metrics.ready()
         if path == "/-/healthy":

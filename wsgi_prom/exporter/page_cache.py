@@ -22,7 +22,7 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.server.sources import Sources
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
@@ -87,22 +87,22 @@ class Pages:
         openmetrics: bool = False,
         names: Collection[str] = (),
         deadline: float | None = None,
-        exporter: Iterable[Metric] = (),
+        exporter: Callable[[], Iterable[Metric]] = tuple,
     ) -> Page:
         """
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.
 
         Sources that have not answered by *deadline*, a second from now by default, are left out. Two scrapes at a time can wait
-        for longer than that. *exporter* are metrics of the process that serves the page. Raises DirectoryError if the directory
+        for longer than that. *exporter* returns metrics of the process that serves the page, as of now. Raises DirectoryError if the directory
         cannot be read at all.
         """
         # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
         with self._lock:
             if self._began <= arrival:
                 self._collect()
-            slots = self._slots
+            slots, began = self._slots, self._began
         # Without the lock, for rule 3.
-        found = self._ask_sources(slots, arrival, deadline)
+        found = self._ask_sources(slots, began, arrival, deadline)
         with self._lock:
             if names:
                 # Not kept: there are too many filters.
@@ -114,15 +114,15 @@ class Pages:
             return page
 
     def _ask_sources(
-        self, slots: list[Reading], arrival: float, deadline: float | None
+        self, slots: list[Reading], began: float, arrival: float, deadline: float | None
     ) -> list[list[Metric]]:
         if self.path is None:
             return []
         soon = time.monotonic() + SECONDS
         if deadline is None or deadline <= soon or not self._patient.acquire(blocking=False):
-            return self.sources.families(slots, arrival, min(deadline or soon, soon))
+            return self.sources.families(slots, arrival, min(deadline or soon, soon), began)
         try:
-            return self.sources.families(slots, arrival, deadline)
+            return self.sources.families(slots, arrival, deadline, began)
         finally:
             self._patient.release()
 
@@ -140,7 +140,7 @@ class Pages:
     def _rendered(
         self,
         found: list[list[Metric]],
-        exporter: Iterable[Metric],
+        exporter: Callable[[], Iterable[Metric]],
         openmetrics: bool,
         names: Collection[str] = (),
     ) -> Page:
@@ -155,7 +155,7 @@ class Pages:
                 *self._target.server_info(),
                 *self._workers,
                 *chain.from_iterable(found),
-                *exporter,
+                *exporter(),
             )
         page = self._renderer.render(
             self._families, own, registry=registry, openmetrics=openmetrics, names=names

@@ -2,7 +2,7 @@
 A source of metrics outside of this process, which may fail, be slow or hang for ever: scrapes wait for it until a deadline.
 
 1. A source is read in a thread, in one at a time. One that hangs in a system call keeps that thread, and no other is started.
-2. A scrape gets a reading that began after its request had arrived. Scrapes at the same time share one.
+2. A scrape gets a reading that began, and is made from slots that were collected, after its request had arrived. Scrapes at the same time share one.
 3. The deadline is a scrape's own: that one scrape gives up early does not end the reading, for which another still waits.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ log = logging.getLogger("wsgi_prom")
 # until it has answered.
 LONGEST: Final = 10.0
 
+# Scrapes of one client wait for about as long each time.
+_MUCH_LONGER: Final = 1.1
+
 
 class Source:
     """
@@ -37,54 +41,65 @@ class Source:
         self._otherwise = otherwise or []
         self._lock = threading.Lock()
         self._last: _Reading | None = None
-        # A failure is logged once, until the source works again.
-        self._failing = False
+        # A failure is logged once, until the source would not fail so again: how many seconds the scrape had waited that went
+        # without it, infinity after an error, 0 while it works.
+        self._failing = 0.0
 
-    def begin(self, read: Read, arrival: float) -> _Reading:
+    def begin(self, read: Read, arrival: float, collected: float = inf) -> _Reading:
         """
         Return a reading for a scrape that arrived at *arrival*, or one that began before it and has not ended.
 
-        *read*, which may raise any error, is called in a thread where there is neither.
+        *read*, which may raise any error, is called in a thread where there is neither. What it starts from was *collected*
+        then, by default now.
         """
         with self._lock:
             last = self._last
-            if last is None or (last.ended.is_set() and last.began < arrival):
-                last = self._last = _Reading(read)
+            if last is None or (last.ended.is_set() and last.collected < arrival):
+                last = self._last = _Reading(read, collected)
             return last
 
-    def families(self, read: Read, arrival: float, deadline: float) -> list[Metric]:
-        """Return the metrics of a reading that began after *arrival*, as `begin`, if it ends by *deadline*. Never raises."""
-        reading = self._finished(read, arrival, deadline)
+    def families(self, read: Read, arrival: float, deadline: float, collected: float = inf) -> list[Metric]:
+        """
+        Return the metrics of a reading for a scrape that arrived at *arrival*, as `begin`, if it ends by *deadline*.
+
+        Never raises.
+        """
+        reading = self._finished(read, arrival, deadline, collected)
         if reading is None:
-            self._tell("%s: no answer in time, no metrics of it", self._name)
+            waited = deadline - arrival
+            self._tell(waited, "%s: no answer within %.1f s, no metrics of it", self._name, waited)
         elif reading.error is not None:
             kind = type(reading.error).__name__
-            self._tell("%s cannot be read (%s: %s): no metrics of it", self._name, kind, reading.error)
+            self._tell(inf, "%s cannot be read (%s: %s): no metrics of it", self._name, kind, reading.error)
         else:
-            self._failing = False
+            # Else a scrape that waits for long enough and one that does not would be told of by turns.
+            if reading.seconds <= self._failing:
+                self._failing = 0.0
             return reading.families
         return self._otherwise
 
-    def _finished(self, read: Read, arrival: float, deadline: float) -> _Reading | None:
+    def _finished(self, read: Read, arrival: float, deadline: float, collected: float) -> _Reading | None:
         while True:
-            reading = self.begin(read, arrival)
+            reading = self.begin(read, arrival, collected)
             until = min(deadline, reading.began + LONGEST)
             if not reading.ended.wait(max(until - time.monotonic(), 0)):
                 return None
-            if reading.began >= arrival:
+            if reading.collected >= arrival:
                 return reading
 
-    def _tell(self, message: str, *arguments: object) -> None:
-        if not self._failing:
-            self._failing = True
+    def _tell(self, waited: float, message: str, *arguments: object) -> None:
+        if waited > self._failing * _MUCH_LONGER:
+            self._failing = waited
             log.warning(message, *arguments)
 
 
 class _Reading:
-    """One call of *read*, in a thread of its own; at its end there are *families*, or an *error*."""
+    """One call of *read*, in a thread of its own; at its end there are *families*, after *seconds*, or an *error*."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, collected: float) -> None:
         self.began = time.monotonic()
+        self.collected = min(self.began, collected)
+        self.seconds = 0.0
         self.ended = threading.Event()
         self.families: list[Metric] = []
         self.error: Exception | None = None
@@ -98,6 +113,7 @@ class _Reading:
     def _run(self, read: Read) -> None:
         try:
             self.families = read()
+            self.seconds = time.monotonic() - self.began
         except Exception as error:
             self.error = error
         finally:

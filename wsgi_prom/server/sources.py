@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.server import uwsgi_families, uwsgi_stats, workers_target
@@ -103,17 +104,19 @@ class Sources:
         self._failing = False
         return found
 
-    def families(self, slots: list[Reading], arrival: float, deadline: float) -> list[list[Metric]]:
+    def families(
+        self, slots: list[Reading], arrival: float, deadline: float, began: float = inf
+    ) -> list[list[Metric]]:
         """
         Return the metrics of each other source, for a scrape that arrived at *arrival*; of those that answer by *deadline*.
 
-        Both are times of time.monotonic. Scrapes at the same time get the same lists. Never raises. For any number of threads.
+        The collection of *slots* began at *began*, by default now. All are times of time.monotonic. Scrapes at the same time get the same lists. Never raises. For any number of threads.
         """
         sources = [(source, partial(read, slots)) for source, read in self._outside]
         for source, read in sources:
-            reading = source.begin(read, arrival)
+            reading = source.begin(read, arrival, began)
             reading.ended.wait(max(min(deadline - time.monotonic(), _ALONE), 0))
-        return [source.families(read, arrival, deadline) for source, read in sources]
+        return [source.families(read, arrival, deadline, began) for source, read in sources]
 
 
 def _uwsgi(address: str) -> list[Metric]:
