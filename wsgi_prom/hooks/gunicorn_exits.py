@@ -63,7 +63,9 @@ class _Counts:
         self.save()
 
     def add(self, reason: str) -> None:
-        self._counts[reason] = self._counts.get(reason, 0) + 1
+        self._counts.setdefault(reason, 0)
+        # No call in this line: Python runs no signal handler in it.
+        self._counts[reason] += 1
         self._unsaved = True
 
     def save(self) -> None:
@@ -102,18 +104,18 @@ def watch() -> None:
 
     def reap_workers(self: Any) -> None:
         before: dict[int, Any] = {}
-        found: dict[int, str] = {}
         with attempt(_UNCOUNTED):
             before = dict(self.WORKERS)
-            found = {pid: why for pid, worker in before.items() if (why := _reason(self, pid, worker))}
+            for pid, worker in before.items():
+                if reason := _reason(self, pid, worker):
+                    _count(pid, worker, reason)
         try:
             reap(self)
         finally:
             with attempt(_UNCOUNTED):
-                for pid in before.keys() - self.WORKERS.keys() | found.keys():
-                    _told.discard(pid)
-                    # Unknown: one that ended between the look and gunicorn's own.
-                    _counts.add(found.get(pid, "unknown"))
+                for pid in before.keys() - self.WORKERS.keys():
+                    # One that ended between the look and gunicorn's own.
+                    _count(pid, before[pid], "unknown")
                 _counts.save()
 
     def kill_worker(self: Any, pid: int, number: int) -> None:
@@ -134,6 +136,15 @@ def watch() -> None:
     Arbiter.kill_worker = kill_worker  # type: ignore[assignment, method-assign]
     Arbiter.murder_workers = murder_workers  # type: ignore[method-assign]
     Arbiter.stop = stop_workers  # type: ignore[method-assign]
+
+
+def _count(pid: int, worker: Any, reason: str) -> None:
+    """Count the end of *worker*, once: gunicorn keeps it among its workers when it halts at another one's, and reaps again."""
+    mine = object()
+    # In one step: older gunicorns reap in signal handlers, of which another one may run at any time.
+    if vars(worker).setdefault("wsgi_prom_end", mine) is mine:
+        _told.discard(pid)
+        _counts.add(reason)
 
 
 def _reason(arbiter: Any, pid: int, worker: Any) -> str:

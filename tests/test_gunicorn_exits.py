@@ -1,0 +1,51 @@
+"""What an arbiter of gunicorn counts as the end of a worker, and that it counts each one once."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import live
+import servers
+from test_workers import exits, states
+
+ON_EXIT = """
+from wsgi_prom.hooks import gunicorn as metrics
+from wsgi_prom.hooks.gunicorn import *
+def on_exit(server): metrics.on_exit(server); server.reap_workers()
+"""
+
+
+# Imported again while `broken` is there, it fails once it is told to.
+DEPLOYED = """
+import os, time, plain
+app = plain.app
+if os.path.exists({broken!r}):
+    while not os.path.exists({failing!r}):
+        time.sleep(0.01)
+    raise RuntimeError
+"""
+
+
+def test_workers_that_cannot_boot_count_once_each(tmp_path: Path) -> None:
+    """Four workers of a new arbiter fail at once: four boot errors on the old one's page, though it halts at the first and reaps again."""
+    broken, failing = tmp_path / "broken", tmp_path / "failing"
+    (tmp_path / "deployed.py").write_text(DEPLOYED.format(broken=str(broken), failing=str(failing)))
+    path = f"{tmp_path}:{live.APPS}"
+    with servers.start("gunicorn sync", app="deployed:app", workers=4, PYTHONPATH=path) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 4)
+        old = set(server.workers())
+        broken.touch()
+        server.kill(signal.SIGUSR2)
+        new = live.eventually(lambda: set(server.workers()) - old, bool).pop()
+        workers = live.eventually(lambda: server.workers(new), lambda pids: len(pids) == 4)
+        server.signal_child(new, signal.SIGSTOP)
+        failing.touch()
+        live.eventually(lambda: [pid for pid in workers if not is_zombie(pid)], lambda pids: not pids)
+        server.signal_child(new, signal.SIGCONT)
+        live.eventually(Path(f"/proc/{new}").exists, lambda there: not there)
+        assert {"boot_error": 4} == exits(server)
+
+
+def is_zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
