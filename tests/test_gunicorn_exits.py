@@ -7,7 +7,7 @@ from pathlib import Path
 
 import live
 import servers
-from test_workers import exits, states
+from test_workers import exits, recycle, states
 
 ON_EXIT = """
 from wsgi_prom.hooks import gunicorn as metrics
@@ -49,3 +49,13 @@ def test_workers_that_cannot_boot_count_once_each(tmp_path: Path) -> None:
 
 def is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_worker_that_has_rotated_its_log_ends_as_any_other() -> None:
+    """USR1 goes to the workers too, and ends none: one that ends later, after its most requests, does so for that reason."""
+    with servers.start("gunicorn sync", "--max-requests", "10", workers=1) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        server.kill(signal.SIGUSR1)
+        server.wait_for_log("Handling signal: usr1")
+        recycle(server)
+        assert {"max_requests": 1} == live.eventually(lambda: exits(server), bool)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _UNCOUNTED: Final = "exits of workers are not counted"
+# What gunicorn ends a worker by: SIGABRT too, of which `aborted` tells. SIGUSR1 has it open its logs again.
+_ENDING: Final = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGKILL}
 _BOOT_ERRORS: Final = {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}
 # There from the start, at 0: increase() of Prometheus does not see the first value of a series.
 _REASONS: Final = (
@@ -90,7 +92,7 @@ class _Counts:
 
 _counts: Final = _Counts()
 keep: Final = _counts.keep
-# The workers that the arbiter has sent a signal to, and whether it ends itself.
+# The workers that the arbiter has told to end, and whether it ends itself.
 _told: Final[set[int]] = set()
 _stops = False
 
@@ -119,7 +121,8 @@ def watch() -> None:
                 _counts.save()
 
     def kill_worker(self: Any, pid: int, number: int) -> None:
-        _told.add(pid)
+        if number in _ENDING:
+            _told.add(pid)
         kill(self, pid, number)
 
     def murder_workers(self: Any) -> None:
