@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -59,3 +60,11 @@ def test_a_worker_that_has_rotated_its_log_ends_as_any_other() -> None:
         server.wait_for_log("Handling signal: usr1")
         recycle(server)
         assert {"max_requests": 1} == live.eventually(lambda: exits(server), bool)
+
+
+def test_a_signal_without_a_name_is_a_reason() -> None:
+    """Python names no realtime signal but the first and the last one."""
+    with servers.start("gunicorn sync", workers=1) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        os.kill(server.workers()[0], signal.SIGRTMIN + 6)
+        assert {f"signal_{signal.SIGRTMIN + 6}": 1} == live.eventually(lambda: exits(server), bool)
