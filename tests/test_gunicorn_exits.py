@@ -8,7 +8,7 @@ from pathlib import Path
 
 import live
 import servers
-from test_workers import exits, recycle, states
+from test_workers import by_label, exits, recycle, states
 
 ON_EXIT = """
 from wsgi_prom.hooks import gunicorn as metrics
@@ -68,3 +68,12 @@ def test_a_signal_without_a_name_is_a_reason() -> None:
         live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
         os.kill(server.workers()[0], signal.SIGRTMIN + 6)
         assert {f"signal_{signal.SIGRTMIN + 6}": 1} == live.eventually(lambda: exits(server), bool)
+
+
+def test_the_usual_reasons_are_there_from_the_start() -> None:
+    """Whatever a server that is in order counts begins with 0, of which a first increase is seen."""
+    with servers.start("gunicorn sync", workers=1) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        found = by_label(server.samples(), "wsgi_worker_exits_total")
+    usual = {"timeout", "max_requests", "reload", "boot_error", "cheaped", "stop", "exit_0"}
+    assert dict.fromkeys(usual | {"SIGKILL", "SIGSEGV", "unknown"}, 0) == found

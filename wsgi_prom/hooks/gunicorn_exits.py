@@ -38,6 +38,8 @@ _REASONS: Final = (
     "reload",
     "boot_error",
     "cheaped",
+    "stop",
+    "exit_0",
     "SIGKILL",
     "SIGSEGV",
     "unknown",
