@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import live
 import servers
 from test_workers import by_label, exits, recycle, states
+
+from wsgi_prom.store import directory, directory_files, exit_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ON_EXIT = """
 from wsgi_prom.hooks import gunicorn as metrics
@@ -77,3 +83,26 @@ def test_the_usual_reasons_are_there_from_the_start() -> None:
         found = by_label(server.samples(), "wsgi_worker_exits_total")
     usual = {"timeout", "max_requests", "reload", "boot_error", "cheaped", "stop", "exit_0"}
     assert dict.fromkeys(usual | {"SIGKILL", "SIGSEGV", "unknown"}, 0) == found
+
+
+def test_a_hook_that_is_called_twice_adds_no_count_twice(
+    tmp_path: Path, in_child: Callable[..., Any]
+) -> None:
+    """An arbiter goes on with the counts of an ended one, once, although a configuration's own hook calls ours."""
+    path = tmp_path / "shared"
+    directory.prepare(path)
+
+    def run() -> dict[str, int]:
+        from wsgi_prom.hooks import gunicorn_exits
+
+        with directory_files.opened(path) as folder:
+            exit_counts.write(folder, 1, {"reload": 2})
+        for _ in range(2):
+            gunicorn_exits.keep(path, 1, os.geteuid())
+        # Written again.
+        (path / exit_counts.name(1)).unlink()
+        gunicorn_exits.keep(path, 1, os.geteuid())
+        with directory_files.opened(path) as folder:
+            return exit_counts.read(folder, 1)
+
+    assert in_child(run)["reload"] == 2

@@ -59,10 +59,15 @@ class _Counts:
         self._failed = False
 
     def keep(self, path: Path, number: int, uid: int) -> None:
-        """Keep the counts in file *number* of the directory *path*, which belongs to *uid*, and go on with what is there."""
-        with suppress(OSError, DirectoryError, FormatError), directory_files.opened(path, uid) as folder:
-            for reason, count in exit_counts.read(folder, number).items():
-                self._counts[reason] = self._counts.get(reason, 0) + count
+        """
+        Keep the counts in file *number* of the directory *path*, which belongs to *uid*, and go on with what is there.
+
+        Another call only saves them.
+        """
+        if self._path is None:
+            with suppress(OSError, DirectoryError, FormatError), directory_files.opened(path, uid) as folder:
+                for reason, count in exit_counts.read(folder, number).items():
+                    self._counts[reason] = self._counts.get(reason, 0) + count
         self._path, self._number, self._uid = path, number, uid
         self.save()
 
