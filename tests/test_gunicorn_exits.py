@@ -106,3 +106,17 @@ def test_a_hook_that_is_called_twice_adds_no_count_twice(
             return exit_counts.read(folder, 1)
 
     assert in_child(run)["reload"] == 2
+
+
+def test_an_arbiter_that_has_ended_warns_of_no_counts(tmp_path: Path) -> None:
+    """Its directory is gone: a worker that is reaped after that, as older gunicorns do at any time, is no fault."""
+    configuration = tmp_path / "gunicorn.conf.py"
+    configuration.write_text(ON_EXIT)
+    with live.gunicorn(config=str(configuration), workers=1) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        folder = servers.shared_directory(server)
+        server.kill(signal.SIGTERM)
+        server.wait()
+        log = server.log()
+    assert not folder.exists()
+    assert "exits of workers" not in log

@@ -145,6 +145,7 @@ def _begin(worker: Any) -> None:
 
 def on_exit(_: Arbiter) -> None:
     """Remove the directory."""
+    gunicorn_exits.forget()
     with attempt("the directory is left to the exporter"):
         _instance.directory.discard()
 

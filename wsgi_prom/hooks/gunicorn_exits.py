@@ -71,6 +71,10 @@ class _Counts:
         self._path, self._number, self._uid = path, number, uid
         self.save()
 
+    def forget(self) -> None:
+        """Keep them in memory alone from now on: the directory goes."""
+        self._path = None
+
     def add(self, reason: str) -> None:
         self._counts.setdefault(reason, 0)
         # No call in this line: Python runs no signal handler in it.
@@ -99,6 +103,7 @@ class _Counts:
 
 _counts: Final = _Counts()
 keep: Final = _counts.keep
+forget: Final = _counts.forget
 # The workers that the arbiter has told to end, and whether it ends itself.
 _told: Final[set[int]] = set()
 _stops = False
