@@ -103,3 +103,20 @@ def test_a_start_clears_the_counts_of_an_earlier_server(shared: Path) -> None:
     write(shared, 1, {"reload": 2})
     directory.clear(shared, directory.prepare(shared))
     assert [] == exit_counts.numbers(os.listdir(shared))
+
+
+def test_a_write_spares_a_file_that_has_another_name_too(shared: Path) -> None:
+    """Where the new file would be there is another's: it is not emptied."""
+    other = shared.parent / "other"
+    other.write_text("another's")
+    (shared / f"{exit_counts.name(1)}.new").hardlink_to(other)
+    with pytest.raises(OSError):
+        write(shared, 1, {"reload": 3})
+    assert other.read_text() == "another's"
+
+
+def test_a_write_takes_nothing_over_from_one_that_was_cut_short(shared: Path) -> None:
+    """What an arbiter has left behind that was killed in the middle may be longer."""
+    (shared / f"{exit_counts.name(1)}.new").write_text("[" * 999)
+    write(shared, 1, {"reload": 3})
+    assert {"reload": 3} == read(shared, 1)

@@ -68,8 +68,10 @@ def write(folder: int, number: int, counts: Mapping[str, int]) -> None:
     new = f"{name(number)}.new"
     data = json.dumps(counts).encode("ascii")
     try:
-        fd = directory_files.open_file(new, folder, os.O_WRONLY | os.O_TRUNC)
+        fd = directory_files.open_file(new, folder, os.O_WRONLY)
         with os.fdopen(fd, "wb") as file:
+            # Not by O_TRUNC, which empties it before open_file has seen that it is ours, and has no other name.
+            file.truncate(0)
             file.write(data)
         os.rename(new, name(number), src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
