@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import live
 import pytest
@@ -70,3 +71,24 @@ def test_a_worker_shows_what_python_counts_and_goes_on_where_its_predecessor_end
     gone_back = servers.gone_back(before, after) + servers.gone_back(after, last)
     assert [] == [series for series in gone_back if series.startswith("python_")]
     assert servers.value(last, "python_gc_objects_uncollectable_total", worker="0", generation="2") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [("gunicorn sync preload", set()), ("gunicorn sync", {"garbage"})],
+    ids=["from the start", "later"],
+)
+def test_a_python_that_tells_nothing_of_its_collections_costs_no_request(name: str, stages: set[str]) -> None:
+    """Where gc.get_stats returns no list the figures are absent; where it no longer does, that failure alone is counted."""
+    with servers.start(name, app="uncollected:app", workers=1) as server:
+        live.drive(server.url, ["/"] * 3)
+        time.sleep(1.1)  # the next look
+        live.drive(server.url, ["/"] * 3)
+        samples = server.samples()
+    assert {("/", "200"): 6} == servers.requests_counted(samples)
+    assert {} == live.labelled(samples, COLLECTIONS)
+    assert stages == {
+        dict(labels)["stage"]
+        for labels, count in live.labelled(samples, "wsgi_prom_errors_total").items()
+        if count
+    }

@@ -34,7 +34,8 @@ class Collections:
     def begin(self) -> None:
         """Count from now on, in a worker that was forked now: those of its parent before that are not its own."""
         self._seen = gc.get_stats()
-        self._pid = os.getpid()
+        # PyPy's is an object, of other figures.
+        self._pid = os.getpid() if isinstance(self._seen, list) else 0
 
     def count(self, rows: Rows) -> None:
         """Record what was collected since the last call, if this process has begun and has a slot. Takes some 10 us."""

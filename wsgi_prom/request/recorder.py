@@ -149,15 +149,18 @@ class Recorder:
 
     def check(self, now: float, environ: WSGIEnvironment) -> None:
         """
-        Once a second, check the slot, count garbage collections, connect frameworks' signals, warn of unshared processes. Claim a
+        Once a second, check the slot, connect frameworks' signals, warn of unshared processes, count garbage collections. Claim a
         slot if there is none.
         """
         if now > self.next_check:
             self.next_check = now + _CHECK_SECONDS
-            collections.count(self.rows)
             signals.connect()
             for _ in range(current_slot.check()):
                 self._count_error(STORAGE)
             warn_unshared(environ)
+            try:
+                collections.count(self.rows)
+            except Exception:
+                self.report_failure("garbage")
         if not _fork_guard[0]:
             current_slot.renew()
