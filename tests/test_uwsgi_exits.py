@@ -76,7 +76,7 @@ def test_each_end_of_a_worker_counts_once_under_its_reason(kind: str) -> None:
         "--harakiri",
         "3",
         "--max-requests",
-        "5",
+        "5 ",  # uWSGI reads the digits that it begins with
         "--min-worker-lifetime",
         "0",
         "--forkbomb-delay",
@@ -113,6 +113,7 @@ def test_a_worker_that_a_reload_of_the_master_has_to_kill_is_not_counted() -> No
             live.eventually(server.workers, lambda pids: len(pids) == 2 and not set(pids) & set(before))
             expected = {"reload": 1}
             assert expected == live.eventually(lambda: exits(server), lambda found: found == expected)
+            live.eventually(lambda: idle(server), lambda found: found == 2)
             kill_all(server)
             expected = {"reload": 1, "unknown": 2}
             assert expected == live.eventually(lambda: exits(server), lambda found: found == expected)
@@ -145,3 +146,49 @@ def test_a_pool_that_grows_and_shrinks_counts_the_workers_that_it_sent_away(tmp_
                 }
             )
     assert seen[0] == seen[1]
+
+
+def test_a_reload_of_the_workers_counts_where_the_first_one_was_sent_away(tmp_path: Path) -> None:
+    """A pool has shrunk to its second worker, which counts the reload."""
+    fifo = tmp_path / "fifo"
+    options = [
+        "--cheaper",
+        "1",
+        "--cheaper-initial",
+        "2",
+        "--cheaper-algo",
+        "manual",
+        "--master-fifo",
+        str(fifo),
+    ]
+    with live.uwsgi(*options, workers=2) as server:
+        live.eventually(lambda: idle(server), lambda found: found == 2)
+        first = int(server.wait_for_log(r"spawned uWSGI worker 1 \(pid: (\d+)")[1])
+        fifo.write_bytes(b"-")
+        (left,) = live.eventually(server.workers, lambda pids: len(pids) == 1)
+        assert left != first
+        fifo.write_bytes(b"w")
+        live.eventually(server.workers, lambda pids: pids and left not in pids)
+        counted = live.eventually(lambda: servers.value(server.samples(), "wsgi_reloads_total"), bool)
+        assert {"cheaped": 1, "reload": 1} == exits(server)
+    assert counted == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--gevent", "10")], ids=["prefork", "gevent"])
+def test_an_application_that_sets_an_atexit_later_has_both_called(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """uWSGI calls one function. The worker's end is counted, and the application's function is called."""
+    (tmp_path / "own.py").write_text(
+        "import plain, uwsgi, wsgi_prom\napp = wsgi_prom.PrometheusMiddleware(plain.app)\n"
+        "def atexit():\n    print('closed', uwsgi.atexit is atexit, flush=True)\nuwsgi.atexit = atexit\n"
+    )
+    path = f"{tmp_path}:{live.APPS}:{live.ROOT}"
+    with live.uwsgi(
+        "--lazy-apps", *options, workers=1, app=None, module="own:app", PYTHONPATH=path
+    ) as server:
+        assert server.get("/").status == 200
+        end(server, signal.SIGHUP)
+        assert server.wait_for_log("closed True")
+        found = live.eventually(lambda: exits(server), bool)
+    assert {"reload": 1} == found

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import signal
 import time
 from functools import cache, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 import uwsgi
@@ -36,6 +38,8 @@ _UNCOUNTED: Final = "the end of a worker is not counted"
 _REASONS: Final = ("harakiri", "max_requests", "reload", "cheaped", "unknown")
 # The master answers at once, unless it sleeps: 2 s where workers end faster than it starts them (forkbomb-delay).
 _STATS_SECONDS: Final = 2.0
+# Where the module `uwsgi` keeps the application's atexit.
+_THEIRS: Final = "_wsgi_prom_application_atexit"
 # No count of harakiris.
 _UNKNOWN: Final = 2**64 - 1
 
@@ -92,7 +96,8 @@ class Exits:
             workers: Any = uwsgi.workers()
             reason = _reason(workers[index], handled)
             _exits().labels(reason).inc()
-            if reason == "reload" and index == 0:
+            first = next((number for number, worker in enumerate(workers) if worker["status"] != b"cheap"), 0)
+            if reason == "reload" and index == first:
                 # Of the workers, all at once or one after the other, which the master does not tell. After a reload of the
                 # master nobody reads this.
                 reloads.begin()
@@ -106,7 +111,7 @@ def _reason(worker: Mapping[str, Any], handled: set[int]) -> str:
         return "cheaped"
     # SIGHUP is every reload's but that of a master that gets SIGTERM, and passes it on. uWSGI handles SIGSEGV too.
     for number in handled:
-        return "reload" if number == signal.SIGHUP else signal.Signals(number).name
+        return "reload" if number == signal.SIGHUP else _name(number)
     # At the end of a request: core/utils.c, uwsgi_close_request.
     if _reaches(worker["delta_requests"], "max-requests", worker["id"]):
         return "max_requests"
@@ -119,6 +124,13 @@ def _reason(worker: Mapping[str, Any], handled: set[int]) -> str:
     return "reload"
 
 
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals
+        return f"signal_{number}"
+
+
 def _reaches(value: float, option: str, worker: int = 1) -> bool:
     limit = _number(option)
     return limit > 0 and value >= limit + (worker - 1) * _number(f"{option}-delta")
@@ -127,19 +139,43 @@ def _reaches(value: float, option: str, worker: int = 1) -> bool:
 def _number(option: str) -> int:
     given: Any = uwsgi.opt.get(option, b"0")
     given = given[-1] if isinstance(given, list) else given
-    return int(given)
+    # As uWSGI reads it: "256M" is 256.
+    digits = re.match(rb"\s*(\d+)", given) if isinstance(given, bytes) else None
+    return int(digits[1]) if digits else 0
+
+
+class _Module(ModuleType):
+    """The module `uwsgi` with an atexit of ours, for uWSGI, and the application's, which it may set at any time (lazy-apps)."""
+
+    @property
+    def atexit(self) -> Any:
+        try:
+            return vars(self)[_THEIRS]
+        except KeyError:
+            raise AttributeError("module 'uwsgi' has no attribute 'atexit'") from None
+
+    @atexit.setter
+    def atexit(self, theirs: Any) -> None:
+        vars(self)[_THEIRS] = theirs
+
+    @atexit.deleter
+    def atexit(self) -> None:
+        vars(self).pop(_THEIRS, None)
 
 
 def _call_at_exit(ours: Any) -> None:
-    # uWSGI has one, which is the application's, as a rule.
-    theirs = getattr(uwsgi, "atexit", None)
+    # uWSGI calls one function, which it looks up in the module's dictionary.
+    names = vars(uwsgi)
+    if "atexit" in names:
+        names[_THEIRS] = names["atexit"]
 
     def both() -> None:
         ours()
-        if theirs is not None:
-            theirs()
+        if _THEIRS in names:
+            names[_THEIRS]()
 
-    uwsgi.atexit = both  # type: ignore[attr-defined]
+    names["atexit"] = both
+    uwsgi.__class__ = _Module
 
 
 @cache
