@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -473,6 +474,13 @@ def test_sweep_removes_abandoned_directories_of_this_user(
         "half made": half_made(tmp_path, name(3)),
         "half removed": half_removed(tmp_path, name(4)),
     }
+    for number in (11, 12):
+        beside = tmp_path / f"{name(number)}.stats"
+        beside.mkdir()
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(beside / "stats"))
+        os.utime(beside, (0, 0))
+        gone[f"socket {number}"] = beside
     for path in (gone["of the workers"], *gone["of the workers"].iterdir()):
         os.chown(path, NOBODY + 1, NOBODY + 1)
     kept = {
@@ -483,7 +491,18 @@ def test_sweep_removes_abandoned_directories_of_this_user(
         "a link": tmp_path / name(8),
         "not empty": abandoned(tmp_path, name(9)),
         "not ours": half_made(tmp_path, name(10)),
+        "a young socket's": tmp_path / f"{name(13)}.stats",
+        "another owner's socket's": tmp_path / f"{name(14)}.stats",
+        "a living server's socket's": tmp_path / f"{name(6)}.stats",
+        "a socket's, not empty": tmp_path / f"{name(15)}.stats",
+        "a socket's, of another name": tmp_path / "wsgi_prom-0-x.stats",
     }
+    for label in [label for label in kept if "socket's" in label]:
+        kept[label].mkdir()
+    (kept["a socket's, not empty"] / "notes.txt").touch()
+    os.chown(kept["another owner's socket's"], NOBODY, NOBODY)
+    for label in [label for label in kept if "socket's" in label and "young" not in label]:
+        os.utime(kept[label], (0, 0))
     os.chown(kept["another owner"], NOBODY, NOBODY)
     os.utime(kept["young"])
     kept["a link"].symlink_to(kept["another name"])

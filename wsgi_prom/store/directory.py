@@ -255,13 +255,13 @@ def sweep(own: Path, owner: Owner | None = None) -> None:
     for path in own.parent.iterdir():
         try:
             found = path.lstat()
-            if (
-                is_temporary(path)
-                and path != own
-                and stat.S_ISDIR(found.st_mode)
-                and found.st_uid in users
-                and time.time() - found.st_mtime > _STALE_AFTER_SECONDS
-            ):
+            old = time.time() - found.st_mtime > _STALE_AFTER_SECONDS
+            if not (old and stat.S_ISDIR(found.st_mode) and found.st_uid in users):
+                continue
+            server = stats_socket.server(path)
+            if server is not None and is_temporary(server) and not os.path.lexists(server):
+                stats_socket.remove(server)
+            elif is_temporary(path) and path != own:
                 try:
                     lock_file = LockFile.of(path)
                 except FileNotFoundError:

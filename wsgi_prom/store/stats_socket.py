@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NAME: Final = "stats"
+_SUFFIX: Final = ".stats"
 # uWSGI refuses a longer path (bind_to_unix of core/socket.c).
 _LONGEST_PATH: Final = 102
 
@@ -60,5 +61,10 @@ def remove(path: Path) -> None:
         folder.rmdir()
 
 
+def server(folder: Path) -> Path | None:
+    """Return the directory of the server that the socket in *folder* is of, by its name; None if it is no such folder."""
+    return folder.with_suffix("") if folder.suffix == _SUFFIX else None
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.stats")
+    return path.with_name(f"{path.name}{_SUFFIX}")
