@@ -2,7 +2,8 @@
 The reloads of a server, counted by a worker that starts after one: the master and gunicorn's arbiter record nothing themselves.
 
 1. The master puts the time of a reload into a pipe that it shares with its workers. The kernel gives it to one of them.
-2. A reload whose application cannot be loaded starts no worker that serves, and is not counted.
+2. A reload whose application cannot be loaded starts no worker, and is not counted. Under lazy-apps uWSGI's workers load the
+   application themselves, after they have counted.
 """
 
 from __future__ import annotations
