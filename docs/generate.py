@@ -198,6 +198,7 @@ def metrics_page() -> str:
             "The figures of uWSGI's stats server are on the page too, under the names that uwsgi_exporter gives them. Without `stats = ...` the hook",
             "adds one, which only the server's user can read, except where `PROMETHEUS_MULTIPROC_DIR` is set, the master keeps root for workers of",
             "another user, there is no master, or `abstract-socket` is on, whose sockets every user of the host can connect to.",
+            "uWSGI with `async`, but for gevent, calls nothing at the end of a worker: each counts as `unknown`, and reloads of its workers are not counted.",
             "A worker is a slot of the shared directory: the worker that takes the place of an ended one goes on with its series.",
             "A gthread worker of gunicorn accepts connections, up to `--worker-connections`, that no thread of it serves yet. No figure",
             "shows these: they wait in the worker's memory, and each request would cost more if the worker told their number.",
