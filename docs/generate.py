@@ -103,7 +103,7 @@ lock_file.set_number(locks.WORKERS[locks.SERVERS[0]], 3)
 web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 
-exporter = [*Scrapes().families(), *certificate(time.time())]
+exporter = lambda: [*Scrapes().families(), *certificate(time.time())]
 
 pages = Pages(Path(sys.argv[1]), REGISTRY, target)
 pages.sources.watch(pages.path)
