@@ -88,18 +88,20 @@ def age_of(heartbeats: Heartbeats, claim: Claim) -> list[float]:
     return [sample.value for sample in family.samples]
 
 
-def test_the_age_is_that_of_the_last_change(heartbeat: int) -> None:
-    """Older versions of gunicorn change the mode of the file, later ones its times: both begin the age again."""
+def test_the_age_is_that_of_the_last_heartbeat(heartbeat: int) -> None:
+    """Older versions of gunicorn change the mode of the file, later ones set its times to those of the monotonic clock."""
     claim = Claim.new()._replace(stage=Stage.SERVING)
-    now = 0.0
-    heartbeats = Heartbeats(lambda: now)
-    changes = (lambda: os.fchmod(heartbeat, 0o001), lambda: os.utime(heartbeat, (5.0, 5.0)))
-    for change in changes:
-        change()
-        now = os.fstat(heartbeat).st_ctime + 7
-        assert [pytest.approx(7)] == age_of(heartbeats, claim)
-    now = 0.0  # a clock that was set back
+    wall = 0.0
+    heartbeats = Heartbeats(lambda: 100.0, lambda: wall)
+    os.fchmod(heartbeat, 0o001)
+    wall = os.fstat(heartbeat).st_ctime + 7
+    assert [pytest.approx(7)] == age_of(heartbeats, claim)
+    wall = 0.0  # a clock that was set back
     assert [0.0] == age_of(heartbeats, claim)
+    os.utime(heartbeat, (95.0, 95.0))
+    assert [5.0] == age_of(heartbeats, claim)
+    wall += 3600  # no matter now
+    assert [5.0] == age_of(heartbeats, claim)
 
 
 def test_what_cannot_be_told_is_absent(heartbeat: int) -> None:

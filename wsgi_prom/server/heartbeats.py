@@ -3,7 +3,9 @@ The age of the last heartbeat of each worker of gunicorn, from the file by which
 
 1. A worker changes the times of a temporary file that has no name (gunicorn/workers/workertmp.py), and nothing here costs it more.
    The kernel shows that file in /proc to the worker's own user, unless the worker has dropped root.
-2. The time of the change (ctime) is in each version of gunicorn that of the last heartbeat: by fchmod up to 20.0, by utime since.
+2. A heartbeat sets the file's mtime to that of the monotonic clock, which nobody sets. gunicorn up to 20.0 calls fchmod instead:
+   then mtime is the wall clock's of a moment ago or long ago, more than any machine has been up, and the change (ctime) is the
+   heartbeat. So it is until the first heartbeat of a worker.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ _UNLINKED: Final = " (deleted)"
 
 
 class Heartbeats:
-    """The heartbeats of the workers of one server. Not for two threads at once. *clock* returns the time: tests give it."""
+    """The heartbeats of the workers of one server. Not for two threads at once. *clock* and *wall_clock* are given by tests."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, wall_clock: Callable[[], float] = time.time
+    ) -> None:
         self._clock = clock
+        self._wall_clock = wall_clock
         # The file of each worker, None if it cannot be found: a worker may have thousands of descriptors.
         self._files: dict[Claim, _File | None] = {}
 
@@ -50,10 +55,14 @@ class Heartbeats:
         }
         for name, claim in claims.items():
             file = self._files[claim]
-            last = file.changed() if file is not None else None
-            if last is not None:
-                family.add_metric([name], max(self._clock() - last, 0.0))
+            status = file.status() if file is not None else None
+            if status is not None:
+                family.add_metric([name], max(self._age(status), 0.0))
         return [family]
+
+    def _age(self, status: os.stat_result) -> float:
+        now = self._clock()
+        return now - status.st_mtime if status.st_mtime <= now else self._wall_clock() - status.st_ctime
 
 
 class _File:
@@ -80,12 +89,12 @@ class _File:
         ((identity, path),) = found.items()
         return cls(path, identity)
 
-    def changed(self) -> float | None:
-        """Return when the file was changed last, None if the process has closed it."""
+    def status(self) -> os.stat_result | None:
+        """Return the status of the file, None if the process has closed it."""
         with suppress(OSError):
             status = self._path.stat()
             if (status.st_dev, status.st_ino) == self._identity:
-                return status.st_ctime
+                return status
         return None
 
 
