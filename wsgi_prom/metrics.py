@@ -144,7 +144,10 @@ PROCESS_START: Final = (
     "process_start_time_seconds",
     "When the process started, since the epoch; of several, the one that started last.",
 )
-PYTHON_INFO: Final = ("python_info", "The Python that runs the server's workers.")
+PYTHON_INFO: Final = (
+    "python_info",
+    "The Python that runs the server's workers. Absent where no hook has started the exporter.",
+)
 GC_COLLECTED: Final = (
     "python_gc_objects_collected",
     "Objects that garbage collections have freed, as a worker has seen at its last request; at most once a second.",

@@ -61,12 +61,13 @@ class Target:
         return _without_empty_labels(family)
 
     def server_info(self) -> list[Metric]:
-        """Return the metrics of the server, none if it is unknown."""
+        """Return the metrics of the server, as far as they are known."""
         if not self.server:
             return []
         family = GaugeMetricFamily(*metrics.SERVER_INFO, labels=["server", "version", "worker_class"])
         family.add_metric([self.server, self.version, self.worker_class], 1)
-        return [_without_empty_labels(family), _python_info()]
+        # By hand nobody gives the server's version: then its Python may be another one than this one.
+        return [_without_empty_labels(family), *([_python_info()] if self.version else [])]
 
 
 def own_metrics(report: Report, *others: Metric) -> list[Metric]:
