@@ -40,6 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PID",
         help="end with this process, and remove the directory if it was made for it",
     )
+    _add_server(parser)
+    parser.add_argument(
+        "--launch", type=int, metavar="NUMBER", help="end at once if the server has started a later exporter"
+    )
+    parser.add_argument("--replace", action="store_true", help="replace the exporter that the directory has")
+    # A serving process that becomes the supervisor gives itself the socket that it listens on.
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    """Add what the exporter is told of its server."""
     parser.add_argument(
         "--application", default="", metavar="NAME", help="the label application of wsgi_prom_target_info"
     )
@@ -66,12 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stats", default="", help=argparse.SUPPRESS)
     parser.add_argument("--sockets", type=json.loads, default=[], help=argparse.SUPPRESS)
-    parser.add_argument(
-        "--launch", type=int, metavar="NUMBER", help="end at once if the server has started a later exporter"
-    )
-    parser.add_argument("--replace", action="store_true", help="replace the exporter that the directory has")
-    # A serving process that becomes the supervisor gives itself the socket that it listens on.
-    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:

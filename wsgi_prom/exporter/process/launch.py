@@ -85,10 +85,8 @@ def launch(
     try:
         command = _command(path, address, target or Target())
         # An exporter with these settings stays, unless a later one is about to replace it.
-        if running and _started_with(running) == (
-            [*command, "--launch", str(lock_file.number(locks.LAUNCHED))],
-            environ,
-        ):
+        same = [*command, "--launch", str(lock_file.number(locks.LAUNCHED))]
+        if running and _started_with(running) == (same, environ):
             return
         command += ["--launch", str(_new_launch(lock_file)), "--parent", str(parent or os.getpid())]
         _start(command + ["--replace"] * reload, environ, owner, log_file)
