@@ -111,10 +111,33 @@ _stops = False
 
 def watch() -> None:
     """Count the exits of the workers of every arbiter in this process. Call it once."""
-    reap: Callable[[Any], None] = Arbiter.reap_workers
+    _watch_reaping()
     kill: Callable[[Any, int, int], None] = Arbiter.kill_worker
     murder: Callable[[Any], None] = Arbiter.murder_workers
     stop: Callable[..., None] = Arbiter.stop
+
+    def kill_worker(self: Any, pid: int, number: int) -> None:
+        if number in _ENDING:
+            _told.add(pid)
+        kill(self, pid, number)
+
+    def murder_workers(self: Any) -> None:
+        # Each second.
+        murder(self)
+        _counts.save()
+
+    def stop_workers(self: Any, *arguments: Any, **options: Any) -> None:
+        global _stops
+        _stops = True
+        stop(self, *arguments, **options)
+
+    Arbiter.kill_worker = kill_worker  # type: ignore[assignment, method-assign]
+    Arbiter.murder_workers = murder_workers  # type: ignore[method-assign]
+    Arbiter.stop = stop_workers  # type: ignore[method-assign]
+
+
+def _watch_reaping() -> None:
+    reap: Callable[[Any], None] = Arbiter.reap_workers
 
     def reap_workers(self: Any) -> None:
         before: dict[int, Any] = {}
@@ -132,25 +155,7 @@ def watch() -> None:
                     _count(pid, before[pid], "unknown")
                 _counts.save()
 
-    def kill_worker(self: Any, pid: int, number: int) -> None:
-        if number in _ENDING:
-            _told.add(pid)
-        kill(self, pid, number)
-
-    def murder_workers(self: Any) -> None:
-        # Each second.
-        murder(self)
-        _counts.save()
-
-    def stop_workers(self: Any, *arguments: Any, **options: Any) -> None:
-        global _stops
-        _stops = True
-        stop(self, *arguments, **options)
-
     Arbiter.reap_workers = reap_workers  # type: ignore[method-assign]
-    Arbiter.kill_worker = kill_worker  # type: ignore[assignment, method-assign]
-    Arbiter.murder_workers = murder_workers  # type: ignore[method-assign]
-    Arbiter.stop = stop_workers  # type: ignore[method-assign]
 
 
 def _count(pid: int, worker: Any, reason: str) -> None:
