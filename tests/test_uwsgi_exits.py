@@ -76,7 +76,7 @@ def test_each_end_of_a_worker_counts_once_under_its_reason(kind: str) -> None:
         "--harakiri",
         "3",
         "--max-requests",
-        "5 ",  # uWSGI reads the digits that it begins with
+        "5x",  # uWSGI reads the digits that it begins with
         "--min-worker-lifetime",
         "0",
         "--forkbomb-delay",
