@@ -5,6 +5,7 @@ pid.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -17,8 +18,8 @@ import pytest
 import servers
 
 from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store import directory, locks
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store import locks
 from wsgi_prom.store.claims import Claim
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
@@ -123,6 +124,30 @@ def test_a_lock_is_not_shared_by_two_that_open_its_file(tmp_path: Path) -> None:
     assert [True, False, True] == [first.acquire(byte), second.acquire(byte), first.acquire(byte)]
     first.release(byte)
     assert [True, False] == [second.acquire(byte), first.acquire(byte)]
+
+
+def acquire(path: Path, wanted: list[int]) -> list[bool]:
+    return [LockFile.of(path).acquire(byte) for byte in wanted]
+
+
+def test_the_holders_of_a_range_are_those_of_its_bytes(shared: Path) -> None:
+    """Whoever holds bytes, single ones or a row, in the range or across its ends: they are the same as byte by byte."""
+    directory.prepare(shared)
+    wanted = [[10, 13, 20], [11, 12, 19, 30], [9, 14, 15, 16], [17, 29], [31, 32, 33]]
+    with contextlib.ExitStack() as stack:
+        for these in wanted:
+            child = stack.enter_context(processes.Child(acquire))
+            assert [True] * len(these) == child.call(shared, these)
+        lock_file = LockFile.of(shared)
+        assert lock_file.acquire(18)
+        ranges = [range(first, end) for first in range(8, 36) for end in range(first, 36)]
+        expected = [
+            [(byte, pid) for byte in each if (pid := lock_file.holder(byte)) is not None] for each in ranges
+        ]
+        found = [list(lock_file.holders(each)) for each in ranges]
+        lock_file.release(18)
+    assert expected == found
+    assert len(wanted) + 1 == len({pid for each in found for _, pid in each})
 
 
 def test_a_process_that_lost_its_lock_keeps_its_slot(in_child: Callable[..., Any], shared: Path) -> None:

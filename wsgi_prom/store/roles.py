@@ -31,5 +31,6 @@ def take(path: Path, role: str) -> None:
 
 def holders(lock_file: LockFile) -> dict[int, str]:
     """Return the roles of the living processes that have one, by pid. Those of another pid namespace are left out."""
-    found = {lock_file.holder(byte): role for role, held in _BYTES.items() for byte in held}
-    return {pid: role for pid, role in found.items() if pid}
+    found = {pid: role for role, held in _BYTES.items() for _, pid in lock_file.holders(held)}
+    found.pop(0, None)
+    return found

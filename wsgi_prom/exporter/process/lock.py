@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.process.watch import send_signal
 from wsgi_prom.store import directory, directory_files, locks
-from wsgi_prom.store.locks import LockFile, TmpfilesLock
+from wsgi_prom.store.locks import LockFile
+from wsgi_prom.store.tmpfiles import TmpfilesLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
