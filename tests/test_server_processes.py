@@ -6,8 +6,12 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
+import time
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,6 +252,35 @@ def test_of_workers_that_have_changed_their_user_what_the_kernel_hides_is_absent
     assert "cannot be read" not in log
 
 
+def test_a_restarted_exporter_goes_on_with_the_cpu_time_of_workers() -> None:
+    """A worker's predecessor stays in its sum when either process of the exporter, or both, are killed, and at a reload."""
+    with servers.start("gunicorn sync", app="spending:app", workers=1) as server:
+        (worker,) = live.eventually(server.workers, lambda pids: len(pids) == 1)
+        spend(server, [worker], "/burn?s=0.5", "/child?s=0.3")
+        live.eventually(server.samples, lambda found: by_series(found, CPU)["0", "worker"] >= 0.5)
+        os.kill(worker, 9)
+        (second,) = live.eventually(server.workers, lambda pids: len(pids) == 1 and pids != [worker])
+        spend(server, [second], "/burn?s=0.1")
+        pages = [live.eventually(server.samples, lambda found: by_series(found, CPU)["0", "worker"] >= 0.6)]
+        for which in (1, 0):
+            before = servers.supervisor_and_serving(server)
+            server.signal_child(before[which], signal.SIGKILL)
+            live.eventually(
+                lambda: servers.exporter_processes(server),
+                lambda found, ended=before[which]: len(found) == 2 and ended not in found,
+            )
+            servers.supervisor_and_serving(server)
+            pages.append(live.eventually(server.samples, lambda found: by_series(found, CPU)))
+        used = cpu(second)
+        servers.kill_exporter(server)
+        os.kill(server.pid, signal.SIGHUP)
+        server.wait_for_log(live.METRICS_LINE, count=2)
+        pages.append(live.eventually(server.samples, lambda found: by_series(found, CPU)))
+    assert [] == [line for old, new in pairwise(pages) for line in servers.gone_back(old, new)]
+    first, last = (by_series(page, CPU)["0", "worker"] for page in pages[0:3:2])
+    assert last - first < used
+
+
 @pytest.mark.parametrize("error", ["ImportError", "OSError"])
 def test_without_psutil_the_rest_is_there(error: str, tmp_path: Path) -> None:
     """Where psutil cannot be imported, one warning says so and how to install it, and the page has all else."""
@@ -269,6 +302,33 @@ def test_without_psutil_the_rest_is_there(error: str, tmp_path: Path) -> None:
     )
 
 
+def test_a_psutil_that_is_no_psutil_is_told_as_that(tmp_path: Path) -> None:
+    """Another module of that name can be imported: an installation would not help."""
+    (tmp_path / "psutil.py").touch()
+    with servers.start("gunicorn sync", PYTHONPATH=f"{tmp_path}:{live.APPS}", workers=1) as server:
+        server.samples()
+        log = server.log()
+    assert "no process_* metrics (AttributeError: " in log
+    assert "pip install" not in log
+
+
+def test_a_daemon_that_records_is_no_second_process(tmp_path: Path) -> None:
+    """A daemon that has called join() is the task of its slot, and not a daemon too."""
+    (tmp_path / "task.py").write_text("import time, wsgi_prom\nwsgi_prom.join()\ntime.sleep(1000)\n")
+    daemon = f"exec {sys.executable} {tmp_path}/task.py"
+    with servers.start(
+        "uwsgi threads", "--attach-daemon", daemon, "--attach-daemon", "exec sleep 1000", workers=1
+    ) as server:
+        live.eventually(server.samples, lambda found: ("", "daemon") in by_series(found, RSS))
+        samples = live.eventually(
+            server.samples, lambda found: {"daemon", "task"} <= {role for _, role in by_series(found, RSS)}
+        )
+        (sleep,) = [pid for pid in server.processes() if live.command_line(pid).startswith("sleep")]
+        resident = memory(sleep, "VmRSS")
+    found = by_series(samples, RSS)
+    assert pytest.approx(resident, rel=0.05) == found["", "daemon"]
+
+
 def test_a_worker_never_imports_psutil() -> None:
     """A page that the application itself serves needs no psutil, and has no figures of processes."""
     with servers.start(
@@ -283,10 +343,13 @@ def test_a_worker_never_imports_psutil() -> None:
 
 @pytest.fixture
 def children(shared: Path) -> Iterator[list[processes.Child]]:
-    """Three processes with a slot each, of which the third is no worker."""
+    """Three processes with a slot each, of which the third is no worker. Each call takes 0.1 s of CPU time."""
     held = []
 
-    def claim(stage: Stage) -> int:
+    def claim(stage: Stage | None = None) -> int:
+        if stage is None:
+            burn(0.1)
+            return 0
         held.append(SharedSlot.claim(shared))
         held[0].tell_stage(stage)
         return held[0].number
@@ -333,10 +396,12 @@ def test_a_process_that_ends_between_two_looks_costs_only_itself(
 
 
 def test_a_process_that_is_no_worker_is_a_task(children: list[processes.Child], shared: Path) -> None:
-    """It is shown from the second scrape on: a worker that has just claimed its slot is not one for a moment."""
+    """It is shown a moment after it was first seen: a worker that has just claimed its slot is not one."""
     found = Processes(shared)
     assert BOTH == shown(found.families(slots_of(shared)))
-    assert {*BOTH, ("2", "task")} == shown(found.families(slots_of(shared)))
+    slots = slots_of(shared)
+    task = live.eventually(lambda: shown(found.families(slots)), lambda series: len(series) > len(BOTH))
+    assert {*BOTH, ("2", "task")} == task
 
 
 @pytest.mark.parametrize("word", ["started", "namespace"])
@@ -367,28 +432,62 @@ def test_a_process_that_may_not_be_looked_at_is_absent(
     assert {("1", "worker"), EXPORTER} == shown(Processes(shared).families(slots_of(shared)))
 
 
-class Running:
-    """A process of psutil, as far as `Totals` asks it."""
-
-    def __init__(self, *, runs: bool = True) -> None:
-        self.runs = runs
-
-    def is_running(self) -> bool:
-        return self.runs
+def burn(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
-def test_a_process_that_goes_to_another_slot_is_counted_once() -> None:
+def cpu_of(found: Processes, slots: list[Reading]) -> dict[tuple[str, str], float]:
+    return {
+        (sample.labels.get("worker", ""), sample.labels["role"]): sample.value
+        for family in found.families(slots)
+        for sample in family.samples
+        if sample.name == CPU
+    }
+
+
+def test_an_exporter_goes_on_from_the_totals_of_the_one_before(
+    children: list[processes.Child], shared: Path
+) -> None:
+    """Whether a process lives on or has ended between the two, what it used is counted once."""
+    slots = slots_of(shared)
+    for child in children[:2]:
+        child.call()
+    first = cpu_of(Processes(shared), slots)
+    assert first["0", "worker"] >= 0.1
+    children[0].kill()
+    children[1].call()
+    second = cpu_of(Processes(shared), slots_of(shared))
+    assert first["0", "worker"] == second["0", "worker"]
+    assert pytest.approx(cpu(children[1].pid), abs=2 / TICKS) == second["1", "worker"]
+
+
+def test_a_look_between_scrapes_counts_for_the_next_exporter(
+    children: list[processes.Child], shared: Path
+) -> None:
+    """What a process had used when it was looked at, and not scraped, stays when it ends together with the exporter."""
+    slots = slots_of(shared)
+    found = Processes(shared)
+    before = cpu_of(found, slots)["0", "worker"]
+    children[0].call()
+    found.look()
+    children[0].kill()
+    assert cpu_of(Processes(shared), slots)["0", "worker"] >= before + 0.1
+
+
+def test_a_process_that_goes_to_another_slot_is_counted_once(shared: Path) -> None:
     """What it had used stays where it was counted; a look that fails, or finds less, takes nothing away."""
-    totals, process, other = Totals(), Running(), Running()
-    totals.add(("0", "worker"), process, (1.0, 0.0))
-    totals.forget(set())
-    totals.add(("0", "worker"), process, (3.0, 0.5))
-    totals.add(("1", "worker"), process, (4.0, 0.5))
-    totals.add(("1", "worker"), process, (3.5, 0.5))
-    process.runs = False
-    totals.forget({other})
-    totals.add(("0", "worker"), other, (2.0, 0.0))
-    assert {("0", "worker"): [5.0, 0.5], ("1", "worker"): [1.0, 0.0]} == totals
+    totals, process, other = Totals(shared), (7, 1), (7, 2)
+    totals.add(("0", "worker"), process, (100, 0))
+    totals.forget(set(), {process}.__contains__)
+    totals.add(("0", "worker"), process, (300, 50))
+    totals.add(("1", "worker"), process, (400, 50))
+    totals.add(("1", "worker"), process, (350, 50))
+    totals.add(("1", "worker"), process, (400, 50))
+    totals.forget({other}, set().__contains__)
+    totals.add(("0", "worker"), other, (200, 0))
+    assert {("0", "worker"): (500, 50), ("1", "worker"): (100, 0)} == totals.save()
 
 
 def test_the_memory_that_takes_long_to_read_is_read_once_a_minute(
@@ -419,3 +518,34 @@ def test_the_memory_that_takes_long_to_read_is_read_once_a_minute(
     now[0] += 1
     found.look()
     assert pss() > first + len(kept) / 2
+
+
+def test_the_sum_of_memory_has_new_processes_from_their_first_scrape(
+    children: list[processes.Child], shared: Path
+) -> None:
+    """The PSS and the threads of a process are there when it is first seen."""
+    families = Processes(shared).families(slots_of(shared))
+    assert BOTH == shown(families, PSS) == shown(families, "process_threads")
+
+
+def test_where_too_many_processes_are_new_their_memory_is_absent_until_a_look(shared: Path) -> None:
+    """A sum of some would be wrong. The next scrape has all."""
+    with ExitStack() as stack:
+        for _ in range(10):
+            child = stack.enter_context(processes.Child(serve_in))
+            child.call(shared)
+        slots = slots_of(shared)
+        found = Processes(shared)
+        assert set() == shown(found.families(slots), PSS)
+        found.look()
+        assert {EXPORTER} | {(str(number), "worker") for number in range(10)} == shown(
+            found.families(slots), PSS
+        )
+
+
+HELD = []
+
+
+def serve_in(path: Path) -> None:
+    HELD.append(SharedSlot.claim(path))
+    HELD[-1].tell_stage(Stage.SERVING)

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 SCRAPE_SECONDS = 0.1
-# What an exporter has seen processes take, since it started.
-OF_THE_EXPORTER = "process_"
 
 
 class Span(NamedTuple):
@@ -78,8 +76,7 @@ class Scrapes:
                 continue
             assert answer.status == 200
             found = live.parse_samples(answer.body.decode())
-            gone_back = servers.gone_back(self.last, found)
-            self.gone_back += [line for line in gone_back if not line.startswith(OF_THE_EXPORTER)]
+            self.gone_back += servers.gone_back(self.last, found)
             self.last = found
             self.answered += 1
 

@@ -125,7 +125,7 @@ SERVER_INFO: Final = ("wsgi_server_info", "The server, its version and its worke
 # Of the server's processes. The names are the client library's, as far as it has one.
 PROCESS_CPU: Final = (
     "process_cpu_seconds",
-    "User and system CPU time of a process and of those that had its slot and role before; less what one used after it was last seen.",
+    "User and system CPU time of a process and of those that had its slot and role before. What a process uses after the exporter has last looked at it is not counted.",
 )
 PROCESS_CHILDREN_CPU: Final = (
     "process_children_cpu_seconds",
@@ -139,7 +139,7 @@ PROCESS_PROPORTIONAL: Final = (
 PROCESS_VIRTUAL: Final = ("process_virtual_memory_bytes", "Virtual memory.")
 PROCESS_OPEN_FDS: Final = ("process_open_fds", "Open file descriptors.")
 PROCESS_MAX_FDS: Final = ("process_max_fds", "File descriptors that may be open at once.")
-PROCESS_THREADS: Final = ("process_threads", "Threads, counted once a minute.")
+PROCESS_THREADS: Final = ("process_threads", "Threads.")
 PROCESS_START: Final = (
     "process_start_time_seconds",
     "When the process started, since the epoch; of several, the one that started last.",

@@ -1,8 +1,8 @@
 """
 Which processes belong to a server, and what each of them is.
 
-1. The record locks of the directory tell: who holds one is alive, and the kernel knows its pid. A process of another pid namespace
-   has none here, and is left out.
+1. A process that holds a record lock of the directory is alive, and the kernel tells its pid. A process of another pid namespace
+   has no pid here, and is left out.
 2. A slot's process is known by its claim, whose time of start is compared: a pid that is given again is another process.
 """
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 # A list of the machine's processes takes 60 us for each of them.
 _DAEMONS_SECONDS: Final = 15.0
+# A worker that has just claimed its slot says only then what it is.
+_TASK_SECONDS: Final = 0.5
 
 
 class Member(NamedTuple):
@@ -39,9 +41,10 @@ class Member(NamedTuple):
 
 class Members:
     """
-    The processes of the server that uses the directory *path*, as *psutil* knows them. Not for two threads at once.
+    The processes of the server that uses the directory *path*, as *psutil* knows them.
 
-    With *daemons*, other programs that the master runs are members too.
+    With *daemons*, other programs that the master runs are members too. `find` is for one thread at a time, and
+    `look_for_daemons` for another one: each replaces what the other reads, and changes nothing in place.
     """
 
     def __init__(self, psutil: Any, path: Path, *, daemons: bool) -> None:
@@ -55,8 +58,8 @@ class Members:
         self._claimants: dict[tuple[int, int], Any] = {}
         # The same objects from scrape to scrape: psutil asks for a process's time of start once.
         self._known: dict[Any, Any] = {}
-        # Claims that were of no worker at the last scrape. A worker that has just claimed its slot says only then what it is.
-        self._tasks: set[tuple[int, int]] = set()
+        # Claims that are of no worker, and since when.
+        self._tasks: dict[tuple[int, int], float] = {}
 
     def find(self, slots: Iterable[Reading]) -> list[Member]:
         """Return the processes that live now: those of *slots*, and those that have none."""
@@ -66,7 +69,13 @@ class Members:
             process = self._process(pid)
             if process is not None:
                 members.append(Member("", role, process))
-        members += [Member("", "daemon", daemon) for daemon in self._daemons if daemon.is_running()]
+        # A daemon that records has a slot.
+        others = {member.process.pid for member in members} | {pid for pid, _ in self._tasks}
+        members += [
+            Member("", "daemon", daemon)
+            for daemon in self._daemons
+            if daemon.pid not in others and daemon.is_running()
+        ]
         self._known = {member.process: member.process for member in members}
         return members
 
@@ -108,8 +117,8 @@ class Members:
         # The interpreters of one process have a slot each. The worker's is the one that its hook knows of.
         living.sort(key=lambda slot: (not slot.claim.stage, int(slot.name)))
         claimants: dict[tuple[int, int], Any] = {}
-        tasks, seen = self._tasks, set()
-        self._tasks = set()
+        now, tasks, seen = time.monotonic(), self._tasks, set()
+        self._tasks = {}
         for slot in living:
             claim, key = slot.claim, slot.claim[1:3]
             if claim.pid in seen:
@@ -117,8 +126,8 @@ class Members:
             seen.add(claim.pid)
             role = found.pop(claim.pid, "worker" if claim.stage else "task")
             if role == "task":
-                self._tasks.add(key)
-                if key not in tasks:
+                self._tasks[key] = since = tasks.get(key, now)
+                if now - since < _TASK_SECONDS:
                     continue
             process = claimants[key] = (
                 self._claimants[key] if key in self._claimants else self._claimant(claim)

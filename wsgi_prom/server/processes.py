@@ -3,14 +3,14 @@ What a server's processes take: CPU time, memory, descriptors, threads. psutil r
 
 1. A series is a slot and a role, never a pid: who takes the place of an ended worker goes on with its series. Processes without a
    slot that have the same role are one series, with the sum of their figures.
-2. A counter adds what each process has used since it was last seen. So it never goes back while the exporter lives. What a
-   process used between the last look at it and its end is in no figure of its own.
+2. A counter adds what each process has used since it was last seen (totals.py). So it never goes back. What a process used
+   between the last look at it and its end is in no figure of its own.
 3. A figure that cannot be read is absent: of a process that has ended, or that this user may not look at.
 """
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from contextlib import suppress
 from importlib import import_module
@@ -20,8 +20,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from wsgi_prom import metrics
 from wsgi_prom.server.members import Members
+from wsgi_prom.server.totals import Stat, Totals
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
@@ -29,14 +31,15 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.readers import Reading
     from wsgi_prom.server.members import Member
+    from wsgi_prom.store.process_totals import Identity, Series, Ticks
 
-    Series = tuple[str, str]  # the slot's number, or nothing, and the role
-
-# How much of its CPU time a worker that ends takes with it, at most. 32 processes take 2 ms.
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+# How much of its CPU time a worker that ends takes with it, at most. 32 processes take 1 ms.
 _LOOK_SECONDS: Final = 2.0
-# The kernel walks through all pages of a process for its PSS: 1 to 3 ms for 60 MB. And of its status file, which takes as long as
-# any two others, psutil uses one line: the number of threads.
-_SLOW_SECONDS: Final = 60.0
+# The kernel walks through all pages of a process for its PSS: 1 to 3 ms for 60 MB.
+_PSS_SECONDS: Final = 60.0
+# How many processes' PSS a scrape reads, of new ones.
+_PSS_AT_ONCE: Final = 8
 
 _COUNTERS: Final = (metrics.PROCESS_CPU, metrics.PROCESS_CHILDREN_CPU)
 _GAUGES: Final = (
@@ -54,24 +57,26 @@ class Processes:
     """
     The processes of the server that uses the directory *path*. With *daemons*, those that its master runs too.
 
-    Raises ImportError without psutil. `families` is not for two threads at once; `sample` is for another one.
+    Raises ImportError if psutil cannot be imported. `families` is for one thread at a time, and `sample` for another one.
     *clock* returns seconds: tests give it.
     """
 
     def __init__(
         self, path: Path, *, daemons: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._psutil = import_module("psutil")
+        try:
+            self._psutil = import_module("psutil")
+        except Exception as error:  # whatever a broken installation raises
+            raise ImportError(str(error)) from error
         # What psutil raises for a process that is ending, or hidden: the others are shown.
         self._lost = (self._psutil.Error, OSError, ValueError)
         self._members = Members(self._psutil, path, daemons=daemons)
         self._clock = clock
-        self._present: list[Member] = []
-        self._totals = Totals()
-        # By process: when the figures were read that take long, and these by name.
-        self._slow: dict[Any, tuple[float, dict[str, float]]] = {}
-        # Over what both threads change.
-        self._lock = threading.Lock()
+        # The scrape's thread replaces it.
+        self._present: list[tuple[Member, Identity]] = []
+        self._totals = Totals(path)
+        # By process: when its PSS was read, and the PSS, if it may be read. Both threads add to it.
+        self._pss: dict[Identity, tuple[float, dict[str, float]]] = {}
 
     def sample(self, end: threading.Event) -> None:
         """Keep up with processes that may end before the next scrape, and read what takes long, until *end* is set."""
@@ -83,91 +88,83 @@ class Processes:
         """Do once what `sample` does."""
         self._members.look_for_daemons()
         now = self._clock()
-        for member in self._present:
-            process = member.process
-            try:
-                if process.is_running():  # and no other that has its pid now
-                    self._use(member)
-                    read = self._slow.get(process)
-                    if read is None or now - read[0] >= _SLOW_SECONDS:
-                        figures = self._slow_figures(process)
-                        with self._lock:
-                            self._slow[process] = now, figures
-            except self._lost:
-                continue
+        for member, identity in self._present:
+            with suppress(*self._lost):
+                stat = Stat.read(member.process.pid)
+                if stat.identity != identity:  # another process has the pid
+                    continue
+                self._totals.add(member[:2], identity, stat.used)
+                if now - self._pss.get(identity, (-_PSS_SECONDS, {}))[0] >= _PSS_SECONDS:
+                    self._pss[identity] = now, self._read_pss(member.process)
+        self._totals.save()
 
     def families(self, slots: Iterable[Reading]) -> list[Metric]:
         """Return the metrics of the processes that hold *slots*, and of those without one."""
-        found: dict[Series, dict[str, float]] = {}
-        members = self._members.find(slots)
-        for member in members:
-            try:
-                figures = self._figures(member)
-            except self._lost:  # it has just ended
-                continue
-            _add(found.setdefault((member.worker, member.role), {}), figures)
-        self._present = members
-        present = {member.process for member in members}
-        with self._lock:
-            self._totals.forget(present)
-            self._slow = {process: read for process, read in self._slow.items() if process in present}
-            totals = {series: list(total) for series, total in self._totals.items()}
-        return list(_families(found, totals))
+        found: list[tuple[Series, Identity, dict[str, float]]] = []
+        present = []
+        for member in self._members.find(slots):
+            with suppress(*self._lost):  # it has just ended
+                identity, figures = self._figures(member)
+                present.append((member, identity))
+                found.append((member[:2], identity, figures))
+        self._present = present
+        shares = self._shares(present)
+        series: dict[Series, dict[str, float]] = {}
+        for key, identity, figures in found:
+            _add(series.setdefault(key, {}), figures | shares.get(identity, {}))
+        self._totals.forget(set(shares), _runs)
+        return list(_families(series, self._totals.save()))
 
-    def _figures(self, member: Member) -> dict[str, float]:
+    def _figures(self, member: Member) -> tuple[Identity, dict[str, float]]:
         """Return the gauges of one process by name, and count what it has used. Raises psutil.Error for one that has ended."""
         process, psutil = member.process, self._psutil
         memory = process.memory_info()
+        stat = Stat.read(process.pid)
+        self._totals.add(member[:2], stat.identity, stat.used)
         if not memory.rss:
             raise psutil.NoSuchProcess(process.pid)  # a zombie
-        self._use(member)
         found = {
             metrics.PROCESS_RESIDENT[0]: memory.rss,
             metrics.PROCESS_VIRTUAL[0]: memory.vms,
             metrics.PROCESS_START[0]: process.create_time(),
-            **self._slow.get(process, (0.0, {}))[1],
+            metrics.PROCESS_THREADS[0]: stat.threads,
         }
         try:
             found[metrics.PROCESS_OPEN_FDS[0]] = process.num_fds()
             found[metrics.PROCESS_MAX_FDS[0]] = process.rlimit(psutil.RLIMIT_NOFILE)[0]
         except psutil.AccessDenied:  # another user's, or one that has changed its user
             pass
-        return found
+        return stat.identity, found
 
-    def _use(self, member: Member) -> None:
-        with self._lock:
-            times = member.process.cpu_times()
-            used = times.user + times.system, times.children_user + times.children_system
-            self._totals.add((member.worker, member.role), member.process, used)
+    def _shares(self, present: list[tuple[Member, Identity]]) -> dict[Identity, dict[str, float]]:
+        """
+        Return the PSS of each process of *present*. Of new ones it is read at once, lest the sum of all sinks after each reload.
 
-    def _slow_figures(self, process: Any) -> dict[str, float]:
-        found = {metrics.PROCESS_THREADS[0]: process.num_threads()}
+        If there are too many new ones, the PSS of all is left out until the next look has read it: the sum would be wrong.
+        """
+        unread = [(member, identity) for member, identity in present if identity not in self._pss]
+        for member, identity in unread[:_PSS_AT_ONCE]:
+            with suppress(*self._lost):
+                self._pss[identity] = self._clock(), self._read_pss(member.process)
+        whole = len(unread) <= _PSS_AT_ONCE
+        shares = {identity: self._pss.get(identity, (0.0, {}))[1] if whole else {} for _, identity in present}
+        for identity in [known for known in list(self._pss) if known not in shares]:
+            self._pss.pop(identity, None)
+        return shares
+
+    def _read_pss(self, process: Any) -> dict[str, float]:
         try:
             pss = process.memory_full_info().pss
         except self._psutil.AccessDenied:  # as above
-            return found
-        return found | {metrics.PROCESS_PROPORTIONAL[0]: pss} if pss else found
+            return {}
+        return {metrics.PROCESS_PROPORTIONAL[0]: pss} if pss else {}
 
 
-class Totals(dict["Series", list[float]]):
-    """Counters by series, which go on while processes replace each other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: dict[Any, tuple[float, ...]] = {}
-
-    def add(self, series: Series, process: Any, used: tuple[float, ...]) -> None:
-        """Count for *series* what *process* has used since it was last seen; all of it the first time."""
-        before = self._seen.get(process, (0.0,) * len(used))
-        total = self.setdefault(series, [0.0] * len(used))
-        for number, (now, then) in enumerate(zip(used, before, strict=True)):
-            total[number] += max(now - then, 0.0)
-        self._seen[process] = used
-
-    def forget(self, present: set[Any]) -> None:
-        """Forget processes that have ended. Those of *present* have not."""
-        for process in [seen for seen in self._seen if seen not in present and not seen.is_running()]:
-            del self._seen[process]
+def _runs(identity: Identity) -> bool:
+    try:
+        return Stat.read(identity[0]).identity == identity
+    except (OSError, ValueError):
+        return False
 
 
 def _add(total: dict[str, float], figures: dict[str, float]) -> None:
@@ -178,13 +175,12 @@ def _add(total: dict[str, float], figures: dict[str, float]) -> None:
             total[name] = total.get(name, 0.0) + value
 
 
-def _families(found: dict[Series, dict[str, float]], totals: dict[Series, list[float]]) -> Iterator[Metric]:
+def _families(found: dict[Series, dict[str, float]], totals: dict[Series, Ticks]) -> Iterator[Metric]:
     labels = {series: _labels(*series) for series in totals}  # a series of gauges is one of counters
     for number, entry in enumerate(_COUNTERS):
         counter = CounterMetricFamily(*entry)
         for series, total in totals.items():
-            # Of clock ticks, whose sums have no more digits.
-            counter.add_sample(f"{entry[0]}_total", labels[series], round(total[number], 3))
+            counter.add_sample(f"{entry[0]}_total", labels[series], total[number] / _TICKS)
         yield counter
     for entry in _GAUGES:
         gauge = GaugeMetricFamily(*entry)

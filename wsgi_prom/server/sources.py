@@ -81,11 +81,13 @@ class Sources:
         samplers = [] if self._queues is None else [self._queues.sample]
         try:
             processes = Processes(path, daemons=self._daemons)
-        except Exception as error:  # whatever a broken installation raises
+        except ImportError as error:
             log.warning(
                 "no process_* metrics, since psutil cannot be imported (%s). pip install 'wsgi-prom[processes]'",
                 error,
             )
+        except Exception as error:
+            log.warning("no process_* metrics (%s: %s)", type(error).__name__, error)
         else:
             self._outside.append((Source("the server's processes"), processes.families))
             samplers.append(processes.sample)
