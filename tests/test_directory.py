@@ -477,8 +477,10 @@ def test_sweep_removes_abandoned_directories_of_this_user(
     for number in (11, 12):
         beside = tmp_path / f"{name(number)}.stats"
         beside.mkdir()
+        folder = os.open(beside, os.O_RDONLY)
         with socket.socket(socket.AF_UNIX) as bound:
-            bound.bind(str(beside / "stats"))
+            bound.bind(f"/proc/self/fd/{folder}/stats")  # a path may have 107 bytes
+        os.close(folder)
         os.utime(beside, (0, 0))
         gone[f"socket {number}"] = beside
     for path in (gone["of the workers"], *gone["of the workers"].iterdir()):

@@ -170,7 +170,10 @@ def test_workers_of_one_request_each_are_counted_and_leave_nothing(name: str) ->
         last = live.eventually(server.samples, lambda found: starts(found) == 2 + sum(ends(found).values()))
     # A worker may start before the former has let go of its slot, and the master has one for what it imported.
     assert slots <= 4
-    assert {"max_requests": starts(last) - 2} == ends(last)
+    assert starts(last) - 2 == sum(ends(last).values())
+    # gunicorn does not say why a worker has ended that ends while it looks.
+    assert ends(last).keys() <= {"max_requests", "unknown"}
+    assert ends(last)["max_requests"] > scale.server_lives / 2
     assert starts(last) > scale.server_lives
     workers = {dict(labels).get("worker") for name, labels in last if name.startswith("wsgi_worker")}
     assert workers <= {None, "0", "1", "2", "3"}

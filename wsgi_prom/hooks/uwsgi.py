@@ -65,6 +65,8 @@ def _on_fork() -> None:
         with attempt("the page does not say that this process is a mule or a spooler"):
             roles.take(_instance.path, "mule" if uwsgi.mule_id() > 0 else "spooler")
     if uwsgi.worker_id() > 0:
+        if _exits is not None:
+            _exits.mark()
         # From lazy-apps on, the application is loaded after this; its middleware says when it is.
         begin(booting="lazy-apps" in uwsgi.opt or "lazy" in uwsgi.opt)
         if _exits is not None:

@@ -57,16 +57,21 @@ class Exits:
         # mules alone.
         words = memoryview(mmap.mmap(-1, 16 * max(uwsgi.numproc, 1))).cast("Q")
         self._uncounted, self._harakiris = words[::2], words[1::2]
+        # In a worker: of those that had its number before.
+        self._ended = 0
+
+    def mark(self) -> None:
+        """Say that this worker has started: first of all, since it may be killed at any time."""
+        index = uwsgi.worker_id() - 1
+        self._ended = self._uncounted[index]
+        self._uncounted[index] = self._ended + 1
 
     def begin(self) -> None:
         """Count the workers of this one's number that have ended before it, and have this one count its own end."""
         with attempt(_UNCOUNTED):
             for reason in _REASONS:
                 _exits().labels(reason)
-            index = uwsgi.worker_id() - 1
-            ended = self._uncounted[index]
-            # First: the worker may be killed in the middle of this.
-            self._uncounted[index] = ended + 1
+            index, ended = uwsgi.worker_id() - 1, self._ended
             if ended:
                 harakiris = min(self._new_harakiris(index), ended)
                 self._uncounted[index] = 1

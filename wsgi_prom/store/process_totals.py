@@ -80,8 +80,9 @@ def write(path: Path, counted: Counted) -> None:
         if discarded:
             return
         try:
-            fd = directory_files.open_file(_NEW, folder, os.O_WRONLY | os.O_TRUNC)
+            fd = directory_files.open_file(_NEW, folder, os.O_WRONLY)
             with os.fdopen(fd, "wb") as file:
+                file.truncate(0)  # not by O_TRUNC: only now it is known to be a file of ours
                 file.write(data)
             os.rename(_NEW, NAME, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
