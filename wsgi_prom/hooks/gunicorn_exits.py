@@ -19,6 +19,7 @@ from gunicorn.arbiter import Arbiter
 
 from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.hooks.instance import attempt
+from wsgi_prom.hooks.signal_names import signal_name
 from wsgi_prom.store import directory_files, exit_counts
 
 if TYPE_CHECKING:
@@ -181,17 +182,10 @@ def _reason(arbiter: Any, pid: int, worker: Any) -> str:
     if ended.si_code != os.CLD_EXITED:
         # The arbiter repeats its SIGTERM, and Python that is ending no longer handles it.
         if not told or ended.si_status != signal.SIGTERM:
-            return _signal_name(ended.si_status)
+            return signal_name(ended.si_status)
     elif ended.si_status != 0:
         return "boot_error" if ended.si_status in _BOOT_ERRORS else f"exit_{ended.si_status}"
     return _reason_of_end(arbiter, worker, told=told)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a realtime signal: only the first and the last one have names
-        return f"signal_{number}"
 
 
 def _reason_of_end(arbiter: Any, worker: Any, *, told: bool) -> str:

@@ -26,6 +26,7 @@ from prometheus_client import Counter
 from wsgi_prom import metrics
 from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.instance import attempt
+from wsgi_prom.hooks.signal_names import signal_name
 from wsgi_prom.server import uwsgi_stats
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.current_slot import current_slot
@@ -116,7 +117,7 @@ def _reason(worker: Mapping[str, Any], handled: set[int]) -> str:
         return "cheaped"
     # SIGHUP is every reload's but that of a master that gets SIGTERM, and passes it on. uWSGI handles SIGSEGV too.
     for number in handled:
-        return "reload" if number == signal.SIGHUP else _name(number)
+        return "reload" if number == signal.SIGHUP else signal_name(number)
     # At the end of a request: core/utils.c, uwsgi_close_request.
     if _reaches(worker["delta_requests"], "max-requests", worker["id"]):
         return "max_requests"
@@ -127,13 +128,6 @@ def _reason(worker: Mapping[str, Any], handled: set[int]) -> str:
         return "max_worker_lifetime"
     # SIGHUP, in the middle of a request, or where there are threads or greenlets.
     return "reload"
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most of the real-time signals
-        return f"signal_{number}"
 
 
 def _reaches(value: float, option: str, worker: int = 1) -> bool:

@@ -132,6 +132,21 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
     raise _not_own(name, found, user)
 
 
+def replace_file(name: str, folder: int, data: bytes) -> None:
+    """Have *data*, and no more, in the file *name* of the directory *folder*, in one step. Raises OSError, and leaves the former one then."""
+    new = f"{name}.new"
+    try:
+        with os.fdopen(open_file(new, folder, os.O_WRONLY), "wb") as file:
+            # Not by O_TRUNC, which empties it before open_file has seen that it is ours, and has no other name.
+            file.truncate(0)
+            file.write(data)
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(new, dir_fd=folder)
+        raise
+
+
 def _not_own(name: str, found: os.stat_result, user: os.stat_result) -> NotOwnFileError:
     if found.st_uid != user.st_uid:
         what = f"belongs to uid {found.st_uid}, the directory to uid {user.st_uid}"

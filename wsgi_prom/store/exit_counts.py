@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
@@ -65,19 +64,7 @@ def read(folder: int, number: int, owners: frozenset[int] | None = None) -> dict
 
 def write(folder: int, number: int, counts: Mapping[str, int]) -> None:
     """Replace file *number* in the directory *folder*, in one step. Raises OSError, and leaves the former one then."""
-    new = f"{name(number)}.new"
-    data = json.dumps(counts).encode("ascii")
-    try:
-        fd = directory_files.open_file(new, folder, os.O_WRONLY)
-        with os.fdopen(fd, "wb") as file:
-            # Not by O_TRUNC, which empties it before open_file has seen that it is ours, and has no other name.
-            file.truncate(0)
-            file.write(data)
-        os.rename(new, name(number), src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(new, dir_fd=folder)
-        raise
+    directory_files.replace_file(name(number), folder, json.dumps(counts).encode("ascii"))
 
 
 def _is_count(count: object) -> bool:

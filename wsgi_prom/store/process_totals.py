@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     Ticks = tuple[int, int]  # clock ticks that a process has used, and that its ended children have
 
 NAME: Final = "wsgi_prom.processes"
-_NEW: Final = f"{NAME}.new"
 # 10,000 processes. A longer file is not written, and not read.
 _MOST_BYTES: Final = 1 << 20
 _MOST: Final = 2**53
@@ -43,7 +42,7 @@ class Counted(NamedTuple):
 
 def own(name: str) -> bool:
     """Return whether a file *name* is this one, or a new one that is to replace it."""
-    return name in {NAME, _NEW}
+    return name in {NAME, f"{NAME}.new"}
 
 
 def read(path: Path) -> Counted:
@@ -79,16 +78,7 @@ def write(path: Path, counted: Counted) -> None:
         discarded = lock_file.discarded
         if discarded:
             return
-        try:
-            fd = directory_files.open_file(_NEW, folder, os.O_WRONLY)
-            with os.fdopen(fd, "wb") as file:
-                file.truncate(0)  # not by O_TRUNC: only now it is known to be a file of ours
-                file.write(data)
-            os.rename(_NEW, NAME, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(_NEW, dir_fd=folder)
-            raise
+        directory_files.replace_file(NAME, folder, data)
         if lock_file.discarded:  # since then: its files may have been listed before
             with suppress(FileNotFoundError):
                 os.unlink(NAME, dir_fd=folder)
