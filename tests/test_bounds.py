@@ -16,19 +16,23 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import archive, directory
+from wsgi_prom.store import archive, directory, schemas
 from wsgi_prom.store import file_format as layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-HITS = layout.counter("hits", "Hits.", ())
+HITS = schemas.counter("hits", "Hits.", ())
 HUGE = 2**35
 
 
-def write_slot(path: Path, number: int, schema: layout.Schema, *, committed: int = 0) -> None:
-    keys = layout.keys_header(number) + schema.line() + layout.row_line(0, ("x",) * len(schema.labelnames))
+def write_slot(path: Path, number: int, schema: schemas.Schema, *, committed: int = 0) -> None:
+    keys = (
+        layout.keys_header(number)
+        + layout.schema_line(schema)
+        + layout.row_line(0, ("x",) * len(schema.labelnames))
+    )
     (path / directory.slot_file(number, "keys")).write_bytes(keys)
     values = layout.pack_header(number, committed or len(keys)) + struct.pack("d", 1.0)
     (path / directory.slot_file(number, "values")).write_bytes(values)
@@ -45,8 +49,8 @@ def stretch(path: Path) -> None:
 
 
 def wide(path: Path) -> None:
-    metric = layout.Metric("counter", "evil", "Help.", (0,), count=(0, 1))
-    write_slot(path, 7, layout.Schema(("a",), 2**31, (metric,)))
+    metric = schemas.Metric("counter", "evil", "Help.", (0,), count=(0, 1))
+    write_slot(path, 7, schemas.Schema(("a",), 2**31, (metric,)))
     stretch(path / "wsgi_prom.7.values")
 
 
@@ -129,7 +133,7 @@ def test_files_of_a_third_user_do_not_count(mode: int, shared: Path) -> None:
     Only files of the directory's owner and of root are shown, whoever can write to the directory; others are reported.
     """
     directory.prepare(shared)
-    for number, schema in enumerate((HITS, layout.counter("planted", "Help.", ()))):
+    for number, schema in enumerate((HITS, schemas.counter("planted", "Help.", ()))):
         write_slot(shared, number, schema)
     write_client_file(shared, "counter_5.db")
     for name in ("wsgi_prom.1.keys", "wsgi_prom.1.values", "counter_5.db"):

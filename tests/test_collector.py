@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, schemas
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.locks import FIRST_SLOT
 from wsgi_prom.store.slot_files import SlotFiles
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 INF = math.inf
-HITS = layout.counter("hits", "Hits.", ("page",))
-READS = layout.counter("reads", "Reads.", ())
-SIZE = layout.summary("size", "Size.", ("page",))
-WAIT = layout.histogram("wait", "Wait.", (), (0.1, 1.0, INF))
-WAIT_LATER = layout.histogram("wait", "Wait.", (), (0.5, 1.0, 5.0, INF))
-BUSY = layout.gauge("busy", "Busy.", (), "livesum")
+HITS = schemas.counter("hits", "Hits.", ("page",))
+READS = schemas.counter("reads", "Reads.", ())
+SIZE = schemas.summary("size", "Size.", ("page",))
+WAIT = schemas.histogram("wait", "Wait.", (), (0.1, 1.0, INF))
+WAIT_LATER = schemas.histogram("wait", "Wait.", (), (0.5, 1.0, 5.0, INF))
+BUSY = schemas.gauge("busy", "Busy.", (), "livesum")
 
-Row = tuple[layout.Schema, tuple[str, ...], tuple[float, ...]]
+Row = tuple[schemas.Schema, tuple[str, ...], tuple[float, ...]]
 
 
 def write_slot(path: Path, number: int, rows: Iterable[Row], nonce: int | None = None) -> None:
     """Write the files of a slot that nobody holds."""
     directory.prepare(path)
     nonce = 1 + number if nonce is None else nonce
-    schemas: list[layout.Schema] = []
+    known: list[schemas.Schema] = []
     keys, values = layout.keys_header(nonce), b""
     for schema, labels, columns in rows:
-        if schema not in schemas:
-            schemas.append(schema)
-            keys += schema.line()
-        keys += layout.row_line(schemas.index(schema), labels)
+        if schema not in known:
+            known.append(schema)
+            keys += layout.schema_line(schema)
+        keys += layout.row_line(known.index(schema), labels)
         values += struct.pack(f"={schema.width}d", *columns)
     header = layout.pack_header(nonce, len(keys))
     (path / f"wsgi_prom.{number}.keys").write_bytes(keys)
@@ -94,8 +94,8 @@ def test_slots_with_other_layouts_are_added_up(shared: Path) -> None:
 
 def test_label_names_in_another_order_are_the_same_series(shared: Path) -> None:
     """Label names in another order, as of another version of the application, are the same series."""
-    write_slot(shared, 0, [(layout.counter("hits", "Help.", ("a", "b")), ("1", "2"), (1.0,))])
-    write_slot(shared, 1, [(layout.counter("hits", "Help.", ("b", "a")), ("2", "1"), (2.0,))])
+    write_slot(shared, 0, [(schemas.counter("hits", "Help.", ("a", "b")), ("1", "2"), (1.0,))])
+    write_slot(shared, 1, [(schemas.counter("hits", "Help.", ("b", "a")), ("2", "1"), (2.0,))])
     assert {"hits_total a=1 b=2": 3.0} == samples(shared)
 
 
@@ -135,26 +135,26 @@ def test_buckets_that_change_between_scrapes(shared: Path) -> None:
 
 
 CONFLICTS = {
-    "another type": (layout.counter("a", "Help.", ()), layout.gauge("a", "Help.", (), "sum")),
+    "another type": (schemas.counter("a", "Help.", ()), schemas.gauge("a", "Help.", (), "sum")),
     "a sample of the same name": (
-        layout.summary("a", "Help.", ()),
-        layout.gauge("a_sum", "Help.", (), "sum"),
+        schemas.summary("a", "Help.", ()),
+        schemas.gauge("a_sum", "Help.", (), "sum"),
     ),
     "a sample of the same name, the other way round": (
-        layout.gauge("a_count", "Help.", (), "sum"),
-        layout.histogram("a", "Help.", (), (1.0, INF)),
+        schemas.gauge("a_count", "Help.", (), "sum"),
+        schemas.histogram("a", "Help.", (), (1.0, INF)),
     ),
-    "a counter's sample": (layout.counter("a", "Help.", ()), layout.gauge("a_total", "Help.", (), "sum")),
+    "a counter's sample": (schemas.counter("a", "Help.", ()), schemas.gauge("a_total", "Help.", (), "sum")),
     "a type that there is not": (
-        layout.counter("b", "Help.", ()),
-        layout.Schema((), 1, (layout.Metric("poem", "a", "Help.", count=(0, 1)),)),
+        schemas.counter("b", "Help.", ()),
+        schemas.Schema((), 1, (schemas.Metric("poem", "a", "Help.", count=(0, 1)),)),
     ),
 }
 
 
 @pytest.mark.parametrize("pair", CONFLICTS.values(), ids=CONFLICTS.keys())
 def test_a_metric_that_conflicts_is_left_out_and_counted(
-    shared: Path, pair: tuple[layout.Schema, ...]
+    shared: Path, pair: tuple[schemas.Schema, ...]
 ) -> None:
     """Of two metrics that conflict the first is shown, the other is counted as a conflict, and the rest is shown."""
     for number, schema in enumerate(pair):
@@ -174,7 +174,7 @@ def test_a_metric_that_conflicts_is_left_out_and_counted(
 def test_a_gauge_with_several_modes_is_shown(shared: Path, modes: tuple[str, ...]) -> None:
     """If a new version changes a gauge's mode, the page shows each series once."""
     for number, mode in enumerate(modes):
-        schema = layout.gauge("size", "Help.", (), mode)
+        schema = schemas.gauge("size", "Help.", (), mode)
         write_slot(shared, number, [(schema, (), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
     found = samples(shared)
     assert 4.0 == found.pop("reads_total")
@@ -183,7 +183,7 @@ def test_a_gauge_with_several_modes_is_shown(shared: Path, modes: tuple[str, ...
 
 def test_a_gauges_own_pid_label_is_shown_once(shared: Path) -> None:
     """A gauge of mode `all` with its own label `pid` has that label once."""
-    schema = layout.gauge("size", "Help.", ("pid",), "all")
+    schema = schemas.gauge("size", "Help.", ("pid",), "all")
     write_slot(shared, 0, [(schema, ("mine",), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
     text = render(Collector(shared).collect())
     (line,) = [line for line in text.splitlines() if line.startswith("size")]
@@ -393,7 +393,7 @@ def test_random_damage_leaves_the_rest(tmp_path_factory: pytest.TempPathFactory,
     shared = tmp_path_factory.mktemp("damage") / "shared"
     write_slot(shared, 0, [(READS, (), (1.0,)), (BUSY, (), (0.0,))])
     write_slot(
-        shared, 1, [(HITS, ("/a",), (1.0,)), (layout.gauge("g", "Help.", (), "mostrecent"), (), (1.0, 1.0))]
+        shared, 1, [(HITS, ("/a",), (1.0,)), (schemas.gauge("g", "Help.", (), "mostrecent"), (), (1.0, 1.0))]
     )
     file = shared / f"wsgi_prom.1.{data.draw(st.sampled_from(['keys', 'values']))}"
     whole = bytearray(file.read_bytes())
@@ -465,8 +465,8 @@ STEP = st.tuples(
     st.integers(0, 2),
     st.sampled_from([
         (HITS, ("/a",)), (HITS, ("/b",)), (READS, ()), (WAIT, ()), (WAIT_LATER, ()), (SIZE, ("/a",)), (BUSY, ()),
-        (layout.gauge("least", "Help.", (), "min"), ()), (layout.gauge("seen", "Help.", (), "mostrecent"), ()),
-        (layout.gauge("load", "Help.", (), "all"), ()), (layout.gauge("hits", "Help.", ("page",), "sum"), ("/a",)),
+        (schemas.gauge("least", "Help.", (), "min"), ()), (schemas.gauge("seen", "Help.", (), "mostrecent"), ()),
+        (schemas.gauge("load", "Help.", (), "all"), ()), (schemas.gauge("hits", "Help.", ("page",), "sum"), ("/a",)),
     ]),
     st.floats(0, 100).map(lambda value: round(value, 2)),
 )  # fmt: skip
@@ -528,7 +528,7 @@ def test_a_living_slots_new_series_appear(shared: Path) -> None:
     """
     kept: list[SharedSlot] = []
 
-    def record(schema: layout.Schema, labels: tuple[str, ...]) -> None:
+    def record(schema: schemas.Schema, labels: tuple[str, ...]) -> None:
         if not kept:
             kept.append(SharedSlot.claim(shared))
         columns, first = kept[0].row(schema, labels)
@@ -689,14 +689,14 @@ def test_pages_are_parsed_back(
     """Both formats, parsed again, have exactly what was recorded, whatever labels and helps hold."""
     shared = tmp_path_factory.mktemp("page") / "shared"
     names = ("a", "b_2")
-    schemas = [
-        layout.counter("hits", help_text, names),
-        layout.gauge("load", help_text, names, "sum"),
-        layout.summary("size", help_text, names),
-        layout.histogram("wait", help_text, names, (0.5, 1e21, INF)),
+    types = [
+        schemas.counter("hits", help_text, names),
+        schemas.gauge("load", help_text, names, "sum"),
+        schemas.summary("size", help_text, names),
+        schemas.histogram("wait", help_text, names, (0.5, 1e21, INF)),
     ]
     columns = {"size": figures[1::-1]}
-    rows = [(schema, columns.get(schema.metrics[0].name, figures[: schema.width])) for schema in schemas]
+    rows = [(schema, columns.get(schema.metrics[0].name, figures[: schema.width])) for schema in types]
     write_slot(shared, 0, [(schema, values, found) for schema, found in rows for values in labels])
     families = Collector(shared).collect()
     expected = _pairs(families.to_metrics())
@@ -742,7 +742,7 @@ def test_any_float_is_parsed_back(shared: Path, value: float) -> None:
     """
     Infinities, NaN and the smallest differences come through both formats.
     """
-    write_slot(shared, 0, [(layout.gauge("load", "Help.", (), "sum"), (), (value,))])
+    write_slot(shared, 0, [(schemas.gauge("load", "Help.", (), "sum"), (), (value,))])
     families = Collector(shared).collect()
     for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
         ((sample,),) = [metric.samples for metric in parse(render(families, openmetrics=openmetrics))]

@@ -19,7 +19,7 @@ import pytest
 from processes import child_of, wait_simply
 
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import schemas
 from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.fork_guard import PidGuard, new_fork_guard
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.slots import Slot
 
-HITS = layout.counter("hits", "Hits.", ("page",))
+HITS = schemas.counter("hits", "Hits.", ("page",))
 FORKS = [os.fork, processes.fork_unseen]
 GUARDS = [new_fork_guard, PidGuard]
 

@@ -18,8 +18,7 @@ from users import needs_root
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory, directory_files, environment, label_limit, locks
-from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import directory, directory_files, environment, label_limit, locks, schemas
 from wsgi_prom.store.label_limit import LabelSets
 from wsgi_prom.store.slots import SharedSlot
 
@@ -31,7 +30,7 @@ pytestmark = needs_root
 USER = 54321
 STRANGER = 54322
 GROUP = 54400
-HITS = layout.counter("hits", "Hits.", ())
+HITS = schemas.counter("hits", "Hits.", ())
 
 
 @pytest.fixture

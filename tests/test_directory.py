@@ -15,8 +15,7 @@ import pytest
 from users import needs_root
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory, environment, locks
-from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import directory, environment, locks, schemas
 from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def claimed(path: Path) -> tuple[processes.Child, int]:
 
     def claim() -> int:
         kept.append(SharedSlot.claim(path))
-        kept[-1].row(layout.counter("hits", "", ()), ())
+        kept[-1].row(schemas.counter("hits", "", ()), ())
         return kept[-1].number
 
     child = processes.Child(claim)

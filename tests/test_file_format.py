@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import schemas
 
 # Lone surrogates among them: os.environ and WSGI servers make some of bytes that are not UTF-8.
 TEXTS = st.text(st.characters(exclude_categories=())) | st.sampled_from(
@@ -22,26 +23,26 @@ BOUNDS = st.lists(st.floats(allow_nan=False), min_size=1, max_size=5, unique=Tru
 
 
 @st.composite
-def schemas(draw) -> layout.Schema:
+def any_schema(draw) -> schemas.Schema:
     name, help_text, names = draw(TEXTS), draw(TEXTS), draw(NAMES)
     kind = draw(st.sampled_from(["counter", "gauge", "summary", "histogram", "shared"]))
     if kind == "counter":
-        return layout.counter(name, help_text, names)
+        return schemas.counter(name, help_text, names)
     if kind == "gauge":
-        return layout.gauge(
+        return schemas.gauge(
             name, help_text, names, draw(st.sampled_from(["all", "livesum", "min", "mostrecent"]))
         )
     if kind == "summary":
-        return layout.summary(name, help_text, names)
+        return schemas.summary(name, help_text, names)
     if kind == "histogram":
-        return layout.histogram(name, help_text, names, draw(BOUNDS))
+        return schemas.histogram(name, help_text, names, draw(BOUNDS))
     positions = tuple(range(len(names)))
-    return layout.Schema(
+    return schemas.Schema(
         names,
         3,
         (
-            layout.Metric("counter", name, help_text, positions, count=(1, 3)),
-            layout.Metric(
+            schemas.Metric("counter", name, help_text, positions, count=(1, 3)),
+            schemas.Metric(
                 "histogram", name, help_text, positions[:1], total=(0, 1), buckets=(1, 3), bounds=(0.5, 1.0)
             ),
         ),
@@ -49,11 +50,11 @@ def schemas(draw) -> layout.Schema:
 
 
 @st.composite
-def key_lines(draw) -> tuple[list[bytes], list[layout.Schema], list[tuple[layout.Schema, tuple[str, ...]]]]:
-    known = draw(st.lists(schemas(), min_size=1, max_size=3))
+def key_lines(draw) -> tuple[list[bytes], list[schemas.Schema], list[tuple[schemas.Schema, tuple[str, ...]]]]:
+    known = draw(st.lists(any_schema(), min_size=1, max_size=3))
     lines, rows = [], []
     for number, schema in enumerate(known):
-        lines.append(schema.line())
+        lines.append(layout.schema_line(schema))
         for _ in range(draw(st.integers(0, 2))):
             values = tuple(draw(TEXTS) for _ in schema.labelnames)
             lines.append(layout.row_line(number, values))
@@ -67,7 +68,7 @@ def test_schemas_and_rows_are_read_back(written) -> None:
     Any names, help texts and labels come back as they were written, one line each.
     """
     lines, known, rows = written
-    found: list[layout.Schema] = []
+    found: list[schemas.Schema] = []
     assert rows == layout.parse_lines(b"".join(lines), found)
     assert known == found
     assert all(1 == line.count(b"\n") for line in lines)
@@ -80,7 +81,7 @@ def test_lines_may_be_read_in_two_pieces(written, cut: int) -> None:
     """
     lines, known, rows = written
     cut %= len(lines) + 1
-    found: list[layout.Schema] = []
+    found: list[schemas.Schema] = []
     pieces = layout.parse_lines(b"".join(lines[:cut]), found)
     pieces += layout.parse_lines(b"".join(lines[cut:]), found)
     assert (rows, known) == (pieces, found)
@@ -136,7 +137,7 @@ JSON = st.recursive(
 @given(items=st.lists(JSON, max_size=4))
 def test_random_json_is_refused_with_a_format_error(items) -> None:
     """Random lines of JSON raise FormatError or no error."""
-    known = [layout.counter("a", "A.", ("x",))]
+    known = [schemas.counter("a", "A.", ("x",))]
     allowed(layout.parse_lines, b"".join(json.dumps(item).encode() + b"\n" for item in items), known)
 
 
@@ -180,14 +181,14 @@ def test_a_row_of_a_schema_counted_from_the_end_is_refused() -> None:
     A negative ordinal is not the last schema.
     """
     with pytest.raises(FormatError):
-        layout.parse_lines(b"[-1]\n", [layout.counter("a", "A.", ())])
+        layout.parse_lines(b"[-1]\n", [schemas.counter("a", "A.", ())])
 
 
 @pytest.mark.parametrize("values", [("x",), ("x", "y", "z")])
 def test_a_row_with_other_labels_than_its_schema_is_refused(values: tuple[str, ...]) -> None:
     """A row with more or fewer label values than its schema has names raises FormatError."""
     with pytest.raises(FormatError, match="do not fit"):
-        layout.parse_lines(layout.row_line(0, values), [layout.counter("a", "A.", ("p", "q"))])
+        layout.parse_lines(layout.row_line(0, values), [schemas.counter("a", "A.", ("p", "q"))])
 
 
 @given(nonce=st.integers(0, 2**64 - 1))

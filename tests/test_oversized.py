@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, schemas
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.label_limit import NAME as LABELS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.slots import Slot
 
-HITS = layout.counter("hits", "Hits.", ("page",))
+HITS = schemas.counter("hits", "Hits.", ("page",))
 HUGE = 2**35
 NONCE = 99
 HEADER = layout.keys_header(NONCE)
@@ -157,7 +157,7 @@ def test_a_slot_is_left_that_there_is_no_memory_for(in_child: Callable[..., Any]
     def run() -> tuple[int, list[float]]:
         directory.prepare(shared)
         line = b"[0]\n"
-        schema = layout.counter("many", "Many.", ()).line()
+        schema = layout.schema_line(schemas.counter("many", "Many.", ()))
         keys = HEADER + schema + line * ((layout.LARGEST_KEYS - len(HEADER) - len(schema)) // len(line))
         plant(shared, keys, len(keys), values_size=layout.LARGEST_VALUES)
         size = (shared / "wsgi_prom.0.keys").stat().st_size

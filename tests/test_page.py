@@ -25,8 +25,7 @@ from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.target import own_metrics
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory
-from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import directory, schemas
 
 # Any character, lone surrogates too, and those that mean something to a parser often.
 HOSTILE = st.text(
@@ -74,15 +73,13 @@ def test_names_in_a_slot(
 ) -> None:
     """Metric names, label names, label values and helps of a slot stay on their line, for every type."""
     shared = tmp_path_factory.mktemp("page") / "shared"
-    schemas = [
-        layout.counter("c" + name, help_text, ("x" + label,)),
-        layout.gauge("g" + name, help_text, ("x" + label,), "sum"),
-        layout.summary("s" + name, help_text, ("x" + label,)),
-        layout.histogram("h" + name, help_text, ("x" + label,), (1.0, float("inf"))),
+    types = [
+        schemas.counter("c" + name, help_text, ("x" + label,)),
+        schemas.gauge("g" + name, help_text, ("x" + label,), "sum"),
+        schemas.summary("s" + name, help_text, ("x" + label,)),
+        schemas.histogram("h" + name, help_text, ("x" + label,), (1.0, float("inf"))),
     ]
-    write_slot(
-        shared, 0, [(schema, (value,), (1.0,) * schema.width) for schema in schemas for value in values]
-    )
+    write_slot(shared, 0, [(schema, (value,), (1.0,) * schema.width) for schema in types for value in values])
     page = render(Collector(shared).collect(), openmetrics=openmetrics)
     assert_lines(page, (1 + 1 + 2 + 4) * len(values), openmetrics=openmetrics)
     shutil.rmtree(shared)
@@ -177,7 +174,7 @@ def test_hostile_keys_of_the_librarys_own_files(
     A file of the client library's format with arbitrary keys is shown or left out, and good files are shown beside it.
     """
     shared = tmp_path_factory.mktemp("files") / "shared"
-    write_slot(shared, 0, [(layout.counter("good", "Help.", ("x",)), ("y",), (1.0,))])
+    write_slot(shared, 0, [(schemas.counter("good", "Help.", ("x",)), ("y",), (1.0,))])
     found = MmapedDict(str(shared / file))
     for key in keys:
         found.write_value(json.dumps(key), 1.0, 2.0)

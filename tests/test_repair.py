@@ -14,13 +14,14 @@ import pytest
 
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import schemas
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HITS = layout.counter("hits", "Hits.", ("page",))
+HITS = schemas.counter("hits", "Hits.", ("page",))
 
 
 class Recorded:

@@ -21,7 +21,7 @@ from wsgi_prom.exporter.exposition import Renderer, render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.request.schemas import request_schema
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, schemas
 from wsgi_prom.store import file_format as layout
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
     from test_collector import Row
 
-ORDERS = layout.counter("orders", "Orders.", ("shop", "kind"))
-LATENCY = layout.histogram("latency", "Latency.", ("shop",), (0.1, 1.0, 10.0, INF))
-WEIGHT = layout.summary("weight", "Weight.", ("shop",))
-LOAD = layout.gauge("load", "Load.", ("shop",), "max")
+ORDERS = schemas.counter("orders", "Orders.", ("shop", "kind"))
+LATENCY = schemas.histogram("latency", "Latency.", ("shop",), (0.1, 1.0, 10.0, INF))
+WEIGHT = schemas.summary("weight", "Weight.", ("shop",))
+LOAD = schemas.gauge("load", "Load.", ("shop",), "max")
 REQUEST = request_schema(Settings()).schema
 
-Slot = dict[tuple[layout.Schema, tuple[str, ...]], list[float]]
+Slot = dict[tuple[schemas.Schema, tuple[str, ...]], list[float]]
 
 
 def write(path: Path, slots: list[Slot]) -> None:
@@ -162,7 +162,7 @@ def test_a_page_is_that_of_the_client_librarys_multiprocess_mode(shared: Path, t
 
 def test_a_gauge_whose_figures_swap_between_processes_is_rendered(shared: Path) -> None:
     """A gauge is rendered again if two processes swap their values, which leaves the sum unchanged."""
-    gauge = layout.gauge("load", "Load.", (), "all")
+    gauge = schemas.gauge("load", "Load.", (), "all")
     write(shared, [{(gauge, ()): [1.0, 1.0]}, {(gauge, ()): [2.0, 1.0]}])
     collector = Collector(shared)
     assert {"load pid=0": 1.0, "load pid=1": 2.0} == samples(collector)
@@ -214,8 +214,8 @@ def test_a_file_that_has_a_row_twice_is_added_up(shared: Path) -> None:
 def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None:
     """A schema of absurd width takes no more memory than its value file has, and is not shown."""
     write_slot(shared, 0, [(READS, (), (1.0,))])
-    huge = layout.Schema((), 10**12, (layout.Metric("counter", "huge", "Help.", count=(0, 1)),))
-    keys = layout.keys_header(2) + huge.line() + layout.row_line(0, ())
+    huge = schemas.Schema((), 10**12, (schemas.Metric("counter", "huge", "Help.", count=(0, 1)),))
+    keys = layout.keys_header(2) + layout.schema_line(huge) + layout.row_line(0, ())
     (shared / "wsgi_prom.1.keys").write_bytes(keys)
     (shared / "wsgi_prom.1.values").write_bytes(layout.pack_header(2, len(keys)).ljust(4096, b"\0"))
     collector = Collector(shared)
@@ -231,8 +231,8 @@ def test_a_schema_that_claims_any_width_costs_its_own_slot(shared: Path) -> None
 def test_bounds_that_are_none_leave_the_page(shared: Path, bounds: tuple[float, ...], first: int) -> None:
     """A histogram whose bounds are damaged in one slot is shown or left out; the other metrics are shown."""
     columns = {"total": (0, 1), "buckets": (1, 1 + len(bounds)) if bounds else None}
-    metric = layout.Metric("histogram", "wait", "Wait.", bounds=bounds, **columns)
-    odd = layout.Schema((), 1 + len(bounds), (metric,))
+    metric = schemas.Metric("histogram", "wait", "Wait.", bounds=bounds, **columns)
+    odd = schemas.Schema((), 1 + len(bounds), (metric,))
     write_slot(shared, first, [(WAIT, (), (1.5, 1.0, 2.0, 3.0)), (READS, (), (1.0,))])
     write_slot(shared, 1 - first, [(odd, (), (1.0,) * odd.width), (READS, (), (1.0,))])
     collector = Collector(shared)
@@ -280,7 +280,7 @@ SPLIT = {
     "known labels of no schema": b'[7,"a"]\n',
     "known labels counted from the end": b'[-1,"a"]\n',
     "an ordinal spelled otherwise": b'[00,"a"]\n',
-    "a schema and a row on a line": HITS.line().rstrip() + b',[0,"a"]\n',
+    "a schema and a row on a line": layout.schema_line(HITS).rstrip() + b',[0,"a"]\n',
 }
 
 
@@ -289,7 +289,7 @@ SPLIT = {
 def test_lines_are_taken_one_by_one(before: bytes, data: bytes, shared: Path) -> None:
     """A slot with lines that are only JSON together, or that hold more than one value, is left out, whatever was read before."""
     write_slot(shared, 0, [(HITS, ("a",), (1.0,))])
-    keys = layout.keys_header(2) + HITS.line() + before + data
+    keys = layout.keys_header(2) + layout.schema_line(HITS) + before + data
     (shared / "wsgi_prom.1.keys").write_bytes(keys)
     (shared / "wsgi_prom.1.values").write_bytes(
         layout.pack_header(2, len(keys)) + struct.pack("=8d", *[2.0] * 8)
@@ -308,10 +308,10 @@ def test_lines_mean_the_same_when_they_are_known(files: list[list[list[str]]]) -
     """Files that share lines, with schemas in another order, are read alike with a cache and without."""
     memo = layout.Memo()
     for turn, rows in enumerate((*files, *files)):
-        known = [layout.counter("one", "One.", ("a",)), layout.counter("two", "Two.", ("a", "b"))][
+        known = [schemas.counter("one", "One.", ("a",)), schemas.counter("two", "Two.", ("a", "b"))][
             :: (-1) ** turn
         ]
-        data = b"".join(schema.line() for schema in known)
+        data = b"".join(layout.schema_line(schema) for schema in known)
         wanted = []
         for values in rows:
             (number,) = [n for n, schema in enumerate(known) if len(schema.labelnames) == len(values)]

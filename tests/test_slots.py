@@ -16,7 +16,7 @@ from users import needs_root
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
-from wsgi_prom.store import mapping, slot_files, slots
+from wsgi_prom.store import mapping, schemas, slot_files, slots
 from wsgi_prom.store.directory import prepare
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SharedSlot
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-HITS = layout.counter("hits", "Hits.", ("page",))
-LIVE = layout.gauge("busy", "Busy.", (), "livesum")
-ALL = layout.gauge("size", "Size.", (), "all")
-LATEST = layout.gauge("seen", "Seen.", (), "livemostrecent")
-SUM = layout.gauge("held", "Held.", (), "sum")
-WAIT = layout.histogram("wait", "Wait.", ("page",), (0.1, 1.0, float("inf")))
+HITS = schemas.counter("hits", "Hits.", ("page",))
+LIVE = schemas.gauge("busy", "Busy.", (), "livesum")
+ALL = schemas.gauge("size", "Size.", (), "all")
+LATEST = schemas.gauge("seen", "Seen.", (), "livemostrecent")
+SUM = schemas.gauge("held", "Held.", (), "sum")
+WAIT = schemas.histogram("wait", "Wait.", ("page",), (0.1, 1.0, float("inf")))
 
 
 class Owner:
@@ -44,7 +44,7 @@ class Owner:
     def claim(self) -> int:
         return self.child.call("claim")
 
-    def add(self, schema: layout.Schema, labels: tuple[str, ...], *amounts: float) -> list[float]:
+    def add(self, schema: schemas.Schema, labels: tuple[str, ...], *amounts: float) -> list[float]:
         return self.child.call("add", schema, labels, amounts)
 
     def _obey(self, order: str, *arguments: Any) -> Any:
@@ -280,7 +280,10 @@ def no_keys(path: Path) -> None:
 
 
 def other_keys(path: Path) -> None:
-    write(path / "wsgi_prom.0.keys", layout.keys_header(7) + HITS.line() + layout.row_line(0, ("/",)))
+    write(
+        path / "wsgi_prom.0.keys",
+        layout.keys_header(7) + layout.schema_line(HITS) + layout.row_line(0, ("/",)),
+    )
 
 
 def replaced(path: Path, name: str, make: Callable[[Path], None]) -> None:
@@ -550,12 +553,12 @@ def test_values_without_keys_are_refused(shared: Path) -> None:
         layout.unpack_header(bytes(4096))
 
 
-WIDE = layout.histogram("wide", "Wider than a page.", ("page",), (*map(float, range(1000)), float("inf")))
+WIDE = schemas.histogram("wide", "Wider than a page.", ("page",), (*map(float, range(1000)), float("inf")))
 
 
 @pytest.mark.parametrize("schema", [HITS, WIDE], ids=["in the same page", "in a page of its own"])
 def test_a_check_finds_no_damage_while_a_signal_handler_adds_a_row(
-    in_child: Callable[..., Any], shared: Path, schema: layout.Schema
+    in_child: Callable[..., Any], shared: Path, schema: schemas.Schema
 ) -> None:
     """A handler that adds a row at any instruction of a check is no damage, even if the files grow for it."""
 
@@ -576,7 +579,7 @@ def test_a_check_finds_no_damage_while_a_signal_handler_adds_a_row(
 
 @pytest.mark.parametrize("schema", [HITS, WIDE], ids=["in the same page", "in a page of its own"])
 def test_a_signal_handler_that_checks_a_slot_while_a_row_is_added_finds_no_damage(
-    in_child: Callable[..., Any], shared: Path, schema: layout.Schema
+    in_child: Callable[..., Any], shared: Path, schema: schemas.Schema
 ) -> None:
     """A check at any instruction of a row's making, as between its keys and their commit, finds the files in order."""
 

@@ -15,8 +15,7 @@ from users import needs_root
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory, directory_files, label_limit, locks
-from wsgi_prom.store import file_format as layout
+from wsgi_prom.store import directory, directory_files, label_limit, locks, schemas
 from wsgi_prom.store.label_limit import LabelSets
 from wsgi_prom.store.slots import SharedSlot
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 NOBODY = 65534
 STRANGER = 54321
-HITS = layout.counter("hits", "Hits.", ())
+HITS = schemas.counter("hits", "Hits.", ())
 
 SLOT_NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values"]
 NAMES = [*SLOT_NAMES, locks.NAME, label_limit.NAME]

@@ -26,7 +26,7 @@ from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.environment import VARIABLE
-from wsgi_prom.store.file_format import gauge as gauge_schema
+from wsgi_prom.store.schemas import gauge as gauge_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,12 +21,12 @@ from wsgi_prom.merge.readers import Layout, Reading
 from wsgi_prom.request.schemas import Schemas
 from wsgi_prom.server.workers import Workers
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import file_format
+from wsgi_prom.store import schemas
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.store.file_format import Schema
+    from wsgi_prom.store.schemas import Schema
 
 STATES = ("booting", "idle", "busy", "stopping")
 
@@ -254,8 +254,8 @@ def test_a_worker_that_finishes_its_request_before_it_ends_is_stopping() -> None
 @pytest.mark.parametrize("between", [False, True], ids=["alone", "among the application's own"])
 def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None:
     """Ended requests and their seconds are right when a row changes, when none does, and when rows are added."""
-    schemas = Schemas(Settings())
-    assert schemas.untimed is not None
+    of_requests = Schemas(Settings())
+    assert of_requests.untimed is not None
     workers = Workers()
     rows: list[tuple[Schema, tuple[str, ...]]] = []
     columns: list[array[float]] = []
@@ -264,7 +264,7 @@ def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None
         rows.append((schema, ("GET", f"/{number}", "200")))
         columns.append(array("d", [*values, *[0.0] * (schema.width - len(values))]))
         if between:
-            rows.append((file_format.counter("own", "Of the application.", ("number",)), (str(number),)))
+            rows.append((schemas.counter("own", "Of the application.", ("number",)), (str(number),)))
             columns.append(array("d", [1e6]))
 
     def scrape() -> tuple[float, float]:
@@ -275,13 +275,13 @@ def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None
 
     for number in range(40):
         # In its first bucket and its last; behind them what the bodies' sizes add up to.
-        add(schemas.request.schema, number, 0.5, 2, *[0.0] * 13, 1, 1e9, 1, 1e9)
+        add(of_requests.request.schema, number, 0.5, 2, *[0.0] * 13, 1, 1e9, 1, 1e9)
     layout = Layout(rows)
     found = [scrape(), scrape()]
     columns[0][0] += 0.25
     columns[0][3] += 1
     found.append(scrape())
-    add(schemas.untimed, 40, 2, 8.0)
+    add(of_requests.untimed, 40, 2, 8.0)
     layout = Layout(rows[-1 - between :], layout)
     found.append(scrape())
     assert [(120, 20.0), (120, 20.0), (121, 20.25), (123, 28.25)] == found

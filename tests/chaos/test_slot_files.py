@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from processes import in_child
 
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory
+from wsgi_prom.store import directory, schemas
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store.locks import FIRST_SLOT, LockFile
 from wsgi_prom.store.slots import SharedSlot
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-HITS = layout.counter("hits", "Hits.", ("page",))
-WAIT = layout.histogram("wait", "Wait.", ("page",), (0.1, 1.0, float("inf")))
+HITS = schemas.counter("hits", "Hits.", ("page",))
+WAIT = schemas.histogram("wait", "Wait.", ("page",), (0.1, 1.0, float("inf")))
 
 # A label set that nobody has met before the damage.
 NEW = Kind("/pieces", "/pieces", 200, b"piece 0\npiece 1\npiece 2\n")

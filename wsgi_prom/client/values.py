@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client.values import MutexValue
 
 from wsgi_prom.client.slot_values import ExtremeValue, LatestValue, LiveValue, SlotValue
-from wsgi_prom.store import file_format
+from wsgi_prom.store import schemas
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsgi_prom.store.file_format import Schema
+    from wsgi_prom.store.schemas import Schema
     from wsgi_prom.store.slots import Slot
 
 
@@ -105,9 +105,9 @@ class Value:
     ) -> Any:
         names, values = tuple(labelnames), tuple(labelvalues)
         if typ == "counter":
-            return _single(file_format.counter(metric_name, help_text, names), values, SlotValue())
+            return _single(schemas.counter(metric_name, help_text, names), values, SlotValue())
         if typ == "gauge":
-            schema = file_format.gauge(metric_name, help_text, names, multiprocess_mode)
+            schema = schemas.gauge(metric_name, help_text, names, multiprocess_mode)
             return _single(schema, values, _gauge_value(multiprocess_mode))
         if typ == "summary":
             return _summary_part(metric_name, name, help_text, names, values)
@@ -138,7 +138,7 @@ def _summary_part(
     if len(child.values) == 2:
         # The order of the columns is the schema's, whatever order the library makes the values in.
         both = [child.values["count"], child.values["sum"]]
-        _Row(file_format.summary(metric_name, help_text, names), values, both)
+        _Row(schemas.summary(metric_name, help_text, names), values, both)
         _unfinished.finish(child)
     return value
 
@@ -153,7 +153,7 @@ def _histogram_part(
     value, child = _unfinished.add(metric_name, labels, None)
     child.bounds.append(float(values[-1]))
     if child.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
-        schema = file_format.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
+        schema = schemas.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
         _Row(schema, labels, [*child.values.values()])
         _unfinished.finish(child)
     return value

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from wsgi_prom.merge.sums import Sums
-    from wsgi_prom.store.file_format import Columns, Metric
+    from wsgi_prom.store.schemas import Columns, Metric
 
 Labels = tuple[tuple[str, str], ...]
 # The samples of a child: the name of each, and its labels beside the child's own. Children with the same samples share it.

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.readers import Layout, Reading
-from wsgi_prom.store import archive, client_format, file_format
+from wsgi_prom.store import archive, client_format, schemas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from wsgi_prom.store.client_format import Entry, Origin
-    from wsgi_prom.store.file_format import Row
+    from wsgi_prom.store.schemas import Row
 
     Part = tuple[str, str]  # the type of metric, or the mode of a gauge, and the key
     Setting = tuple[Part, float, float]  # of a gauge: its value, and when that was set
@@ -164,9 +164,9 @@ def row_of(part: Part) -> Row:
     if any(map(math.isnan, bounds)):
         raise FormatError(f"{key!r} has no bound")
     if kind == "counter":
-        return file_format.counter(metric_name, help_text, names), values
+        return schemas.counter(metric_name, help_text, names), values
     if kind not in {"summary", "histogram"}:
-        return file_format.gauge(metric_name, help_text, names, kind), values
+        return schemas.gauge(metric_name, help_text, names, kind), values
     # One value of a label set: a count, a sum or a bucket. The merge puts the label set together from such rows.
     columns: dict[str, tuple[int, int]] = {"total": (0, 1)}
     if kind == "summary" and name.endswith("_count"):
@@ -174,8 +174,8 @@ def row_of(part: Part) -> Row:
     elif bounds:
         columns = {"buckets": (0, 1)}
     positions = tuple(range(len(names)))
-    metric = file_format.Metric(kind, metric_name, help_text, positions, bounds=bounds, **columns)  # type: ignore[arg-type]
-    return file_format.Schema(names, 1, (metric,)), values
+    metric = schemas.Metric(kind, metric_name, help_text, positions, bounds=bounds, **columns)  # type: ignore[arg-type]
+    return schemas.Schema(names, 1, (metric,)), values
 
 
 def _entries(folder: int, name: str, origin: Origin, owners: frozenset[int] | None) -> list[Entry]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.merge.readers import Reading
-    from wsgi_prom.store.file_format import Row, Schema
+    from wsgi_prom.store.schemas import Row, Schema
 
 
 @dataclass

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.children import Child, Labels, Shape
     from wsgi_prom.merge.sums import Sums
-    from wsgi_prom.store.file_format import Metric, Schema
+    from wsgi_prom.store.schemas import Metric, Schema
 
     # A family that a schema's rows are part of, the metric, and its labels: name and position.
     Plan = tuple["Family", Metric, list[tuple[str, int]]]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
 from wsgi_prom.errors import FormatError
-from wsgi_prom.store import directory, directory_files, exit_counts, file_format, locks
+from wsgi_prom.store import directory, directory_files, exit_counts, file_format, locks, schemas
 from wsgi_prom.store.claims import Claim
 from wsgi_prom.store.client_format import check_plain
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
     from pathlib import Path
 
-    from wsgi_prom.store.file_format import Row, Schema
     from wsgi_prom.store.locks import LockFile
+    from wsgi_prom.store.schemas import Row, Schema
     from wsgi_prom.store.slots import MemorySlot
 
 # The most that a slot may hold, in bytes of keys and in columns: a million label sets. More is damage, or a sparse file
@@ -40,7 +40,7 @@ _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _UNCLAIMED: Final = Claim()
 # As a Counter of the client library's has it, which uWSGI's workers use.
-_EXITS: Final = file_format.counter(*metrics.WORKER_EXITS, ("reason",))
+_EXITS: Final = schemas.counter(*metrics.WORKER_EXITS, ("reason",))
 
 
 class Layout:

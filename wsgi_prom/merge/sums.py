@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from wsgi_prom.merge.readers import Layout, Reading
-    from wsgi_prom.store.file_format import Row, Schema
+    from wsgi_prom.store.schemas import Row, Schema
 
 # Rows that are added up at a time: with 512 slots, a copy of all columns was a third of the collector's memory.
 _AT_ONCE: Final = 128

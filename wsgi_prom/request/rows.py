@@ -19,7 +19,7 @@ from wsgi_prom.store.label_limit import FOLDED, LabelSets
 if TYPE_CHECKING:
     from wsgi_prom.request.schemas import RouteLabels
     from wsgi_prom.settings import Settings
-    from wsgi_prom.store.file_format import Schema
+    from wsgi_prom.store.schemas import Schema
     from wsgi_prom.store.slots import Columns, Slot
 
     Row = tuple[Columns, int]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
-from wsgi_prom.store import file_format
-from wsgi_prom.store.file_format import Metric, Schema
+from wsgi_prom.store.schemas import Metric, Schema, counter, gauge, histogram, summary
 
 if TYPE_CHECKING:
     from wsgi_prom.settings import Settings
@@ -57,16 +56,16 @@ class Schemas:
         self.aborted = _counter(settings, metrics.ABORTED)
         self.cpu: Schema | None = None
         if settings.cpu:
-            self.cpu = file_format.summary(*_named(settings, metrics.CPU), _labelnames(settings))
+            self.cpu = summary(*_named(settings, metrics.CPU), _labelnames(settings))
         self.in_progress: Schema | None = None
         if metrics.IN_PROGRESS[0] not in settings.disable:
-            self.in_progress = file_format.gauge(*_named(settings, metrics.IN_PROGRESS), (), "livestarts")
+            self.in_progress = gauge(*_named(settings, metrics.IN_PROGRESS), (), "livestarts")
         self.queue: Schema | None = None
         if metrics.QUEUE[0] not in settings.disable:
             bounds = (*settings.queue_buckets, INFINITY)
-            self.queue = file_format.histogram(*_named(settings, metrics.QUEUE), (), bounds)
-        self.dropped = file_format.counter(*metrics.DROPPED, ("metric",))
-        self.errors = file_format.counter(*metrics.ERRORS, ("stage",))
+            self.queue = histogram(*_named(settings, metrics.QUEUE), (), bounds)
+        self.dropped = counter(*metrics.DROPPED, ("metric",))
+        self.errors = counter(*metrics.ERRORS, ("stage",))
         self.garbage = Schema(
             ("worker", "generation"), len(_GARBAGE),
             tuple(Metric("counter", *entry, labels=(0, 1), count=(n, n + 1)) for n, entry in enumerate(_GARBAGE)),
@@ -134,7 +133,7 @@ def _counter(settings: Settings, metric: tuple[str, str], *more: str) -> Schema 
     """Return the schema of a counter by method, route and *more* labels, None if it is disabled."""
     if metric[0] + "_total" in settings.disable:
         return None
-    return file_format.counter(*_named(settings, metric), _labelnames(settings, *more))
+    return counter(*_named(settings, metric), _labelnames(settings, *more))
 
 
 def _labelnames(settings: Settings, *more: str) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from wsgi_prom.merge.readers import Layout, Reading
-    from wsgi_prom.store.file_format import Schema
+    from wsgi_prom.store.schemas import Schema
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.bindings import Binding
-    from wsgi_prom.store.file_format import Schema
     from wsgi_prom.store.fork_guard import ForkGuard
+    from wsgi_prom.store.schemas import Schema
     from wsgi_prom.store.slots import Columns, Slot
 
 log = logging.getLogger("wsgi_prom")

@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass, field
 from itertools import groupby
 from json.encoder import encode_basestring_ascii as _quoted
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import FormatError
+from wsgi_prom.store.schemas import GAUGE_MODES, Metric, Schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from wsgi_prom.store.schemas import Row
 
 VERSION: Final = 3
 MAGIC: Final = b"wsgiprom"
@@ -45,91 +47,19 @@ INITIAL_SIZE: Final = 4096
 LARGEST_KEYS: Final = 16 * 1024 * 1024
 LARGEST_VALUES: Final = 32 * 1024 * 1024
 
-LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent", "livestarts"})
-# The next owner of a slot starts these from 0: a live gauge is of a living process, and `all` of one process.
-PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
 
-GAUGE_MODES: Final = LIVE_MODES | {mode.removeprefix("live") for mode in LIVE_MODES}
-
-Columns = tuple[int, int]  # from, to (exclusive), counted from the row's first
-
-
-@dataclass(frozen=True)
-class Metric:
-    """
-    One metric family that a row carries.
-
-    *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
-    among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
-    number of observations of a summary, from which the sum of *less* is taken off; *total* is the column of a sum of
-    observations; *buckets* belong to *bounds*.
-    """
-
-    type: str
-    name: str
-    help: str
-    labels: tuple[int, ...] = ()
-    count: Columns | None = None
-    total: Columns | None = None
-    buckets: Columns | None = None
-    bounds: tuple[float, ...] = ()
-    mode: str = ""
-    less: Columns | None = None
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What the columns of a row mean. Its line is written once to each key file that has a row of it."""
-
-    labelnames: tuple[str, ...]
-    width: int
-    metrics: tuple[Metric, ...]
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Kept, as it takes 2 us, and each row is looked up by its schema.
-        object.__setattr__(self, "_hash", hash((self.labelnames, self.width, self.metrics)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def line(self) -> bytes:
-        metrics = [
-            {
-                name: value
-                for name, value in vars(metric).items()
-                if name in {"type", "name", "help"} or value not in (None, (), "")
-            }
-            for metric in self.metrics
-        ]
-        item = {"labels": self.labelnames, "width": self.width, "metrics": metrics}
-        # ASCII, so that a lone surrogate in a text survives, and one line whatever a text holds.
-        return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
-
-
-Row = tuple[Schema, tuple[str, ...]]  # and its label values
-
-
-def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
-    return _single("counter", name, help_text, labelnames, 1, count=(0, 1))
-
-
-def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
-    # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; all others
-    # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
-    width = 1 if mode.endswith(("sum", "starts")) else 2
-    return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode)
-
-
-def summary(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
-    return _single("summary", name, help_text, labelnames, 2, count=(0, 1), total=(1, 2))
-
-
-def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tuple[float, ...]) -> Schema:
-    width = 1 + len(bounds)
-    return _single(
-        "histogram", name, help_text, labelnames, width, total=(0, 1), buckets=(1, width), bounds=bounds
-    )
+def schema_line(schema: Schema) -> bytes:
+    metrics = [
+        {
+            name: value
+            for name, value in vars(metric).items()
+            if name in {"type", "name", "help"} or value not in (None, (), "")
+        }
+        for metric in schema.metrics
+    ]
+    item = {"labels": schema.labelnames, "width": schema.width, "metrics": metrics}
+    # ASCII, so that a lone surrogate in a text survives, and one line whatever a text holds.
+    return json.dumps(item, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def row_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
@@ -289,11 +219,3 @@ def _check_metric(metric: Metric, schema: Schema) -> None:
 def _all_of(items: tuple[object, ...], kind: type) -> bool:
     # Not isinstance: a bool is no column.
     return all(type(item) is kind for item in items)
-
-
-def _single(
-    kind: str, name: str, help_text: str, labelnames: tuple[str, ...], width: int, **columns: Any
-) -> Schema:
-    """Return the schema of one metric, which has all labels."""
-    labels = tuple(range(len(labelnames)))
-    return Schema(labelnames, width, (Metric(kind, name, help_text, labels, **columns),))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
+from wsgi_prom.store.schemas import PER_PROCESS_MODES
 from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.claims import Stage
-    from wsgi_prom.store.file_format import Schema
     from wsgi_prom.store.locks import LockFile
+    from wsgi_prom.store.schemas import Schema
 
     class Columns(Protocol):
         """A memoryview or an array of doubles."""
@@ -228,7 +229,7 @@ class SharedSlot:
         lines = b""
         if number is None:
             number = len(self._schemas)
-            lines = schema.line()
+            lines = file_format.schema_line(schema)
         lines += file_format.row_line(number, labelvalues)
         first, end = self._end, self._end + schema.width
         self._files.append(lines, end)
@@ -242,7 +243,7 @@ class SharedSlot:
         rows = file_format.parse_lines(self._files.lines, schemas)
         # By identity, which takes half of the time of a look-up by the schema.
         numbers = {id(schema): self._schemas.setdefault(schema, n) for n, schema in enumerate(schemas)}
-        modes = file_format.PER_PROCESS_MODES
+        modes = PER_PROCESS_MODES
         per_process = {id(schema) for schema in schemas if any(m.mode in modes for m in schema.metrics)}
         gauges: list[tuple[int, int]] = []
         known, end = self._rows, self._end

@@ -1,0 +1,87 @@
+"""What the columns of a row mean: a schema, and the metrics that it carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+LIVE_MODES: Final = frozenset({"liveall", "livemin", "livemax", "livesum", "livemostrecent", "livestarts"})
+# The next owner of a slot starts these from 0: a live gauge is of a living process, and `all` of one process.
+PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
+
+GAUGE_MODES: Final = LIVE_MODES | {mode.removeprefix("live") for mode in LIVE_MODES}
+
+Columns = tuple[int, int]  # from, to (exclusive), counted from the row's first
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    One metric family that a row carries.
+
+    *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
+    among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
+    number of observations of a summary, from which the sum of *less* is taken off; *total* is the column of a sum of
+    observations; *buckets* belong to *bounds*.
+    """
+
+    type: str
+    name: str
+    help: str
+    labels: tuple[int, ...] = ()
+    count: Columns | None = None
+    total: Columns | None = None
+    buckets: Columns | None = None
+    bounds: tuple[float, ...] = ()
+    mode: str = ""
+    less: Columns | None = None
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the columns of a row mean. Its line is written once to each key file that has a row of it."""
+
+    labelnames: tuple[str, ...]
+    width: int
+    metrics: tuple[Metric, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Kept, as it takes 2 us, and each row is looked up by its schema.
+        object.__setattr__(self, "_hash", hash((self.labelnames, self.width, self.metrics)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+Row = tuple[Schema, tuple[str, ...]]  # and its label values
+
+
+def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
+    return _single("counter", name, help_text, labelnames, 1, count=(0, 1))
+
+
+def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
+    # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; all others
+    # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
+    width = 1 if mode.endswith(("sum", "starts")) else 2
+    return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode)
+
+
+def summary(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
+    return _single("summary", name, help_text, labelnames, 2, count=(0, 1), total=(1, 2))
+
+
+def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tuple[float, ...]) -> Schema:
+    width = 1 + len(bounds)
+    return _single(
+        "histogram", name, help_text, labelnames, width, total=(0, 1), buckets=(1, width), bounds=bounds
+    )
+
+
+def _single(
+    kind: str, name: str, help_text: str, labelnames: tuple[str, ...], width: int, **columns: Any
+) -> Schema:
+    """Return the schema of one metric, which has all labels."""
+    labels = tuple(range(len(labelnames)))
+    return Schema(labelnames, width, (Metric(kind, name, help_text, labels, **columns),))
