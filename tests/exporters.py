@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import live
+import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,13 +115,9 @@ def descriptors(server: live.LiveServer) -> int:
     return len(os.listdir(f"/proc/{server.pid}/fd"))
 
 
-def sockets(server: live.LiveServer) -> int:
-    """Return how many of its descriptors are sockets."""
-    found = 0
-    for fd in Path(f"/proc/{server.pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found += str(fd.readlink()).startswith("socket:")
-    return found
+def holds(server: live.LiveServer, client: socket.socket) -> bool:
+    """Return whether the exporter has not closed its end of the connection of *client*."""
+    return client.getsockname()[1] in wire.connections(server.pid, address(server)[1])
 
 
 def processor_seconds(server: live.LiveServer) -> float:

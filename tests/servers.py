@@ -5,13 +5,16 @@ The servers that every claim about totals is tested on, by name, and what tests 
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import live
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from live import LiveServer, Samples
@@ -86,6 +89,35 @@ def shared_directory(server: LiveServer) -> Path:
     found = re.search(r"--directory (\S+)", live.command_line(pid))
     assert found is not None
     return Path(found[1])
+
+
+# What the exporter and the arbiter of gunicorn write into the shared directory, each in its own time.
+_OF_NO_WORKER: Final = re.compile(r"wsgi_prom\.(processes|exits\.\d+)")
+
+
+def files(folder: Path) -> dict[str, os.stat_result]:
+    """Return the files of the shared directory *folder* by name, less those that are about to take the place of another."""
+    found = {}
+    for path in folder.iterdir():
+        if path.suffix != ".new":
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found[path.name] = path.lstat()
+    return found
+
+
+def worker_files(folder: Path) -> dict[str, os.stat_result]:
+    """Return the `files` of *folder* that no process but a worker writes."""
+    return {name: found for name, found in files(folder).items() if not _OF_NO_WORKER.fullmatch(name)}
+
+
+def remove(folder: Path) -> None:
+    """Remove the shared directory *folder*, in which processes may write meanwhile."""
+
+    def removed() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    assert live.eventually(removed, bool)
 
 
 def value(samples: Samples, name: str, **labels: str) -> float | None:

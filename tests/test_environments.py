@@ -68,9 +68,8 @@ def test_an_unknown_user_without_a_home(name: str, umask: str) -> None:
         assert_counted(server)
         path = servers.shared_directory(server)
         assert (0o700, UNKNOWN) == (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid)
-        assert {(0o600, UNKNOWN)} == {
-            (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid) for file in path.iterdir()
-        }
+        files = servers.files(path).values()
+        assert {(0o600, UNKNOWN)} == {(stat.S_IMODE(found.st_mode), found.st_uid) for found in files}
     assert not path.exists()
 
 

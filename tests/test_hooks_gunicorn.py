@@ -104,7 +104,8 @@ FAULTS = {
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # gunicorn itself needs some
 """,
     "no directory": """
-    [shutil.rmtree(path) for path in glob.glob("/dev/shm/wsgi_prom-*")]
+    while found := glob.glob("/dev/shm/wsgi_prom-*"):  # the exporter may write there meanwhile
+        shutil.rmtree(found[0], ignore_errors=True)
 """,
     "no memory": """
     SharedSlot.claim = classmethod(lambda *_: bytes(1 << 60))

@@ -222,16 +222,15 @@ def test_workers_that_drop_to_another_user_own_their_files() -> None:
         live.drive(server.url, ["/record"] * 40)
         samples = server.samples()
         folder = servers.shared_directory(server)
-        owners = {path.name: (path.stat().st_uid, oct(path.stat().st_mode)[-3:]) for path in folder.iterdir()}
+        owners = {(found.st_uid, oct(found.st_mode)[-3:]) for found in servers.files(folder).values()}
         exporter = {live.user_id(pid) for pid in servers.supervisor_and_serving(server)}
         mode = oct(folder.stat().st_mode)[-3:]
         readable = [environment_seen_by("www-data", pid) for pid in server.processes()]
         server.kill(15)
         gone = live.eventually(folder.exists, lambda found: not found)
-    user = {33}
     assert servers.value(samples, "app_orders_total", kind="a") == 40
-    assert user == exporter == {uid for uid, _ in owners.values()}
-    assert {"600"} == {mode for _, mode in owners.values()}
+    assert {(33, "600")} == owners
+    assert {33} == exporter
     assert mode == "700"
     assert gone is False
     # The exporter's can be read, and does not hold what only root was told.

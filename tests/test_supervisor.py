@@ -414,7 +414,7 @@ def remade(server: live.LiveServer) -> bool:
     Remove the directory of *server*, make it again as a worker does, and return whether its exporter is seen there.
     """
     folder = servers.shared_directory(server)
-    shutil.rmtree(folder)
+    servers.remove(folder)
     lock_file = directory.prepare(folder)
     found = live.eventually(lambda: lock_file.holder(locks.EXPORTER), lambda pid: pid is not None)
     return found in servers.supervisor_and_serving(server)

@@ -99,7 +99,7 @@ def test_root_makes_it_for_its_workers(volume: Path) -> None:
         live.drive(server.url, ["/"] * 20)
         counted = servers.requests_counted(server.samples())
         own = servers.shared_directory(server)
-        owners = {path.stat().st_uid for path in (own, *own.iterdir())}
+        owners = {found.st_uid for found in (own.stat(), *servers.files(own).values())}
     assert {("/", "200"): 20} == counted
     assert (volume / f"wsgi_prom-{USER}", {USER}) == (own, owners)
 

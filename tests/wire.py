@@ -9,6 +9,7 @@ import contextlib
 import re
 import socket
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +26,9 @@ CHUNKED: Final = re.compile(rb"(?im)^Transfer-Encoding:.*chunked[ \t]*\r$")
 INTERIM: Final = re.compile(rb"HTTP/1\.\d 1\d\d .*\r\n\r\n")
 BODILESS: Final = re.compile(rb"HTTP/1\.\d (?:1\d\d|204|304)\b")
 DATE: Final = re.compile(rb"(?im)^(Date:) .*? GMT\r$")
+
+# ESTABLISHED and CLOSE_WAIT, of include/net/tcp_states.h.
+UNCLOSED: Final = ("01", "08")
 
 # Asked last on a connection: whether it is answered tells whether the connection was still open, and its answer that
 # nothing was left over from those before it.
@@ -165,6 +169,13 @@ def steady(data: bytes, url: str) -> bytes:
     """
     port = str(urlsplit(url).port).encode()
     return DATE.sub(rb"\1 *\r", data).replace(b":" + port, b":PORT")
+
+
+def connections(pid: int, port: int) -> set[int]:
+    """Return the clients' ports of the connections to *port* whose end the process *pid* has not closed: proc_pid_net(5)."""
+    rows = (line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
+    found = ((row[1].partition(":")[2], row[2].partition(":")[2], row[3]) for row in rows)
+    return {int(remote, 16) for own, remote, state in found if int(own, 16) == port and state in UNCLOSED}
 
 
 def exchange(url: str, data: bytes) -> bytes:

@@ -9,4 +9,6 @@ from plain import app
 
 __all__ = ("app",)
 
-shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+# The exporter may write there meanwhile.
+while os.path.exists(os.environ["PROMETHEUS_MULTIPROC_DIR"]):  # noqa: PTH110
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

@@ -53,12 +53,12 @@ class Place(NamedTuple):
 
 def emptied(place: Place) -> Iterator[None]:
     for file in place.here.iterdir():
-        file.unlink()
+        file.unlink(missing_ok=True)
     yield
 
 
 def removed(place: Place) -> Iterator[None]:
-    shutil.rmtree(place.here)
+    servers.remove(place.here)
     yield
 
 
@@ -71,24 +71,40 @@ def removed_file_by_file(place: Place) -> Iterator[None]:
 
 def replaced_by_another(place: Place) -> Iterator[None]:
     place.here.rename(place.here.with_name("aside"))
-    place.here.mkdir(0o700)
+    # A worker may have been faster.
+    place.here.mkdir(0o700, exist_ok=True)
     yield
-    shutil.rmtree(place.here.with_name("aside"))
+    servers.remove(place.here.with_name("aside"))
 
 
 def replaced_by_a_file(place: Place) -> Iterator[None]:
-    shutil.rmtree(place.here)
-    place.here.write_bytes(b"not a directory")
+    def replaced() -> bool:
+        servers.remove(place.here)
+        try:
+            place.here.write_bytes(b"not a directory")
+        except IsADirectoryError:  # a worker has made it again
+            return False
+        return True
+
+    assert live.eventually(replaced, bool)
     yield
     place.here.unlink()
 
 
 def moved_and_put_back(place: Place) -> Iterator[None]:
-    place.here.rename(place.here.with_name("aside"))
+    aside = place.here.rename(place.here.with_name("aside"))
     yield
-    # The workers have made it again by now, or not.
-    shutil.rmtree(place.here, ignore_errors=True)
-    place.here.with_name("aside").rename(place.here)
+
+    def put_back() -> bool:
+        # The workers have made it again by now, or not.
+        servers.remove(place.here)
+        try:
+            aside.rename(place.here)
+        except OSError:  # they have just made it
+            return False
+        return True
+
+    assert live.eventually(put_back, bool)
 
 
 def hidden(place: Place) -> Iterator[None]:
@@ -225,12 +241,6 @@ def test_files_that_were_put_back_are_counted_once(shared: Path, copied: bool) -
     assert [1.0, 2.0, 2.0, 3.0, 3.0] == in_child(live_through)
 
 
-def removed(path: Path) -> bool:
-    # The exporter may write its file there meanwhile.
-    shutil.rmtree(path, ignore_errors=True)
-    return not path.exists()
-
-
 @pytest.mark.parametrize(
     ("name", "own"),
     list(product(servers.BOTH, [False, True]))
@@ -247,8 +257,7 @@ def test_a_directory_that_is_gone_is_said_to_be(name: str, own: bool, tmp_path: 
             case.send_all(KINDS * 8)
             assert (1, 200) == (shown(case, READABLE), status(case, "/-/ready"))
             with case.fault(cuts=False):
-                here = servers.shared_directory(server)
-                live.eventually(lambda: removed(here), bool)
+                servers.remove(servers.shared_directory(server))
             assert (0, 503, 200) == (
                 shown(case, READABLE),
                 status(case, "/-/ready"),
@@ -292,7 +301,7 @@ def test_a_directory_that_is_closed_to_its_user_is_said_to_be(name: str) -> None
         here = seen_by(server, path)
         user = here.stat().st_uid
         said = {}
-        for harm in (lambda: here.chmod(0o500), lambda: here.chmod(0), lambda: shutil.rmtree(here)):
+        for harm in (lambda: here.chmod(0o500), lambda: here.chmod(0), lambda: servers.remove(here)):
             case.send_all(KINDS * 8)
             assert 0 == settled(case)
             logged = server.log().count(str(path))

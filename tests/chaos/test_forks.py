@@ -97,7 +97,7 @@ def test_a_daemon_does_not_keep_its_dead_parent_s_slot(name: str) -> None:
         with Case(f"daemons, {name}", server) as case:
             case.wait_for(20)
             folder = servers.shared_directory(server)
-            files = set(folder.iterdir())
+            files = set(servers.worker_files(folder))
             for _ in range(max(1, scale.forks // 4)):
                 worker, daemon = map(int, server.get("/daemon").body.split())
                 case.tally.completed["/daemon", "200"] += 1
@@ -109,7 +109,7 @@ def test_a_daemon_does_not_keep_its_dead_parent_s_slot(name: str) -> None:
                 assert daemon not in holders
                 assert not targets.ended(daemon)
                 server.signal_child(daemon, signal.SIGKILL)
-            assert files == set(folder.iterdir())
+            assert files == set(servers.worker_files(folder))
 
 
 def slot_holders(path: Path) -> set[int]:

@@ -45,8 +45,7 @@ def quarters(values: list[int]) -> tuple[list[int], list[int]]:
 
 
 def sizes(directory: Path) -> dict[str, int]:
-    # The exporter's file of CPU times has as many lines as processes, whose numbers get more digits.
-    return {item.name: item.stat().st_size for item in directory.iterdir() if "processes" not in item.name}
+    return {name: found.st_size for name, found in servers.worker_files(directory).items()}
 
 
 @pytest.mark.parametrize(

@@ -347,7 +347,7 @@ class Crowd:
 
 # One file aside for each file: they do not pile up.
 ALLOWED = re.compile(
-    r"wsgi_prom\.(\d+\.(values|keys)(\.bad)?|lock|labels|exits\.\d+|processes(\.new)?)|victim\..*"
+    r"wsgi_prom\.(\d+\.(values|keys)(\.bad)?|lock|labels|(exits\.\d+|processes)(\.new)?)|victim\..*"
 )
 
 
@@ -470,5 +470,5 @@ def close(path: Path) -> None:
 
 
 def reopen(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.chmod(0o600)
+    for name in servers.files(folder):
+        (folder / name).chmod(0o600)
