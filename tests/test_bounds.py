@@ -34,7 +34,7 @@ def write_slot(path: Path, number: int, schema: schemas.Schema, *, committed: in
         + layout.row_line(0, ("x",) * len(schema.labelnames))
     )
     (path / directory.slot_file(number, "keys")).write_bytes(keys)
-    values = layout.pack_header(number, committed or len(keys)) + struct.pack("d", 1.0)
+    values = layout.pack_header(number, committed or len(keys)) + struct.pack("2d", 0.0, 1.0)
     (path / directory.slot_file(number, "values")).write_bytes(values)
 
 

@@ -43,8 +43,10 @@ BUSY = schemas.gauge("busy", "Busy.", (), "livesum")
 Row = tuple[schemas.Schema, tuple[str, ...], tuple[float, ...]]
 
 
-def write_slot(path: Path, number: int, rows: Iterable[Row], nonce: int | None = None) -> None:
-    """Write the files of a slot that nobody holds."""
+def write_slot(
+    path: Path, number: int, rows: Iterable[Row], nonce: int | None = None, start: float = 0.0
+) -> None:
+    """Write the files of a slot that nobody holds, with rows of the time *start*."""
     directory.prepare(path)
     nonce = 1 + number if nonce is None else nonce
     known: list[schemas.Schema] = []
@@ -54,7 +56,7 @@ def write_slot(path: Path, number: int, rows: Iterable[Row], nonce: int | None =
             known.append(schema)
             keys += layout.schema_line(schema)
         keys += layout.row_line(known.index(schema), labels)
-        values += struct.pack(f"={schema.width}d", *columns)
+        values += struct.pack(f"={schema.stride}d", start, *columns)
     header = layout.pack_header(nonce, len(keys))
     (path / f"wsgi_prom.{number}.keys").write_bytes(keys)
     (path / f"wsgi_prom.{number}.values").write_bytes((header + values).ljust(4096, b"\0"))
@@ -642,7 +644,7 @@ def test_the_report_says_what_was_met(shared: Path) -> None:
     collector.collect()
     slot.leave()
     report = collector.report
-    assert (1, 1, 8 * 5, 0) == (report.slots_live, report.slots_free, report.value_bytes, report.conflicts)
+    assert (1, 1, 8 * 7, 0) == (report.slots_live, report.slots_free, report.value_bytes, report.conflicts)
     assert ("slot 2", "counter_1.db") == report.unreadable
     assert report.duration > 0
 
@@ -757,10 +759,10 @@ def test_a_collector_without_a_directory_shows_the_processs_own(in_child: Callab
 
         current_slot.part_from_parent()
         collector = Collector(None)
-        current_slot.slot.row(READS, ())[0][0] += 2.0
+        current_slot.slot.row(READS, ())[0][1] += 2.0
         before = samples(collector)
-        current_slot.slot.row(HITS, ("/a",))[0][0] += 1.0
-        current_slot.slot.row(READS, ())[0][0] += 1.0
+        current_slot.slot.row(HITS, ("/a",))[0][1] += 1.0
+        current_slot.slot.row(READS, ())[0][1] += 1.0
         return before, samples(collector)
 
     before, after = in_child(run)

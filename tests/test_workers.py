@@ -262,10 +262,10 @@ def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None
 
     def add(schema: Schema, number: int, *values: float) -> None:
         rows.append((schema, ("GET", f"/{number}", "200")))
-        columns.append(array("d", [*values, *[0.0] * (schema.width - len(values))]))
+        columns.append(array("d", [0.0, *values, *[0.0] * (schema.width - len(values))]))
         if between:
             rows.append((schemas.counter("own", "Of the application.", ("number",)), (str(number),)))
-            columns.append(array("d", [1e6]))
+            columns.append(array("d", [0.0, 1e6]))
 
     def scrape() -> tuple[float, float]:
         data = array("d", chain.from_iterable(columns)).tobytes()
@@ -278,8 +278,8 @@ def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None
         add(of_requests.request.schema, number, 0.5, 2, *[0.0] * 13, 1, 1e9, 1, 1e9)
     layout = Layout(rows)
     found = [scrape(), scrape()]
-    columns[0][0] += 0.25
-    columns[0][3] += 1
+    columns[0][1] += 0.25
+    columns[0][4] += 1
     found.append(scrape())
     add(of_requests.untimed, 40, 2, 8.0)
     layout = Layout(rows[-1 - between :], layout)

@@ -8,6 +8,7 @@ summary's a count and a sum. Those that belong together become one row of the sl
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 class _Row:
     """The values of one metric child, bound to its row of the slot."""
 
-    __slots__ = ("__weakref__", "_labelvalues", "_schema", "_values")
+    __slots__ = ("__weakref__", "_labelvalues", "_schema", "_start", "_values")
 
     def __init__(self, schema: Schema, labelvalues: tuple[str, ...], values: list[SlotValue]) -> None:
         self._schema = schema
         self._labelvalues = labelvalues
         self._values = values
+        self._start = math.inf
         for value in values:
             value._row = self  # the current slot refers to the row weakly, the metric to its values
         current_slot.add(self)
@@ -43,6 +45,8 @@ class _Row:
         for index, value in enumerate(self._values, start=first):
             if not value.is_in(columns):
                 value.move(columns, index, keep=keep)
+        # What goes along was counted since the former row was made.
+        self._start = columns[first - 1] = min(columns[first - 1], self._start if keep else math.inf)
 
 
 class _Child:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from prometheus_client.metrics_core import Metric
+    from prometheus_client.samples import Sample
 
     from wsgi_prom.merge.children import Labels, Shape
     from wsgi_prom.merge.families import Families, Family
@@ -202,10 +203,18 @@ def _by_client_library(metrics: Iterable[Metric], *, openmetrics: bool, names: C
         metric.samples = [
             sample._replace(labels={name: _encodable(value) for name, value in sample.labels.items()})
             for sample in metric.samples
-            if not names or metric.name in names or sample.name in names
+            if (not names or metric.name in names or sample.name in names) and not _is_start(metric, sample)
         ]
     registry: Any = SimpleNamespace(collect=lambda: [m for m in metrics if m.samples or not names])
     if openmetrics:
         page: bytes = openmetrics_exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
         return page.decode().removesuffix("# EOF\n")
     return generate_latest(registry).decode()
+
+
+def _is_start(metric: Metric, sample: Sample) -> bool:
+    """Return whether *sample* is a line `_created`, of which Prometheus makes a series."""
+    return metric.type in _WITH_STARTS and sample.name == f"{metric.name}_created"
+
+
+_WITH_STARTS: Final = frozenset({"counter", "summary", "histogram"})

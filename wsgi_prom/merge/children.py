@@ -33,18 +33,25 @@ class Child:
         self._sums = sums
         self.labels = labels
         self.shape: Shape = ()
+        # The numbers of its rows.
+        self.rows: list[int] = []
 
     def add(self, number: int, metric: Metric) -> None:
         """Add row *number*, of which *metric* says what the columns mean."""
         raise NotImplementedError
+
+    def start(self) -> float:
+        """Return since when it counts: the least start time of its rows, 0 if none is known."""
+        times = self._sums.start_times()
+        return min([times[number] for number in self.rows if times[number]], default=0.0)
 
     def values(self) -> Sequence[float]:
         """Return a value for each of the samples. A gauge brings its shape up to date as well."""
         raise NotImplementedError
 
     def _columns(self, number: int, columns: Columns | None) -> list[slice]:
-        start = self._sums.starts[number]
-        return [slice(start + columns[0], start + columns[1])] if columns else []
+        first = self._sums.firsts[number] + 1
+        return [slice(first + columns[0], first + columns[1])] if columns else []
 
     def _sum(self, parts: list[slice]) -> float:
         totals = self._sums.totals
@@ -132,19 +139,17 @@ class GaugeChild(Child):
     def __init__(self, name: str, labels: Labels, sums: Sums) -> None:
         super().__init__(name, labels, sums)
         self._mode = ""
-        self._numbers: list[int] = []
 
-    def add(self, number: int, metric: Metric) -> None:
-        if not self._numbers:
+    def add(self, _number: int, metric: Metric) -> None:
+        if not self._mode:
             self._mode = metric.mode
             if self._mode.endswith("all"):
                 # As in the client library: an application's own label `pid` gives way.
                 self.labels = tuple(pair for pair in self.labels if pair[0] != "pid")
-        self._numbers.append(number)
 
     def values(self) -> Sequence[float]:
         live, mode = self._mode.startswith("live"), self._mode.removeprefix("live")
-        found = chain.from_iterable(map(self._sums.shown, self._numbers))
+        found = chain.from_iterable(map(self._sums.shown, self.rows))
         # The value, and the second column: whether the process has set the gauge, or when. Rows of a sum have none.
         shown = [
             (pid, columns[0], columns[1] if len(columns) > 1 else 1.0)

@@ -117,7 +117,11 @@ class ClientFiles:
                 for key, value, _ in entries:
                     sums.setdefault((origin.type, key), []).append(value)
         if sums:
-            yield self._reading("client", "", list(sums), array("d", map(archive.total, sums.values())))
+            # No start time is known, here and below.
+            columns = array(
+                "d", [column for parts in sums.values() for column in (0.0, archive.total(parts))]
+            )
+            yield self._reading("client", "", list(sums), columns)
 
     def _gauges(self) -> Iterator[Reading]:
         """Yield the gauges of each file as a source, and of the archive one for each process that left `all` gauges."""
@@ -133,7 +137,7 @@ class ClientFiles:
             columns = array("d")
             for (mode, _), value, when in settings:
                 second = when if mode.endswith("mostrecent") else 1.0  # the process has set this gauge
-                columns.extend((value,) if mode.endswith("sum") else (value, second))
+                columns.extend((0.0, value) if mode.endswith("sum") else (0.0, value, second))
             yield self._reading(f"client {name}", pid, [part for part, _, _ in settings], columns)
 
     def _reading(self, key: str, pid: str, parts: list[Part], columns: array[float]) -> Reading:

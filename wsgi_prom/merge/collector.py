@@ -200,8 +200,8 @@ def _counts(reading: Reading) -> dict[Row, list[float]]:
     columns = array("d", reading.data)
     start = 0
     for schema, labelvalues in reading.layout.rows:
-        found[schema, labelvalues] = [columns[start + n] for n in _rising(schema)]
-        start += schema.width
+        found[schema, labelvalues] = [columns[start + 1 + n] for n in _rising(schema)]
+        start += schema.stride
     return found
 
 

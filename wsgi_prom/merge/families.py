@@ -55,6 +55,11 @@ class Family:
         """The name and all labels of each sample, in the order of the values."""
         return ((name, labels + more) for labels, shape in self.children for name, more in shape)
 
+    @property
+    def starts(self) -> list[float]:
+        """Since when each child counts, in seconds since the epoch, 0 if that is not known. Made at each call."""
+        return [child.start() for child in self._by_labels.values() if child.shape]
+
     def child(self, labels: Labels) -> Child:
         """Return the child of *labels*, to which the caller adds a row."""
         self._changed = True
@@ -106,6 +111,7 @@ class Families:
                 plans = self._plans[id(schema)] = list(self._plan(schema))
             for family, metric, names in plans:
                 child = family.child(tuple([(name, labelvalues[n]) for name, n in names]))
+                child.rows.append(number)
                 child.add(number, metric)
         self._met = len(self._sums.rows)
         for family in self._families.values():

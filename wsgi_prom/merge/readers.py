@@ -52,7 +52,7 @@ class Layout:
 
     def __init__(self, rows: Iterable[Row] = (), before: Layout | None = None) -> None:
         self.rows: list[Row] = [*before.rows, *rows] if before else list(rows)
-        self.width = sum([schema.width for schema, _ in self.rows])
+        self.width = sum([schema.stride for schema, _ in self.rows])
         self._schemas: list[Schema] = list(before._schemas) if before else []
         self._memo: file_format.Memo = before._memo if before else file_format.Memo()
         # Weak: while processes meet new label sets, each scrape makes layouts that the next one no longer needs.
@@ -179,7 +179,7 @@ class ExitsSource:
         rows = [(_EXITS, (reason,)) for reason in counts]
         if rows != self._layout.rows:
             self._layout = Layout(rows)
-        data = array("d", counts.values()).tobytes()
+        data = array("d", [column for count in counts.values() for column in (0.0, count)]).tobytes()
         return [Reading(self._layout, data, ("exits", self._number), "", live=False, kept=True)]
 
 

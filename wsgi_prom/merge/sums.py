@@ -9,6 +9,7 @@ Add up the columns of all sources, at each scrape anew.
 
 from __future__ import annotations
 
+import math
 import weakref
 from array import array
 from typing import TYPE_CHECKING, Final
@@ -24,13 +25,19 @@ _AT_ONCE: Final = 128
 
 
 class Sums:
-    """All *rows* by number, the first column of each (*starts*), and after `update` the sums of all columns (*totals*)."""
+    """
+    All *rows* by number, and after `update` the sums of all columns (*totals*).
+
+    *firsts* are the first columns of the rows: what stands there are start times, whose sum means nothing.
+    """
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.starts = [0]
+        self.firsts = [0]
         self.totals: list[float] = []
+        self._placed: list[tuple[Reading, _Place]] = []
         self._present: list[tuple[Reading, _Place]] = []
+        self._start_times: list[float] | None = None
         self._places: weakref.WeakKeyDictionary[Layout, _Place] = weakref.WeakKeyDictionary()
         # By the schema's identity: its hash takes 1 to 2 us, everything else about a row 0.25. *rows* keep it alive.
         self._numbers: dict[int, dict[tuple[str, ...], int]] = {}
@@ -42,6 +49,7 @@ class Sums:
         Of those, *present* were read in this scrape; the others are of slots that are gone.
         """
         placed = [(reading, self._place(reading.layout)) for reading in readings]
+        self._placed, self._start_times = placed, None
         self._present = [(reading, self._places[reading.layout]) for reading in present]
         self.totals = []
         for first in range(0, len(self.rows), _AT_ONCE):
@@ -60,11 +68,24 @@ class Sums:
         return len(numbers) == len(self.rows)
 
     def shown(self, number: int) -> Iterator[tuple[str, bool, array[float]]]:
-        """Yield what each process that is present has in row *number*: its `pid` label, whether it is alive, the columns."""
+        """Yield what each process that is present has in row *number*: its `pid` label, whether it is alive, the values."""
         for reading, place in self._present:
             if place.holds(number):
                 piece = self._piece(reading, place, number, number + 1)
-                yield reading.name, reading.live, array("d", piece)
+                yield reading.name, reading.live, array("d", piece[8:])
+
+    def start_times(self) -> list[float]:
+        """Return since when each row counts: the least start time that a source has, 0 if none has one."""
+        if self._start_times is None:
+            found = [math.inf] * len(self.rows)
+            for reading, place in self._placed:
+                columns = array("d", reading.data)
+                for number in place.numbers:
+                    first = self.firsts[number] if place.offsets is None else place.offsets[number] // 8
+                    if 0 < columns[first] < found[number]:
+                        found[number] = columns[first]
+            self._start_times = [0.0 if time == math.inf else time for time in found]
+        return self._start_times
 
     def _place(self, layout: Layout) -> _Place:
         place = self._places.get(layout)
@@ -77,30 +98,30 @@ class Sums:
                 if number is None or number in offsets:
                     number = self._add(schema, labelvalues)
                 offsets[number] = offset
-                offset += 8 * schema.width
+                offset += 8 * schema.stride
             place = self._places[layout] = _Place(offsets)
         return place
 
     def _add(self, schema: Schema, labelvalues: tuple[str, ...]) -> int:
         number = len(self.rows)
         self.rows.append((schema, labelvalues))
-        self.starts.append(self.starts[-1] + schema.width)
+        self.firsts.append(self.firsts[-1] + schema.stride)
         self._numbers[id(schema)][labelvalues] = number
         return number
 
     def _piece(self, reading: Reading, place: _Place, first: int, last: int) -> bytes:
         """Return the columns of the rows from *first* to *last* (exclusive): 0 for rows that it has not, b"" if it has none."""
-        starts, data = self.starts, reading.data
-        size = 8 * (starts[last] - starts[first])
+        firsts, data = self.firsts, reading.data
+        size = 8 * (firsts[last] - firsts[first])
         if place.offsets is None:
-            found = data[8 * starts[first] : 8 * starts[last]]
+            found = data[8 * firsts[first] : 8 * firsts[last]]
         elif max(place.offsets[first:last], default=-1) < 0:
             return b""
         else:
             found = b"".join([
-                data[offset : offset + 8 * (starts[number + 1] - starts[number])]
+                data[offset : offset + 8 * (firsts[number + 1] - firsts[number])]
                 if offset >= 0
-                else bytes(8 * (starts[number + 1] - starts[number]))
+                else bytes(8 * (firsts[number + 1] - firsts[number]))
                 for number, offset in enumerate(place.offsets[first:last], first)
             ])  # fmt: skip
         return found.ljust(size, b"\0") if found else found

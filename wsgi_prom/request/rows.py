@@ -9,6 +9,7 @@ The rows that requests are recorded into: each label set that this process has m
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.request import schemas
@@ -39,7 +40,7 @@ class InProgress:
     __slots__ = ("_lock", "columns", "count", "shown")
 
     def __init__(self) -> None:
-        self.columns: Columns = [0.0]
+        self.columns: Columns = array("d", (0.0,))
         # Not read back from the slot: a value lost there while requests are in progress would make the number negative.
         self.count = 0.0
         # Whether the column is a row of the slot.
@@ -237,16 +238,17 @@ def _add(row: Row, amounts: dict[int, float]) -> None:
 
 
 def _columns_of(row: Row, width: int) -> Columns:
-    """Return the *width* columns of *row* alone: a store needs no addition of its first index then."""
+    """Return the *width* values of *row* alone: a store needs no addition of its first index then."""
     columns, first = row
-    # A row in memory is an array of its own.
-    return columns[first : first + width] if isinstance(columns, memoryview) else columns
+    values: memoryview[float] = memoryview(columns)
+    return values[first : first + width]
 
 
 def _move(old: Row, new: Row, width: int) -> None:
-    (source, start), (columns, index) = old, new
+    (source, first), (columns, index) = old, new
+    columns[index - 1] = min(columns[index - 1], source[first - 1])
     for offset in range(width):
-        value = source[start + offset]
+        value = source[first + offset]
         # First, as both may be the same memory. And another recorder may have the same row, with nothing left to move.
-        source[start + offset] = 0.0
+        source[first + offset] = 0.0
         columns[index + offset] += value

@@ -122,26 +122,26 @@ class _Columns:
     def __init__(self, layout: Layout) -> None:
         self.in_progress: list[int] = []
         self._seconds = array("I")
-        # The columns that count requests. Of a long run of rows of one schema: the first, the one behind the last row, the width
-        # of a row, and which of a row; a list of all their indices would take more memory than the columns. Of short runs, as
+        # The columns that count requests. Of a long run of rows of one schema: the first value, the column behind the last row,
+        # the columns of a row, and which of its values; a list of all their indices would take more memory than the columns. Of short runs, as
         # where metrics of the application's own come between, a 1 each: slices of these would take 7 ms for 1,000 rows, and a
         # look at each column takes 0.5.
         self._runs: list[tuple[int, int, int, range]] = []
         self._scattered = bytearray(layout.width)
-        first = 0
+        first = 1  # behind the start time
         for schema, group in groupby(layout.rows, key=itemgetter(0)):
             rows = sum(1 for _ in group)
-            end = first + schema.width * rows
+            end = first + schema.stride * rows
             counted = _requests(schema)
             if counted is not None:
                 # request/schemas.py: of a row with a duration it is the first, of a session the last.
                 column = 0 if counted[0] else counted[1]
-                self._seconds.extend(range(first + column, end, schema.width))
+                self._seconds.extend(range(first + column, end, schema.stride))
                 if rows >= _LONG_RUN:
-                    self._runs.append((first, end, schema.width, range(*counted)))
+                    self._runs.append((first, end, schema.stride, range(*counted)))
                 else:
                     for number in range(*counted):
-                        self._scattered[first + number : end : schema.width] = b"\1" * rows
+                        self._scattered[first + number : end : schema.stride] = b"\1" * rows
             elif schema.metrics and schema.metrics[0].mode == "livestarts":
                 self.in_progress.append(first)
             first = end
@@ -155,8 +155,8 @@ class _Columns:
     def requests(self, data: array[float]) -> float:
         """Return how many requests have ended."""
         long_runs = [
-            sum(data[first + column : end : width])
-            for first, end, width, counted in self._runs
+            sum(data[first + column : end : stride])
+            for first, end, stride, counted in self._runs
             for column in counted
         ]
         return sum(long_runs) + sum(compress(data, self._scattered))

@@ -118,7 +118,7 @@ class CurrentSlot:
             self._look_for_incomplete()
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        """Return the columns of a row of the slot, made at the first call, and the index of its first one."""
+        """Return the columns of a row of the slot, made at the first call, and the index of its first value."""
         with self.lock:
             found = self.slot.row(schema, labelvalues)
             self._look_for_incomplete()

@@ -6,8 +6,8 @@ The bytes of a slot's two files, keys and values.
                   {...}               a schema: label names, and the metrics that its columns make up
                   [number, "a", "b"]  a row: the schema's ordinal in this file, and the label values
 
-A row owns as many doubles as its schema is wide, and they follow each other in the order of the lines: no offset
-is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same row as
+A row owns one double for its start time and as many as its schema is wide, and they follow each other in the order of
+the lines: no offset is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same row as
 the duration's buckets) is a range of columns that a scrape adds up, so that it can never disagree with them.
 
 1. Only this module knows offsets, and the spelling of a line.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.schemas import Row
 
-VERSION: Final = 3
+VERSION: Final = 4
 MAGIC: Final = b"wsgiprom"
 HEADER: Final = struct.Struct("=8sQQQ6Q")
 FIRST_COLUMN: Final = HEADER.size // 8
@@ -41,7 +41,7 @@ FIRST_COLUMN: Final = HEADER.size // 8
 COMMITTED: Final = 3
 CLAIM: Final = slice(4, 10)
 
-# A value file starts with one page and grows by half: room for 26 label sets of a request, or 504 counters.
+# A value file starts with one page and grows by half: room for 25 label sets of a request, or 252 counters.
 INITIAL_SIZE: Final = 4096
 # In bytes: a slot's files grow no further, so that a scrape of one takes no more memory. 160,000 label sets of 26 columns.
 LARGEST_KEYS: Final = 16 * 1024 * 1024

@@ -1,4 +1,8 @@
-"""What the columns of a row mean: a schema, and the metrics that it carries."""
+"""
+What the columns of a row mean: a schema, and the metrics that it carries.
+
+Before the values, each row has its start time, in seconds since the epoch: since when they count, 0 if that is not known.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ PER_PROCESS_MODES: Final = LIVE_MODES | {"all"}
 
 GAUGE_MODES: Final = LIVE_MODES | {mode.removeprefix("live") for mode in LIVE_MODES}
 
-Columns = tuple[int, int]  # from, to (exclusive), counted from the row's first
+Columns = tuple[int, int]  # from, to (exclusive), counted from the row's first value
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,20 @@ class Metric:
 
 @dataclass(frozen=True)
 class Schema:
-    """What the columns of a row mean. Its line is written once to each key file that has a row of it."""
+    """
+    What the columns of a row mean. Its line is written once to each key file that has a row of it.
+
+    *width* is the number of values, *stride* that of all columns, with the start time.
+    """
 
     labelnames: tuple[str, ...]
     width: int
     metrics: tuple[Metric, ...]
+    stride: int = field(init=False, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stride", 1 + self.width)
         # Kept, as it takes 2 us, and each row is looked up by its schema.
         object.__setattr__(self, "_hash", hash((self.labelnames, self.width, self.metrics)))
 

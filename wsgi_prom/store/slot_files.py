@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from array import array
 from contextlib import suppress
 from enum import Enum
@@ -124,14 +125,19 @@ class SlotFiles:
             if Claim.read(header) == self._claim:
                 os.pwrite(self._fd("values"), file_format.pack_header(nonce, committed), 0)
 
-    def append(self, lines: bytes, end: int) -> None:
-        """Add *lines* and commit them, with room for values up to the column *end*. Raises OSError."""
+    def append(self, lines: bytes, start: int, end: int) -> None:
+        """
+        Add *lines* and commit them, with room for values up to the column *end*. Raises OSError.
+
+        They begin at the column *start* with the start time of the row.
+        """
         if len(self._keys) + len(lines) > file_format.LARGEST_KEYS or 8 * end > file_format.LARGEST_VALUES:
             raise OSError(errno.EFBIG, "a slot has no space for so many label sets")
         self._check_claim()
         _write(self._fd("keys"), lines, len(self._keys))
         if 8 * end > self._reserved:
             self._grow(8 * end)
+        self.columns[start] = time.time()
         # Again: another process that claims the slot writes its claim first, and then reads what is committed.
         self._check_claim()
         self._keys_time = -1  # asked for at the next check, once for many lines

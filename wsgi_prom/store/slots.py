@@ -8,6 +8,7 @@ A slot: where one process keeps its values, in two shared files that it has clai
 from __future__ import annotations
 
 import errno
+import time
 from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
@@ -26,11 +27,7 @@ if TYPE_CHECKING:
     from wsgi_prom.store.locks import LockFile
     from wsgi_prom.store.schemas import Schema
 
-    class Columns(Protocol):
-        """A memoryview or an array of doubles."""
-
-        def __getitem__(self, index: int, /) -> float: ...
-        def __setitem__(self, index: int, value: float, /) -> None: ...
+    Columns = memoryview[float] | array[float]
 
 
 # Far above any number of workers. A record lock behind the end of the lock file does not make the file longer.
@@ -50,9 +47,9 @@ class Slot(Protocol):
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """
-        Return the columns of a row, made at the first call, and the index of its first one.
+        Return the columns of a row, made at the first call, and the index of its first value.
 
-        They are valid for as long as the process lives.
+        They are valid for as long as the process lives. The column before the first value is the row's start time.
         """
 
 
@@ -66,8 +63,9 @@ class MemorySlot:
         self._rows: dict[tuple[Schema, tuple[str, ...]], array[float]] = {}
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        fresh = array("d", bytes(8 * schema.width))
-        return self._rows.setdefault((schema, labelvalues), fresh), 0
+        fresh = array("d", bytes(8 * schema.stride))
+        fresh[0] = time.time()
+        return self._rows.setdefault((schema, labelvalues), fresh), 1
 
     def rows(self) -> list[tuple[Schema, tuple[str, ...], list[float]]]:
         """Return what was recorded, for a collector in the same process."""
@@ -231,12 +229,12 @@ class SharedSlot:
             number = len(self._schemas)
             lines = file_format.schema_line(schema)
         lines += file_format.row_line(number, labelvalues)
-        first, end = self._end, self._end + schema.width
-        self._files.append(lines, end)
+        start, end = self._end, self._end + schema.stride
+        self._files.append(lines, start, end)
         self._end = end
         self._schemas[schema] = number
-        self._rows[number, labelvalues] = first
-        return self._files.columns, first
+        self._rows[number, labelvalues] = start + 1
+        return self._files.columns, start + 1
 
     def _load(self) -> None:
         schemas: list[Schema] = []
@@ -248,15 +246,16 @@ class SharedSlot:
         gauges: list[tuple[int, int]] = []
         known, end = self._rows, self._end
         for schema, labelvalues in rows:
-            key, width = id(schema), schema.width
-            known.setdefault((numbers[key], labelvalues), end)
+            key, stride = id(schema), schema.stride
+            known.setdefault((numbers[key], labelvalues), end + 1)
             if key in per_process:
-                gauges.append((end, width))
-            end += width
+                gauges.append((end, stride))
+            end += stride
         self._end = end
         self._files.map(end)
-        for first, width in gauges:
-            self._files.columns[first : first + width] = array("d", bytes(8 * width))
+        now = time.time()
+        for start, stride in gauges:
+            self._files.columns[start : start + stride] = array("d", (now, *[0.0] * (stride - 1)))
 
 
 def _first_usable(
