@@ -11,7 +11,7 @@ from users import needs_root
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.server.totals import Totals
-from wsgi_prom.store import claims, directory, process_totals
+from wsgi_prom.store import claims, directory, exporter_files, process_totals
 from wsgi_prom.store.process_totals import Counted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_what_is_written_is_read(shared: Path) -> None:
     process_totals.write(shared, Counted({}, {}))
     process_totals.write(shared, COUNTED)
     assert COUNTED == process_totals.read(shared)
-    assert (shared / process_totals.NAME).stat().st_mode & 0o777 == 0o600
+    assert (shared / exporter_files.PROCESSES).stat().st_mode & 0o777 == 0o600
     assert [] == list(shared.glob("*.new"))
 
 
@@ -50,7 +50,7 @@ WRONG = [
 )
 def test_what_is_no_file_of_totals_is_refused_and_replaced(shared: Path, data: bytes) -> None:
     """The next exporter begins anew, and its totals are there for the one after it."""
-    (shared / process_totals.NAME).write_bytes(data)
+    (shared / exporter_files.PROCESSES).write_bytes(data)
     with pytest.raises(FormatError):
         process_totals.read(shared)
     totals = Totals(shared)
@@ -61,7 +61,7 @@ def test_what_is_no_file_of_totals_is_refused_and_replaced(shared: Path, data: b
 def test_totals_that_cannot_be_written_stay_in_memory(shared: Path) -> None:
     """A directory is in the place of the new file: the former file stays. When it is gone, the totals are written."""
     process_totals.write(shared, COUNTED)
-    aside = shared / f"{process_totals.NAME}.new"
+    aside = shared / f"{exporter_files.PROCESSES}.new"
     aside.mkdir()
     totals = Totals(shared)
     totals.add(("3", "worker"), (71, 900), (25, 0))
@@ -76,7 +76,7 @@ def test_totals_that_cannot_be_written_stay_in_memory(shared: Path) -> None:
 def test_a_file_of_a_third_user_and_a_link_are_refused(shared: Path) -> None:
     """Nobody else tells what this server used."""
     process_totals.write(shared, COUNTED)
-    file = shared / process_totals.NAME
+    file = shared / exporter_files.PROCESSES
     os.chown(file, 54321, 54321)
     with pytest.raises(OSError):
         process_totals.read(shared)
@@ -90,9 +90,9 @@ def test_a_file_of_a_third_user_and_a_link_are_refused(shared: Path) -> None:
 def test_a_start_clears_the_totals_of_an_earlier_server(shared: Path) -> None:
     """Nobody lives there any more."""
     process_totals.write(shared, COUNTED)
-    (shared / f"{process_totals.NAME}.new").write_text(json.dumps([]))
+    (shared / f"{exporter_files.PROCESSES}.new").write_text(json.dumps([]))
     directory.clear(shared, directory.prepare(shared))
-    assert [] == list(shared.glob(f"{process_totals.NAME}*"))
+    assert [] == list(shared.glob(f"{exporter_files.PROCESSES}*"))
 
 
 def test_the_file_goes_with_its_directory_and_none_is_made_in_one_that_goes(tmp_path: Path) -> None:

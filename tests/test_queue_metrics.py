@@ -13,10 +13,13 @@ import live
 import pytest
 import servers
 
+from wsgi_prom.errors import FormatError
 from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.server.queue_metrics import QueueMetrics
 from wsgi_prom.server.sock_diag import Listener
 from wsgi_prom.server.sources import Sources
+from wsgi_prom.store import directory, queue_totals
+from wsgi_prom.store.exporter_files import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,6 +136,71 @@ def test_the_drops_of_workers_that_share_a_port_are_counted_once() -> None:
     )
     metrics = QueueMetrics((WEB._replace(inode=None),), lambda _: listeners(next(seen)))
     assert [300, 310, 310, 320, 327] == [drops(metrics) for _ in range(5)]
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    path = tmp_path / "shared"
+    directory.prepare(path)
+    return path
+
+
+def begun(path: Path, *pages: dict[int, int]) -> QueueMetrics:
+    """Return the metrics of an exporter that has just started in *path*, and is told *pages* of drops."""
+    seen = iter(pages)
+    metrics = QueueMetrics((WEB,), lambda _: listeners(next(seen)))
+    metrics.go_on(path)
+    return metrics
+
+
+def counters(metrics: QueueMetrics) -> list[float]:
+    """Return the seconds and the drops."""
+    return [family.samples[0].value for family in metrics.families()[2:]]
+
+
+def test_an_exporter_goes_on_from_the_counters_of_the_one_before(shared: Path) -> None:
+    """Seconds and drops are those of the last page, and more; a listener that has ended meanwhile stays in the drops."""
+    first = begun(shared, {1: 5, 2: 2**32 - 1}, {1: 6, 2: 2**32 - 1})
+    first._wait(WEB.name, 1.25)
+    first.families()
+    first._wait(WEB.name, 0.5)
+    shown = counters(first)
+    first._wait(WEB.name, 7.0)  # on no page
+    second = begun(shared, {2: 3, 3: 1}, {2: 4, 3: 1})
+    again = counters(second)
+    second._wait(WEB.name, 1.0)
+    assert [[1.75, 2**32 + 5], [1.75, 2**32 + 10], [2.75, 2**32 + 11]] == [shown, again, counters(second)]
+    assert (shared / QUEUES).stat().st_mode & 0o777 == 0o600
+    other = QueueMetrics((WEB._replace(name="127.0.0.1:9"),), lambda _: {"127.0.0.1:9": []})
+    other.go_on(shared)
+    assert 0 == other.families()[2].samples[0].value
+
+
+NAME = WEB.name.encode()
+NO_TOTALS = [
+    b"7", b"[]", b"{", b"\xff", b"[" * 9999, b" " * (1 << 21), b'{"%s": 7}' % NAME, b'{"%s": [1.0, 2]}' % NAME,
+    b'{"%s": [1, 2, []]}' % NAME, b'{"%s": [-1.0, 2, []]}' % NAME, b'{"%s": [NaN, 2, []]}' % NAME,
+    b'{"%s": [1.0, 2.5, []]}' % NAME, b'{"%s": [1.0, 2, [7]]}' % NAME, b'{"%s": [1.0, 2, [[7, true]]]}' % NAME,
+    b'{"%s": [1.0, 2, [[7, 8, 9]]]}' % NAME,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", NO_TOTALS, ids=lambda data: data[:60].decode(errors="replace"))
+def test_what_is_no_file_of_queues_is_replaced(shared: Path, data: bytes) -> None:
+    """The exporter begins anew, and what it counts is there for the next one."""
+    (shared / QUEUES).write_bytes(data)
+    with pytest.raises(FormatError):
+        queue_totals.read(shared)
+    metrics = begun(shared, {1: 3})
+    metrics._wait(WEB.name, 0.5)
+    assert [0.5, 3] == counters(metrics) == counters(begun(shared, {1: 3}))
+
+
+def test_a_start_clears_the_queues_of_an_earlier_server(shared: Path) -> None:
+    """They were other sockets."""
+    counters(begun(shared, {1: 3}))
+    directory.clear(shared, directory.prepare(shared))
+    assert [] == list(shared.glob(f"{QUEUES}*"))
 
 
 def test_a_source_that_fails_costs_its_own_metrics_and_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -110,7 +110,7 @@ LISTEN_QUEUE: Final = (
 LISTEN_QUEUE_LIMIT: Final = ("wsgi_listen_queue_limit", "Connections that may wait: the server's backlog.")
 LISTEN_QUEUE_SECONDS: Final = (
     "wsgi_listen_queue_seconds",
-    "Seconds that connections waited to be accepted, all together, sampled five times a second; from 0 when the exporter starts.",
+    "Seconds that connections waited to be accepted, all together, sampled five times a second while an exporter runs.",
 )
 LISTEN_DROPS: Final = (
     "wsgi_listen_drops",

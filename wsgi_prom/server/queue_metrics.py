@@ -1,17 +1,26 @@
-"""The metrics of the server's listen queues, of which the exporter is told the sockets when it is started."""
+"""
+The metrics of the server's listen queues, of which the exporter is told the sockets when it is started.
+
+What a page shows has been written to the directory before, where it can be: the next exporter goes on from it.
+"""
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from wsgi_prom import metrics
+from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.server.listen_queues import QueueIntegral, listeners
+from wsgi_prom.store import queue_totals
+from wsgi_prom.store.queue_totals import QueueTotal
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
@@ -23,7 +32,11 @@ _WRAP: Final = 2**32
 
 
 class QueueMetrics:
-    """The queues of *sockets* as they are now. Not for two threads at once. *read* asks the kernel: tests give another."""
+    """
+    The queues of *sockets* as they are now. *read* asks the kernel: tests give another.
+
+    `families` is for one thread at a time, and `sample` for another one.
+    """
 
     def __init__(
         self,
@@ -32,10 +45,19 @@ class QueueMetrics:
     ) -> None:
         self._sockets = sockets
         self._read = read
-        # By name: what the kernel said last of each of its listeners, by inode, and all drops. With gunicorn's reuse_port
-        # workers come and go, each with a listener.
-        self._drops: dict[str, tuple[dict[int, int], int]] = {}
-        self._waited = dict.fromkeys([listening.name for listening in sockets], 0.0)
+        self._path: Path | None = None
+        self._lock = threading.Lock()
+        # By name. With gunicorn's reuse_port workers come and go, each with a listener.
+        self._totals = {listening.name: QueueTotal(0.0, 0, {}) for listening in sockets}
+        self._written = dict(self._totals)
+
+    def go_on(self, path: Path) -> None:
+        """Go on from what the exporter of the directory *path* before this one has counted. Call it once, before all else."""
+        self._path = path
+        with suppress(OSError, DirectoryError, FormatError):
+            before = queue_totals.read(path)
+            self._totals = {name: before.get(name, total) for name, total in self._totals.items()}
+            self._written = dict(self._totals)
 
     def sample(self, end: threading.Event) -> None:
         """Add up the seconds that connections wait, until *end* is set: for a thread of its own."""
@@ -43,7 +65,9 @@ class QueueMetrics:
         QueueIntegral(lambda: self._sockets, self._wait, lambda _: None).run(end)
 
     def _wait(self, name: str, seconds: float) -> None:
-        self._waited[name] += seconds
+        with self._lock:
+            total = self._totals[name]
+            self._totals[name] = total._replace(seconds=total.seconds + seconds)
 
     def families(self) -> list[Metric]:
         """Return the metrics. Raises OSError where the kernel does not answer."""
@@ -52,20 +76,33 @@ class QueueMetrics:
         limit = GaugeMetricFamily(*metrics.LISTEN_QUEUE_LIMIT, labels=["socket"])
         drops = CounterMetricFamily(*metrics.LISTEN_DROPS, labels=["socket"])
         waited = CounterMetricFamily(*metrics.LISTEN_QUEUE_SECONDS, labels=["socket"])
+        totals = self._counted(queues)
         for name, found in queues.items():
             length.add_metric([name], sum([listener.length for listener in found]))
             limit.add_metric([name], sum([listener.limit for listener in found]))
-            waited.add_metric([name], self._waited[name])
-            counts = {listener.inode: listener.drops for listener in found if listener.drops is not None}
-            if len(counts) == len(found):
-                drops.add_metric([name], self._all_drops(name, counts))
+            waited.add_metric([name], totals[name].seconds)
+            if all(listener.drops is not None for listener in found):
+                drops.add_metric([name], totals[name].drops)
         return [length, limit, waited, drops]
 
-    def _all_drops(self, name: str, counts: dict[int, int]) -> int:
-        last, total = self._drops.get(name, ({}, 0))
-        total += sum([_more(count, last.get(inode, 0)) for inode, count in counts.items()])
-        self._drops[name] = counts, total
-        return total
+    def _counted(self, queues: dict[str, list[Listener]]) -> dict[str, QueueTotal]:
+        """Count the drops of *queues*, and return all totals, which are written to the directory if they have changed."""
+        with self._lock:
+            for name, found in queues.items():
+                counts = {listener.inode: listener.drops for listener in found if listener.drops is not None}
+                if len(counts) == len(found):
+                    self._totals[name] = _more_drops(self._totals[name], counts)
+            totals = dict(self._totals)
+        if self._path is not None and totals != self._written:
+            with suppress(OSError, DirectoryError):  # a full disk, or the directory is gone
+                queue_totals.write(self._path, totals)
+                self._written = totals
+        return totals
+
+
+def _more_drops(total: QueueTotal, counts: dict[int, int]) -> QueueTotal:
+    more = sum([_more(count, total.seen.get(inode, 0)) for inode, count in counts.items()])
+    return total._replace(drops=total.drops + more, seen=counts)
 
 
 def _more(now: int, last: int) -> int:

@@ -78,7 +78,10 @@ class Sources:
         """
         if self._arbiter:
             self._outside.append((Source("gunicorn's arbiter"), lambda _: workers_target.families(path)))
-        samplers = [] if self._queues is None else [self._queues.sample]
+        samplers = []
+        if self._queues is not None:
+            self._queues.go_on(path)
+            samplers.append(self._queues.sample)
         try:
             processes = Processes(path, daemons=self._daemons)
         except ImportError as error:

@@ -26,9 +26,9 @@ from wsgi_prom.store import (
     client_format,
     directory_files,
     exit_counts,
+    exporter_files,
     label_limit,
     locks,
-    process_totals,
     stats_socket,
 )
 from wsgi_prom.store.environment import VARIABLE
@@ -197,7 +197,7 @@ def clear(path: Path, lock_file: LockFile) -> None:
             elif (
                 name == label_limit.NAME
                 or exit_counts.own(name)
-                or process_totals.own(name)
+                or exporter_files.own(name)
                 or archive.is_own(name)
                 or (client_format.origin(name) and archive.process_has_ended(folder, name))
             ):
@@ -241,7 +241,7 @@ def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
     # The lock file last: without one it is as good as empty.
     for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
         ours = name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or exit_counts.own(name)
-        if ours or process_totals.own(name) or archive.is_removable(name):
+        if ours or exporter_files.own(name) or archive.is_removable(name):
             _remove(name, folder)
     return True
 
