@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from wsgi_prom import metrics, version
-from wsgi_prom.store.locks import LockFile
+from wsgi_prom.server.members import masters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,8 @@ class Target:
     def info(self, directory: Path) -> Metric:
         """Return wsgi_prom_target_info: a sample for each master that uses *directory*, or one without a pid."""
         family = GaugeMetricFamily(*metrics.TARGET_INFO, labels=["application", "server", "pid", "directory"])
-        for pid in _masters(directory) or [""]:
+        # Masters in another pid namespace have no pid here.
+        for pid in [str(pid) for pid in masters(directory)] or [""]:
             family.add_metric([self.application, self.server, pid, str(directory)], 1)
         return _without_empty_labels(family)
 
@@ -107,11 +108,3 @@ def _python_info() -> Metric:
     family = GaugeMetricFamily(*metrics.PYTHON_INFO, labels=list(labels))
     family.add_metric(list(labels.values()), 1)
     return family
-
-
-def _masters(directory: Path) -> list[str]:
-    try:
-        # Masters in another pid namespace have pid 0 here.
-        return sorted({str(pid) for pid in LockFile.of(directory).servers() if pid})
-    except Exception:  # no directory, or not one of ours: wsgi_prom_directory_readable tells
-        return []

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.server.stat import Stat
 from wsgi_prom.store import claims, roles
 from wsgi_prom.store.locks import LockFile
 
@@ -22,20 +23,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.merge.readers import Reading
-    from wsgi_prom.store.claims import Claim
+    from wsgi_prom.store.process_totals import Identity
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 # A list of the machine's processes takes 60 us for each of them.
 _DAEMONS_SECONDS: Final = 15.0
 # A worker that has just claimed its slot says only then what it is.
 _TASK_SECONDS: Final = 0.5
 
 
+def masters(path: Path) -> list[int]:
+    """Return the pids of the masters that use the directory *path*. Never raises: wsgi_prom_directory_readable tells."""
+    try:
+        return sorted({pid for pid in LockFile.of(path).servers() if pid})
+    except Exception:  # no directory, or not one of ours
+        return []
+
+
 class Member(NamedTuple):
-    """A *process* (of psutil) of the server, what it is, and the number of its slot, empty if it has none."""
+    """A *process* (of psutil) of the server as its *stat* file is now, what it is, and the number of its slot, empty if it has none."""
 
     worker: str
     role: str
+    stat: Stat
     process: Any
 
 
@@ -52,12 +61,10 @@ class Members:
         self._path = path
         self._supervisor = self._find_supervisor()
         self._runs_daemons = daemons
-        self._daemons: list[Any] = []
+        self._daemons: list[Identity] = []
         self._look_for_daemons_at = 0.0
-        # By claim: a slot's process, None for another one that has its pid.
-        self._claimants: dict[tuple[int, int], Any] = {}
-        # The same objects from scrape to scrape: psutil asks for a process's time of start once.
-        self._known: dict[Any, Any] = {}
+        # From scrape to scrape: psutil takes 30 us to make one, and keeps its time of start.
+        self._known: dict[Identity, Any] = {}
         # Claims that are of no worker, and since when.
         self._tasks: dict[tuple[int, int], float] = {}
 
@@ -66,17 +73,13 @@ class Members:
         found = self._roles()
         members = list(self._of_slots(slots, found))
         for pid, role in found.items():
-            process = self._process(pid)
-            if process is not None:
-                members.append(Member("", role, process))
+            members += self._member("", role, pid)
         # A daemon that records has a slot.
-        others = {member.process.pid for member in members} | {pid for pid, _ in self._tasks}
-        members += [
-            Member("", "daemon", daemon)
-            for daemon in self._daemons
-            if daemon.pid not in others and daemon.is_running()
-        ]
-        self._known = {member.process: member.process for member in members}
+        others = {member.stat.identity[0] for member in members} | {pid for pid, _ in self._tasks}
+        for pid, started in self._daemons:
+            if pid not in others:
+                members += self._member("", "daemon", pid, started)
+        self._known = {member.stat.identity: member.process for member in members}
         return members
 
     def look_for_daemons(self) -> None:
@@ -84,31 +87,25 @@ class Members:
         now = time.monotonic()
         if self._runs_daemons and now >= self._look_for_daemons_at:
             self._look_for_daemons_at = now + _DAEMONS_SECONDS
-            self._daemons = [daemon for pid in self._masters() for daemon in self._programs(pid)]
+            self._daemons = [daemon for pid in masters(self._path) for daemon in self._programs(pid)]
 
     def _roles(self) -> dict[int, str]:
         """Return what each process is that is no worker, by its pid."""
         found = {os.getpid(): "exporter"}
-        if self._supervisor is not None and self._supervisor.is_running():
-            found[self._supervisor.pid] = "supervisor"
-        found |= dict.fromkeys(self._masters(), "master")
-        with suppress(OSError, DirectoryError):  # wsgi_prom_directory_readable tells
+        if self._supervisor is not None and self._supervisor == os.getppid():
+            found[self._supervisor] = "supervisor"
+        found |= dict.fromkeys(masters(self._path), "master")
+        with suppress(OSError, DirectoryError):  # as in `masters`
             found |= roles.holders(LockFile.of(self._path))
         return found
 
-    def _find_supervisor(self) -> Any:
-        """Return the process that this one was forked from, without an exec; None if its parent is another program."""
+    def _find_supervisor(self) -> int | None:
+        """Return the pid of the process that this one was forked from, without an exec; None if its parent is another program."""
         try:
             own, parent = self._psutil.Process(), self._psutil.Process(os.getppid())
-            return parent if parent.cmdline() == own.cmdline() else None
+            return parent.pid if parent.cmdline() == own.cmdline() else None
         except self._psutil.Error:
             return None
-
-    def _masters(self) -> list[int]:
-        try:
-            return [pid for pid in LockFile.of(self._path).servers() if pid]
-        except (OSError, DirectoryError):
-            return []
 
     def _of_slots(self, slots: Iterable[Reading], found: dict[int, str]) -> Iterator[Member]:
         """Yield the processes of *slots*, each once, and take them out of *found*."""
@@ -116,7 +113,6 @@ class Members:
         living = [slot for slot in slots if slot.live and here and slot.claim.namespace == here]
         # The interpreters of one process have a slot each. The worker's is the one that its hook knows of.
         living.sort(key=lambda slot: (not slot.claim.stage, int(slot.name)))
-        claimants: dict[tuple[int, int], Any] = {}
         now, tasks, seen = time.monotonic(), self._tasks, set()
         self._tasks = {}
         for slot in living:
@@ -129,34 +125,16 @@ class Members:
                 self._tasks[key] = since = tasks.get(key, now)
                 if now - since < _TASK_SECONDS:
                     continue
-            process = claimants[key] = (
-                self._claimants[key] if key in self._claimants else self._claimant(claim)
-            )
-            if process is not None:
-                yield Member(slot.name, role, process)
-        self._claimants = claimants
+            yield from self._member(slot.name, role, claim.pid, claim.started)
 
-    def _claimant(self, claim: Claim) -> Any:
-        """Return the process that made *claim*, None if that has ended."""
-        process = self._process(claim.pid)
-        if process is None or not claim.started:
-            return process
-        try:
-            # The boot time first: older versions of psutil keep it for the time of start.
-            started = -self._psutil.boot_time() + process.create_time()
-        except self._psutil.Error:
-            return None
-        # psutil knows whole seconds of the boot time.
-        return process if abs(started - claim.started / _TICKS) < 1 else None
+    def _member(self, worker: str, role: str, pid: int, started: int = 0) -> Iterator[Member]:
+        """Yield the process *pid* if it lives, and if it *started* then (in clock ticks after boot; 0: at any time)."""
+        with suppress(OSError, ValueError, self._psutil.Error):
+            stat = Stat.read(pid)
+            if not started or stat.identity[1] == started:
+                yield Member(worker, role, stat, self._known.get(stat.identity) or self._psutil.Process(pid))
 
-    def _process(self, pid: int) -> Any:
-        try:
-            process = self._psutil.Process(pid)
-        except self._psutil.Error:
-            return None
-        return self._known.get(process, process)
-
-    def _programs(self, master: int) -> Iterator[Any]:
+    def _programs(self, master: int) -> Iterator[Identity]:
         """Yield the children of *master* that run another program, and the descendants of these."""
         Error = self._psutil.Error  # noqa: N806 - a class
         try:
@@ -169,11 +147,9 @@ class Members:
         own = self._roles()
         pids: set[int] = set()
         for descendant in descendants:  # parents come before their children
-            try:
+            with suppress(OSError, ValueError, Error):  # it has ended
                 parent = descendant.ppid()
                 other = parent == master and descendant.name() != name and descendant.pid not in own
                 if parent in pids or other:
                     pids.add(descendant.pid)
-                    yield self._known.get(descendant, descendant)
-            except Error:
-                continue
+                    yield Stat.read(descendant.pid).identity

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import process_totals
-from wsgi_prom.store.claims import stat_fields
 from wsgi_prom.store.process_totals import Counted
 
 if TYPE_CHECKING:
@@ -21,24 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.process_totals import Identity, Series, Ticks
-
-
-class Stat(NamedTuple):
-    """What the stat file of a process says: its *identity*, the clock ticks that it has *used*, and its number of *threads*."""
-
-    identity: Identity
-    used: Ticks
-    threads: int
-
-    @classmethod
-    def read(cls, pid: int) -> Stat:
-        """Read it: 11 us, where psutil takes 90 to tell as much. Raises OSError, ValueError for a process that has ended."""
-        fields = stat_fields(pid)
-        if len(fields) < 20:
-            raise ValueError(f"process {pid} has ended")
-        user, system, children_user, children_system = map(int, fields[11:15])
-        used = user + system, children_user + children_system
-        return cls((pid, int(fields[19])), used, int(fields[17]))
 
 
 class Totals:
