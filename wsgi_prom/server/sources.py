@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from wsgi_prom.merge.readers import Reading
     from wsgi_prom.server.listen_queues import ListeningSocket
 
+    # What its argument, the slots, and a source tell.
+    Read = Callable[[list[Reading]], list[Metric]]
+
 log = logging.getLogger("wsgi_prom")
 
 # Seconds until the next source is asked too. Most take a few milliseconds, and threads that compute at the same time contend for
@@ -55,10 +58,11 @@ class Sources:
         heartbeats: bool = False,
         daemons: bool = False,
     ) -> None:
-        self._workers = partial(Workers().families, hooked=hooked, concurrency=concurrency)
-        self._failing = False
-        # Each with the function that reads it, whose argument are the slots.
-        self._outside: list[tuple[Source, Callable[[list[Reading]], list[Metric]]]] = []
+        # What the slots and the lock file tell, which are read for each page anyway.
+        self._inside: list[Read] = [partial(Workers().families, hooked=hooked, concurrency=concurrency)]
+        self._failing: set[Read] = set()
+        # Each with the function that reads it.
+        self._outside: list[tuple[Source, Read]] = []
         self._queues = queues = QueueMetrics(sockets) if sockets else None
         if queues is not None:
             self._outside.append((Source("the kernel's listen queues"), lambda _: queues.families()))
@@ -77,7 +81,7 @@ class Sources:
         Call it once, in the exporter, before the first scrape: it imports psutil, and starts threads that do not end.
         """
         if self._arbiter:
-            self._outside.append((Source("gunicorn's arbiter"), lambda _: workers_target.families(path)))
+            self._inside.append(lambda _: workers_target.families(path))
         samplers = []
         if self._queues is not None:
             self._queues.go_on(path)
@@ -99,14 +103,15 @@ class Sources:
 
     def workers(self, slots: list[Reading]) -> list[Metric]:
         """Return what *slots*, those of the server's processes, tell of its workers. Never raises. Not for two threads at once."""
-        try:
-            found = self._workers(slots)
-        except Exception as error:
-            if not self._failing:
-                log.warning("no metrics of the workers (%s: %s)", type(error).__name__, error)
-            self._failing = True
-            return []
-        self._failing = False
+        found: list[Metric] = []
+        for read in self._inside:
+            try:
+                found += read(slots)
+                self._failing.discard(read)
+            except Exception as error:
+                if read not in self._failing:
+                    log.warning("no metrics of the workers (%s: %s)", type(error).__name__, error)
+                self._failing.add(read)
         return found
 
     def families(

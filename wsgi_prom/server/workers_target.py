@@ -22,9 +22,9 @@ def families(path: Path) -> list[Metric]:
     """Return the number, of all arbiters that live and use the directory *path*. Raises OSError, DirectoryError."""
     family = GaugeMetricFamily(*metrics.WORKERS_TARGET)
     lock_file = LockFile.of(path)
-    numbers = [(lock_file.number(place), byte) for byte, place in locks.WORKERS.items()]
+    numbers = [lock_file.number(locks.WORKERS[byte]) for byte, _ in lock_file.holders(locks.SERVERS)]
     # One more than the workers: 0 is of a server that does not tell.
-    told = [number - 1 for number, byte in numbers if number and lock_file.holder(byte) is not None]
+    told = [number - 1 for number in numbers if number]
     if told:
         family.add_metric([], sum(told))
     return [family]
