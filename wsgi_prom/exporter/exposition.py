@@ -12,6 +12,7 @@ Render families as a page, in the Prometheus text format 0.0.4 or in OpenMetrics
 from __future__ import annotations
 
 from copy import copy
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -188,10 +189,16 @@ def _own_lines(metrics: list[Metric], *, openmetrics: bool, names: Collection[st
             of_sample = sample[1]
             text = labels.get(id(of_sample))
             if text is None:
-                pairs = _pairs(tuple(sorted(of_sample.items())))
-                text = labels[id(of_sample)] = f"{{{pairs}}} " if pairs else " "
+                text = labels[id(of_sample)] = _own_labels(*of_sample.items())
             parts.append(f"{sample[0]}{text}{_COUNTS[sample[2]]}\n")
     return parts
+
+
+# The exporter's own label sets are the same from scrape to scrape: 350 for a uWSGI of 32 workers with 4 threads.
+@lru_cache(maxsize=4096)
+def _own_labels(*labels: tuple[str, str]) -> str:
+    pairs = _pairs(tuple(sorted(labels)))
+    return f"{{{pairs}}} " if pairs else " "
 
 
 def _by_client_library(metrics: Iterable[Metric], *, openmetrics: bool, names: Collection[str]) -> str:

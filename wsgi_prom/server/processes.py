@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.samples import Sample
 
 from wsgi_prom import metrics
 from wsgi_prom.server.members import Members
@@ -182,14 +183,18 @@ def _families(found: dict[Series, dict[str, float]], totals: dict[Series, Ticks]
     labels = {series: _labels(*series) for series in totals}  # a series of gauges is one of counters
     for number, entry in enumerate(_COUNTERS):
         counter = CounterMetricFamily(*entry)
-        for series, total in totals.items():
-            counter.add_sample(f"{entry[0]}_total", labels[series], total[number] / _TICKS)
+        name = f"{entry[0]}_total"
+        counter.samples = [
+            Sample(name, labels[series], total[number] / _TICKS) for series, total in totals.items()
+        ]
         yield counter
     for entry in _GAUGES:
-        gauge = GaugeMetricFamily(*entry)
-        for series, figures in found.items():
-            if entry[0] in figures:
-                gauge.add_sample(entry[0], labels[series], figures[entry[0]])
+        gauge, name = GaugeMetricFamily(*entry), entry[0]
+        gauge.samples = [
+            Sample(name, labels[series], figures[name])
+            for series, figures in found.items()
+            if name in figures
+        ]
         yield gauge
 
 

@@ -62,7 +62,10 @@ def _families(section: Section, found: Labelled) -> Iterator[Metric]:
         # The library writes the type of a counter under the name that ends in _total, and wants it without.
         family = Metric(name.removesuffix("_total") if kind == "counter" else name, text, kind)
         family.samples = [
-            Sample(name, labels, value) for labels, one in labelled if (value := read(one)) is not None
+            Sample(name, labels, value)
+            for labels, one in labelled
+            # A call less for most of two thousand samples.
+            if (value := number(one.get(read)) if isinstance(read, str) else read(one)) is not None
         ]
         if family.samples:
             yield family

@@ -41,10 +41,6 @@ def identity(found: Object) -> int | None:
     return None if value is None else int(value)
 
 
-def _field(name: str) -> Read:
-    return lambda found: number(found.get(name))
-
-
 def _seconds(name: str) -> Read:
     """Read microseconds."""
     return lambda found: None if (value := number(found.get(name))) is None else value / 1e6
@@ -111,12 +107,15 @@ def _started(stats: Object) -> float | None:
 
 
 class Figure(NamedTuple):
-    """A metric: its name and type as a page in the text format shows them, its help text, and where its value comes from."""
+    """
+    A metric: its name and type as a page in the text format shows them, its help text, and where its value comes from: a field, or
+    what a function makes of the object.
+    """
 
     name: str
     type: str
     help: str
-    read: Read
+    read: Read | str
 
 
 class Section(NamedTuple):
@@ -132,22 +131,22 @@ UP: Final = Figure("uwsgi_up", "gauge", "Whether uWSGI's stats server answered."
 SERVER: Final = Section((), (
     Figure("uwsgi_listen_queue_length", "gauge", "Connections in the longest listen queue.", _longest_queue("listen_queue")),
     Figure("uwsgi_load", "gauge", "uWSGI's measure of its load: the longest listen queue.", _longest_queue("load")),
-    Figure("uwsgi_signal_queue_length", "gauge", "Bytes of uWSGI signals that wait for any worker.", _field("signal_queue")),
+    Figure("uwsgi_signal_queue_length", "gauge", "Bytes of uWSGI signals that wait for any worker.", "signal_queue"),
     Figure("uwsgi_workers", "gauge", "Workers that were started, cheap ones included.", _started),
 ))  # fmt: skip
 
 SOCKETS: Final = Section(("name", "proto"), (
     Figure("uwsgi_socket_queue_length", "gauge", "Connections in the socket's listen queue.", _queue("queue")),
     Figure("uwsgi_socket_max_queue_length", "gauge", "Limit of the socket's listen queue.", _queue("max_queue")),
-    Figure("uwsgi_socket_shared", "gauge", "Whether it is a shared socket.", _field("shared")),
-    Figure("uwsgi_socket_can_offload", "gauge", "Whether the socket can offload.", _field("can_offload")),
+    Figure("uwsgi_socket_shared", "gauge", "Whether it is a shared socket.", "shared"),
+    Figure("uwsgi_socket_can_offload", "gauge", "Whether the socket can offload.", "can_offload"),
 ))  # fmt: skip
 
 # Memory is 0 without memory-report, before a worker's first request and of a cheap worker.
 WORKERS: Final = Section(("worker_id",), (
-    Figure("uwsgi_worker_accepting", "gauge", "Whether the worker accepts requests.", _field("accepting")),
-    Figure("uwsgi_worker_delta_requests", "gauge", "Requests since the worker was spawned.", _field("delta_requests")),
-    Figure("uwsgi_worker_signal_queue_length", "gauge", "Bytes of uWSGI signals that wait for the worker.", _field("signal_queue")),
+    Figure("uwsgi_worker_accepting", "gauge", "Whether the worker accepts requests.", "accepting"),
+    Figure("uwsgi_worker_delta_requests", "gauge", "Requests since the worker was spawned.", "delta_requests"),
+    Figure("uwsgi_worker_signal_queue_length", "gauge", "Bytes of uWSGI signals that wait for the worker.", "signal_queue"),
     Figure("uwsgi_worker_rss_bytes", "gauge", "Resident memory after the last request.", _measured("rss")),
     Figure("uwsgi_worker_vsz_bytes", "gauge", "Virtual memory after the last request.", _measured("vsz")),
     Figure("uwsgi_worker_running_time_seconds", "gauge", "Time spent in requests that have ended.", _seconds("running_time")),
@@ -158,45 +157,45 @@ WORKERS: Final = Section(("worker_id",), (
     Figure("uwsgi_worker_cheap", "gauge", "Whether the worker was ended to save resources.", _status("cheap")),
     Figure("uwsgi_worker_pause", "gauge", "Whether the worker is suspended.", _status("pause")),
     Figure("uwsgi_worker_sig", "gauge", "Whether the worker handles a uWSGI signal.", _status("sig")),
-    Figure("uwsgi_worker_requests_total", "counter", "Requests.", _field("requests")),
-    Figure("uwsgi_worker_exceptions_total", "counter", "Exceptions that the application let through.", _field("exceptions")),
-    Figure("uwsgi_worker_harakiri_count_total", "counter", "Times that harakiri ended the worker.", _field("harakiri_count")),
-    Figure("uwsgi_worker_signals_total", "counter", "uWSGI signals that the worker handled.", _field("signals")),
+    Figure("uwsgi_worker_requests_total", "counter", "Requests.", "requests"),
+    Figure("uwsgi_worker_exceptions_total", "counter", "Exceptions that the application let through.", "exceptions"),
+    Figure("uwsgi_worker_harakiri_count_total", "counter", "Times that harakiri ended the worker.", "harakiri_count"),
+    Figure("uwsgi_worker_signals_total", "counter", "uWSGI signals that the worker handled.", "signals"),
     Figure("uwsgi_worker_respawn_count_total", "counter", "Times that the worker was spawned again.", _respawns),
-    Figure("uwsgi_worker_transmitted_bytes_total", "counter", "Bytes sent, headers included.", _field("tx")),
+    Figure("uwsgi_worker_transmitted_bytes_total", "counter", "Bytes sent, headers included.", "tx"),
     Figure("uwsgi_worker_apps", "gauge", "Applications that the worker has loaded.", _count("apps")),
     Figure("uwsgi_worker_cores", "gauge", "Threads or greenlets of the worker.", _count("cores")),
 ))  # fmt: skip
 
 APPS: Final = Section(("worker_id", "app_id", "mountpoint", "chdir"), (
-    Figure("uwsgi_worker_app_startup_time_seconds", "gauge", "Time that the application took to load.", _field("startup_time")),
-    Figure("uwsgi_worker_app_requests_total", "counter", "Requests.", _field("requests")),
-    Figure("uwsgi_worker_app_exceptions_total", "counter", "Exceptions that the application let through.", _field("exceptions")),
+    Figure("uwsgi_worker_app_startup_time_seconds", "gauge", "Time that the application took to load.", "startup_time"),
+    Figure("uwsgi_worker_app_requests_total", "counter", "Requests.", "requests"),
+    Figure("uwsgi_worker_app_exceptions_total", "counter", "Exceptions that the application let through.", "exceptions"),
 ))  # fmt: skip
 
 CORES: Final = Section(("worker_id", "core_id"), (
-    Figure("uwsgi_worker_core_busy", "gauge", "Whether the core serves a request.", _field("in_request")),
-    Figure("uwsgi_worker_core_requests_total", "counter", "Requests.", _field("requests")),
-    Figure("uwsgi_worker_core_static_requests_total", "counter", "Requests for static files.", _field("static_requests")),
-    Figure("uwsgi_worker_core_routed_requests_total", "counter", "Requests that uWSGI's routing answered.", _field("routed_requests")),
-    Figure("uwsgi_worker_core_offloaded_requests_total", "counter", "Requests handed to an offload thread.", _field("offloaded_requests")),
-    Figure("uwsgi_worker_core_write_errors_total", "counter", "Errors on writing to clients.", _field("write_errors")),
-    Figure("uwsgi_worker_core_read_errors_total", "counter", "Errors on reading from clients.", _field("read_errors")),
+    Figure("uwsgi_worker_core_busy", "gauge", "Whether the core serves a request.", "in_request"),
+    Figure("uwsgi_worker_core_requests_total", "counter", "Requests.", "requests"),
+    Figure("uwsgi_worker_core_static_requests_total", "counter", "Requests for static files.", "static_requests"),
+    Figure("uwsgi_worker_core_routed_requests_total", "counter", "Requests that uWSGI's routing answered.", "routed_requests"),
+    Figure("uwsgi_worker_core_offloaded_requests_total", "counter", "Requests handed to an offload thread.", "offloaded_requests"),
+    Figure("uwsgi_worker_core_write_errors_total", "counter", "Errors on writing to clients.", "write_errors"),
+    Figure("uwsgi_worker_core_read_errors_total", "counter", "Errors on reading from clients.", "read_errors"),
 ))  # fmt: skip
 
 # The first three are counters. OpenMetrics allows no counter without _total, and dashboards ask for these names.
 CACHES: Final = Section(("name",), (
-    Figure("uwsgi_cache_hits", "untyped", "Keys that were found, a counter.", _field("hits")),
-    Figure("uwsgi_cache_misses", "untyped", "Keys that were not found, a counter.", _field("miss")),
-    Figure("uwsgi_cache_full", "untyped", "Times that the cache was full, a counter.", _field("full")),
-    Figure("uwsgi_cache_items", "gauge", "Items in the cache.", _field("items")),
-    Figure("uwsgi_cache_max_items", "gauge", "Limit of items in the cache.", _field("max_items")),
+    Figure("uwsgi_cache_hits", "untyped", "Keys that were found, a counter.", "hits"),
+    Figure("uwsgi_cache_misses", "untyped", "Keys that were not found, a counter.", "miss"),
+    Figure("uwsgi_cache_full", "untyped", "Times that the cache was full, a counter.", "full"),
+    Figure("uwsgi_cache_items", "gauge", "Items in the cache.", "items"),
+    Figure("uwsgi_cache_max_items", "gauge", "Limit of items in the cache.", "max_items"),
 ))  # fmt: skip
 
 SPOOLERS: Final = Section(("spooler_id", "dir"), (
-    Figure("uwsgi_spooler_running", "gauge", "Whether the spooler works on a task.", _field("running")),
-    Figure("uwsgi_spooler_tasks_total", "counter", "Tasks done since the spooler was spawned.", _field("tasks")),
-    Figure("uwsgi_spooler_respawns_total", "counter", "Times that the spooler was spawned again.", _field("respawns")),
+    Figure("uwsgi_spooler_running", "gauge", "Whether the spooler works on a task.", "running"),
+    Figure("uwsgi_spooler_tasks_total", "counter", "Tasks done since the spooler was spawned.", "tasks"),
+    Figure("uwsgi_spooler_respawns_total", "counter", "Times that the spooler was spawned again.", "respawns"),
 ))  # fmt: skip
 
 # Without respawns: uWSGI writes 0 where there are some (`respawns ? 0 : respawns` in core/master_utils.c).
@@ -210,5 +209,5 @@ CRONS: Final = Section(("cron_id", "command"), (
 ))  # fmt: skip
 
 LOCKS: Final = Section(("name",), (
-    Figure("uwsgi_lock_held", "gauge", "Locks of this name that a process holds.", _field("held")),
+    Figure("uwsgi_lock_held", "gauge", "Locks of this name that a process holds.", "held"),
 ))  # fmt: skip

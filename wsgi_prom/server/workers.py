@@ -181,15 +181,17 @@ class _Worker:
     """One worker, as its *slot* was read."""
 
     def __init__(self, slot: Reading, columns: _Columns, before: _Ended | None) -> None:
-        data = array("d", slot.data)
         self.name = slot.name
         self.claim = slot.claim
         self.alive = slot.live
         if before and before.columns is columns and before.data == slot.data:
             self.ended = before
         else:
+            data = array("d", slot.data)
             self.ended = _Ended(columns, slot.data, columns.seconds(data), columns.requests(data))
-        found = [data[column] for column in columns.in_progress] if slot.live else []
+        # Not the array: a thousand label sets take 20 us to copy.
+        now = memoryview(slot.data).cast("d")
+        found = [now[column] for column in columns.in_progress] if slot.live else []
         self.in_progress = sum([in_progress.number(value) for value in found])
         self.starts = [start for value in found if (start := in_progress.start(value)) is not None]
         # Whether the start of each request in progress is known.
