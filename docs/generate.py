@@ -34,7 +34,7 @@ _LABELS: Final = {
     "app": "the application as its server names it, such as `myapp:app`",
     "framework": "the framework that is imported, with its version, such as `flask/3.1.3`",
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
-    "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), `task` (any other that records)",
+    "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), what a process that is no web worker has [joined](processes.md) as, `task` (any other that records)",
     "generation": "of objects that the garbage collector looks at: `0` to `2`, the oldest",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",
@@ -63,6 +63,8 @@ from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.store import locks
+from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.joined_role import JoinedRole
 from wsgi_prom.store.locks import LockFile
 
 def app(environ, start_response):
@@ -95,6 +97,7 @@ reloads.count()
 time.sleep(1.1)
 list(request("/0"))
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
+current_slot.add(role := JoinedRole("celery"))
 heartbeat = tempfile.NamedTemporaryFile(prefix="wgunicorn-", delete=False)
 os.unlink(heartbeat.name)
 lock_file = LockFile.of(Path(sys.argv[1]))

@@ -53,6 +53,7 @@ RIGHT = {
     "status_class": {"on": True, "off": False},
     "app_version": {"1.2": "1.2", "2026-11-28 ä": "2026-11-28 ä"},
     "cpu": {"1": True, "off": False},
+    "name": dict.fromkeys(["shop"], "shop") | {"Shop-2_b": "Shop-2_b", "7" * 64: "7" * 64},
     "socket_mode": {"600": 0o600, "660": 0o660, "0666": 0o666, "777": 0o777},
     "allow": {
         "127.0.0.1": (ip_network("127.0.0.1/32"),),
@@ -65,6 +66,7 @@ RIGHT = {
     "labels": {"a=1": (("a", "1"),), "a=1,b_2=x=y": (("a", "1"), ("b_2", "x=y")), "a=": (("a", ""),)},
 }
 WRONG = {
+    "name": ["a/b", "..", "-a", "a.b", "ä", "a b", "7" * 65],
     "bind": ["9464", ":9464", "host", "host:", "host:x", "host:65536", "host:123456", "::1:9464", "[::1]", "unix:",
              "unix:relative", "http://host:1", "host:1/metrics", "a b:1", "OFF", "host:-1", "host:1 ", "host:٣"],
     "app": ["myapp", "myapp:", ":app", "my-app:app", "myapp:app(x)", "a..b:c", "a:b:c", "1a:b", "a:b\n"],

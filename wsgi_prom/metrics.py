@@ -168,6 +168,10 @@ SCRAPE_DURATION: Final = (
     "wsgi_prom_scrape_duration_seconds",
     "Time that this scrape took to read and merge.",
 )
+JOINED: Final = (
+    "wsgi_prom_joined_processes",
+    "Processes that live, are no web workers, and have joined (wsgi_prom.join), with those that they forked and that record.",
+)
 SLOTS: Final = ("wsgi_prom_slots", "Slots of the shared directory, by whether a living process holds them.")
 VALUE_BYTES: Final = ("wsgi_prom_value_bytes", "Bytes of values that this scrape read.")
 DIRECTORY_READABLE: Final = (

@@ -54,6 +54,12 @@ def address(value: str) -> Address | None:
     return Address(host=found[1] or found[2], port=int(found[3]))
 
 
+def name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value, re.ASCII):
+        raise ValueError(value)
+    return value
+
+
 def reference(value: str) -> str:
     parse(value)
     return value

@@ -136,6 +136,13 @@ class Settings:
         "where the exporter listens: `HOST:PORT`, `[IPV6]:PORT`, `unix:/PATH`, or `off`",
         shown="`127.0.0.1:9464`", keyword=False,
     )  # fmt: skip
+    # None: each start of a server makes a directory of its own, which nobody else finds.
+    name: str | None = _setting(
+        "Exporter", None, setting_values.name, "a name of up to 64 letters, digits, - and _, such as shop",
+        "the name by which processes that [join](processes.md) meet the server of the same user: instead of `PROMETHEUS_MULTIPROC_DIR`, "
+        "which wins",
+        keyword=False,
+    )  # fmt: skip
     # Only the exporter's own user can connect by default.
     socket_mode: int = _setting(
         "Exporter", 0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory_files, environment
+from wsgi_prom.store import directory_files, environment, named_directory
 
 if TYPE_CHECKING:
     import argparse
@@ -19,13 +19,29 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
         "--directory",
         type=Path,
         metavar="PATH",
-        help=f"the shared directory (default: {environment.VARIABLE}, or the directory of the only running server)",
+        help=f"the shared directory (default: {environment.VARIABLE}, that of WSGI_PROM_NAME, or of the only running server)",
     )
 
 
 def directory_of(arguments: argparse.Namespace) -> Path:
     path: Path | None = arguments.directory or environment.configured() or environment.announced()
+    name = environment.name()
+    if path is None and name is not None:
+        return _of_name(name)
     return _own(path.absolute()) if path else _only_server().absolute()
+
+
+def _of_name(name: str) -> Path:
+    """Return the directory of *name*. For root: that of the only user who has one."""
+    own = named_directory.directory_of(name)
+    if own.exists() or os.geteuid() != 0:
+        return own
+    found = sorted(own.parent.glob(f"wsgi_prom-*.{name}"))
+    if len(found) > 1:
+        raise DirectoryError(
+            f"{len(found)} users have a directory of {name}. Choose one with --directory:", *map(str, found)
+        )
+    return found[0] if found else own
 
 
 def _own(path: Path) -> Path:

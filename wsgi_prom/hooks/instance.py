@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
+# Whether this process is a server's: its master, or a child of it.
+in_server = False
+
 
 class Instance:
     """
@@ -38,6 +41,8 @@ class Instance:
     """
 
     def __init__(self, *, reload: bool = False, master: int | None = None) -> None:
+        global in_server
+        in_server = True
         self._reload = reload
         self._started = False
         # `launch` with the settings of the start, or of the last reload. None without a directory.

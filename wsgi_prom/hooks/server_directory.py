@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory, directory_files, environment, locks
+from wsgi_prom.store import directory, directory_files, environment, locks, named_directory
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -25,7 +25,7 @@ _ATTEMPTS: Final = 3
 
 class ServerDirectory:
     """
-    The directory *path* that the processes of one server share: the user's choice, or one made for this server.
+    The directory *path* that the processes of one server share: the user's choice, or one made for this server or its name.
 
     After a *reload* it is the directory that was announced before the exec, by the process *master* if that is known.
     """
@@ -39,10 +39,16 @@ class ServerDirectory:
         self.number: int | None = None
         self._choose()
 
-    def _choose(self) -> None:
+    def _choose(self, owner: Owner | None = None) -> None:
         found = (environment.announced(self._master) if self._reload else None) or environment.configured()
+        name = environment.name()
         self._new = found is None
-        self.path = Path(os.path.abspath(found)) if found else directory.name_temporary()  # noqa: PTH100
+        if found is not None:
+            self.path = Path(os.path.abspath(found))  # noqa: PTH100
+        elif name is not None:
+            self.path = named_directory.directory_of(name, owner and owner[0])
+        else:
+            self.path = directory.name_temporary()
         # Before the application is imported, which may look at the variable.
         self._announce()
 
@@ -83,15 +89,16 @@ class ServerDirectory:
         """
         # It is made again, for the workers' user, unless the application has put something there.
         self._remove_early(os.getpid())
-        if os.environ.get(environment.VARIABLE) != str(self.path):
-            self._choose()
+        if os.environ.get(environment.VARIABLE) != str(self.path) or (self._new and environment.name()):
+            self._choose(owner)
         if not self._new:
             self._use_own(owner)
         # A daemon is another process than the one that read the configuration.
         self._announce()
         # Again, if the sweep of another server that starts has removed it before it was locked.
         for attempt in range(_ATTEMPTS):
-            new = self._new and not self._made_early and attempt == 0
+            own = self._new and not named_directory.is_named(self.path)
+            new = own and not self._made_early and attempt == 0
             self._lock_file = self._lock(directory.prepare(self.path, new=new, owner=owner))
             if self._lock_file.current(self.path):
                 break

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.server.joined_roles import JoinedRoles
 from wsgi_prom.server.stat import Stat
 from wsgi_prom.store import claims, roles
 from wsgi_prom.store.locks import LockFile
@@ -65,6 +66,7 @@ class Members:
         self._look_for_daemons_at = 0.0
         # From scrape to scrape: psutil takes 30 us to make one, and keeps its time of start.
         self._known: dict[Identity, Any] = {}
+        self._joined = JoinedRoles()
         # Claims that are of no worker, and since when.
         self._tasks: dict[tuple[int, int], float] = {}
 
@@ -120,8 +122,10 @@ class Members:
             if claim.pid in seen:
                 continue
             seen.add(claim.pid)
-            role = found.pop(claim.pid, "worker" if claim.stage else "task")
-            if role == "task":
+            joined = "" if claim.stage else self._joined.of(slot)
+            role = joined or found.get(claim.pid, "worker" if claim.stage else "task")
+            found.pop(claim.pid, None)
+            if role == "task" and not joined:
                 self._tasks[key] = since = tasks.get(key, now)
                 if now - since < _TASK_SECONDS:
                     continue

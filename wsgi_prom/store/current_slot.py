@@ -20,7 +20,7 @@ from wsgi_prom.store import unlocked
 from wsgi_prom.store.bindings import Bindings
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.fork_guard import new_fork_guard
-from wsgi_prom.store.locks import LockFile
+from wsgi_prom.store.named_directory import gone_for_good
 from wsgi_prom.store.shared_directory import shared_directory
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import MemorySlot, SharedSlot
@@ -218,7 +218,7 @@ class CurrentSlot:
 
     def _recover(self) -> None:
         path = self.directory
-        if path is None or LockFile.known_discarded(path):
+        if path is None or gone_for_good(path):
             return
         if isinstance(self.slot, SharedSlot):
             self._mend(self.slot)

@@ -17,7 +17,6 @@ import re
 import stat
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
@@ -29,20 +28,21 @@ from wsgi_prom.store import (
     exporter_files,
     label_limit,
     locks,
+    named_directory,
     stats_socket,
 )
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from wsgi_prom.store.directory_walk import Owner
 
 KINDS: Final = ("values", "keys")
 _SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
 _OTHER_FILES: Final = frozenset({locks.NAME, label_limit.NAME})
 
-# Memory-backed on every current distribution; a store to a page of a disk's file may wait for its write-back.
-_SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of its own is made below it, or refused
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
 # A younger directory may belong to a server that has made it and not locked it yet. The clock may be set in between: a
 # server that has locked its directory looks whether that is still there.
@@ -51,23 +51,13 @@ _ATTEMPTS: Final = 3
 
 
 def name_temporary() -> Path:
-    """
-    Choose a name for a directory of one server, without making it.
-
-    Never raises: where nothing can be written to, it is one that cannot be made.
-    """
-    base = _SHARED_MEMORY
-    if not os.access(base, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        import tempfile  # noqa: PLC0415 - 4 ms that each worker would pay
-
-        with suppress(FileNotFoundError):  # there is no temporary directory either
-            base = Path(tempfile.gettempdir())
-    return base / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
+    """Choose a name for a directory of one server, without making it. Never raises."""
+    return named_directory.base() / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether *path* is a name for a directory of one server, which is removed at its end."""
-    return _TEMPORARY_NAME.fullmatch(path.name) is not None
+    """Return whether *path* is a name for a directory of one server, or of those of one name, which is removed at their end."""
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None or named_directory.is_named(path)
 
 
 def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> LockFile:
@@ -206,7 +196,9 @@ def clear(path: Path, lock_file: LockFile) -> None:
 
 def discard(path: Path, lock_file: LockFile) -> bool:
     """
-    Remove a directory that was made for one server, if no other server's master uses it. Returns whether it is gone.
+    Remove a directory that was made for one server, if no other server's master uses it; one of a name, if no other process does.
+
+    Returns whether it is gone.
 
     *lock_file* is that of the directory as the caller knows it. Several processes may do this at the same time, or go on
     where one of them was killed. Workers that outlive a killed master (uWSGI's do, without no-orphans) go on in
@@ -233,17 +225,28 @@ def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
     current = LockFile.within(folder, path)
     if not is_temporary(path) or (current is not lock_file and lock_file.discarded):
         return False  # in the latter case somebody else has made it again
-    if any(True for known in (current, lock_file) for _ in known.servers()):
+    if _in_use(path, current, lock_file):
         return False
     for known in (current, lock_file):
         with suppress(OSError):  # what is removed may be what makes space for it
             known.mark_discarded()
+    # Again: a process that claims a slot looks for the mark after that, so one of the two sees the other.
+    if named_directory.is_named(path) and _in_use(path, current, lock_file):
+        current.mark_used()
+        return False
     # The lock file last: without one it is as good as empty.
     for name in sorted(os.listdir(folder), key=locks.NAME.__eq__):
         ours = name in _OTHER_FILES or _SLOT_FILE.fullmatch(name) or exit_counts.own(name)
         if ours or exporter_files.own(name) or archive.is_removable(name):
             _remove(name, folder)
     return True
+
+
+def _in_use(path: Path, *lock_files: LockFile) -> bool:
+    named = named_directory.is_named(path)
+    return any(
+        any(True for _ in file.servers()) or (named and named_directory.in_use(file)) for file in lock_files
+    )
 
 
 def sweep(own: Path, owner: Owner | None = None) -> None:

@@ -17,11 +17,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from wsgi_prom import setting_values
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
+_NAME: Final = "WSGI_PROM_NAME"
 # Not with the prefix of the settings: nobody sets it.
 _SERVER: Final = "_WSGI_PROM_SERVER"
 
@@ -37,6 +40,14 @@ def configured() -> Path | None:
     if not value or value == _announced(os.environ)[1]:
         return None
     return Path(value)
+
+
+def name() -> str | None:
+    """Return the setting `name` as the environment has it now; None for an invalid one, which is an error at the start."""
+    try:
+        return setting_values.name(os.environ[_NAME])
+    except (KeyError, ValueError):
+        return None
 
 
 def show(path: Path) -> None:

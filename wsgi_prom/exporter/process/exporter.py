@@ -98,7 +98,8 @@ def _run(
 
     if parent is None:
         signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-        answer(listen())
+        with lock.keeping_directory():
+            answer(listen())
         return
     master = MasterWatch(parent, lock.servers)
     serve_as_child = partial(answer, supervisor=os.getpid(), master=master)

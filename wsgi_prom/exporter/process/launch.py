@@ -67,8 +67,8 @@ def launch(
     """
     Start the exporter of *target* in the directory *path*, unless *address* is None or the directory has an exporter.
 
-    A *reload* replaces an exporter that was started with other settings, and ends one without an *address*. It also ends one
-    that it cannot replace, since clients that the new settings exclude could read its page. The exporter runs as *owner*, a uid
+    A *reload* replaces an exporter that was started with other settings, and ends one without an *address*; so does a server
+    where a process that has joined has started the exporter. A reload also ends one that it cannot replace, since clients that the new settings exclude could read its page. The exporter runs as *owner*, a uid
     and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
     *parent*, by default this one. *environ* is an earlier `exporter_environment`. Does not wait until it listens. Raises OSError.
     """
@@ -79,6 +79,8 @@ def launch(
             _stop(lock_file)
         return
     environ = environ or exporter_environment()
+    if running is not None and not reload:
+        reload = target is not None and _shows_less(running, target)
     if running is not None and not reload:
         _warn_of_other_settings(path, running, environ)
         return
@@ -100,6 +102,12 @@ def _command(path: Path, address: Address, target: Target) -> list[str]:
     """Return the command of an exporter, less the arguments that differ from launch to launch. Raises OSError."""
     serve = ["serve", "--directory", str(path), "--bind", str(address), *target.arguments()]
     return [_python(), "-P", "-S", "-c", _PROGRAM, *serve]
+
+
+def _shows_less(running: int, target: Target) -> bool:
+    """Return whether the exporter *running* was started by a process that has joined, and *target* is a server, of which it shows less."""
+    arguments = _arguments(running)
+    return bool(target.server) and "--parent" in arguments and "--server" not in arguments
 
 
 def was_lost(lock_file: LockFile) -> bool:
@@ -178,17 +186,25 @@ def exporter_environment() -> dict[str, str]:
 
 def _started_with(pid: int) -> tuple[list[str], dict[str, str]] | None:
     """Return the arguments and environment that the exporter *pid* was started with, None if they cannot be read."""
+    arguments = _arguments(pid)
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:  # it has just ended, or /proc is hidden
         return None
-    arguments = os.fsdecode(command).split("\0")[:-1]
     # --parent and what follows it do not change what is served.
     if "--parent" in arguments:
         arguments = arguments[: arguments.index("--parent")]
     pairs = [item.partition("=") for item in os.fsdecode(environ).split("\0") if item]
     return arguments, {name: value for name, _, value in pairs}
+
+
+def _arguments(pid: int) -> list[str]:
+    """Return the command line of the process *pid*, empty if it cannot be read."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return os.fsdecode(command).split("\0")[:-1]
 
 
 def _python() -> str:

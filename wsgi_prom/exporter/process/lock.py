@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.process.watch import send_signal
-from wsgi_prom.store import directory, directory_files, locks
+from wsgi_prom.store import directory, directory_files, locks, named_directory
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.tmpfiles import TmpfilesLock
 
@@ -135,6 +135,17 @@ class ExporterLock:
         """Remove the directory if it was made for a server and no server uses it. Never raises."""
         if next(self.servers(), None) is None:
             directory.discard(self.path, self._lock_file)
+
+    @contextmanager
+    def keeping_directory(self) -> Iterator[None]:
+        """Keep the directory of a name while this exporter serves, which was started by hand, and remove it then if it is not used."""
+        self._lock_file.acquire(named_directory.KEPT)
+        try:
+            yield
+        finally:
+            self._lock_file.release(named_directory.KEPT)
+            if named_directory.is_named(self.path):
+                self.remove_directory()
 
     def servers(self) -> Iterator[int]:
         """Yield the pids of the masters that use the directory, 0 for one in another pid namespace."""

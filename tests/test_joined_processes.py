@@ -1,0 +1,136 @@
+"""Processes that are no web workers join a server's: their figures outlive its restarts, and it theirs."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import joined
+import live
+import pytest
+import servers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def meeting(by: str, tmp_path: Path) -> tuple[dict[str, str], Path]:
+    """Return the variable by which processes meet, and the directory where they do."""
+    if by == "variable":
+        # The client library needs it when a metric is made, before the process joins.
+        (tmp_path / "shared").mkdir(mode=0o700)
+        return {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "shared")}, tmp_path / "shared"
+    name, path = joined.new_name()
+    return {"WSGI_PROM_NAME": name}, path
+
+
+@pytest.mark.parametrize(
+    ("kind", "by"), [("gunicorn sync", "name"), ("uwsgi prefork", "name"), ("uwsgi prefork", "variable")]
+)
+def test_counts_of_a_process_that_has_joined_outlive_restarts_of_the_server(
+    kind: str, by: str, tmp_path: Path
+) -> None:
+    """
+    What a process counts before the server starts, between two runs of it, in forks, and after it was replaced is on the page.
+    """
+    variable, path = meeting(by, tmp_path)
+    expected = 0
+    with joined.joined(**variable) as process:
+        for _ in range(2):
+            process.tell("DONE.inc(5); LEFT.set(7)")
+            with servers.start(kind, workers=2, **variable) as server:
+                process.tell("DONE.inc(3)")
+                process.tell(joined.FORK)
+                assert server.get("/").status == 200
+                expected += 9
+                samples = server.samples()
+                assert expected == servers.value(samples, "jobs_done_total")
+                assert 7 == servers.value(samples, "jobs_left")
+                assert expected / 9 == sum(live.labelled(samples, "http_requests_total").values())
+                assert 1 == servers.value(samples, "wsgi_prom_joined_processes", role="consumer")
+                assert 2 == sum(live.labelled(samples, "wsgi_workers").values())
+            assert path.exists()
+        process.end()
+    assert path.exists() if by == "variable" else joined.gone(path)
+
+
+def test_a_process_that_ends_leaves_its_counts_to_the_server_and_its_successor() -> None:
+    """
+    What a process has counted stays when it is killed or ends, its successor goes on, and whoever ends last removes the directory.
+    """
+    name, path = joined.new_name()
+    with servers.start("gunicorn sync", workers=1, WSGI_PROM_NAME=name) as server:
+        for number, end in enumerate([signal.SIGKILL, signal.SIGTERM, None], 1):
+            with joined.joined(WSGI_PROM_NAME=name) as process:
+                process.tell("DONE.inc(10); LEFT.set(3)")
+                assert 3 == servers.value(server.samples(), "jobs_left")
+                process.end(end)
+            samples = server.samples()
+            assert 10 * number == servers.value(samples, "jobs_done_total")
+            assert None is servers.value(samples, "jobs_left")
+            assert None is servers.value(samples, "wsgi_prom_joined_processes", role="consumer")
+        # The server's worker, and the one that all of these took.
+        assert 2 == sum(live.labelled(samples, "wsgi_prom_slots").values())
+    assert joined.gone(path)
+
+
+def test_processes_have_their_role_and_are_no_workers() -> None:
+    """The figures of a process that has joined, and of its fork, have its role; those of web workers leave both out."""
+    name, _ = joined.new_name()
+    with servers.start("gunicorn sync", workers=1, WSGI_PROM_NAME=name) as server:
+        with joined.joined(WSGI_PROM_NAME=name) as process:
+            process.tell("child = os.fork() or (DONE.inc(), __import__('time').sleep(100))")
+            samples = live.eventually(
+                server.samples,
+                lambda found: servers.value(found, "wsgi_prom_joined_processes", role="consumer") == 2,
+            )
+            assert [1, 1] == [
+                count
+                for labels, count in live.labelled(samples, "process_threads").items()
+                if ("role", "consumer") in labels
+            ]
+            assert {("state", "idle"): 1} == {
+                label: count
+                for labels, count in live.labelled(samples, "wsgi_workers").items()
+                for label in labels
+                if count
+            }
+            assert 1 == servers.value(samples, "wsgi_worker_capacity")
+            assert 1 == len(live.labelled(samples, "wsgi_worker_start_time_seconds"))
+            process.tell("os.kill(child, 9); os.waitpid(child, 0)")
+
+
+def test_without_a_server_a_process_serves_the_page_itself() -> None:
+    """
+    With serve=True the page is there without a server, shows the server while one runs, and ends with both.
+    """
+    name, path = joined.new_name()
+    with live.hold_port() as holder:
+        bind = f"127.0.0.1:{holder.getsockname()[1]}"
+        own = {"WSGI_PROM_NAME": name, "WSGI_PROM_BIND": bind}
+
+        def page() -> live.Samples:
+            return live.parse_samples(live.request(f"http://{bind}/metrics").body.decode())
+
+        def shows(server: str, **labels: str) -> bool:
+            def look() -> bool:
+                try:
+                    return servers.value(page(), server, **labels) is not None
+                except OSError:
+                    return False
+
+            return live.eventually(look, bool, live.STOP_SECONDS)
+
+        with joined.joined("wsgi_prom.join(role='cron', serve=True)", **own) as process:
+            process.tell("DONE.inc(4)")
+            assert shows("jobs_done_total")
+            assert 4 == servers.value(page(), "jobs_done_total")
+            assert {} == live.labelled(page(), "wsgi_workers")
+            for _ in range(2):
+                with servers.start("gunicorn sync", workers=1, **own) as server:
+                    assert shows("wsgi_worker_capacity")
+                    assert server.metrics_url.startswith(f"http://{bind}")
+                assert shows("jobs_done_total")
+            assert 4 == servers.value(page(), "jobs_done_total")
+            process.end()
+            assert joined.gone(path)

@@ -1,0 +1,126 @@
+"""The directory of a name: who makes it, who keeps it, who removes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import exporters
+import joined
+import live
+import processes
+import pytest
+import servers
+
+from wsgi_prom import join
+from wsgi_prom.errors import SettingError
+from wsgi_prom.store import directory
+from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.slots import SharedSlot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_a_directory_of_a_name_is_removed_when_nobody_holds_a_slot(tmp_path: Path) -> None:
+    """`discard` keeps the directory of a name while a process records there, and that of one server alone does not wait for it."""
+    for name, kept in [("wsgi_prom-1.shop", True), (directory.name_temporary().name, False)]:
+        path = tmp_path / name
+        lock_file = directory.prepare(path)
+        with processes.Child(lambda path: SharedSlot.claim(path).number) as child:
+            assert 0 == child.call(path)
+            assert kept != directory.discard(path, lock_file)
+            assert kept == path.exists()
+            assert not (kept and lock_file.discarded)
+        assert directory.discard(path, lock_file)
+        assert not path.exists()
+
+
+def test_a_process_makes_the_directory_of_its_name_again(in_child: Callable[..., object]) -> None:
+    """A process that has joined goes on in a new directory where somebody has removed the one of its name."""
+    name, path = joined.new_name()
+
+    def run() -> list[bool]:
+        from prometheus_client import Counter
+
+        join(name=name)
+        found = [path.exists()]
+        lock_file = directory.prepare(path)
+        lock_file.mark_discarded()
+        subprocess.run(["rm", "-r", path], check=True)
+        Counter("again_total", "Counted.", registry=None).inc()
+        current_slot.check()
+        found.append(bool(directory.slot_numbers(path)))
+        found.append(directory.discard(path, directory.prepare(path)))
+        return found
+
+    assert [True, True, True] == in_child(run)
+
+
+def test_an_exporter_by_hand_keeps_the_directory_of_a_name() -> None:
+    """Between two processes of a name an exporter that was started by hand keeps their counts, and removes them at its end."""
+    name, path = joined.new_name()
+    command = [*exporters.command(path)[:4], "--bind", "127.0.0.1:0"]
+    with live.LiveServer(command, env={"WSGI_PROM_NAME": name}) as exporter:
+        for number in (1, 2):
+            with joined.joined(WSGI_PROM_NAME=name) as process:
+                process.tell("DONE.inc()")
+                exporter.wait_for_log(exporters.LISTENING)
+                process.end()
+            assert number == servers.value(exporter.samples(), "jobs_done_total")
+    assert joined.gone(path)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"name": "a/b"}, {"name": ".."}, {"name": ""}, {"role": "worker"}, {"role": "a b"}]
+)
+def test_wrong_arguments_are_errors(arguments: dict[str, str]) -> None:
+    """A name that is no file's, and a role that is a server's own, are refused."""
+    with pytest.raises(SettingError):
+        join(**arguments)
+
+
+def test_a_server_with_a_wrong_name_does_not_start() -> None:
+    """A server ends with one line that says which names are right."""
+    server = live.gunicorn(workers=1, WSGI_PROM_NAME="a/b")
+    with pytest.raises(RuntimeError, match="WSGI_PROM_NAME='a/b' is not a name of up to 64 letters"):
+        server.__enter__()
+
+
+def test_a_process_without_a_directory_goes_on() -> None:
+    """A process that finds no directory says so in one line, and goes on."""
+    with joined.joined() as process:
+        process.tell("DONE.inc()")
+        (line,) = process.end().splitlines()
+        assert "this process has not joined any other" in line
+
+
+def test_a_module_that_joins_may_be_imported_by_the_server(tmp_path: Path) -> None:
+    """In a server's master and workers `join` does nothing: they are workers as ever."""
+    name, path = joined.new_name()
+    (tmp_path / "joining.py").write_text("import plain, wsgi_prom\nwsgi_prom.join()\napp = plain.app\n")
+    for options in ([], ["--preload"]):
+        with live.gunicorn("joining:app", *options, workers=2, cwd=tmp_path, WSGI_PROM_NAME=name) as server:
+            assert server.get("/").status == 200
+            samples = server.samples()
+            assert {} == live.labelled(samples, "wsgi_prom_joined_processes")
+            assert 2 == sum(live.labelled(samples, "wsgi_workers").values())
+        assert joined.gone(path)
+
+
+def test_a_directory_that_another_user_has_put_there_is_not_used() -> None:
+    """A server whose directory of its name is another user's serves its application, and says that there are no metrics."""
+    if os.geteuid() != 0:
+        raise PermissionError("os.chown: Operation not permitted")
+    name, path = joined.new_name()
+    path.mkdir(mode=0o777)
+    os.chown(path, 65534, 65534)
+    try:
+        with live.gunicorn(workers=1, WSGI_PROM_NAME=name) as server:
+            server.wait_for_log("no metrics")
+            assert server.get("/").status == 200
+        assert [] == os.listdir(path)
+    finally:
+        path.rmdir()
