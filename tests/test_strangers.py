@@ -18,6 +18,7 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import directory, directory_files, label_limit, locks, named_directory, schemas
 from wsgi_prom.store.label_limit import LabelSets
 from wsgi_prom.store.slots import SharedSlot
+from wsgi_prom.store.text_format import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 NOBODY = 65534
 STRANGER = 54321
 HITS = schemas.counter("hits", "Hits.", ())
+NOTHING = Text(1.0, 1.0, b"{}")
 
-SLOT_NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values"]
+SLOT_NAMES = ["wsgi_prom.0.keys", "wsgi_prom.0.values", "wsgi_prom.0.texts"]
 NAMES = [*SLOT_NAMES, locks.NAME, label_limit.NAME]
 
 
@@ -97,6 +99,7 @@ def use(path: Path, owner: tuple[int, int] | None) -> None:
         slot = SharedSlot.claim(path, owner)
         columns, index = slot.row(HITS, ())
         columns[index] += 1.0
+        slot.write_text(index, NOTHING)
     except (OSError, WsgiPromError):
         pass
     try:
@@ -153,6 +156,7 @@ def test_a_slot_is_had_in_spite_of_what_is_planted(
         slot = SharedSlot.claim(shared)
         columns, index = slot.row(HITS, ())
         columns[index] += 1.0
+        assert slot.write_text(index, NOTHING)
 
     directory.prepare(shared)
     plant(shared / name, foreign)
@@ -255,7 +259,7 @@ def test_modes_whatever_the_umask(
     def run() -> None:
         os.umask(umask)
         slot = SharedSlot.claim(path, owner)
-        slot.row(HITS, ())
+        slot.write_text(slot.row(HITS, ())[1], NOTHING)
         LabelSets(path, 10, owner).allow("hits", ("a",))
 
     in_child(run)

@@ -1,7 +1,7 @@
 """
 Render families as a page, in the Prometheus text format 0.0.4 or in OpenMetrics 1.0.
 
-1. The lines of samples are the same in both formats; only the lines before them differ.
+1. The lines of samples are the same in both formats, but for the exemplars, which only OpenMetrics has.
 2. A renderer keeps the text of each line up to its value. At 1,000 label sets of a counter and a histogram this text takes
    15 ms to make, and the values take 2 ms.
 3. The metrics of a process's registry may be of any type, with exemplars and timestamps: the client library renders them. It
@@ -20,7 +20,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.utils import floatToGoString
 
-from wsgi_prom.merge.families import label_name, metric_name
+from wsgi_prom.merge.names import label_name, metric_name
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -64,6 +64,8 @@ class Renderer:
         for family in families:
             pieces = self._pieces(family)
             kept[family.name] = family.children, pieces
+            if openmetrics:
+                pieces = _with_exemplars(pieces, family)
             lines = pieces if not names or family.name in names else _selected(family, pieces, names)
             if lines:
                 parts.append(_head(family.name, family.type, family.help, openmetrics=openmetrics))
@@ -121,6 +123,15 @@ def _pairs(labels: Labels) -> str:
     return ",".join([f'{label_name(label)}="{_escape(value)}"' for label, value in labels])
 
 
+def _with_exemplars(pieces: list[str], family: Family) -> list[str]:
+    exemplars = family.exemplars
+    if exemplars:
+        pieces = pieces.copy()
+        for at, (labels, value, timestamp) in exemplars.items():
+            pieces[2 * at + 1] += f" # {{{_pairs(tuple(labels.items()))}}} {_number(value)} {timestamp}"
+    return pieces
+
+
 def _selected(family: Family, pieces: list[str], names: Collection[str]) -> list[str]:
     lines = zip(family.samples, pieces[::2], pieces[1::2], strict=True)
     found = [piece for (name, _), *line in lines if name in names for piece in line]
@@ -169,8 +180,8 @@ def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
     help_text = _escape(help_text)
     if not openmetrics:
         help_text = help_text.replace(r"\"", '"')
-        name += "_total" if typ == "counter" else ""
-        typ = "untyped" if typ == "unknown" else typ
+        name += {"counter": "_total", "info": "_info"}.get(typ, "")
+        typ = {"unknown": "untyped", "info": "gauge"}.get(typ, typ)
     return f"# HELP {name} {help_text}\n# TYPE {name} {typ}\n"
 
 

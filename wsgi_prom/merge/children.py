@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.utils import floatToGoString
 
-from wsgi_prom.store import in_progress
+from wsgi_prom.merge.names import label_name
+from wsgi_prom.store import in_progress, text_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from wsgi_prom.merge.sums import Sums
     from wsgi_prom.store.schemas import Columns, Metric
+    from wsgi_prom.store.text_format import Text
 
 Labels = tuple[tuple[str, str], ...]
 # The samples of a child: the name of each, and its labels beside the child's own. Children with the same samples share it.
@@ -49,6 +51,10 @@ class Child:
         """Return a value for each of the samples. A gauge brings its shape up to date as well."""
         raise NotImplementedError
 
+    def exemplars(self) -> Sequence[Text | None]:
+        """Return the exemplar of each of the samples, or nothing. After `values`, and only where the sums have texts."""
+        return ()
+
     def _columns(self, number: int, columns: Columns | None) -> list[slice]:
         first = self._sums.firsts[number] + 1
         return [slice(first + columns[0], first + columns[1])] if columns else []
@@ -71,6 +77,12 @@ class CounterChild(Child):
 
     def values(self) -> Sequence[float]:
         return (self._sum(self._count),)
+
+    def exemplars(self) -> Sequence[Text | None]:
+        found = latest(self._sums.texts, *[range(part.start, part.stop) for part in self._count])
+        # The buckets of a histogram are a counter too, of 1 for each observation.
+        buckets = any(part.stop - part.start > 1 for part in self._count)
+        return (found._replace(value=1.0) if found and buckets else found,)
 
 
 class SummaryChild(Child):
@@ -125,6 +137,15 @@ class HistogramChild(Child):
         values += values[-1], self._sum(self._total)
         return values
 
+    def exemplars(self) -> Sequence[Text | None]:
+        texts = self._sums.texts
+        found: dict[float, list[int]] = {bound: [] for bound in self._bounds if self.shape}
+        for columns, bounds in self._buckets:
+            for at, bound in enumerate(bounds, columns.start):
+                if at in texts and bound in found:
+                    found[bound].append(at)
+        return [*(latest(texts, columns) for columns in found.values()), None, None] if self.shape else ()
+
     def _by_bound(self) -> Iterable[float]:
         counts = dict.fromkeys(self._bounds, 0.0)
         for columns, bounds in self._buckets:
@@ -174,12 +195,55 @@ class GaugeChild(Child):
         return (_MERGES[mode](value for _, value, _ in shown),)
 
 
+class InfoChild(Child):
+    """
+    An Info: what any process has set last, as labels beside its own. Without those if nobody has set it, as in the client library.
+    """
+
+    def __init__(self, name: str, labels: Labels, sums: Sums) -> None:
+        super().__init__(name, labels, sums)
+        self._own = labels
+        self._times: list[slice] = []
+
+    def add(self, number: int, metric: Metric) -> None:
+        self._times += self._columns(number, metric.count)
+
+    def values(self) -> Sequence[float]:
+        text = latest(self._sums.texts, *[range(time.start, time.stop) for time in self._times])
+        if text is None and not self._sum(self._times):
+            self.labels, self.shape = self._own, _shape(self._name, ("_info",))
+            return (1.0,)
+        if text is None or not text.text:  # it was set, and what to is not known: lost, or too long
+            self.shape = ()
+            return ()
+        self.labels = tuple(sorted(distinct(self._own, text_labels.load(text.text))))
+        self.shape = _shape(self._name, ("_info",))
+        return (1.0,)
+
+
+def latest(texts: Mapping[int, Text], *columns: Iterable[int]) -> Text | None:
+    """Return the latest of *texts* that is of one of *columns*."""
+    found = [texts[at] for some in columns for at in some if at in texts]
+    return max(found, key=lambda text: text.time, default=None)
+
+
+def distinct(*labels: Labels) -> Iterator[tuple[str, str]]:
+    """Yield those of *labels* that may stand beside each other on a page: names that differ there, the first of two alike."""
+    shown: set[str] = set()
+    for name, value in chain.from_iterable(labels):
+        on_page = label_name(name)
+        if on_page and not on_page.startswith("__") and on_page not in shown:
+            shown.add(on_page)
+            yield name, value
+
+
 _MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "min": min, "max": max}
 CHILDREN: Final[dict[str, type[Child]]] = {
     "counter": CounterChild,
     "gauge": GaugeChild,
     "summary": SummaryChild,
     "histogram": HistogramChild,
+    "info": InfoChild,
 }
 
 

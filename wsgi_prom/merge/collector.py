@@ -22,6 +22,7 @@ from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSource
 from wsgi_prom.merge.sums import Sums
+from wsgi_prom.merge.texts import SlotTexts
 from wsgi_prom.store import directory, exit_counts
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
@@ -69,6 +70,7 @@ class Collector:
         started = time.perf_counter()
         report = Report()
         readings = self._youngest(self._read(report))
+        report.unreadable += tuple(self._texts.read(self._names, readings, self._owners))
         try:
             self._merge(readings)
         except BaseException:
@@ -95,6 +97,9 @@ class Collector:
 
     def _begin(self) -> None:
         self._root = Layout()
+        # Of the directory, as it was listed last: its files, and the users whose files count.
+        self._names: frozenset[str] = frozenset()
+        self._owners: frozenset[int] | None = None
         self._slots: dict[int, SlotSource] = {}
         self._exits: dict[int, ExitsSource] = {}
         self._client_files = None if self._path is None else ClientFiles(self._path)
@@ -104,6 +109,7 @@ class Collector:
         self._layouts: list[Layout] = []
         self._sums = Sums()
         self._families = Families(self._sums)
+        self._texts = SlotTexts(self._path)
 
     def _merge(self, readings: list[Reading]) -> None:
         present = {reading.key: reading for reading in readings}
@@ -119,6 +125,7 @@ class Collector:
             self._sums.covered(layouts)
         self._layouts = layouts
         self._sums.update(self._last.values(), readings)
+        self._sums.texts = self._texts.latest(self._sums, self._last.values())
         self._families.update()
 
     def _read(self, report: Report) -> list[Reading]:
@@ -167,7 +174,7 @@ class Collector:
             memory = current_slot.slot
             return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
         numbers = directory.slot_numbers(self._path)
-        owners = directory.trusted_uids(self._path)
+        self._owners = owners = directory.trusted_uids(self._path)
         lock_file = None
         if numbers:
             with suppress(OSError, DirectoryError):
@@ -176,7 +183,8 @@ class Collector:
             number: self._slots.get(number) or SlotSource(self._path, number, self._root)
             for number in numbers
         }
-        arbiters = exit_counts.numbers(os.listdir(self._path))
+        self._names = frozenset(os.listdir(self._path))
+        arbiters = exit_counts.numbers(self._names)
         self._exits = {
             number: self._exits.get(number) or ExitsSource(self._path, number, self._root)
             for number in arbiters
@@ -206,7 +214,7 @@ def _counts(reading: Reading) -> dict[Row, list[float]]:
 
 
 def _rising(schema: Schema) -> list[int]:
-    if any(metric.type == "gauge" for metric in schema.metrics):
+    if any(metric.type in {"gauge", "info"} for metric in schema.metrics):
         return []
     totals = {n for metric in schema.metrics if metric.total for n in range(*metric.total)}
     return [n for n in range(schema.width) if n not in totals]

@@ -13,9 +13,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import metrics_core as core
-from prometheus_client.openmetrics.exposition import escape_label_name, escape_metric_name
+from prometheus_client.samples import Exemplar
 
-from wsgi_prom.merge.children import CHILDREN
+from wsgi_prom.merge.children import CHILDREN, distinct
+from wsgi_prom.merge.names import label_name, metric_name
+from wsgi_prom.store import text_labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +34,10 @@ _SUFFIXES: Final = {
     "gauge": ("",),
     "summary": ("_count", "_sum"),
     "histogram": ("_bucket", "_count", "_sum"),
+    "info": ("_info",),
 }
+# What has other samples, or other labels, from scrape to scrape.
+_CHANGING: Final = frozenset({"gauge", "info"})
 
 
 class Family:
@@ -60,6 +65,18 @@ class Family:
         """Since when each child counts, in seconds since the epoch, 0 if that is not known. Made at each call."""
         return [child.start() for child in self._by_labels.values() if child.shape]
 
+    @property
+    def exemplars(self) -> dict[int, Exemplar]:
+        """The exemplars, by the position of their sample. Their labels can stand on a page, and are in the order of their names."""
+        if not self._sums.texts:
+            return {}
+        found = chain.from_iterable([child.exemplars() for child in self._by_labels.values()])
+        return {
+            at: Exemplar(dict(distinct(text_labels.load(text.text))), text.value, text.time)
+            for at, text in enumerate(found)
+            if text is not None and text.text
+        }
+
     def child(self, labels: Labels) -> Child:
         """Return the child of *labels*, to which the caller adds a row."""
         self._changed = True
@@ -71,7 +88,7 @@ class Family:
     def update(self) -> None:
         children = self._by_labels.values()
         self.values = list(chain.from_iterable([child.values() for child in children]))
-        if self._changed or self.type == "gauge":
+        if self._changed or self.type in _CHANGING:
             found = [(child.labels, child.shape) for child in children if child.shape]
             if found != self.children:
                 self.children = found
@@ -98,8 +115,9 @@ class Families:
         """Return the families as the client library's objects, for code that works with those."""
         for family in self:
             metric = core.Metric(family.name, family.help, family.type)
-            for (name, labels), value in zip(family.samples, family.values, strict=True):
-                metric.add_sample(name, dict(labels), value)
+            exemplars = family.exemplars
+            for at, ((name, labels), value) in enumerate(zip(family.samples, family.values, strict=True)):
+                metric.add_sample(name, dict(labels), value, exemplar=exemplars.get(at))
             yield metric
 
     def update(self) -> None:
@@ -137,18 +155,6 @@ class Families:
         self._names.update(dict.fromkeys(names, metric.name))
         family = self._families[metric.name] = Family(metric, self._sums)
         return family
-
-
-@lru_cache(maxsize=1024)
-def metric_name(name: str) -> str:
-    """Return *name* as the page has it. The library lets a newline at the end pass, which would end the line."""
-    return str(escape_metric_name(name.replace("\n", "_")))
-
-
-@lru_cache(maxsize=1024)
-def label_name(name: str) -> str:
-    """Return *name* as the page has it; see `metric_name`."""
-    return str(escape_label_name(name.replace("\n", "_")))
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,9 @@ import os
 import weakref
 from array import array
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
@@ -57,6 +59,11 @@ class Layout:
         self._memo: file_format.Memo = before._memo if before else file_format.Memo()
         # Weak: while processes meet new label sets, each scrape makes layouts that the next one no longer needs.
         self._successors: weakref.WeakValueDictionary[bytes, Layout] = weakref.WeakValueDictionary()
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The first column of each row, which has its start time, and the width."""
+        return list(accumulate([schema.stride for schema, _ in self.rows], initial=0))
 
     def extended(self, lines: bytes, room: int) -> Layout:
         """
@@ -121,7 +128,7 @@ class SlotSource:
 
         *owners* are the uids whose files are read, None for all. Raises FormatError, OSError.
         """
-        fd, found = _open(self._values, owners)
+        fd, found = open_plain(self._values, owners)
         try:
             header = os.pread(fd, file_format.HEADER.size, 0)
             nonce, committed = file_format.unpack_header(header)
@@ -147,7 +154,7 @@ class SlotSource:
     def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
         known = nonce == self._nonce and committed > self._committed
         start = self._committed if known else 0
-        fd, found = _open(self._keys, owners)
+        fd, found = open_plain(self._keys, owners)
         try:
             # A damaged header may ask for any amount of memory.
             if committed > min(found.st_size, _MOST_KEYS):
@@ -198,7 +205,8 @@ class MemorySource:
         return [Reading(self._layout, data, "memory", str(os.getpid()), live=True)]
 
 
-def _open(path: Path, owners: frozenset[int] | None) -> tuple[int, os.stat_result]:
+def open_plain(path: Path, owners: frozenset[int] | None) -> tuple[int, os.stat_result]:
+    """Open the plain file *path*, of one of *owners* if they are given. Raises FormatError, OSError."""
     fd = os.open(path, _READ_FLAGS)
     try:
         check_plain(fd, owners)

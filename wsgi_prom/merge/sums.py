@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import weakref
 from array import array
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.readers import Layout, Reading
     from wsgi_prom.store.schemas import Row, Schema
+    from wsgi_prom.store.text_format import Text
 
 # Rows that are added up at a time: with 512 slots, a copy of all columns was a third of the collector's memory.
 _AT_ONCE: Final = 128
@@ -36,6 +38,8 @@ class Sums:
         self.firsts = [0]
         self.totals: list[float] = []
         self._placed: list[tuple[Reading, _Place]] = []
+        # The texts of some columns, by their index among the totals.
+        self.texts: dict[int, Text] = {}
         self._present: list[tuple[Reading, _Place]] = []
         self._start_times: list[float] | None = None
         self._places: weakref.WeakKeyDictionary[Layout, _Place] = weakref.WeakKeyDictionary()
@@ -66,6 +70,13 @@ class Sums:
         for layout in layouts:
             numbers.update(self._place(layout).numbers)
         return len(numbers) == len(self.rows)
+
+    def index(self, layout: Layout, column: int) -> int | None:
+        """Return where *column* of *layout* is among the totals; None if the layout is not as wide."""
+        if column >= layout.width:
+            return None
+        row = bisect_right(layout.starts, column) - 1
+        return self.firsts[self._place(layout).numbers[row]] + column - layout.starts[row]
 
     def shown(self, number: int) -> Iterator[tuple[str, bool, array[float]]]:
         """Yield what each process that is present has in row *number*: its `pid` label, whether it is alive, the values."""

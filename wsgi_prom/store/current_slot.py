@@ -115,13 +115,13 @@ class CurrentSlot:
             self.part_from_parent()
         with self.lock:
             self._bindings.add(binding)
-            self._look_for_incomplete()
+            self.look_for_incomplete()
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """Return the columns of a row of the slot, made at the first call, and the index of its first value."""
         with self.lock:
             found = self.slot.row(schema, labelvalues)
-            self._look_for_incomplete()
+            self.look_for_incomplete()
             return found
 
     def renew(self) -> None:
@@ -203,7 +203,7 @@ class CurrentSlot:
         self._next_try = 0.0
         self.renew()
 
-    def _look_for_incomplete(self) -> None:
+    def look_for_incomplete(self) -> None:
         """Have the next record try to put into the files what is in memory, but not more than once a second."""
         if self.fork_guard[0] and isinstance(self.slot, SharedSlot) and self.slot.incomplete:
             self.fork_guard[0] = 0
@@ -212,7 +212,7 @@ class CurrentSlot:
         if not isinstance(self.slot, SharedSlot):
             return False
         try:
-            return self.slot.check() is not State.GOOD
+            return self.slot.check() is not State.GOOD or self.slot.incomplete
         except Exception:
             return True
 
@@ -225,7 +225,7 @@ class CurrentSlot:
         slot = self.slot if isinstance(self.slot, SharedSlot) else self._claim(path)
         if slot.error is not None:
             raise slot.error
-        self._look_for_incomplete()
+        self.look_for_incomplete()
         if self._problem:
             self._problem = ""
             self._log_later(

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.directory_walk import Owner
 
+# The two files of every slot, and the one of those that have texts (text_file.py).
 KINDS: Final = ("values", "keys")
-_SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values)(\.bad)?", re.ASCII)
+TEXTS: Final = "texts"
+_SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.(keys|values|texts)(\.bad)?", re.ASCII)
 _OTHER_FILES: Final = frozenset({locks.NAME, label_limit.NAME})
 
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")
@@ -135,8 +137,8 @@ def has_metrics(path: Path) -> bool:
     return bool(slot_numbers(path) or client_files(path))
 
 
-def slot_file(number: int, kind: str) -> str:
-    """Return the name of a file of slot *number*; *kind* is one of KINDS."""
+def slot_file(number: int | str, kind: str) -> str:
+    """Return the name of a file of slot *number*; *kind* is one of KINDS, or TEXTS."""
     return f"wsgi_prom.{number}.{kind}"
 
 
@@ -146,7 +148,7 @@ def set_aside(folder: int, number: int, *kinds: str) -> bool:
 
     The directory is open as *folder*. Returns False if a folder with something in it has that name.
     """
-    for kind in kinds or KINDS:
+    for kind in kinds or (*KINDS, TEXTS):
         bad = slot_file(number, kind)
         aside = f"{bad}.bad"
         try:

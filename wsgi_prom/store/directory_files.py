@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 20
 _PAUSE_SECONDS: Final = 0.01
 
+# What `open_file` fails with for what is no file: a directory, a link, a socket.
+NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
+
 
 class NotOwnFileError(OSError):
     """A file is not a plain one, has a second name, or belongs to another user than its directory."""
@@ -105,7 +108,7 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
     Open *name* in the directory *folder*, made if it is missing; *flags* are added to those that keep it safe.
 
     A file that is made belongs to the directory's user. Raises NotOwnFileError for one that does not, FileNotFoundError
-    without *create*, other OSErrors: EISDIR, ELOOP and ENXIO for what is no file.
+    without *create*, other OSErrors: one of NOT_A_FILE for what is none.
     """
     flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     user = os.fstat(folder)

@@ -14,7 +14,7 @@ import time
 from array import array
 from contextlib import suppress
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import FormatError, WsgiPromError
 from wsgi_prom.store import directory, directory_files, file_format, mapping
@@ -23,8 +23,6 @@ from wsgi_prom.store.descriptor import Descriptor
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-_NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
 
 class State(Enum):
@@ -62,7 +60,7 @@ class SlotFiles:
         try:
             with directory_files.opened(path, self._uid) as folder:
                 if former is not None:
-                    directory.set_aside(folder, number)
+                    directory.set_aside(folder, number, *directory.KINDS)
                 for kind in directory.KINDS:
                     self._files[kind] = self._open(kind, folder)
             self._size = os.fstat(self._fd("values")).st_size
@@ -164,8 +162,10 @@ class SlotFiles:
 
     def set_aside(self) -> None:
         """Rename the files to `.bad`, as far as they are in place. Never raises."""
-        with suppress(Exception), directory_files.opened(self._path, self._uid) as folder:
-            directory.set_aside(folder, self._number, *filter(self._in_place, directory.KINDS))
+        kinds = [kind for kind in directory.KINDS if self._in_place(kind)]
+        if kinds:
+            with suppress(Exception), directory_files.opened(self._path, self._uid) as folder:
+                directory.set_aside(folder, self._number, *kinds, directory.TEXTS)
 
     def withdraw(self) -> None:
         """
@@ -236,7 +236,10 @@ class SlotFiles:
         try:
             return Descriptor(directory_files.open_file(name, folder, os.O_RDWR))
         except OSError as error:
-            if isinstance(error, directory_files.NotOwnFileError) or error.errno in _NOT_A_FILE:
+            if (
+                isinstance(error, directory_files.NotOwnFileError)
+                or error.errno in directory_files.NOT_A_FILE
+            ):
                 raise FormatError(f"{self._path / name} cannot be used: {error.strerror}") from error
             raise
 

@@ -7,33 +7,33 @@ A slot: where one process keeps its values, in two shared files that it has clai
 
 from __future__ import annotations
 
-import errno
+import os
 import time
 from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
-from wsgi_prom.errors import FormatError
+from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
 from wsgi_prom.store.schemas import PER_PROCESS_MODES
 from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
+from wsgi_prom.store.text_file import TextFile
+from wsgi_prom.store.usable_slot import first_usable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from wsgi_prom.store.claims import Stage
     from wsgi_prom.store.locks import LockFile
     from wsgi_prom.store.schemas import Schema
+    from wsgi_prom.store.text_format import Text
 
     Columns = memoryview[float] | array[float]
 
 
 # Far above any number of workers. A record lock behind the end of the lock file does not make the file longer.
 MAX_SLOTS: Final = 65536
-# How many slots with files that cannot be used are passed over before a claim fails.
-_MOST_UNUSABLE: Final = 16
 
 
 class Slot(Protocol):
@@ -92,7 +92,7 @@ class SharedSlot:
         self.owner = owner
         # Whether rows are kept in memory, and the error that caused it; None if a signal handler did.
         self.incomplete = False
-        self.error: OSError | None = None
+        self.error: OSError | DirectoryError | None = None
         self._locks = lock_file
         self._appending = False
         self._schemas: dict[Schema, int] = {}
@@ -100,6 +100,8 @@ class SharedSlot:
         self._memory = MemorySlot()
         self._end = file_format.FIRST_COLUMN
         self._files = SlotFiles(path, number, owner, former)
+        uid = os.geteuid() if owner is None else owner[0]
+        self._texts = TextFile(path, number, uid, self._files.nonce)
         try:
             self._load()
             if former is None:
@@ -131,7 +133,7 @@ class SharedSlot:
                     aside = lock_file.lies_in(folder) and directory.set_aside(folder, number)
                 return cls(path, lock_file, number, owner) if aside else None
 
-        return _first_usable(lock_file, range(MAX_SLOTS), opened)
+        return first_usable(lock_file, range(MAX_SLOTS), opened)
 
     @classmethod
     def copy(cls, former: SharedSlot) -> SharedSlot:
@@ -151,11 +153,12 @@ class SharedSlot:
             if former._locks is lock_file and former.number != number:
                 lock_file.release(locks.FIRST_SLOT + former.number)
             files.close()
+            former._texts.close()
             return slot
 
         # An older copy first, as in a directory that was moved away and put back: scrapes take two slots of one nonce for one.
         older = (n for n in directory.slot_numbers(path) if nonce_of(path, n) == files.nonce)
-        return _first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
+        return first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
 
     def withdraw(self) -> None:
         """
@@ -191,8 +194,21 @@ class SharedSlot:
         self.incomplete = True
         return self._memory.row(schema, labelvalues)
 
+    def write_text(self, column: int, text: Text) -> bool:
+        """Have *text* for *column*, an index of a row's columns, in the files. Returns False if they have no room for it."""
+        if self.error is None and not self._appending:
+            self._appending = True
+            try:
+                return self._texts.write(column - file_format.FIRST_COLUMN, text)
+            except (OSError, DirectoryError) as error:
+                self.error = error
+            finally:
+                self._appending = False
+        self.incomplete = True
+        return True
+
     def retry(self) -> None:
-        """Have `row` try again to put into the files what had no space there."""
+        """Have `row` and `write_text` try again to put into the files what had no space there."""
         self.incomplete, self.error = False, None
 
     def leave(self, *, damaged: bool = False) -> None:
@@ -204,6 +220,7 @@ class SharedSlot:
             self._files.disclaim()
             self._locks.release(byte)
         self._files.close()
+        self._texts.close()
 
     def check(self) -> State:
         """
@@ -219,6 +236,8 @@ class SharedSlot:
                 self._locks = directory.prepare(self.path, owner=self.owner)
             # Where another process has it, that finds a living owner's claim in the files and leaves the slot again.
             self._locks.acquire(locks.FIRST_SLOT + self.number)
+            if not self._texts.check():
+                self.incomplete = True
         return state
 
     def _append(
@@ -256,33 +275,3 @@ class SharedSlot:
         now = time.time()
         for start, stride in gauges:
             self._files.columns[start : start + stride] = array("d", (now, *[0.0] * (stride - 1)))
-
-
-def _first_usable(
-    lock_file: LockFile, numbers: Iterable[int], opened: Callable[[int], SharedSlot | None]
-) -> SharedSlot:
-    """Return the first slot of *numbers* whose record lock is free and for which *opened* does not return None."""
-    unusable = 0
-    for number in numbers:
-        byte = locks.FIRST_SLOT + number
-        if not lock_file.acquire(byte):
-            continue
-        try:
-            slot = opened(number)
-        except BaseException as error:
-            lock_file.release(byte)
-            unusable += 1
-            if unusable > _MOST_UNUSABLE or not _is_of_one_slot(error):
-                raise
-            continue
-        if slot is not None:
-            return slot
-        lock_file.release(byte)
-    raise OSError(errno.ENOSPC, "all slots are taken")
-
-
-def _is_of_one_slot(error: BaseException) -> bool:
-    """Return whether *error* may be of the files of one slot: no full disk, no lack of descriptors."""
-    if isinstance(error, OSError):
-        return error.errno in {errno.EACCES, errno.EPERM, errno.EIO}
-    return isinstance(error, Exception)
