@@ -17,7 +17,7 @@ PRELUDE = """
 import logging, sys
 from pathlib import Path
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
-from prometheus_client import CollectorRegistry, Enum, Gauge, Info, multiprocess
+from prometheus_client import CollectorRegistry, Enum, Gauge, multiprocess
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
@@ -27,7 +27,6 @@ class Orders:
     def collect(self): return []
 registry = CollectorRegistry()
 for number in (1, 2):
-    Info(f"build{number}", "B").info({"v": "1"})
     Enum(f"state{number}", "S", states=["up"]).state("up")
     Gauge(f"queue{number}", "Q", multiprocess_mode=["all", "min"][number - 1]).set_function(lambda: 42)
     registry.register(Orders())
@@ -55,15 +54,14 @@ def run(path: Path, *parts: str) -> list[str]:
 @pytest.mark.parametrize("order", [("install()\n", MAKE), (MAKE, "install()\n")], ids=["after", "before"])
 def test_each_kind_is_told_once_and_shows_no_figure(order: tuple[str, str], shared: Path) -> None:
     """
-    Info, Enum, a gauge's function and a custom collector are each warned of once, whether made before or after the
+    Enum, a gauge's function and a custom collector are each warned of once, whether made before or after the
     installation.
     """
     *warnings, page = run(shared, *order, PAGE)
     subjects = sorted(line.partition(" is on no page")[0].removeprefix("WARNING ") for line in warnings)
-    assert 4 == len(subjects)
+    assert 3 == len(subjects)
     assert [line.rstrip("12") for line in subjects if "Gauge" not in line] == [
         "Enum state",
-        "Info build",
         "the custom collector Orders",
     ]
     assert page == "[] 1"

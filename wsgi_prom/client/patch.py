@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import unsupported
+from wsgi_prom.client import info, unsupported
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
 from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
@@ -49,6 +49,7 @@ def install() -> None:
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
         unsupported.install(existing)
+        info.install(existing)
         metrics.MetricWrapperBase.labels = _with_fast_path(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]

@@ -1,5 +1,5 @@
 """
-Warns once of metrics that a page of several processes cannot show: Info, Enum, custom collectors, gauges with a function.
+Warns once of metrics that a page of several processes cannot show: Enum, custom collectors, gauges with a function.
 
 They live in one process; the library's own multiprocess mode leaves them out too, without a warning. Nothing here raises
 into the application, or changes what the library does for it.
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _MESSAGES: Final = {
-    "info": (
-        "Info %s is on no page: it lives in one process. Use a Gauge with the same labels, set to 1, and "
-        'multiprocess_mode="livemax".'
-    ),
     "stateset": (
         "Enum %s is on no page: it lives in one process. Use a Gauge with a label for the state, set to 1 or 0, and "
         'multiprocess_mode="livemax".'
@@ -50,8 +46,7 @@ _warned: Final[set[str]] = set()
 
 def install(existing: Iterable[Any]) -> None:
     """Watch what is made from now on, and look at the metrics and registries that *existing* are. Call it once."""
-    for kind in (metrics.Info, metrics.Enum):
-        _watch(kind, "_metric_init", lambda metric, *_: _warn_once(metric._type, metric._name))
+    _watch(metrics.Enum, "_metric_init", lambda metric, *_: _warn_once(metric._type, metric._name))
     _watch(metrics.Gauge, "set_function", _without_value)
     _watch(registry.CollectorRegistry, "register", lambda _, collector, *__: _check_collector(collector))
     multiprocess.MultiProcessCollector.merge = staticmethod(_merge(multiprocess.MultiProcessCollector.merge))  # type: ignore[method-assign]
@@ -60,7 +55,7 @@ def install(existing: Iterable[Any]) -> None:
             if isinstance(item, registry.CollectorRegistry):
                 for collector in list(item._collector_to_names):
                     _check_collector(collector)
-            elif item._type in {"info", "stateset"}:
+            elif item._type == "stateset":
                 _warn_once(item._type, item._name)
             elif isinstance(item, metrics.Gauge) and "_child_samples" in vars(item):
                 _without_value(item)

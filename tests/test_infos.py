@@ -1,0 +1,159 @@
+"""Info metrics: shown once, as any process has set them last, and as the client library renders them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import processes
+import prometheus_client
+import pytest
+from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from wsgi_prom.client.patch import install
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.environment import VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# Values that must be escaped, names that only UTF-8 has, and two names that would be one on a page.
+LABELS: dict[str, Any] = {"version": "1.2.3", "host": 'a"b\\c\nd', "aé": "ü\udc80", "a.b": "1", "a_b": "2"}
+
+
+@pytest.fixture
+def recording(in_child: Callable[..., Any], shared: Path) -> Callable[..., Any]:
+    """Run a function in a process that shares a directory and has wsgi_prom installed."""
+
+    def run(function: Callable[[], Any]) -> Any:
+        return in_child(lambda: (share(shared), install(), function())[-1])
+
+    return run
+
+
+def share(path: Path) -> None:
+    os.environ[VARIABLE] = str(path)
+
+
+def fork(function: Callable[[], object]) -> None:
+    assert 0 == processes.wait_simply(processes.child_of(os.fork, function))
+
+
+def shown(path: Path, *, open_metrics: bool = False) -> list[str]:
+    """Return the lines of samples on a new exporter's page."""
+    page = render(Collector(path).collect(), openmetrics=open_metrics)
+    return [line for line in page.splitlines() if not line.startswith("#")]
+
+
+def test_an_info_is_what_any_process_has_set_last(recording: Callable[..., Any], shared: Path) -> None:
+    """An Info is on the page once: without labels until a process sets it, and then as the last one did, ended or not."""
+
+    def run() -> list[list[str]]:
+        info = Info("build", "Build.", registry=None)
+        current_slot.renew()
+        pages = [shown(shared)]
+        fork(lambda: info.info({"version": "1"}))
+        pages.append(shown(shared))
+        info.info({"version": "2", "host": "a"})
+        pages.append(shown(shared))
+        fork(lambda: info.info({"version": "3"}))
+        fork(lambda: None)
+        pages.append(shown(shared))
+        return pages
+
+    assert [
+        ["build_info 1.0"],
+        ['build_info{version="1"} 1.0'],
+        ['build_info{host="a",version="2"} 1.0'],
+        ['build_info{version="3"} 1.0'],
+    ] == recording(run)
+
+
+def test_children_of_an_info_are_told_apart(recording: Callable[..., Any], shared: Path) -> None:
+    """An Info with labels of its own is shown for each of them, one that nobody has set among them."""
+
+    def run() -> list[str]:
+        info = Info("part", "Part.", ["name"], registry=None)
+        fork(lambda: info.labels("b").info({"version": "1"}))
+        info.labels("a").info({"version": "2", "name_": "x"})
+        info.labels("c")
+        return shown(shared)
+
+    assert {
+        'part_info{name="a",name_="x",version="2"} 1.0',
+        'part_info{name="b",version="1"} 1.0',
+        'part_info{name="c"} 1.0',
+    } == set(recording(run))
+
+
+@pytest.mark.parametrize("made", ["before", "after"])
+def test_a_page_is_what_the_library_shows_of_one_process(
+    in_child: Callable[..., Any], shared: Path, made: str
+) -> None:
+    """In both formats the lines of an Info are the client library's, whether it was made before the installation or after."""
+    labels = {name: value for name, value in LABELS.items() if name.isascii() and "." not in name}
+
+    def run() -> None:
+        share(shared)
+        registry = CollectorRegistry()
+        if made == "after":
+            install()
+        Info("build", 'Help "x"\n', registry=registry).info(labels)
+        Info("never", "Never.", registry=registry)
+        if made == "before":
+            install()
+        families = Collector(shared).collect()
+        assert prometheus_client.generate_latest(registry).decode() == render(families)
+        assert openmetrics.generate_latest(registry).decode() == render(families, openmetrics=True)
+
+    in_child(run)
+
+
+def test_odd_labels_break_no_page(recording: Callable[..., Any], shared: Path) -> None:
+    """Whatever an application sets, both pages can be read; of two names that a page cannot tell apart, one is left out."""
+
+    def run() -> dict[str, str]:
+        info = Info("odd", "Odd.", registry=None)
+        info.info({**LABELS, "__name__": "x", "": "y", "number": 3})
+        families = Collector(shared).collect()
+        render(families).encode()
+        page = render(families, openmetrics=True)
+        (family,) = text_string_to_metric_families(page)
+        assert "info" == family.type
+        return family.samples[0].labels
+
+    assert {
+        "version": "1.2.3", "host": 'a"b\\c\nd', "a_": "ü\\udc80", "a_b": "1", "number": "3",
+    } == recording(run)  # fmt: skip
+
+
+def test_a_gauge_of_the_same_name_is_a_conflict(recording: Callable[..., Any], shared: Path) -> None:
+    """Of an Info and a Gauge whose samples have one name, the first is shown, and the other is counted as left out."""
+
+    def run() -> tuple[list[str], int]:
+        Info("build", "B.", registry=None).info({"version": "1"})
+        Gauge("build_info", "G.", registry=None, multiprocess_mode="max").set(1)
+        collector = Collector(shared)
+        page = render(collector.collect()).splitlines()
+        return [line for line in page if line[0] != "#"], collector.report.conflicts
+
+    assert (['build_info{version="1"} 1.0'], 1) == recording(run)
+
+
+def test_what_the_library_refuses_is_refused(recording: Callable[..., Any], shared: Path) -> None:
+    """An Info raises what the client library raises, and stays as it was."""
+
+    def run() -> list[str]:
+        info = Info("build", "Build.", registry=None)
+        info.info({"version": "1"})
+        for wrong in ({"version": None}, 3):
+            with pytest.raises((ValueError, AttributeError)):
+                info.info(wrong)
+        return shown(shared)
+
+    assert ['build_info{version="1"} 1.0'] == recording(run)
