@@ -11,12 +11,26 @@ The values that the client library's metrics record into, each a column of the p
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from prometheus_client.samples import Exemplar
+
+from wsgi_prom.store import text_labels
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.text_format import Text
+from wsgi_prom.store.texts import texts
 
 if TYPE_CHECKING:
+    from wsgi_prom.store.schemas import Row
     from wsgi_prom.store.slots import Columns
+
+    class ValueRow(Protocol):
+        """The row of the slot that a value is a column of."""
+
+        def place(self, value: SlotValue) -> tuple[Row, int]:
+            """Return the row and the number of the column."""
+
 
 _fork_guard: Final = current_slot.fork_guard
 
@@ -35,7 +49,7 @@ class SlotValue:
     _continues = True
 
     def __init__(self) -> None:
-        self._row: object = None  # the metric refers to its values, and they to their row
+        self._row: ValueRow | None = None  # the metric refers to its values, and they to their row
         self._columns: Columns = array("d", (0.0, 0.0))
         self._index = 0
         self._base = 0.0  # what earlier owners of the slot have recorded
@@ -67,11 +81,21 @@ class SlotValue:
         """Store what the process has set. The caller holds the lock."""
         self._columns[self._index] = self._base + value
 
-    def set_exemplar(self, exemplar: object) -> None:
-        """Exemplars belong to one process; like the client library's multiprocess mode, a slot keeps none."""
+    def set_exemplar(self, exemplar: Any) -> None:
+        """Keep it in the slot, for pages in OpenMetrics: of all processes, the latest is shown. Never raises."""
+        with suppress(Exception):
+            if self._row is not None:
+                text = Text(
+                    float(exemplar.timestamp), float(exemplar.value), text_labels.dump(exemplar.labels)
+                )
+                texts.put(*self._row.place(self), text)
 
-    def get_exemplar(self) -> None:
-        return None
+    def get_exemplar(self) -> Exemplar | None:
+        """Return the last one of this process."""
+        found = None if self._row is None else texts.get(*self._row.place(self))
+        return (
+            None if found is None else Exemplar(dict(text_labels.load(found.text)), found.value, found.time)
+        )
 
     def hide(self) -> None:
         """Show it no longer, for a gauge whose figure is not known here."""

@@ -21,7 +21,7 @@ from wsgi_prom.store.current_slot import current_slot
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from wsgi_prom.store.schemas import Schema
+    from wsgi_prom.store.schemas import Row, Schema
     from wsgi_prom.store.slots import Slot
 
 
@@ -38,6 +38,9 @@ class _Row:
         for value in values:
             value._row = self  # the current slot refers to the row weakly, the metric to its values
         current_slot.add(self)
+
+    def place(self, value: SlotValue) -> tuple[Row, int]:
+        return (self._schema, self._labelvalues), self._values.index(value)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """See `wsgi_prom.store.bindings.Binding`."""
