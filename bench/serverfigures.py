@@ -7,6 +7,7 @@ such a server in turns, with these figures and without. Its CPU time counts, of 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -142,9 +143,11 @@ def _pages(path: Path, server: str, address: tuple[str, int], stats: str) -> dic
     from prometheus_client import CollectorRegistry
 
     from wsgi_prom.exporter.page_cache import Pages
+    from wsgi_prom.exporter.process.serving import COLLECT_AFTER
     from wsgi_prom.exporter.target import Target
     from wsgi_prom.server.listen_queues import ListeningSocket
 
+    gc.set_threshold(COLLECT_AFTER)
     target = Target("busy:app", server, "1", "", THREADS, (ListeningSocket.at(*address),), stats)
 
     def page(pages: Pages) -> bytes:

@@ -11,6 +11,7 @@ The serving process: answers scrapes until SIGTERM, or until its supervisor dies
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from wsgi_prom.exporter.process.watch import MasterWatch
 
 log = logging.getLogger("wsgi_prom")
+
+# A page of a uWSGI with 32 workers has 3,000 objects that live until the next one. With Python's 700, each page set off four
+# collections, which took 2 ms, and every fortieth or so a full one of 40 ms. Cycles are few: they are collected when there are so many.
+COLLECT_AFTER: Final = 10_000
 
 _KEEP_SECONDS: Final = 1.0
 # How long requests that have begun may take until the process ends or becomes the supervisor.
@@ -66,6 +71,7 @@ class ServingProcess:
 
     def run(self) -> None:
         """Serve until this process is told to end. Call it in the main thread; `END_SIGNALS` are blocked when it returns."""
+        gc.set_threshold(COLLECT_AFTER)
         for number in END_SIGNALS:
             signal.signal(number, self._end)
         threading.Thread(target=_archive_ended, args=(self._lock.path,), daemon=True).start()
