@@ -251,8 +251,10 @@ def test_a_worker_that_finishes_its_request_before_it_ends_is_stopping() -> None
     assert dict.fromkeys(STATES, 0) | {"idle": 1, "stopping": 1} == found
 
 
-@pytest.mark.parametrize("between", [False, True], ids=["alone", "among the application's own"])
-def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None:
+@pytest.mark.parametrize(
+    "between", [0, 1, 500], ids=["alone", "among the application's own", "few among the application's own"]
+)
+def test_requests_and_seconds_are_added_up_at_each_scrape(between: int) -> None:
     """Ended requests and their seconds are right when a row changes, when none does, and when rows are added."""
     of_requests = Schemas(Settings())
     assert of_requests.untimed is not None
@@ -263,8 +265,8 @@ def test_requests_and_seconds_are_added_up_at_each_scrape(between: bool) -> None
     def add(schema: Schema, number: int, *values: float) -> None:
         rows.append((schema, ("GET", f"/{number}", "200")))
         columns.append(array("d", [0.0, *values, *[0.0] * (schema.width - len(values))]))
-        if between:
-            rows.append((schemas.counter("own", "Of the application.", ("number",)), (str(number),)))
+        for own in range(between):
+            rows.append((schemas.counter("own", "Of the application.", ("number",)), (f"{number} {own}",)))
             columns.append(array("d", [0.0, 1e6]))
 
     def scrape() -> tuple[float, float]:
