@@ -23,6 +23,7 @@ from users import needs_root
 
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.server.processes import Processes
+from wsgi_prom.server.stat import Stat
 from wsgi_prom.server.totals import Totals
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.locks import FIRST_SLOT, LockFile
@@ -424,16 +425,14 @@ def test_a_process_that_may_not_be_looked_at_is_absent(
     children: list[processes.Child], shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where /proc hides a process, as that of another user under hidepid, the others are there."""
-    import psutil
+    read = Stat.read
 
-    read = psutil.Process.memory_info
+    def hidden(pid: int) -> Stat:
+        if pid == children[0].pid:
+            raise PermissionError(pid)
+        return read(pid)
 
-    def hidden(self: psutil.Process) -> object:
-        if self.pid == children[0].pid:
-            raise psutil.AccessDenied(self.pid)
-        return read(self)
-
-    monkeypatch.setattr(psutil.Process, "memory_info", hidden)
+    monkeypatch.setattr(Stat, "read", hidden)
     assert {("1", "worker"), EXPORTER} == shown(Processes(shared).families(slots_of(shared)))
 
 

@@ -1,5 +1,5 @@
 """
-What a server's processes take: CPU time, memory, descriptors, threads. psutil reads it.
+What a server's processes take: CPU time, memory, descriptors, threads.
 
 1. A series is a slot and a role, never a pid: who takes the place of an ended worker goes on with its series. Processes without a
    slot that have the same role are one series, with the sum of their figures.
@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 
 from wsgi_prom import metrics
 from wsgi_prom.server.members import Members
-from wsgi_prom.server.stat import Stat
+from wsgi_prom.server.stat import Stat, memory
 from wsgi_prom.server.totals import Totals
 
 if TYPE_CHECKING:
@@ -119,12 +119,12 @@ class Processes:
         """Return the gauges of one process by name, and count what it has used. Raises psutil.Error for one that has ended."""
         stat, process = member.stat, member.process
         self._totals.add(member[:2], stat.identity, stat.used)
-        memory = process.memory_info()
-        if not memory.rss:
+        virtual, resident = memory(process.pid)
+        if not resident:
             raise self._psutil.NoSuchProcess(process.pid)  # a zombie
         found = {
-            metrics.PROCESS_RESIDENT[0]: memory.rss,
-            metrics.PROCESS_VIRTUAL[0]: memory.vms,
+            metrics.PROCESS_RESIDENT[0]: resident,
+            metrics.PROCESS_VIRTUAL[0]: virtual,
             metrics.PROCESS_START[0]: process.create_time(),
             metrics.PROCESS_THREADS[0]: stat.threads,
         }

@@ -103,10 +103,14 @@ def namespace() -> int:
         return 0
 
 
-def stat_fields(pid: int) -> list[bytes]:
-    """Return what the kernel says of the process *pid*, from its state on (proc_pid_stat(5), field 3). Raises OSError."""
+def stat_fields(pid: int, file: str = "stat") -> list[bytes]:
+    """
+    Return what the kernel says of the process *pid*, from its state on (proc_pid_stat(5), field 3). Raises OSError.
+
+    *file* may be `statm` too: sizes in pages, the virtual and the resident one first.
+    """
     # One read, unbuffered: 11 us. The program's name, in brackets, may have brackets and spaces in it.
-    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(f"/proc/{pid}/{file}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(fd, 4096).rpartition(b")")[2].split()
     finally:
