@@ -40,6 +40,7 @@ RIGHT = {
         "0.1, 0.5 , 1e3": (0.1, 0.5, 1000.0),
         "1,+Inf": (1.0,),
     },
+    "collect_seconds": {"1": 1.0, "2.5": 2.5, "3600": 3600.0},
     "label_limit": {"1": 1, "1000": 1000, " 7 ": 7},
     "prefix": {"shop_": "shop_", "a:b": "a:b"},
     "disable": {
@@ -72,6 +73,7 @@ WRONG = {
     "app": ["myapp", "myapp:", ":app", "my-app:app", "myapp:app(x)", "a..b:c", "a:b:c", "1a:b", "a:b\n"],
     "metrics_path": ["metrics", "/", "/a b", "/a?b", "/a#b", "http://host/metrics", "/metrics\n"],
     "buckets": [",", "x", "1,x", "2,1", "1,1", "nan", "1,nan", "nan,1", "inf", "1,inf,2", "1;2"],
+    "collect_seconds": ["0", "0.5", "-1", "nan", "3601", "off", "5s"],
     "label_limit": ["0", "-1", "1.5", "many", "1e3"],
     "prefix": ["1shop", "shop-", "shop ", "é"],
     "disable": ["http_requests_total", "http_request_size_bytes nonsense"],

@@ -84,6 +84,13 @@ def positive(value: str | int) -> int:
     return number
 
 
+def seconds(value: str | float) -> float:
+    number = float(value)
+    if not 1 <= number <= 3600:
+        raise ValueError(value)
+    return number
+
+
 def switch(value: str | bool) -> bool:
     return value if isinstance(value, bool) else _SWITCHES[value.lower()]
 

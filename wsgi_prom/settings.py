@@ -128,6 +128,12 @@ class Settings:
         "Application", 1000, setting_values.positive, "a number of label sets, 1 or more",
         "label sets that a metric may have in all processes; more become `OTHER`, first only in labels of callables", shown="1000",
     )  # fmt: skip
+    # As fresh as a scrape every 15 s can tell; a query of a database every five seconds is no load.
+    collect_seconds: float = _setting(
+        "Application", 5.0, setting_values.seconds, "a number of seconds, 1 to 3600",
+        "how often custom collectors and functions of gauges are asked, in seconds ([collectors.md](collectors.md))",
+        shown="5", keyword=False,
+    )  # fmt: skip
     # Loopback: other machines can read the metrics only where somebody asks for it. 9464 is the port of OpenTelemetry's
     # Prometheus exporter: an existing scrape configuration need not change.
     bind: Address | None = _setting(

@@ -19,6 +19,8 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.client import info, unsupported
+from wsgi_prom.client.collection import collection
+from wsgi_prom.client.collectors import collectors
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
 from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
@@ -50,6 +52,8 @@ def install() -> None:
         _remove_own_client_files()
         unsupported.install(existing)
         info.install(existing)
+        collectors.install(existing)
+        collection.install()
         metrics.MetricWrapperBase.labels = _with_fast_path(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]

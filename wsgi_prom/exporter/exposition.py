@@ -20,16 +20,18 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.utils import floatToGoString
 
+from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.names import label_name, metric_name
+from wsgi_prom.merge.sums import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
     from prometheus_client.samples import Sample
 
     from wsgi_prom.merge.children import Labels, Shape
-    from wsgi_prom.merge.families import Families, Family
+    from wsgi_prom.merge.families import Family
 
     Children = list[tuple[Labels, Shape]]
 
@@ -67,16 +69,19 @@ class Renderer:
             if openmetrics:
                 pieces = _with_exemplars(pieces, family)
             lines = pieces if not names or family.name in names else _selected(family, pieces, names)
+            if family.name in families.more:
+                lines = _with_more(family, pieces, families.more[family.name], names)
             if lines:
                 parts.append(_head(family.name, family.type, family.help, openmetrics=openmetrics))
                 parts += lines
                 parts.append("\n")
         self._kept = kept
-        others = [metric for metric in own if metric.name not in kept]
+        registry = [metric for metric in (*families.others, *registry) if metric.name not in kept]
+        applications = {metric.name for metric in families.others} | kept.keys()
+        others = [metric for metric in own if metric.name not in applications]
         parts += _own_lines(others, openmetrics=openmetrics, names=names)
-        rest = [metric for metric in registry if metric.name not in kept]
-        if rest:
-            parts.append(_by_client_library(rest, openmetrics=openmetrics, names=names))
+        if registry:
+            parts.append(_by_client_library(registry, openmetrics=openmetrics, names=names))
         if openmetrics:
             parts.append("# EOF\n")
         return "".join(parts)
@@ -90,9 +95,9 @@ class Renderer:
         return pieces
 
 
-def render(families: Families, own: Iterable[Metric] = (), **options: Any) -> str:
-    """Render one page; see `Renderer.render`."""
-    return Renderer().render(families, own, **options)
+def render(families: Families | tuple[()], own: Iterable[Metric] = (), **options: Any) -> str:
+    """Render one page, of *own* alone if there are no *families*; see `Renderer.render`."""
+    return Renderer().render(families or Families(Sums()), own, **options)
 
 
 def _starts(children: Children) -> list[str]:
@@ -135,6 +140,24 @@ def _with_exemplars(pieces: list[str], family: Family) -> list[str]:
 def _selected(family: Family, pieces: list[str], names: Collection[str]) -> list[str]:
     lines = zip(family.samples, pieces[::2], pieces[1::2], strict=True)
     found = [piece for (name, _), *line in lines if name in names for piece in line]
+    return [found[0].removeprefix("\n"), *found[1:]] if found else []
+
+
+def _with_more(
+    family: Family, pieces: list[str], more: Mapping[tuple[str, Labels], float | None], names: Collection[str]
+) -> list[str]:
+    """Return the lines of *family* that *names* select, with those of *more*, in their place where both have one."""
+    whole = not names or family.name in names
+    found = [
+        piece
+        for (name, labels), *line in zip(family.samples, pieces[::2], pieces[1::2], strict=True)
+        if (whole or name in names) and (name, tuple(sorted(labels))) not in more
+        for piece in line
+    ]
+    for (name, labels), value in more.items():
+        if value is not None and (whole or name in names):
+            before, after = _around(name, (), bool(labels))
+            found += [before + _pairs(labels) + after, _number(value)]
     return [found[0].removeprefix("\n"), *found[1:]] if found else []
 
 

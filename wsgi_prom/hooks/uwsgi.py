@@ -7,13 +7,15 @@ process. The application is wrapped by `module = wsgi_prom.wsgi:application` or 
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 from pwd import getpwnam, getpwuid
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import uwsgi
 
+from wsgi_prom.client.collection import collection
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, reloads, unwrapped, uwsgi_stats_server
 from wsgi_prom.hooks.instance import Instance, attempt
@@ -23,8 +25,15 @@ from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.store import fork_locks, roles
 from wsgi_prom.store.current_slot import current_slot
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 log = logging.getLogger("wsgi_prom")
 
+_NO_THREADS: Final = (
+    "custom collectors and functions of gauges are on no page: threads do not run between requests. Add "
+    "enable-threads = true to uWSGI's configuration"
+)
 _instance: Instance | None = None
 _exits: Exits | None = None
 # With daemonize2 the process that imports this ends before the first fork; at a reload the master stays what it is.
@@ -39,6 +48,11 @@ def _on_import() -> None:
         # `import =` under lazy-apps: too late, and in each worker. A directory for each would show one at random.
         log.error("no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import")
         return
+    if "gevent" in uwsgi.opt:
+        collection.start_thread = _start_greenlet
+    elif not uwsgi.has_threads:
+        # By default, before 2.0.27. The option cannot be set here: uWSGI has looked at it.
+        collection.remedy = _NO_THREADS
     with attempt("no metrics"):
         _call_after_fork(_on_fork)
         # The master of daemonize2 is another process than the one that announced the directory.
@@ -72,6 +86,8 @@ def _on_fork() -> None:
         if _exits is not None:
             _exits.begin()
         reloads.count()
+        with attempt("the collectors of this worker are not asked"):
+            collection.begin()
     else:
         with attempt("this process claims its slot when it records something"):
             current_slot.part_from_parent()
@@ -84,6 +100,13 @@ def _on_fork() -> None:
         elif uwsgi.masterpid() > 0:
             # Nor does it at a reload of its workers.
             _instance.replace_lost_exporter(parent=uwsgi.masterpid())
+
+
+def _start_greenlet(run: Callable[[], None]) -> None:
+    """Start a thread when uWSGI's loop runs: it has replaced threads by greenlets then, if it is to (gevent-monkey-patch)."""
+    import gevent  # type: ignore[import-untyped]  # noqa: PLC0415 - uWSGI has it
+
+    gevent.spawn(lambda: _thread.start_new_thread(run, ()))
 
 
 def _target(stats: str) -> Target:

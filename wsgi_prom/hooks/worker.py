@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import Counter
 
 from wsgi_prom import metrics
+from wsgi_prom.client.collection import collection
 from wsgi_prom.hooks.instance import attempt
 from wsgi_prom.request.garbage import collections
 from wsgi_prom.server import app_info
@@ -37,6 +38,8 @@ def serve() -> None:
     with attempt(_LATER):
         current_slot.tell_stage(Stage.SERVING)
         current_slot.renew()
+    with attempt("the collectors of this worker are not asked"):
+        collection.begin()
     app_info.tell()
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.merge import collected
 from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSource
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.merge.readers import Reading
+    from wsgi_prom.store.collected import Record
     from wsgi_prom.store.schemas import Row, Schema
 
 
@@ -77,12 +79,13 @@ class Collector:
             # Out of memory, perhaps: the next scrape finds nothing half done, nor what filled the memory.
             self._begin()
             raise
-        report.duration = time.perf_counter() - started
         slots = [reading for reading in readings if reading.nonce is not None]
+        conflicts = self._add_collected(slots, report)
+        report.duration = time.perf_counter() - started
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
         report.value_bytes = sum(len(reading.data) for reading in readings)
-        report.conflicts = len(self._families.conflicts)
+        report.conflicts = len(self._families.conflicts | conflicts)
         self.report = report
         return self._families
 
@@ -127,6 +130,21 @@ class Collector:
         self._sums.update(self._last.values(), readings)
         self._sums.texts = self._texts.latest(self._sums, self._last.values())
         self._families.update()
+
+    def _add_collected(self, slots: list[Reading], report: Report) -> set[str]:
+        """Add to the families what collectors and functions of gauges have told; return the names of metrics that were left out."""
+        found: list[tuple[str, Record]] = []
+        if self._path is not None and report.readable:
+            try:
+                found, unreadable = collected.read(
+                    self._path, os.listdir(self._path), slots, directory.trusted_uids(self._path)
+                )
+                report.unreadable += tuple(unreadable)
+            except (OSError, DirectoryError):  # gone since the slots were read
+                report.readable = False
+        merged = collected.merge(found, self._families)
+        self._families.others, self._families.more = merged.metrics, merged.more
+        return merged.conflicts
 
     def _read(self, report: Report) -> list[Reading]:
         readings: list[Reading] = []

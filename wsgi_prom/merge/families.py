@@ -101,8 +101,13 @@ class Families:
     def __init__(self, sums: Sums) -> None:
         # Metrics left out because another one has the same name and another type, or samples of the same name.
         self.conflicts: set[str] = set()
+        # What collectors and functions of gauges tell (collected.py): metrics of their own, and more samples of the
+        # families, None for one that is not to be shown.
+        self.others: list[core.Metric] = []
+        self.more: dict[str, dict[tuple[str, Labels], float | None]] = {}
+        # The metric of each name that a sample may have.
+        self.sample_names: dict[str, str] = {}
         self._families: dict[str, Family] = {}
-        self._names: dict[str, str] = {}
         # By the schema's identity, since its hash costs more than everything else here. The sums keep it alive.
         self._plans: dict[int, list[Plan]] = {}
         self._met = 0
@@ -115,10 +120,15 @@ class Families:
         """Return the families as the client library's objects, for code that works with those."""
         for family in self:
             metric = core.Metric(family.name, family.help, family.type)
-            exemplars = family.exemplars
+            exemplars, more = family.exemplars, self.more.get(family.name, {})
             for at, ((name, labels), value) in enumerate(zip(family.samples, family.values, strict=True)):
-                metric.add_sample(name, dict(labels), value, exemplar=exemplars.get(at))
+                if not more or (name, tuple(sorted(labels))) not in more:
+                    metric.add_sample(name, dict(labels), value, exemplar=exemplars.get(at))
+            for (name, labels), known in more.items():
+                if known is not None:
+                    metric.add_sample(name, dict(labels), known)
             yield metric
+        yield from self.others
 
     def update(self) -> None:
         """Add the rows that are new, and make all values anew."""
@@ -149,10 +159,10 @@ class Families:
             return family
         shown = metric_name(metric.name)
         names = {shown + suffix for suffix in _SUFFIXES.get(metric.type, ())} if shown and clear else set()
-        if family is not None or not names or any(name in self._names for name in names):
+        if family is not None or not names or any(name in self.sample_names for name in names):
             self.conflicts.add(metric.name)
             return None
-        self._names.update(dict.fromkeys(names, metric.name))
+        self.sample_names.update(dict.fromkeys(names, metric.name))
         family = self._families[metric.name] = Family(metric, self._sums)
         return family
 

@@ -1,0 +1,250 @@
+"""What collectors have told, as it is written, read and merged: by mode, each figure once, and nothing that is no longer true."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.samples import Exemplar, Timestamp
+from samples import parse_samples
+
+from wsgi_prom.errors import FormatError
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.merge import collected as merging
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.merge.families import Families
+from wsgi_prom.merge.sums import Sums
+from wsgi_prom.store import collected, directory, directory_files, schemas
+from wsgi_prom.store.claims import Claim
+from wsgi_prom.store.slots import SharedSlot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+def record(name: str, mode: str, *metrics: Metric, at: float = 0.0, seconds: float = 100.0) -> Any:
+    now = time.monotonic()
+    return collected.Record(name, mode, now + at, now + at + seconds, collected.encode(metrics))
+
+
+def gauge(name: str, value: float, **labels: str) -> Metric:
+    family = GaugeMetricFamily(name, "G", labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def families(*records: tuple[str, Any]) -> Families:
+    """Return a page's families of records alone, each with the number of its slot."""
+    found = Families(Sums())
+    merged = merging.merge(records, found)
+    found.others, found.more = merged.metrics, merged.more
+    return found
+
+
+def write(path: Path, slot: SharedSlot, records: Iterable[Any], claim: Claim | None = None) -> bool:
+    process = (claim or Claim.new())[1:4]
+    return collected.write(path, slot.number, process, map(collected.text, records))
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("sum", {"g": 5.0}), ("min", {"g": 2.0}), ("max", {"g": 3.0}), ("mostrecent", {"g": 2.0}),
+        ("all", {'g{pid="4"}': 3.0, 'g{pid="7"}': 2.0}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("live", ["", "live"])
+def test_each_mode_merges_the_answers_of_living_processes(
+    mode: str, live: str, expected: dict[str, float]
+) -> None:
+    """Two processes' figures become one by the mode, or one for each slot."""
+    found = families(
+        ("4", record("c", live + mode, gauge("g", 3.0), at=-2)),
+        ("7", record("c", live + mode, gauge("g", 2.0), at=-1)),
+    )
+    lines = [line for line in render(found).splitlines() if not line.startswith("#")]
+    assert [f"{name} {value}" for name, value in expected.items()] == lines
+
+
+def test_counters_and_histograms_are_merged_as_they_are() -> None:
+    """Types, units, times and exemplars of a collector are on the page; sums have none."""
+    histogram = HistogramMetricFamily("wait_seconds", "W", unit="seconds")
+    exemplar = Exemplar({"trace_id": "a"}, 0.5, Timestamp(1, 5 * 10**8))
+    histogram.add_metric([], [("1.0", 1, exemplar), ("+Inf", 2)], 5)  # type: ignore[list-item]
+    old = GaugeMetricFamily("old", "O")
+    old.add_metric([], 1, timestamp=12.5)
+    created = CounterMetricFamily("made", "M", 2, created=1.0)
+    found = families(
+        ("0", record("c", "", histogram, old, created)), ("1", record("d", "sum", gauge("s", 1)))
+    )
+    page = render(found, openmetrics=True)
+    by_name = {family.name: family for family in text_string_to_metric_families(page)}
+    assert ("histogram", "seconds") == (by_name["wait_seconds"].type, by_name["wait_seconds"].unit)
+    shown = by_name["wait_seconds"].samples[0].exemplar
+    assert ({"trace_id": "a"}, 0.5, 1.5) == (shown.labels, shown.value, float(shown.timestamp))
+    assert 12.5 == float(by_name["old"].samples[0].timestamp)
+    assert [("made_total", 2.0)] == [(sample.name, sample.value) for sample in by_name["made"].samples]
+
+
+def test_no_sample_is_on_the_page_twice_and_none_that_breaks_it() -> None:
+    """Of two collectors, and of metrics that cannot stand beside each other, the first one's is shown; the page stays whole."""
+    twice = gauge("g", 1.0)
+    twice.samples *= 2
+    other = CounterMetricFamily("g", "another type", 9)
+    clash = gauge("n_total", 5.0)
+    odd = Metric("odd", "h\ud800\n", "gauge")
+    odd.add_sample("odd\n1 2", {"l\n": 'v"\n\ud800'}, float("nan"))
+    twins = Metric("twins", "T", "gauge")
+    twins.add_sample("twins", {"a-b": "1", "a_b": "2"}, 1)
+    reserved = gauge("reserved", 1, __name__="x")
+    nameless = Metric("nameless", "N", "gauge")
+    nameless.add_sample("", {}, 1)
+    wrong = Metric("wrong", "W", "gauge")
+    wrong.add_sample("wrong", {}, 1, exemplar=Exemplar({"a": "b"}, 1.0))
+    merger = Families(Sums())
+    first = record("a", "", twice, CounterMetricFamily("n", "N", 1), odd, twins, reserved, nameless, wrong)
+    merged = merging.merge([("0", first), ("0", record("b", "", gauge("g", 2.0), other, clash))], merger)
+    merger.others = merged.metrics
+    assert {"g", "n_total", "twins", "reserved", "nameless"} == merged.conflicts
+    for openmetrics in (False, True):
+        lines = render(merger, openmetrics=openmetrics).splitlines()
+        shown = [line for line in lines if not line.startswith("#")]
+        assert ["g 1.0", "n_total 1.0", 'odd_1_2{l_="v\\"\\n\\\\ud800"} NaN', "wrong 1.0"] == shown
+
+
+def test_a_family_of_the_slots_gets_more_samples(shared: Path, in_child: Any) -> None:
+    """A gauge's function stands beside children that are set, and instead of one; a counter of a slot stays what it is."""
+
+    def shown() -> list[str]:
+        slot = SharedSlot.claim(shared)
+        for mode, labels in (("max", ("set",)), ("max", ("both",))):
+            columns, first = slot.row(schemas.gauge("g", "G", ("kind",), mode), labels)
+            columns[first], columns[first + 1] = 1.0, 1.0
+        columns, first = slot.row(schemas.counter("c", "C", ("kind",)), ("both",))
+        columns[first] = 5.0
+        mine, counts = gauge("g", 2.0, kind="both"), CounterMetricFamily("c", "C", labels=["kind"])
+        mine.samples += gauge("g", 3.0, kind="function").samples
+        counts.add_metric(["both"], 1)
+        counts.add_metric(["other"], 2)
+        told = record("x", "max", mine, counts, gauge("c_total", 1.0), gauge("unknown", 1.0))
+        for family, place in ((told.families[0], 1), (told.families[3], 0)):
+            unknown = {"kind": "unknown"} if place else {}
+            family.samples.insert(place, family.samples[0]._replace(labels=unknown, value=None))
+        del told.families[3].samples[1]
+        columns, first = slot.row(schemas.gauge("g", "G", ("kind",), "sum"), ("unknown",))
+        write(shared, slot, [told])
+        collector = Collector(shared)
+        found = collector.collect()
+        assert collector.report.conflicts == 1
+        as_metrics = [s for metric in found.to_metrics() for s in metric.samples]
+        assert parse_samples(render(found)) == {
+            (s.name, frozenset(s.labels.items())): s.value for s in as_metrics
+        }
+        selected = render(found, names={"c_total"})
+        return [line for line in (render(found) + selected).splitlines() if not line.startswith("#")]
+
+    assert [
+        'c_total{kind="both"} 5.0', 'c_total{kind="other"} 2.0',
+        'g{kind="set"} 1.0', 'g{kind="both"} 2.0', 'g{kind="function"} 3.0',
+        'c_total{kind="both"} 5.0', 'c_total{kind="other"} 2.0',
+    ] == in_child(shown)  # fmt: skip
+
+
+def test_figures_end_with_their_process_and_their_time(shared: Path, in_child: Any) -> None:
+    """Figures of another owner of the slot, of one that ended, and those that are too old are not shown; the application's own stay."""
+
+    def leave(files: int) -> None:
+        slot = SharedSlot.claim(shared)
+        records = [record("mine", "all", gauge("mine", 1)), record("ours", "", gauge("ours", 1))]
+        write(shared, slot, [*records, record("old", "", gauge("old", 1), at=-10, seconds=5)])
+
+    def look() -> list[str]:
+        return [metric.name for metric in Collector(shared).collect().others]
+
+    def look_as_owner() -> list[str]:
+        SharedSlot.claim(shared)
+        return look()
+
+    def look_at_both() -> list[str]:
+        younger = SharedSlot.claim(shared)
+        write(shared, younger, [record("ours", "", gauge("younger", 1), at=-1)])
+        return look()
+
+    in_child(leave, 1)
+    assert ["ours"] == look() == in_child(look_as_owner)
+    assert ["younger"] == in_child(look_at_both)
+
+
+def test_a_file_is_bounded_cleared_and_removed(shared: Path, in_child: Any) -> None:
+    """What is too long is left out, a server's start clears what is left of others, and a directory is removed with it."""
+
+    def fill() -> None:
+        slot = SharedSlot.claim(shared)
+        long = record("long", "", gauge("g", 1, text="x" * collected.MOST_BYTES))
+        assert not write(shared, slot, [long, record("short", "", gauge("short", 1))])
+        assert ["short"] == [metric.name for metric in Collector(shared).collect().others]
+        file = shared / collected.name(slot.number)
+        assert 0o600 == file.stat().st_mode & 0o777
+        directory.clear(shared, slot._locks)
+        assert file.exists()  # of a living process
+
+    in_child(fill)
+
+    def end() -> list[bool]:
+        lock_file = directory.prepare(shared)
+        before = (shared / collected.name(0)).exists()
+        directory.clear(shared, lock_file)
+        return [before, (shared / collected.name(0)).exists()]
+
+    assert [True, False] == in_child(end)
+    with pytest.raises(ValueError, match="more than 10000 samples"):
+        collected.encode([InfoMetricFamily("i", "I", {"a": "b"}), many()])
+
+
+def many() -> Metric:
+    family = GaugeMetricFamily("many", "M", labels=["n"])
+    for number in range(collected.MOST_SAMPLES):
+        family.add_metric([str(number)], 1)
+    return family
+
+
+def test_a_damaged_file_costs_its_own_figures(shared: Path, in_child: Any) -> None:
+    """A file that is cut short is left out and counted; the other processes' are shown."""
+
+    def damage() -> tuple[list[str], tuple[str, ...]]:
+        slot = SharedSlot.claim(shared)
+        write(shared, slot, [record("a", "", gauge("a", 1))])
+        good = (shared / collected.name(slot.number)).read_bytes()
+        (shared / collected.name(5)).write_bytes(good[:-9])
+        collector = Collector(shared)
+        return [metric.name for metric in collector.collect().others], collector.report.unreadable
+
+    assert (["a"], ("wsgi_prom.5.collected",)) == in_child(damage)
+
+
+@given(st.binary(max_size=200) | st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=30,
+))  # fmt: skip
+def test_anything_in_a_file_is_an_error_of_its_format(tmp_path_factory: Any, content: Any) -> None:
+    """Random bytes, and JSON of another shape, raise no other error."""
+    path = tmp_path_factory.mktemp("c")
+    content = content if isinstance(content, bytes) else json.dumps([[1, 2, 3], [content]]).encode()
+    (path / collected.name(1)).write_bytes(content)
+    with directory_files.opened(path) as folder:
+        with contextlib.suppress(FormatError):
+            collected.read(folder, 1)

@@ -1,0 +1,224 @@
+"""
+What has to be asked for its figures: custom collectors in any registry, and gauges with a function in any or none.
+
+The client library's own collectors are none of these: the exporter shows what they know of a server's processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from contextlib import suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final
+
+from prometheus_client import metrics, multiprocess, registry
+from prometheus_client import values as client_values
+from prometheus_client.metrics_core import Metric
+
+from wsgi_prom.client.slot_values import SlotValue
+from wsgi_prom.store import fork_locks
+from wsgi_prom.store.collected import Collected, Family
+from wsgi_prom.store.current_slot import current_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+log = logging.getLogger("wsgi_prom")
+
+_MODES: Final = metrics.Gauge._MULTIPROC_MODES
+# In characters. A name is made of a module, a class and a number.
+_LONGEST_NAME: Final = 200
+
+
+class Asked:
+    """
+    A collector or a gauge, to be asked by `ask`. *name* is its name in all processes of the application, *subject* for the log.
+
+    Without a *mode* one process asks for the whole application. *identity* is the same for the same object. *unknown* are
+    samples to leave out while there is no answer.
+    """
+
+    def __init__(self, identity: object, name: str, mode: str, subject: str) -> None:
+        self.identity = identity
+        self.name = name[:_LONGEST_NAME]
+        self.mode = mode
+        self.subject = subject
+        self.unknown: list[Family] = []
+
+    def ask(self) -> Iterable[Metric]:
+        raise NotImplementedError
+
+
+class AskedCollector(Asked):
+    """A custom collector, the *ordinal*-th of its class that is registered."""
+
+    def __init__(self, collector: Any, ordinal: int) -> None:
+        kind = type(collector)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        super().__init__(id(collector), f"{name} {ordinal}", _mode(collector), f"the collector {name}")
+        self._collector = collector
+
+    def ask(self) -> Iterable[Metric]:
+        found: Iterable[Metric] = self._collector.collect()
+        return found
+
+
+class AskedGauge(Asked):
+    """A gauge, or a child of one, with a function."""
+
+    def __init__(self, reference: weakref.ref[Any], gauge: Any) -> None:
+        mode = gauge._multiprocess_mode
+        super().__init__(reference, f"{gauge._name} {mode}", mode, f"the function of Gauge {gauge._name}")
+        self._reference = reference
+        # The slots may have a row of the gauge, from before it had a function.
+        sample = Collected(gauge._name, _labels(gauge), None, None, None)
+        self.unknown = [Family(gauge._name, gauge._documentation, "gauge", gauge._unit, [sample])]
+
+    def ask(self) -> Iterable[Metric]:
+        gauge = self._reference()
+        if gauge is None:
+            return []
+        labels = _labels(gauge)
+        metric = Metric(gauge._name, gauge._documentation, "gauge")
+        metric.unit = gauge._unit
+        for suffix, more, value, *_ in gauge._child_samples():
+            metric.add_sample(gauge._name + suffix, {**labels, **more}, value)
+        return [metric]
+
+
+class Collectors:
+    """All that is to be asked in this process. *found* is called when there is more of it, in the thread that has made it."""
+
+    def __init__(self) -> None:
+        self.found: Callable[[], None] = lambda: None
+        self._lock: Any = fork_locks.lock()
+        # In the order in which they were met, which is that of their numbers in all processes.
+        self._registries: dict[weakref.ref[Any], None] = {}
+        self._gauges: dict[weakref.ref[Any], None] = {}
+
+    def install(self, existing: Iterable[Any]) -> None:
+        """Watch what is made from now on, and look at the metrics and registries that *existing* are. Call it once."""
+        _watch(metrics.Gauge, "set_function", self._add_gauge)
+        for name in ("remove", "remove_by_labels", "clear"):
+            self._watch_removal(name)
+        _watch(registry.CollectorRegistry, "register", self._add_registry)
+        for item in existing:
+            with suppress(Exception):
+                if isinstance(item, registry.CollectorRegistry):
+                    self._add_registry(item)
+                elif isinstance(item, metrics.Gauge) and "_child_samples" in vars(item):
+                    self._add_gauge(item)
+
+    def asked(self) -> Iterator[Asked]:
+        """Yield what is to be asked now, each once."""
+        with self._lock:
+            # Lists first: a reference whose object is gone leaves the dict at any time.
+            registries = [reference() for reference in list(self._registries)]
+            gauges = [(reference, reference()) for reference in list(self._gauges)]
+        numbers: dict[type, int] = {}
+        seen: set[int] = set()
+        for found in registries:
+            for collector in _custom(found):
+                if id(collector) not in seen:
+                    seen.add(id(collector))
+                    number = numbers[type(collector)] = numbers.get(type(collector), 0) + 1
+                    yield AskedCollector(collector, number)
+        for reference, gauge in gauges:
+            if gauge is not None:
+                yield AskedGauge(reference, gauge)
+
+    def _add_registry(self, found: Any, *_: Any) -> None:
+        if any(True for _ in _custom(found)):
+            self._add(self._registries, found)
+
+    def _watch_removal(self, name: str) -> None:
+        method = getattr(metrics.MetricWrapperBase, name, None)
+        if method is None:  # an older version of the library
+            return
+
+        @wraps(method)
+        def remove(metric: Any, *arguments: Any, **keywords: Any) -> Any:
+            before = (
+                list(getattr(metric, "_metrics", {}).values()) if isinstance(metric, metrics.Gauge) else []
+            )
+            result = method(metric, *arguments, **keywords)
+            with suppress(Exception):
+                present = set(map(id, getattr(metric, "_metrics", {}).values()))
+                # They go with their references, but the garbage collector may take its time.
+                for child in before:
+                    if id(child) not in present:
+                        self._gauges.pop(weakref.ref(child), None)
+            return result
+
+        setattr(metrics.MetricWrapperBase, name, remove)
+
+    def _add_gauge(self, gauge: Any, *_: Any) -> None:
+        _take_from_slot(gauge)
+        self._add(self._gauges, gauge)
+
+    def _add(self, kept: dict[weakref.ref[Any], None], item: Any) -> None:
+        with self._lock:
+            kept[weakref.ref(item, lambda gone: kept.pop(gone, None))] = None
+        self.found()
+
+
+def _watch(kind: type, name: str, look: Callable[..., None]) -> None:
+    method = getattr(kind, name)
+
+    @wraps(method)
+    def watched(*arguments: Any, **keywords: Any) -> Any:
+        result = method(*arguments, **keywords)
+        with suppress(Exception):
+            look(*arguments, *keywords.values())
+        return result
+
+    setattr(kind, name, watched)
+
+
+def _custom(found: Any) -> Iterator[Any]:
+    """Yield the collectors of the registry *found* that are neither metrics nor of the client library."""
+    for collector in [] if found is None else list(found._collector_to_names):
+        # By type, since asking a proxy for its class runs the application's code.
+        kind = type(collector)
+        if not issubclass(
+            kind, (metrics.MetricWrapperBase, multiprocess.MultiProcessCollector)
+        ) and not kind.__module__.startswith("prometheus_client."):
+            yield collector
+
+
+def _labels(gauge: Any) -> dict[str, str]:
+    return dict(zip(gauge._labelnames, gauge._labelvalues, strict=True))
+
+
+def _mode(collector: Any) -> str:
+    mode = getattr(collector, "multiprocess_mode", None)
+    if mode is None or mode in _MODES:
+        return mode or ""
+    _warn_once(
+        f"multiprocess_mode={mode!r} of the collector {type(collector).__qualname__} is none of "
+        f"{', '.join(sorted(_MODES))}; one process asks it for the whole application."
+    )
+    return ""
+
+
+_warned: Final[set[str]] = set()
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s", message)
+
+
+def _take_from_slot(gauge: Any) -> None:
+    """Take the row of *gauge*, whose figure is that of its function from now on, off the page, where it would be 0."""
+    value = gauge._value
+    gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
+    if isinstance(value, SlotValue):
+        with current_slot.lock:
+            value.hide()
+        value._row = None  # which nobody else refers to, and which would show it again in the next slot
+
+
+collectors: Final = Collectors()

@@ -1,0 +1,101 @@
+"""A collector or the function of a gauge as it is asked in this process, its last answer, and what failed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from binascii import crc32
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import Counter
+
+from wsgi_prom import metrics
+from wsgi_prom.store import collected
+
+if TYPE_CHECKING:
+    from wsgi_prom.client.collectors import Asked
+
+log = logging.getLogger("wsgi_prom")
+
+# Rounds for which an answer is shown: those of a collector that hangs, and of a process that is stopped, are no longer true.
+_ROUNDS: Final = 3
+# Record locks for collectors, beyond all others of the lock file.
+_FIRST_LOCK: Final = 1 << 40
+_STAGE: Final = "collect"
+
+
+class Job:
+    """One collector or gauge of this process, and its last answer."""
+
+    def __init__(self, asked: Asked, seconds: float) -> None:
+        self.asked = asked
+        self.due = 0.0
+        self.began: float | None = None  # None while it is not asked
+        self.until = 0.0
+        self.text = b""
+        # What is told while there is no answer: that a gauge is not known, which the slots have as 0.
+        self._unknown = b""
+        if asked.unknown:
+            record = collected.Record(asked.name, asked.mode, 0.0, inf, asked.unknown)
+            self.text = self._unknown = collected.text(record)
+        self.lock = _FIRST_LOCK + crc32(asked.name.encode())
+        self._seconds = seconds
+        self._failing = False
+
+    def run(self, failures: Failures) -> None:
+        """Ask. Never raises."""
+        self.began = began = time.monotonic()
+        self.due = began + self._seconds
+        try:
+            families = collected.encode(self.asked.ask())
+            at = time.monotonic()
+            until = at + _ROUNDS * self._seconds
+            self.text = collected.text(
+                collected.Record(self.asked.name, self.asked.mode, at, until, families)
+            )
+            self.until = until
+            self._failing = False
+        except (
+            BaseException
+        ) as error:  # also what ends a thread or a greenlet, which is not the collector's to end
+            self.text = self._unknown
+            if not self._failing:
+                failures.add(f"{self.asked.subject} has failed ({type(error).__name__}: {error})")
+            else:
+                failures.add()
+            self._failing = True
+        finally:
+            self.began = None
+
+    def look(self, now: float, failures: Failures) -> None:
+        """Forget an answer that is no longer true, and tell of a collector that hangs."""
+        if now >= self.until:
+            self.text = self._unknown
+        began = self.began
+        if began is not None and now - began >= _ROUNDS * self._seconds and not self._failing:
+            self._failing = True
+            failures.add(f"{self.asked.subject} has not answered for {now - began:.0f} s")
+
+
+class Failures:
+    """Counts what has failed. One thread counts for all, which may be killed at any time: with its process."""
+
+    def __init__(self) -> None:
+        self._counter: Counter | None = None
+        self._found: deque[str] = deque()
+
+    def add(self, message: str = "") -> None:
+        """Count one, and log *message*: not the same one again and again."""
+        self._found.append(message)
+
+    def tell(self) -> None:
+        """Count and log what was added."""
+        while self._found:
+            message = self._found.popleft()
+            if message:
+                log.error("%s: its metrics are left out until it answers again", message)
+            if self._counter is None:
+                self._counter = Counter(*metrics.ERRORS, ["stage"], registry=None)
+            self._counter.labels(_STAGE).inc()

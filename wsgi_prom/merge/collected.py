@@ -1,0 +1,189 @@
+"""
+Merge what collectors and the functions of gauges have returned in each process: their files are in the shared directory.
+
+1. A figure is of a living process, and gone with it, whatever its mode. One without a mode is the application's: the
+   youngest answer is shown until it is no longer true, also if the process that asked has ended.
+2. Samples are merged if one collector has returned them in several processes. Of different collectors the first one's is shown.
+3. Nothing is shown twice. A gauge of a family that the slots have is shown instead of theirs, since a function knows better; any
+   other sample that they have is left out, since a counter of theirs must not go back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Exemplar, Sample
+
+from wsgi_prom.merge.names import label_name, metric_name
+from wsgi_prom.store import collected, directory_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from wsgi_prom.merge.children import Labels
+    from wsgi_prom.merge.families import Families
+    from wsgi_prom.merge.readers import Reading
+    from wsgi_prom.store.collected import Family, Record
+
+    Key = tuple[str, Labels]  # the name and the labels of a sample
+
+
+class _Answer(NamedTuple):
+    """A sample of one collector in one process, and when it was asked."""
+
+    at: float
+    sample: collected.Collected
+
+
+class Merged:
+    """
+    The metrics of collectors: *metrics* of their own, and by the name of a family of the slots *more* samples of it.
+
+    *conflicts* are names of metrics that were left out.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: list[Metric] = []
+        self.more: dict[str, dict[Key, float | None]] = {}
+        self.conflicts: set[str] = set()
+
+
+def read(
+    path: Path, names: Iterable[str], slots: Iterable[Reading], owners: frozenset[int] | None
+) -> tuple[list[tuple[str, Record]], list[str]]:
+    """
+    Return the records in the directory *path*, which has files of *names*, each with the number of its slot; and what is unreadable.
+
+    Of the *slots* only those that live have figures of their own process. *owners* are the uids whose files are read, None for all.
+    """
+    numbers = collected.numbers(names)
+    if not numbers:
+        return [], []
+    claimants = {slot.name: slot.claim[1:4] for slot in slots if slot.live}
+    found: list[tuple[str, Record]] = []
+    unreadable = []
+    with directory_files.opened(path) as folder:
+        for number in numbers:
+            try:
+                process, records = collected.read(folder, number, owners)
+            except FileNotFoundError:
+                continue
+            except Exception:
+                # Any error, also of memory that a damaged file asks for: the others are shown.
+                unreadable.append(collected.name(number))
+                continue
+            lives = claimants.get(str(number)) == process
+            found += [(str(number), record) for record in records if lives or not record.mode]
+    return _youngest(found), unreadable
+
+
+def _youngest(found: list[tuple[str, Record]]) -> list[tuple[str, Record]]:
+    """Leave out all but the youngest answer of each collector that is asked once for the application. Sorted by collector."""
+    last: dict[str, Record] = {}
+    for _, record in found:
+        if not record.mode and (record.collector not in last or last[record.collector].at < record.at):
+            last[record.collector] = record
+    kept = [item for item in found if item[1].mode or last[item[1].collector] is item[1]]
+    return sorted(kept, key=lambda item: (item[1].collector, int(item[0])))
+
+
+def merge(found: Iterable[tuple[str, Record]], families: Families) -> Merged:
+    """Return what *found*, of `read`, has beside *families*."""
+    merger = _Merger(families)
+    for number, record in found:
+        for family in record.families:
+            merger.add(number, record, family)
+    return merger.result()
+
+
+class _Merger:
+    def __init__(self, families: Families) -> None:
+        self._families = {metric_name(family.name): family for family in families}
+        self._result = Merged()
+        self._metrics: dict[str, Metric] = {}
+        # By the name of a family, as the page has it, and by sample: whose collector's it is, its mode, and the answers by slot.
+        self._answers: dict[str, dict[Key, tuple[str, str, dict[str, _Answer]]]] = {}
+        # Whose each name of a family or of a sample is.
+        self._names = {name: metric_name(owner) for name, owner in families.sample_names.items()}
+
+    def add(self, number: str, record: Record, family: Family) -> None:
+        try:
+            metric = Metric(family.name, family.documentation, family.type, family.unit)
+        except ValueError:
+            self._result.conflicts.add(family.name)
+            return
+        shown = metric_name(metric.name)
+        names = {shown, *(metric_name(sample.name) for sample in family.samples)}
+        if not self._admits(metric, shown, names, {tuple(sample.labels) for sample in family.samples}):
+            self._result.conflicts.add(metric.name)
+            return
+        self._metrics.setdefault(shown, metric)
+        self._names.update(dict.fromkeys(names, shown))
+        answers = self._answers.setdefault(shown, {})
+        for sample in family.samples:
+            labels = tuple(sorted(sample.labels.items()))
+            if record.mode.endswith("all"):
+                labels = (*(pair for pair in labels if pair[0] != "pid"), ("pid", number))
+            collector, _, by_slot = answers.setdefault(
+                (sample.name, labels), (record.collector, record.mode, {})
+            )
+            if collector == record.collector:
+                by_slot.setdefault(number, _Answer(record.at, sample))
+
+    def _admits(
+        self, metric: Metric, shown: str, samples: set[str], labels: Iterable[tuple[str, ...]]
+    ) -> bool:
+        """Return whether the page can show *metric* beside all that it has: its type, the names of its *samples*, their *labels*."""
+        if not all(samples) or not all(map(_possible, labels)):
+            return False
+        others = [self._metrics.get(shown), self._families.get(shown)]
+        if any(other is not None and other.type != metric.type for other in others):
+            return False
+        owners = {self._names.get(name, shown) for name in samples}
+        return owners == {shown}
+
+    def result(self) -> Merged:
+        for shown, answers in self._answers.items():
+            merged = {
+                key: _merged(key, mode, list(by_slot.values())) for key, (_, mode, by_slot) in answers.items()
+            }
+            metric, family = self._metrics[shown], self._families.get(shown)
+            if family is None:
+                metric.samples = [sample for sample in merged.values() if sample is not None]
+                self._result.metrics += [metric] if metric.samples else []
+                continue
+            there: set[Key] = set()
+            if metric.type != "gauge":
+                there = {(name, tuple(sorted(labels))) for name, labels in family.samples}
+            more = {key: sample and sample.value for key, sample in merged.items() if key not in there}
+            if more:
+                self._result.more[family.name] = more
+        self._result.metrics.sort(key=lambda metric: metric.name)
+        return self._result
+
+
+def _possible(labels: tuple[str, ...]) -> bool:
+    """Return whether a line can have *labels*, as the page has them."""
+    shown = {label_name(name) for name in labels}
+    return len(shown) == len(labels) and not any(not name or name.startswith("__") for name in shown)
+
+
+def _merged(key: Key, mode: str, answers: list[_Answer]) -> Sample | None:
+    """Return the one sample of *answers*, None if none of them is known."""
+    name, labels = key
+    known = [answer for answer in answers if answer.sample.value is not None]
+    if not known:
+        return None
+    latest = max(known, key=lambda answer: answer.at).sample
+    values = [answer.sample.value or 0.0 for answer in known]
+    value, timestamp = latest.value or 0.0, latest.timestamp
+    merge = _MERGES.get(mode.removeprefix("live"))
+    if merge is not None and len(values) > 1:
+        value, timestamp = merge(values), None
+    exemplar = None if latest.exemplar is None else Exemplar(*latest.exemplar)
+    return Sample(name, dict(labels), value, timestamp, exemplar)
+
+
+_MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "min": min, "max": max}

@@ -1,0 +1,239 @@
+"""
+What the collectors and the functions of gauges of one process have returned: a small file of its slot, replaced in one step.
+
+1. A record is of one collector, and says until when it is true. One with a mode is of its process alone; one without is of the
+   whole application, whichever process has asked.
+2. A file says whose it is: the next owner of the slot may have no collectors, and leave it there.
+3. A directory that is being removed gets no file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from contextlib import suppress
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from wsgi_prom.errors import FormatError, WsgiPromError
+from wsgi_prom.store import client_format, directory_files
+from wsgi_prom.store.locks import LockFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.samples import Sample
+
+_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.collected", re.ASCII)
+_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+# Some 10,000 samples. What is beyond is not written, and a longer file is not read.
+MOST_BYTES: Final = 1 << 20
+MOST_SAMPLES: Final = 10_000
+
+Process = tuple[int, int, int]  # the pid, the time of start and the pid namespace of a `Claim`
+
+
+class Exemplar(NamedTuple):
+    """An exemplar, with the time of its value in seconds since the epoch if that is known."""
+
+    labels: dict[str, str]
+    value: float
+    timestamp: float | None
+
+
+class Collected(NamedTuple):
+    """A sample: its full name, its labels, its value, None if that is not known, and what the collector has said beside."""
+
+    name: str
+    labels: dict[str, str]
+    value: float | None
+    timestamp: float | None
+    exemplar: Exemplar | None
+
+
+class Family(NamedTuple):
+    """A metric family of a collector, with the attributes of the client library's `Metric`."""
+
+    name: str
+    documentation: str
+    type: str
+    unit: str
+    samples: list[Collected]
+
+
+class Record(NamedTuple):
+    """
+    What the *collector*, known by this name in all processes, has returned at *at*. It is true until *until*.
+
+    Both are seconds of time.monotonic. *mode* is a multiprocess mode of gauges, or empty: then it is the whole application's.
+    """
+
+    collector: str
+    mode: str
+    at: float
+    until: float
+    families: list[Family]
+
+
+def name(number: int) -> str:
+    return f"wsgi_prom.{number}.collected"
+
+
+def numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the slots that have such a file among *names*, in order."""
+    found = (_FILE.fullmatch(name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
+
+
+def encode(metrics: Iterable[Metric]) -> list[Family]:
+    """
+    Return *metrics*, which a collector has returned, as they are written.
+
+    Raises TypeError, ValueError, AttributeError or OverflowError for what no page can show.
+    """
+    families = []
+    count = 0
+    for metric in metrics:
+        samples = [
+            _encoded(metric.type, sample) for sample in metric.samples if _has_line(metric.type, sample)
+        ]
+        count += len(samples)
+        if count > MOST_SAMPLES:
+            raise ValueError(f"more than {MOST_SAMPLES} samples")
+        unit = str(getattr(metric, "unit", ""))
+        families.append(Family(str(metric.name), str(metric.documentation), str(metric.type), unit, samples))
+    return families
+
+
+def text(record: Record) -> bytes:
+    """Return *record* as a part of a file."""
+    return json.dumps(record).encode("ascii")
+
+
+def write(path: Path, number: int, process: Process, records: Iterable[bytes]) -> bool:
+    """
+    Replace the file of slot *number* in the directory *path*, in one step, by *records*, made by `text`.
+
+    Returns False if some had no space and were left out. Raises OSError, DirectoryError, and leaves the former one then.
+    """
+    head = json.dumps(process).encode("ascii")
+    fitting, size, whole = [], len(head) + 16, True
+    for record in records:
+        if size + len(record) > MOST_BYTES:
+            whole = False
+            continue
+        fitting.append(record)
+        size += len(record) + 1
+    data = b"[%b,[%b]]" % (head, b",".join(fitting))
+    with directory_files.opened(path) as folder:
+        lock_file = LockFile.within(folder, path)
+        discarded = lock_file.discarded
+        if discarded:
+            return whole
+        directory_files.replace_file(name(number), folder, data)
+        if lock_file.discarded:  # since then: its files may have been listed before
+            with suppress(FileNotFoundError):
+                os.unlink(name(number), dir_fd=folder)
+    return whole
+
+
+def read(folder: int, number: int, owners: frozenset[int] | None = None) -> tuple[Process, list[Record]]:
+    """
+    Return whose the file of slot *number* in the directory *folder* is, and its records that are still true.
+
+    Raises FormatError for anything but what `write` has written, also for a file of other users than *owners*, uids; OSError.
+    """
+    fd = os.open(name(number), _READ_FLAGS, dir_fd=folder)
+    try:
+        client_format.check_plain(fd, owners)
+        data = os.pread(fd, MOST_BYTES + 1, 0)
+    finally:
+        os.close(fd)
+    if len(data) > MOST_BYTES:
+        raise FormatError(f"{name(number)} is too long")
+    now = time.monotonic()
+    try:
+        (pid, started, namespace), found = json.loads(data)
+        records = [_decoded(*record) for record in found if record[3] > now]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise FormatError(f"{name(number)} holds no metrics: {error}") from error
+    return (pid, started, namespace), records
+
+
+def of_application(path: Path, number: int) -> list[Record]:
+    """Return the records of the file of slot *number* in *path* that are the application's, and still true. Never raises."""
+    try:
+        with directory_files.opened(path) as folder:
+            return [
+                record
+                for record in read(folder, number, frozenset({os.fstat(folder).st_uid}))[1]
+                if not record.mode
+            ]
+    except (OSError, WsgiPromError):  # most slots have none
+        return []
+
+
+def _has_line(typ: str, sample: Sample) -> bool:
+    """Return whether a page has a line of *sample*: none of a native histogram, nor of when counting began."""
+    created = typ in {"counter", "summary", "histogram"} and sample.name.endswith("_created")
+    return not created and getattr(sample, "native_histogram", None) is None
+
+
+def _encoded(typ: str, sample: Sample) -> Collected:
+    # The library lets a newline at the end of a name pass, which would end the line.
+    labels = {str(label).replace("\n", "_"): str(value) for label, value in sample.labels.items()}
+    timestamp = _seconds(sample.timestamp)
+    exemplar = None
+    # OpenMetrics knows them nowhere else, and the client library makes no page with one elsewhere.
+    counted = typ == "counter" and sample.name.endswith("_total")
+    if sample.exemplar and (counted or (typ.endswith("histogram") and sample.name.endswith("_bucket"))):
+        given = sample.exemplar
+        texts = {str(label): str(value) for label, value in given.labels.items()}
+        exemplar = Exemplar(texts, float(given.value), _seconds(given.timestamp))
+    return Collected(str(sample.name).replace("\n", "_"), labels, float(sample.value), timestamp, exemplar)
+
+
+def _seconds(timestamp: Any) -> float | None:
+    if timestamp is None:
+        return None
+    seconds = float(timestamp)
+    if not isfinite(seconds):
+        raise ValueError(f"{timestamp!r} is no time")
+    return seconds
+
+
+def _decoded(collector: Any, mode: Any, at: Any, until: Any, families: Any) -> Record:
+    return Record(
+        _text(collector), _text(mode), float(at), float(until), [_family(*family) for family in families]
+    )
+
+
+def _family(name: Any, documentation: Any, typ: Any, unit: Any, samples: Any) -> Family:
+    return Family(
+        _text(name), _text(documentation), _text(typ), _text(unit), [_sample(*found) for found in samples]
+    )
+
+
+def _sample(name: Any, labels: Any, value: Any, timestamp: Any, exemplar: Any) -> Collected:
+    found = None if exemplar is None else _exemplar(*exemplar)
+    number = None if value is None else float(value)
+    return Collected(_text(name), _labels(labels), number, _seconds(timestamp), found)
+
+
+def _exemplar(labels: Any, value: Any, timestamp: Any) -> Exemplar:
+    return Exemplar(_labels(labels), float(value), _seconds(timestamp))
+
+
+def _labels(labels: Any) -> dict[str, str]:
+    return {_text(label): _text(value) for label, value in labels.items()} if labels else {}
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
