@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import live
 
+from wsgi_prom.store import exit_counts, exporter_files
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
@@ -91,10 +93,6 @@ def shared_directory(server: LiveServer) -> Path:
     return Path(found[1])
 
 
-# What the exporter and the arbiter of gunicorn write into the shared directory, each in its own time.
-_OF_NO_WORKER: Final = re.compile(r"wsgi_prom\.(processes|exits\.\d+)")
-
-
 def files(folder: Path) -> dict[str, os.stat_result]:
     """Return the files of the shared directory *folder* by name, less those that are about to take the place of another."""
     found = {}
@@ -106,8 +104,9 @@ def files(folder: Path) -> dict[str, os.stat_result]:
 
 
 def worker_files(folder: Path) -> dict[str, os.stat_result]:
-    """Return the `files` of *folder* that no process but a worker writes."""
-    return {name: found for name, found in files(folder).items() if not _OF_NO_WORKER.fullmatch(name)}
+    """Return the `files` of *folder* without those that the exporter and the arbiter of gunicorn write in their own time."""
+    others = exporter_files.own, exit_counts.own
+    return {name: found for name, found in files(folder).items() if not any(own(name) for own in others)}
 
 
 def remove(folder: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 import servers
 from servers import value
 
-from wsgi_prom.exporter.process.launch import launch
+from wsgi_prom.exporter.process.launch import exporter_environment, launch
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import Address
 from wsgi_prom.store import directory
 
@@ -185,9 +186,9 @@ def test_settings_that_another_servers_exporter_does_not_have_are_told(
     running: live.LiveServer, shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The log names the settings that the running exporter of another server does not have."""
-    launch(shared, None)
+    launch(shared, None, Target(), exporter_environment())
     assert "" == caplog.text
-    launch(shared, Address("127.0.0.1", 0))
+    launch(shared, Address("127.0.0.1", 0), Target(), exporter_environment())
     assert [running.pid] == running.processes()
     assert ["WSGI_PROM_TOKEN_FILE"] == re.findall(r"with other settings \((.*)\) and keeps them", caplog.text)
 
@@ -198,7 +199,7 @@ def test_an_exporter_that_cannot_be_replaced_ends(
     """If a reload adds a token and no new exporter can be started, the old one ends, so that the page is not open."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python3")
     with pytest.raises(OSError, match="/nowhere/python3"):
-        launch(shared, Address("127.0.0.1", 0), reload=True)
+        launch(shared, Address("127.0.0.1", 0), Target(), exporter_environment(), reload=True)
     assert 0 == running.wait()
 
 
@@ -213,4 +214,4 @@ def test_a_frozen_application_is_told_how_to_have_an_exporter(
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     monkeypatch.setattr(sys, "executable", "/opt/shop/shop")
     with pytest.raises(OSError, match="modules of /opt/shop/shop: run wsgi-prom serve beside it"):
-        launch(shared, Address("127.0.0.1", 0))
+        launch(shared, Address("127.0.0.1", 0), Target(), exporter_environment())

@@ -29,9 +29,9 @@ def write(path: Path, number: int, counts: Mapping[str, int]) -> None:
         exit_counts.write(folder, number, counts)
 
 
-def read(path: Path, number: int, owners: frozenset[int] | None = None) -> dict[str, int]:
+def read(path: Path, number: int) -> dict[str, int]:
     with directory_files.opened(path) as folder:
-        return exit_counts.read(folder, number, owners)
+        return exit_counts.read(folder, number)
 
 
 def collected(collector: Collector) -> dict[str, float]:

@@ -342,13 +342,11 @@ class Crowd:
         """
         Return what lies in the directory under a name that is none of the few that may be there.
         """
-        return sorted(path.name for path in self.folder.iterdir() if not ALLOWED.fullmatch(path.name))
+        return sorted(name for name in servers.worker_files(self.folder) if not ALLOWED.fullmatch(name))
 
 
 # One file aside for each file: they do not pile up.
-ALLOWED = re.compile(
-    r"wsgi_prom\.(\d+\.(values|keys)(\.bad)?|lock|labels|(exits\.\d+|processes)(\.new)?)|victim\..*"
-)
+ALLOWED = re.compile(r"wsgi_prom\.(\d+\.(values|keys)(\.bad)?|lock|labels)|victim\..*")
 
 
 def slots_of(path: Path, pids: list[int]) -> list[int]:

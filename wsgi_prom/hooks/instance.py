@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 from wsgi_prom.client import patch
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.process.launch import exporter_environment, launch, was_lost
+from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks.server_directory import ServerDirectory
 from wsgi_prom.server import app_info
 from wsgi_prom.settings import Settings
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from wsgi_prom.exporter.target import Target
     from wsgi_prom.store.directory_walk import Owner
 
 log = logging.getLogger("wsgi_prom")
@@ -138,7 +138,9 @@ class Instance:
         # An application that is imported later may change the environment, before a worker starts the exporter.
         environ = exporter_environment()
         named = target and self._named(target)
-        self._launch = partial(launch, self.path, settings.bind, target=named, owner=owner, environ=environ)
+        self._launch = partial(
+            launch, self.path, settings.bind, target=named or Target(), owner=owner, environ=environ
+        )
 
     def _named(self, target: Target) -> Target:
         named = replace(target, application=self._application) if self._application else target

@@ -101,7 +101,7 @@ def _left(folder: int, name: str) -> bool:
 
 
 def _add_ended(folder: int) -> None:
-    kept = archive.read(folder, frozenset({os.geteuid()}))
+    kept = archive.read(folder)
     number = kept.generation + 1
     _rename_ended(folder, number)
     found = []

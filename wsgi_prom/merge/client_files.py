@@ -67,7 +67,7 @@ class ClientFiles:
         """Read the directory that is open as *folder*. Return whether it was the same from beginning to end."""
         self.unreadable = []
         state = _state(folder)
-        self._read_archive(folder, owners, state)
+        self._read_archive(folder, state)
         files: dict[str, tuple[Origin, list[Entry]]] = {}
         complete = True
         for name in sorted(os.listdir(folder)):
@@ -88,14 +88,12 @@ class ClientFiles:
         self._files = files
         return complete and state == _state(folder)
 
-    def _read_archive(
-        self, folder: int, owners: frozenset[int] | None, state: tuple[int, ...] | None
-    ) -> None:
+    def _read_archive(self, folder: int, state: tuple[int, ...] | None) -> None:
         if state is None:
             self._archive, self._archived = archive.Archive(), None
         elif state != self._archived:
             try:
-                found = archive.read(folder, owners)
+                found = archive.read(folder)
                 for part in (*found.sums, *found.gauges):
                     row_of(part)
                 self._archive, self._archived = found, state

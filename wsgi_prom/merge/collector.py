@@ -212,10 +212,7 @@ class Collector:
                 (f"slot {number}", partial(slot.read, lock_file, owners))
                 for number, slot in self._slots.items()
             ),
-            *(
-                (exit_counts.name(number), partial(exits.read, owners))
-                for number, exits in self._exits.items()
-            ),
+            *((exit_counts.name(number), exits.read) for number, exits in self._exits.items()),
             ("client library", partial(self._client_files.read, owners)),
         ]
 

@@ -179,10 +179,10 @@ class ExitsSource:
         self._number = number
         self._layout = root
 
-    def read(self, owners: frozenset[int] | None = None) -> list[Reading]:
-        """Read its file. *owners* are the uids whose files are read, None for all. Raises FormatError, OSError."""
+    def read(self) -> list[Reading]:
+        """Read its file. Raises FormatError, OSError."""
         with directory_files.opened(self._path) as folder:
-            counts = exit_counts.read(folder, self._number, owners)
+            counts = exit_counts.read(folder, self._number)
         rows = [(_EXITS, (reason,)) for reason in counts]
         if rows != self._layout.rows:
             self._layout = Layout(rows)

@@ -16,11 +16,10 @@ import json
 import math
 import os
 import re
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.store import client_format, locks
+from wsgi_prom.store import client_format, directory_files, locks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,12 +27,9 @@ if TYPE_CHECKING:
     from wsgi_prom.store.client_format import Entry, Origin
 
 NAME: Final = "wsgi_prom.archive"
-_NEW: Final = "wsgi_prom.archive.new"
 _ENDED: Final = re.compile(r"wsgi_prom\.ended\.(\d{1,18})\.[0-9a-f]{16}\.(.+)", re.ASCII)
 _HEADER: Final = re.compile(rb"wsgi_prom archive 1 (\d{1,18})\n")
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Gauge(NamedTuple):
@@ -121,39 +117,17 @@ def total(values: Iterable[float]) -> float:
         return sum(found)
 
 
-def read(folder: int, owners: frozenset[int] | None = None) -> Archive:
-    """
-    Return the archive in the directory that is open as *folder*, an empty one if there is none.
-
-    It must belong to one of *owners* if they are given: uids. Raises FormatError, OSError.
-    """
+def read(folder: int) -> Archive:
+    """Return the archive in the directory that is open as *folder*, an empty one if there is none. Raises FormatError, OSError."""
     try:
-        fd = os.open(NAME, _READ_FLAGS, dir_fd=folder)
+        return Archive.parse(directory_files.read_file(NAME, folder, client_format.MOST_BYTES))
     except FileNotFoundError:
         return Archive()
-    try:
-        client_format.check_plain(fd, owners)
-        size = os.fstat(fd).st_size
-        if size > client_format.MOST_BYTES:
-            raise FormatError(f"{size} bytes are no archive")
-        return Archive.parse(os.pread(fd, size, 0))
-    finally:
-        os.close(fd)
 
 
 def write(folder: int, archive: Archive) -> None:
     """Replace the archive in the directory *folder* by *archive*, in one step. Raises OSError, and leaves the former one then."""
-    with suppress(FileNotFoundError):
-        os.unlink(_NEW, dir_fd=folder)
-    fd = os.open(_NEW, _NEW_FLAGS, 0o600, dir_fd=folder)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(archive.dump())
-        os.rename(_NEW, NAME, src_dir_fd=folder, dst_dir_fd=folder)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(_NEW, dir_fd=folder)
-        raise
+    directory_files.replace_file(NAME, folder, archive.dump())
 
 
 def ended_name(number: int, name: str) -> str:
@@ -169,7 +143,7 @@ def ended(name: str) -> tuple[int, str] | None:
 
 def is_own(name: str) -> bool:
     """Return whether a file *name* is the archive's own: the archive, a new one, or a file that is to be added."""
-    return name in {NAME, _NEW} or ended(name) is not None
+    return name in {NAME, f"{NAME}.new"} or ended(name) is not None
 
 
 def is_removable(name: str) -> bool:

@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from wsgi_prom.errors import FormatError
 from wsgi_prom.store.directory_walk import Descent
 
 if TYPE_CHECKING:
@@ -133,6 +134,18 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
             break
         time.sleep(_PAUSE_SECONDS)
     raise _not_own(name, found, user)
+
+
+def read_file(name: str, folder: int, most: int) -> bytes:
+    """Return what is in the file *name* of the directory *folder*. Raises FormatError beyond *most* bytes, NotOwnFileError, OSError."""
+    fd = open_file(name, folder, os.O_RDONLY, create=False)
+    try:
+        size = os.fstat(fd).st_size
+        if size > most:
+            raise FormatError(f"{name} has {size} bytes")
+        return os.pread(fd, size, 0)
+    finally:
+        os.close(fd)
 
 
 def replace_file(name: str, folder: int, data: bytes) -> None:

@@ -9,18 +9,16 @@ How many workers of a gunicorn have ended, by reason: a small file of its arbite
 from __future__ import annotations
 
 import json
-import os
 import re
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.store import client_format, directory_files
+from wsgi_prom.store import directory_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _FILE: Final = re.compile(r"wsgi_prom\.exits\.(\d{1,2})(\.new)?", re.ASCII)
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # There are 64 signals and 256 exit codes.
 _MOST_BYTES: Final = 65536
 _MOST: Final = 2**53
@@ -41,18 +39,13 @@ def numbers(names: Iterable[str]) -> list[int]:
     return sorted(int(match[1]) for match in found if match and not match[2])
 
 
-def read(folder: int, number: int, owners: frozenset[int] | None = None) -> dict[str, int]:
+def read(folder: int, number: int) -> dict[str, int]:
     """
-    Return the counts by reason of file *number* in the directory *folder*, which must belong to one of *owners*, uids, if given.
+    Return the counts by reason of file *number* in the directory *folder*.
 
     Raises FormatError for anything but what `write` has written, OSError.
     """
-    fd = os.open(name(number), _READ_FLAGS, dir_fd=folder)
-    try:
-        client_format.check_plain(fd, owners)
-        data = os.pread(fd, _MOST_BYTES, 0)
-    finally:
-        os.close(fd)
+    data = directory_files.read_file(name(number), folder, _MOST_BYTES)
     try:
         counts = json.loads(data)
         if not isinstance(counts, dict) or not all(_is_count(count) for count in counts.values()):

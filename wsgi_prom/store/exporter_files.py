@@ -36,13 +36,7 @@ def own(name: str) -> bool:
 def read(path: Path, name: str) -> Any:
     """Return what is in the file *name* of the directory *path*. Raises FormatError for anything but JSON, OSError, DirectoryError."""
     with directory_files.opened(path) as folder:
-        fd = directory_files.open_file(name, folder, os.O_RDONLY, create=False)
-        try:
-            data = os.pread(fd, _MOST_BYTES + 1, 0)
-        finally:
-            os.close(fd)
-    if len(data) > _MOST_BYTES:
-        raise FormatError(f"{name} is too long")
+        data = directory_files.read_file(name, folder, _MOST_BYTES)
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from wsgi_prom.exporter.process.watch import send_signal
-from wsgi_prom.exporter.target import Target
 from wsgi_prom.settings import unknown_variables
 from wsgi_prom.store import locks
 from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
+    from wsgi_prom.exporter.target import Target
     from wsgi_prom.settings import Address
 
 # The variables of the master that the exporter gets. It runs as the workers' user, who may read its environment in /proc, and
@@ -56,21 +56,21 @@ _started: list[subprocess.Popen[bytes]] = []
 def launch(
     path: Path,
     address: Address | None,
+    target: Target,
+    environ: dict[str, str],
     *,
     reload: bool = False,
-    target: Target | None = None,
     owner: tuple[int, int] | None = None,
     log_file: IO[bytes] | int | None = None,
     parent: int | None = None,
-    environ: dict[str, str] | None = None,
 ) -> None:
     """
     Start the exporter of *target* in the directory *path*, unless *address* is None or the directory has an exporter.
 
-    A *reload* replaces an exporter that was started with other settings, and ends one without an *address*; so does a server
-    where a process that has joined has started the exporter. A reload also ends one that it cannot replace, since clients that the new settings exclude could read its page. The exporter runs as *owner*, a uid
-    and a gid, by default as the caller, and writes its log to *log_file*, by default to stderr. It lives as long as the process
-    *parent*, by default this one. *environ* is an earlier `exporter_environment`. Does not wait until it listens. Raises OSError.
+    *environ* is an `exporter_environment`. A *reload* replaces an exporter of other settings, and ends one without an *address*,
+    or that it cannot replace: clients that the new settings exclude could read its page. A server replaces one of a process that
+    has joined. The exporter runs as *owner*, writes its log to *log_file* (stderr), and lives as long as *parent* (this process).
+    Raises OSError.
     """
     lock_file = LockFile.of(path)
     running = lock_file.holder(locks.EXPORTER)
@@ -78,17 +78,13 @@ def launch(
         if reload:
             _stop(lock_file)
         return
-    environ = environ or exporter_environment()
-    if running is not None and not reload:
-        reload = target is not None and _shows_less(running, target)
+    reload = reload or (running is not None and _shows_less(running, target))
     if running is not None and not reload:
         _warn_of_other_settings(path, running, environ)
         return
     try:
-        command = _command(path, address, target or Target())
-        # An exporter with these settings stays, unless a later one is about to replace it.
-        same = [*command, "--launch", str(lock_file.number(locks.LAUNCHED))]
-        if running and _started_with(running) == (same, environ):
+        command = _command(path, address, target)
+        if running and _is_latest(running, command, environ, lock_file):
             return
         command += ["--launch", str(_new_launch(lock_file)), "--parent", str(parent or os.getpid())]
         _start(command + ["--replace"] * reload, environ, owner, log_file)
@@ -108,6 +104,14 @@ def _shows_less(running: int, target: Target) -> bool:
     """Return whether the exporter *running* was started by a process that has joined, and *target* is a server, of which it shows less."""
     arguments = _arguments(running)
     return bool(target.server) and "--parent" in arguments and "--server" not in arguments
+
+
+def _is_latest(running: int, command: list[str], environ: dict[str, str], lock_file: LockFile) -> bool:
+    """Return whether the exporter *running* has these settings, and no later one is about to replace it."""
+    return _started_with(running) == (
+        [*command, "--launch", str(lock_file.number(locks.LAUNCHED))],
+        environ,
+    )
 
 
 def was_lost(lock_file: LockFile) -> bool:
