@@ -64,6 +64,7 @@ def counted(path: Path) -> dict[str, float]:
         for metric in Collector(path).collect().to_metrics()
         for sample in metric.samples
         if sample.name in {"http_requests_total", "http_response_size_bytes_sum", "http_requests_in_progress"}
+        if sample.labels.get("status") != "500"
     }
 
 

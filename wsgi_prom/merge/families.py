@@ -138,9 +138,14 @@ class Families:
             if plans is None:
                 plans = self._plans[id(schema)] = list(self._plan(schema))
             for family, metric, names in plans:
-                child = family.child(tuple([(name, labelvalues[n]) for name, n in names]))
+                labels = tuple([(name, labelvalues[n]) for name, n in names])
+                child = family.child(labels)
                 child.rows.append(number)
                 child.add(number, metric)
+                if metric.zero:
+                    # increase() of Prometheus does not see the first value of a series.
+                    name, value = metric.zero
+                    family.child(tuple([(n, value if n == name else v) for n, v in labels]))
         self._met = len(self._sums.rows)
         for family in self._families.values():
             family.update()

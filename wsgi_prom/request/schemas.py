@@ -24,6 +24,9 @@ INFINITY = float("inf")
 # In the order of garbage.py.
 _GARBAGE: Final = (metrics.GC_COLLECTED, metrics.GC_UNCOLLECTABLE, metrics.GC_COLLECTIONS)
 
+# Shown at 0 for each method and route that is on the page: the first error would be no increase in Prometheus otherwise.
+_FIRST_ERROR: Final = ("status", "500")
+
 # Labels that are few by themselves, and tell more than a row of OTHER would.
 _NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
 
@@ -93,9 +96,11 @@ def request_schema(settings: Settings) -> RequestSchema:
     count = (1, received)
     disabled = settings.disable if settings.first_byte else {*settings.disable, metrics.FIRST_BYTE[0]}
     shown = (
-        ("counter", metrics.REQUESTS, {"labels": by_status, "count": count}),
+        ("counter", metrics.REQUESTS, {"labels": by_status, "count": count, "zero": _FIRST_ERROR}),
         ("histogram", metrics.DURATION,
          {"labels": by_duration, "total": (0, 1), "buckets": count, "bounds": bounds}),
+        # At 0 here; those that were aborted have a row of their own.
+        ("counter", metrics.ABORTED, {"labels": by_route}),
         ("summary", metrics.REQUEST_SIZE,
          {"labels": by_route, "total": (received, unknown), "count": count, "less": (unknown, sent)}),
         ("summary", metrics.RESPONSE_SIZE, {"labels": by_route, "total": (sent, first_byte), "count": count}),
@@ -106,7 +111,7 @@ def request_schema(settings: Settings) -> RequestSchema:
     made = tuple(
         Metric(kind, *_named(settings, metric), **columns)
         for kind, metric, columns in shown
-        if metric[0] not in disabled
+        if disabled.isdisjoint({metric[0], metric[0] + "_total"})
     )
     return RequestSchema(Schema(names, width, made), received, unknown, sent, first_byte)
 
@@ -133,7 +138,8 @@ def _counter(settings: Settings, metric: tuple[str, str], *more: str) -> Schema 
     """Return the schema of a counter by method, route and *more* labels, None if it is disabled."""
     if metric[0] + "_total" in settings.disable:
         return None
-    return counter(*_named(settings, metric), _labelnames(settings, *more))
+    zero = _FIRST_ERROR if metric is metrics.REQUESTS else ()
+    return counter(*_named(settings, metric), _labelnames(settings, *more), zero)
 
 
 def _labelnames(settings: Settings, *more: str) -> tuple[str, ...]:

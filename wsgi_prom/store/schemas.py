@@ -26,7 +26,8 @@ class Metric:
     *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
     among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
     number of observations of a summary, from which the sum of *less* is taken off; *total* is the column of a sum of
-    observations; *buckets* belong to *bounds*.
+    observations; *buckets* belong to *bounds*. A counter's *zero*, a label and a value of it, is shown at 0 for each set of
+    the other labels.
     """
 
     type: str
@@ -39,6 +40,7 @@ class Metric:
     bounds: tuple[float, ...] = ()
     mode: str = ""
     less: Columns | None = None
+    zero: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,8 @@ class Schema:
 Row = tuple[Schema, tuple[str, ...]]  # and its label values
 
 
-def counter(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
-    return _single("counter", name, help_text, labelnames, 1, count=(0, 1))
+def counter(name: str, help_text: str, labelnames: tuple[str, ...], zero: tuple[str, ...] = ()) -> Schema:
+    return _single("counter", name, help_text, labelnames, 1, count=(0, 1), zero=zero)
 
 
 def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
