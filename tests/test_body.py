@@ -79,7 +79,7 @@ def figures() -> dict[str, float]:
     found = {"200": 0.0, "aborted": 0.0}
     for family in Collector(None).collect():
         for (name, labels), value in zip(family.samples, family.values, strict=True):
-            if name == "http_requests_total":
+            if name == "http_requests_total" and value:
                 found[dict(labels)["status"]] = value
             elif name in SHOWN:
                 found[SHOWN[name]] = value

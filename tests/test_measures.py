@@ -580,7 +580,7 @@ def test_the_limit_of_label_sets_holds_across_all_processes(in_child: Any, share
             (family.name, labels): value
             for family in Collector(shared).collect()
             for (_, labels), value in zip(family.samples, family.values, strict=True)
-            if family.type == "counter"
+            if family.type == "counter" and value
         }
 
     found = in_child(work)

@@ -234,8 +234,7 @@ def seen(server: live.LiveServer) -> tuple[Any, ...]:
     samples = server.samples()
     by_name: Callable[..., Any] = lambda name, *labels: {  # noqa: E731
         tuple(dict(found)[label] for label in labels): value
-        for (metric, found), value in samples.items()
-        if metric == name
+        for found, value in live.labelled(samples, name).items()
     }
     return (
         by_name("http_requests_total", "route", "status"),
