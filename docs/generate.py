@@ -194,6 +194,8 @@ def metrics_page() -> str:
             *(f"| `{label}` | {meaning} |" for label, meaning in _LABELS.items()),
             "",
             f"Beyond `{PREFIX}LABEL_LIMIT` label sets of a metric, route and exception are `OTHER`.",
+            'Each method and route that was seen has `status="500"` and aborted requests at 0 before there are any: `increase()` of Prometheus',
+            "does not see the first value of a series, and no alert would tell the first error of a route.",
             "",
             "## The server",
             "",
