@@ -1,7 +1,8 @@
 """
 A source of metrics outside of this process, which may fail, be slow or hang for ever: scrapes wait for it until a deadline.
 
-1. A source is read in a thread, in one at a time. One that hangs in a system call keeps that thread, and no other is started.
+1. A source is read in a thread of its own, which it keeps: a new one for each reading took 0.1 ms. A source that hangs in a system
+   call is not read a second time meanwhile.
 2. A scrape gets a reading that began, and is made from slots that were collected, after its request had arrived. Scrapes at the same time share one.
 3. The deadline is a scrape's own: that one scrape gives up early does not end the reading, for which another still waits.
 """
@@ -12,6 +13,7 @@ import logging
 import threading
 import time
 from math import inf
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Source:
         self._otherwise = otherwise or []
         self._lock = threading.Lock()
         self._last: _Reading | None = None
+        self._wanted: SimpleQueue[_Reading] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         # A failure is logged once, until the source would not fail so again: how many seconds the scrape had waited that went
         # without it, infinity after an error, 0 while it works.
         self._failing = 0.0
@@ -49,14 +53,28 @@ class Source:
         """
         Return a reading for a scrape that arrived at *arrival*, or one that began before it and has not ended.
 
-        *read*, which may raise any error, is called in a thread where there is neither. What it starts from was *collected*
-        then, by default now.
+        *read*, which may raise any error, is called in the source's thread where there is neither. What it starts from was
+        *collected* then, by default now.
         """
         with self._lock:
             last = self._last
             if last is None or (last.ended.is_set() and last.collected < arrival):
                 last = self._last = _Reading(read, collected)
+                try:
+                    if self._thread is None:
+                        # A daemon: the process does not wait for it when it ends.
+                        thread = threading.Thread(target=self._serve, daemon=True)
+                        thread.start()
+                        self._thread = thread
+                    self._wanted.put(last)
+                except RuntimeError as error:  # no more threads
+                    last.error = error
+                    last.ended.set()
             return last
+
+    def _serve(self) -> None:
+        while True:
+            self._wanted.get().run()
 
     def families(self, read: Read, arrival: float, deadline: float, collected: float = inf) -> list[Metric]:
         """
@@ -94,25 +112,20 @@ class Source:
 
 
 class _Reading:
-    """One call of *read*, in a thread of its own; at its end there are *families*, after *seconds*, or an *error*."""
+    """One call of *read*; at its end there are *families*, after *seconds*, or an *error*."""
 
     def __init__(self, read: Read, collected: float) -> None:
+        self._read = read
         self.began = time.monotonic()
         self.collected = min(self.began, collected)
         self.seconds = 0.0
         self.ended = threading.Event()
         self.families: list[Metric] = []
         self.error: Exception | None = None
-        try:
-            # A daemon: the process does not wait for it when it ends.
-            threading.Thread(target=self._run, args=(read,), daemon=True).start()
-        except RuntimeError as error:  # no more threads
-            self.error = error
-            self.ended.set()
 
-    def _run(self, read: Read) -> None:
+    def run(self) -> None:
         try:
-            self.families = read()
+            self.families = self._read()
             self.seconds = time.monotonic() - self.began
         except Exception as error:
             self.error = error
