@@ -23,6 +23,7 @@ from prometheus_client.utils import floatToGoString
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.names import label_name, metric_name
 from wsgi_prom.merge.sums import Sums
+from wsgi_prom.server.column import Column
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -210,9 +211,17 @@ def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
 
 def _own_lines(metrics: list[Metric], *, openmetrics: bool, names: Collection[str]) -> list[str]:
     parts = []
-    # By the identity of a dict, since the samples of one thing share theirs: those of a worker of uWSGI, for instance.
+    # By the identity of a dict, or of a list of them, since the samples of one thing share theirs: those of a worker of uWSGI.
     labels: dict[int, str] = {}
+    lists: dict[int, list[str]] = {}
     for metric in metrics:
+        if isinstance(metric, Column) and not names:
+            texts = lists.get(id(metric.labels))
+            if texts is None:
+                texts = lists[id(metric.labels)] = [_own_labels(*found.items()) for found in metric.labels]
+            parts.append(_head(metric.name, metric.type, metric.documentation, openmetrics=openmetrics))
+            parts += _column_lines(metric, texts)
+            continue
         samples = metric.samples
         if names:
             samples = [sample for sample in samples if metric.name in names or sample.name in names]
@@ -226,6 +235,12 @@ def _own_lines(metrics: list[Metric], *, openmetrics: bool, names: Collection[st
                 text = labels[id(of_sample)] = _own_labels(*of_sample.items())
             parts.append(f"{sample[0]}{text}{_COUNTS[sample[2]]}\n")
     return parts
+
+
+def _column_lines(column: Column, labels: list[str]) -> list[str]:
+    name = column.sample
+    values = zip(labels, column.values, strict=True)
+    return [f"{name}{text}{_COUNTS[value]}\n" for text, value in values if value is not None]
 
 
 # The exporter's own label sets are the same from scrape to scrape: 350 for a uWSGI of 32 workers with 4 threads.

@@ -16,10 +16,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.samples import Sample
-
 from wsgi_prom import metrics
+from wsgi_prom.server.column import Column
 from wsgi_prom.server.members import Members
 from wsgi_prom.server.stat import Stat, memory
 from wsgi_prom.server.totals import Totals
@@ -180,22 +178,13 @@ def _add(total: dict[str, float], figures: dict[str, float]) -> None:
 
 
 def _families(found: dict[Series, dict[str, float]], totals: dict[Series, Ticks]) -> Iterator[Metric]:
-    labels = {series: _labels(*series) for series in totals}  # a series of gauges is one of counters
-    for number, entry in enumerate(_COUNTERS):
-        counter = CounterMetricFamily(*entry)
-        name = f"{entry[0]}_total"
-        counter.samples = [
-            Sample(name, labels[series], total[number] / _TICKS) for series, total in totals.items()
-        ]
-        yield counter
-    for entry in _GAUGES:
-        gauge, name = GaugeMetricFamily(*entry), entry[0]
-        gauge.samples = [
-            Sample(name, labels[series], figures[name])
-            for series, figures in found.items()
-            if name in figures
-        ]
-        yield gauge
+    labels = [_labels(*series) for series in totals]
+    for number, (name, text) in enumerate(_COUNTERS):
+        used = [total[number] / _TICKS for total in totals.values()]
+        yield Column(name, text, "counter", f"{name}_total", labels, used)
+    labels = [_labels(*series) for series in found]
+    for name, text in _GAUGES:
+        yield Column(name, text, "gauge", name, labels, [figures.get(name) for figures in found.values()])
 
 
 def _labels(worker: str, role: str) -> dict[str, str]:

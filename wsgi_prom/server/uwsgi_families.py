@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
 
 from wsgi_prom.server import uwsgi_metrics as table
+from wsgi_prom.server.column import Column
 from wsgi_prom.server.uwsgi_metrics import UP, identity, number, objects
 
 if TYPE_CHECKING:
@@ -55,20 +55,18 @@ def _sections(stats: Object) -> Iterator[tuple[Section, Labelled]]:
 def _families(section: Section, found: Labelled) -> Iterator[Metric]:
     # The first of several with the same labels: of a socket that several processes bind, all but one say 0.
     first: dict[tuple[str, ...], Object] = {}
-    for labels, one in found:
-        first.setdefault(labels, one)
-    labelled = [(dict(zip(section.labels, labels, strict=True)), one) for labels, one in first.items()]
+    for of_one, one in found:
+        first.setdefault(of_one, one)
+    labels = [dict(zip(section.labels, of_one, strict=True)) for of_one in first]
     for name, kind, text, read in section.figures:
-        # The library writes the type of a counter under the name that ends in _total, and wants it without.
-        family = Metric(name.removesuffix("_total") if kind == "counter" else name, text, kind)
-        family.samples = [
-            Sample(name, labels, value)
-            for labels, one in labelled
-            # A call less for most of two thousand samples.
-            if (value := number(one.get(read)) if isinstance(read, str) else read(one)) is not None
-        ]
-        if family.samples:
-            yield family
+        if isinstance(read, str):
+            values = [number(one.get(read)) for one in first.values()]
+        else:
+            values = [read(one) for one in first.values()]
+        if values.count(None) < len(values):
+            # The library writes the type of a counter under the name that ends in _total, and wants it without.
+            metric = name.removesuffix("_total") if kind == "counter" else name
+            yield Column(metric, text, "unknown" if kind == "untyped" else kind, name, labels, values)
 
 
 def _identified(labels: tuple[str, ...], found: Object, name: str, *, least: int = 0) -> Labelled:
