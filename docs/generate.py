@@ -33,7 +33,8 @@ _LABELS: Final = {
     "worker": "the number of the worker's slot",
     "app": "the application as its server names it, such as `myapp:app`",
     "framework": "the framework that is imported, with its version, such as `flask/3.1.3`",
-    "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`",
+    "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`; of a task: as Celery names it",
+    "task": "the name of a task that the application has registered, else `OTHER`",
     "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), what a process that is no web worker has [joined](processes.md) as, `task` (any other that records)",
     "generation": "of objects that the garbage collector looks at: `0` to `2`, the oldest",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
@@ -60,6 +61,7 @@ from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import reloads
+from wsgi_prom.hooks.task_metrics import TaskMetrics
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.store import locks
@@ -97,7 +99,12 @@ reloads.count()
 time.sleep(1.1)
 list(request("/0"))
 Counter(*metrics.WORKER_EXITS, ["reason"], registry=None).labels("timeout").inc()
+# As in a worker of Celery.
 current_slot.add(role := JoinedRole("celery"))
+tasks = TaskMetrics()
+tasks.begin(1, "myapp.add")
+tasks.end(1, "myapp.add", "FAILURE")
+tasks.count_exception("myapp.add", ValueError())
 heartbeat = tempfile.NamedTemporaryFile(prefix="wgunicorn-", delete=False)
 os.unlink(heartbeat.name)
 lock_file = LockFile.of(Path(sys.argv[1]))
@@ -174,6 +181,7 @@ def metrics_page() -> str:
     ours = {name for name in rows if name.startswith("wsgi_prom_")}
     servers = {name for name in rows if name.startswith("wsgi_")} - ours
     processes = {name for name in rows if name.startswith(("process_", "python_"))}
+    tasks = {name for name in rows if name.startswith("celery_")}
     return "\n".join(
         [
             "# Metrics",
@@ -187,7 +195,7 @@ def metrics_page() -> str:
             "",
             "## Requests",
             "",
-            *_table(row for name, row in rows.items() if name not in ours | servers | processes),
+            *_table(row for name, row in rows.items() if name not in ours | servers | processes | tasks),
             "",
             "| label | value |",
             "|---|---|",
@@ -225,6 +233,12 @@ def metrics_page() -> str:
             "  their user, and before Linux 6.2 their descriptors. Processes in another pid namespace (a sidecar's view of a pod) are absent.",
             "",
             *_table(row for name, row in rows.items() if name in processes),
+            "",
+            "## Tasks of Celery",
+            "",
+            "With [wsgi_prom.hooks.celery](processes.md). An attempt of a task that is tried again is one more of the state `RETRY`.",
+            "",
+            *_table(row for name, row in rows.items() if name in tasks),
             "",
             "## wsgi_prom itself",
             "",

@@ -60,6 +60,18 @@ DROPPED: Final = (
 )
 ERRORS: Final = ("wsgi_prom_errors", "Failures of wsgi_prom itself, none of which reached the application.")
 
+# Of Celery's workers: hooks/celery.py.
+TASKS: Final = (
+    "celery_tasks",
+    "Tasks of Celery that have ended, by Celery's own name of the state: SUCCESS, FAILURE, RETRY, REJECTED, IGNORED, REVOKED.",
+)
+TASK_DURATION: Final = (
+    "celery_task_duration_seconds",
+    "Time that a task of Celery took, each of its attempts; those of a process that was killed are not in it.",
+)
+TASKS_IN_PROGRESS: Final = ("celery_tasks_in_progress", "Tasks of Celery that run now.")
+TASK_EXCEPTIONS: Final = ("celery_task_exceptions", "Exceptions with which tasks of Celery have failed.")
+
 # Of the server, which the exporter finds out.
 WORKERS: Final = (
     "wsgi_workers",
