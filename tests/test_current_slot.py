@@ -23,14 +23,15 @@ from wsgi_prom.store import schemas
 from wsgi_prom.store.current_slot import CurrentSlot
 from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.fork_guard import PidGuard, new_fork_guard
-from wsgi_prom.store.slots import MemorySlot, SharedSlot
+from wsgi_prom.store.memory_slot import MemorySlot
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import FrameType
 
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.memory_slot import Slot
 
 HITS = schemas.counter("hits", "Hits.", ("page",))
 FORKS = [os.fork, processes.fork_unseen]

@@ -24,7 +24,7 @@ from wsgi_prom.store.slots import SharedSlot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.memory_slot import Slot
 
 HITS = schemas.counter("hits", "Hits.", ("page",))
 HUGE = 2**35

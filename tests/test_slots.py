@@ -18,8 +18,9 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store import mapping, schemas, slot_files, slots
 from wsgi_prom.store.directory import prepare
+from wsgi_prom.store.memory_slot import MemorySlot
 from wsgi_prom.store.slot_files import State
-from wsgi_prom.store.slots import MemorySlot, SharedSlot
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

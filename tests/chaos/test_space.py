@@ -25,7 +25,7 @@ from wsgi_prom.store.current_slot import current_slot
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.memory_slot import Slot
 
 WORKERS = 2
 QUIET = dict.fromkeys(servers.UWSGI, ("--forkbomb-delay", "0", "--disable-logging"))

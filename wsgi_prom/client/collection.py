@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.collected import Process, Record
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.memory_slot import Slot
 
 log = logging.getLogger("wsgi_prom")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import metrics
 
+from wsgi_prom.client.bound_row import BoundRow
 from wsgi_prom.store import text_labels
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.schemas import Metric, Schema
@@ -23,10 +24,10 @@ from wsgi_prom.store.texts import texts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from wsgi_prom.store.slots import Columns, Slot
+    from wsgi_prom.store.memory_slot import Columns
 
 # The attribute of an Info metric that holds its row.
-_ROW = "_wsgi_prom_row"
+ROW = "_wsgi_prom_row"
 
 
 def install(existing: Iterable[Any]) -> None:
@@ -42,39 +43,39 @@ def install(existing: Iterable[Any]) -> None:
                     _set(metric)
 
 
-class InfoRow:
-    """The row of one Info metric, or of one of its children; a `wsgi_prom.store.bindings.Binding`."""
+class InfoRow(BoundRow):
+    """The row of one Info metric, or of one of its children. Its column has the time at which the process has set it."""
 
-    __slots__ = ("__weakref__", "_columns", "_index", "_row")
-    _columns: Columns
-    _index: int
+    __slots__ = ()
 
     def __init__(self, name: str, help_text: str, names: tuple[str, ...], values: tuple[str, ...]) -> None:
-        # The column has the time at which the process has set it.
         metric = Metric("info", name, help_text, tuple(range(len(names))), count=(0, 1))
-        self._row = Schema(names, 1, (metric,)), values
-        current_slot.add(self)
+        super().__init__((Schema(names, 1, (metric,)), values))
 
-    def bind(self, slot: Slot, *, keep: bool) -> None:
-        """Have a row in *slot*, so that an Info which nobody has set is shown; see `Binding`."""
-        former, index = (self._columns, self._index) if keep and hasattr(self, "_columns") else ([0.0], 0)
-        self._columns, self._index = slot.row(*self._row)
-        self._columns[self._index] = max(self._columns[self._index], former[index])
+    def move(self, columns: Columns, first: int, *, keep: bool) -> None:
+        """Have a row, so that an Info which nobody has set is shown; see `BoundRow`."""
+        if keep and len(self._columns) > 1:
+            columns[first] = max(columns[first], self._columns[self._start + 1])
 
     def set(self, labels: dict[str, str]) -> None:
-        now = time.time()
-        texts.put(self._row, 0, Text(now, 1.0, text_labels.dump(labels)))
+        if not current_slot.fork_guard[0]:
+            current_slot.renew()
+        if self.is_removed():
+            return
+        now = time.time()  # not before the row's start time, which a fresh slot has from now
+        texts.put(self.row, 0, Text(now, 1.0, text_labels.dump(labels)))
         with current_slot.lock:
-            self._columns[self._index] = now
+            if not self.is_removed():
+                self._columns[self._start + 1] = now
 
 
 def _begin(metric: Any) -> None:
     row = InfoRow(metric._name, metric._documentation, tuple(metric._labelnames), tuple(metric._labelvalues))
-    setattr(metric, _ROW, row)
+    setattr(metric, ROW, row)
 
 
 def _set(metric: Any) -> None:
-    getattr(metric, _ROW).set(metric._value)
+    getattr(metric, ROW).set(metric._value)
 
 
 def _after(name: str, record: Callable[[Any], None]) -> None:

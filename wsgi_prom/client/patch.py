@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import info, unsupported
+from wsgi_prom.client import info, removal, unsupported
 from wsgi_prom.client.collection import collection
 from wsgi_prom.client.collectors import collectors
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
@@ -52,7 +52,8 @@ def install() -> None:
         _remove_own_client_files()
         unsupported.install(existing)
         info.install(existing)
-        collectors.install(existing)
+        removal.install()
+        collectors.install(existing)  # which looks at what is removed
         collection.install()
         metrics.MetricWrapperBase.labels = _with_fast_path(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
@@ -74,15 +75,21 @@ def _with_fast_path(labels: Callable[..., Any]) -> Callable[..., Any]:
 
     Those are two thirds of the cost of `Counter.labels(...).inc()`. A look-up in a dict is one operation, in any thread.
     """
+    removals = current_slot.removals
 
     @wraps(labels)
     def labels_or_child(self: Any, *labelvalues: Any, **labelkwargs: Any) -> Any:
+        if removals.word[0] != removals.seen:
+            removal.forget_removed()
         for value in labelvalues:
             if type(value) is not str:  # an Enum of texts is not the text that the library makes of it
                 return labels(self, *labelvalues, **labelkwargs)
         # A metric that is a child itself has none.
         child = None if labelkwargs else getattr(self, "_metrics", {}).get(labelvalues)
-        return labels(self, *labelvalues, **labelkwargs) if child is None else child
+        if child is not None:
+            return child
+        removal.know(self)
+        return labels(self, *labelvalues, **labelkwargs)
 
     return labels_or_child
 
@@ -91,6 +98,7 @@ def _adopt(existing: list[Any]) -> None:
     # Metrics of any registry or none: in multiprocess mode the library counts them all.
     for metric in existing:
         if metric._labelnames and not metric._labelvalues:
+            removal.know(metric)
             continue  # the parent of children, which has no value
         if isinstance(metric, metrics.Counter):
             metric._value = _take_over(metric._value, _value(metric, "_total"))

@@ -22,14 +22,16 @@ from wsgi_prom.store.text_format import Text
 from wsgi_prom.store.texts import texts
 
 if TYPE_CHECKING:
+    from wsgi_prom.store.memory_slot import Columns
     from wsgi_prom.store.schemas import Row
-    from wsgi_prom.store.slots import Columns
 
     class ValueRow(Protocol):
         """The row of the slot that a value is a column of."""
 
         def place(self, value: SlotValue) -> tuple[Row, int]:
             """Return the row and the number of the column."""
+
+        def is_removed(self) -> bool: ...
 
 
 _fork_guard: Final = current_slot.fork_guard
@@ -84,7 +86,7 @@ class SlotValue:
     def set_exemplar(self, exemplar: Any) -> None:
         """Keep it in the slot, for pages in OpenMetrics: of all processes, the latest is shown. Never raises."""
         with suppress(Exception):
-            if self._row is not None:
+            if self._row is not None and not self._row.is_removed():
                 text = Text(
                     float(exemplar.timestamp), float(exemplar.value), text_labels.dump(exemplar.labels)
                 )
@@ -99,6 +101,11 @@ class SlotValue:
 
     def hide(self) -> None:
         """Show it no longer, for a gauge whose figure is not known here."""
+
+    def detach(self) -> None:
+        """Record to nothing from now on. The caller holds the lock."""
+        nothing = array("d", (0.0, 0.0))
+        self._columns, self._index = nothing, 0
 
     def is_in(self, columns: Columns) -> bool:
         return self._columns is columns

@@ -8,48 +8,45 @@ summary's a count and a sum. Those that belong together become one row of the sl
 
 from __future__ import annotations
 
-import math
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.values import MutexValue
 
+from wsgi_prom.client.bound_row import BoundRow
 from wsgi_prom.client.slot_values import ExtremeValue, LatestValue, LiveValue, SlotValue
 from wsgi_prom.store import schemas
-from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from wsgi_prom.store.memory_slot import Columns
     from wsgi_prom.store.schemas import Row, Schema
-    from wsgi_prom.store.slots import Slot
 
 
-class _Row:
+class ChildRow(BoundRow):
     """The values of one metric child, bound to its row of the slot."""
 
-    __slots__ = ("__weakref__", "_labelvalues", "_schema", "_start", "_values")
+    __slots__ = ("_values",)
 
     def __init__(self, schema: Schema, labelvalues: tuple[str, ...], values: list[SlotValue]) -> None:
-        self._schema = schema
-        self._labelvalues = labelvalues
         self._values = values
-        self._start = math.inf
         for value in values:
             value._row = self  # the current slot refers to the row weakly, the metric to its values
-        current_slot.add(self)
+        super().__init__((schema, labelvalues))
 
     def place(self, value: SlotValue) -> tuple[Row, int]:
-        return (self._schema, self._labelvalues), self._values.index(value)
+        return self.row, self._values.index(value)
 
-    def bind(self, slot: Slot, *, keep: bool) -> None:
-        """See `wsgi_prom.store.bindings.Binding`."""
-        columns, first = slot.row(self._schema, self._labelvalues)
+    def move(self, columns: Columns, first: int, *, keep: bool) -> None:
         for index, value in enumerate(self._values, start=first):
             if not value.is_in(columns):
                 value.move(columns, index, keep=keep)
-        # What goes along was counted since the former row was made.
-        self._start = columns[first - 1] = min(columns[first - 1], self._start if keep else math.inf)
+
+    def detach(self) -> None:
+        super().detach()
+        for value in self._values:
+            value.detach()
 
 
 class _Child:
@@ -133,7 +130,7 @@ def _gauge_value(mode: str) -> SlotValue:
 
 
 def _single(schema: Schema, labelvalues: tuple[str, ...], value: SlotValue) -> SlotValue:
-    _Row(schema, labelvalues, [value])
+    ChildRow(schema, labelvalues, [value])
     return value
 
 
@@ -145,7 +142,7 @@ def _summary_part(
     if len(child.values) == 2:
         # The order of the columns is the schema's, whatever order the library makes the values in.
         both = [child.values["count"], child.values["sum"]]
-        _Row(schemas.summary(metric_name, help_text, names), values, both)
+        ChildRow(schemas.summary(metric_name, help_text, names), values, both)
         _unfinished.finish(child)
     return value
 
@@ -161,6 +158,6 @@ def _histogram_part(
     child.bounds.append(float(values[-1]))
     if child.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
         schema = schemas.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
-        _Row(schema, labels, [*child.values.values()])
+        ChildRow(schema, labels, [*child.values.values()])
         _unfinished.finish(child)
     return value

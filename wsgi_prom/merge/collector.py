@@ -27,7 +27,7 @@ from wsgi_prom.merge.texts import SlotTexts
 from wsgi_prom.store import directory, exit_counts
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
-from wsgi_prom.store.slots import MemorySlot
+from wsgi_prom.store.memory_slot import MemorySlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -181,9 +181,12 @@ class Collector:
         if last is None or last.file == reading.file:
             return False
         now = _counts(reading)
+        # Counts of removed rows go back.
+        removed = [reading.layout.rows[place] for place in reading.removed]
         return any(
             before > after
             for row, columns in _counts(last).items()
+            if row not in removed
             for before, after in zip(columns, now.get(row, [0.0] * len(columns)), strict=True)
         )
 

@@ -53,6 +53,9 @@ class Family:
         self.values: list[float] = []
         self._sums = sums
         self._by_labels: dict[Labels, Child] = {}
+        # Those that are not removed.
+        self._shown: list[Child] = []
+        self._removed: frozenset[int] = frozenset()
         self._changed = False
 
     @property
@@ -63,14 +66,14 @@ class Family:
     @property
     def starts(self) -> list[float]:
         """Since when each child counts, in seconds since the epoch, 0 if that is not known. Made at each call."""
-        return [child.start() for child in self._by_labels.values() if child.shape]
+        return [child.start() for child in self._shown if child.shape]
 
     @property
     def exemplars(self) -> dict[int, Exemplar]:
         """The exemplars, by the position of their sample. Their labels can stand on a page, and are in the order of their names."""
         if not self._sums.texts:
             return {}
-        found = chain.from_iterable([child.exemplars() for child in self._by_labels.values()])
+        found = chain.from_iterable([child.exemplars() for child in self._shown])
         return {
             at: Exemplar(dict(distinct(text_labels.load(text.text))), text.value, text.time)
             for at, text in enumerate(found)
@@ -86,10 +89,14 @@ class Family:
         return child
 
     def update(self) -> None:
-        children = self._by_labels.values()
-        self.values = list(chain.from_iterable([child.values() for child in children]))
+        removed = self._sums.removed
+        if self._changed or removed != self._removed:
+            self._removed, self._changed = removed, True
+            children = self._by_labels.values()
+            self._shown = [child for child in children if not removed.issuperset(child.rows)]
+        self.values = list(chain.from_iterable([child.values() for child in self._shown]))
         if self._changed or self.type in _CHANGING:
-            found = [(child.labels, child.shape) for child in children if child.shape]
+            found = [(child.labels, child.shape) for child in self._shown if child.shape]
             if found != self.children:
                 self.children = found
             self._changed = False

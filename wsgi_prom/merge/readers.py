@@ -28,13 +28,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.store.locks import LockFile
+    from wsgi_prom.store.memory_slot import MemorySlot
     from wsgi_prom.store.schemas import Row, Schema
-    from wsgi_prom.store.slots import MemorySlot
 
 # The most that a slot may hold, in bytes of keys and in columns: a million label sets. More is damage, or a sparse file
 # that would fill the memory.
 _MOST_KEYS: Final = 2**28
 _MOST_COLUMNS: Final = 2**24
+# How often values are read again while processes remove label sets.
+_TRIES: Final = 10
 
 # A FIFO does not block, and a link to another place is not followed.
 _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -93,7 +95,8 @@ class Reading:
     *key* identifies the source from scrape to scrape. *name* tells processes apart on the page: the slot's number, or a pid
     for another source. *nonce* is that of a slot's files, whatever its number, and None for another source; *file* (device
     and inode) tells copies of the same slot apart. *claim* is of the process that holds the slot, or held it last. A source
-    that is *kept* counts with its last reading when it is gone.
+    that is *kept* counts with its last reading when it is gone. *removed* are the places of removed rows among those of the
+    layout: their columns are 0.
     """
 
     layout: Layout
@@ -105,6 +108,7 @@ class Reading:
     file: tuple[int, int] | None = None
     claim: Claim = _UNCLAIMED
     kept: bool = False
+    removed: frozenset[int] = frozenset()
 
 
 class SlotSource:
@@ -121,6 +125,7 @@ class SlotSource:
         self._root = self._layout = root
         self._nonce = -1
         self._committed = 0
+        self._removed: frozenset[int] = frozenset()
 
     def read(self, lock_file: LockFile | None, owners: frozenset[int] | None = None) -> list[Reading]:
         """
@@ -136,20 +141,55 @@ class SlotSource:
                 # The size now, after the header was read: the values of all committed keys are within it.
                 room = (os.fstat(fd).st_size - file_format.HEADER.size) // 8
                 self._read_keys(nonce, committed, min(room, _MOST_COLUMNS), owners)
-            size = 8 * self._layout.width
-            data = os.pread(fd, size, file_format.HEADER.size)
+            data, removed = self._read_values(fd)
         finally:
             os.close(fd)
-        if len(data) != size:
-            raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
         holder = None if lock_file is None else lock_file.holder(locks.FIRST_SLOT + self._number)
         # A process that has the lock but has not claimed the slot yet has not cleared the former owner's gauges either.
         claim = Claim.read(header)
         live = holder is not None and claim.may_be_of(holder)
         identity = found.st_dev, found.st_ino
         return [
-            Reading(self._layout, data, nonce, str(self._number), live, nonce, identity, claim, kept=True)
+            Reading(
+                self._layout,
+                data,
+                nonce,
+                str(self._number),
+                live,
+                nonce,
+                identity,
+                claim,
+                kept=True,
+                removed=removed,
+            )
         ]
+
+    def _read_values(self, fd: int) -> tuple[bytes, frozenset[int]]:
+        """Return the columns of all rows, and which of the rows are removed."""
+        size = 8 * self._layout.width
+        for _ in range(_TRIES):
+            number = os.pread(fd, 8, 8 * file_format.REMOVED)
+            # First the start times, for which the values that are read after them are right.
+            starts = os.pread(fd, size, file_format.HEADER.size) if any(number) else b""
+            data = os.pread(fd, size, file_format.HEADER.size)
+            if os.pread(fd, 8, 8 * file_format.REMOVED) == number:
+                break
+        if len(data) != size or (starts and len(starts) != size):
+            raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
+        return self._without_removed(data, starts) if starts else (data, frozenset())
+
+    def _without_removed(self, data: bytes, starts: bytes) -> tuple[bytes, frozenset[int]]:
+        columns, firsts = array("d", starts), self._layout.starts
+        found = frozenset([place for place, first in enumerate(firsts[:-1]) if columns[first] < 0])
+        if found != self._removed:
+            self._removed = found
+        if not found:
+            return data, found
+        kept = array("d", data)
+        for place in found:
+            row = slice(firsts[place], firsts[place + 1])
+            kept[row] = array("d", bytes(8 * (row.stop - row.start)))
+        return kept.tobytes(), self._removed
 
     def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
         known = nonce == self._nonce and committed > self._committed

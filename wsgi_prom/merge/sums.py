@@ -13,6 +13,7 @@ import math
 import weakref
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Sums:
     """
     All *rows* by number, and after `update` the sums of all columns (*totals*).
 
-    *firsts* are the first columns of the rows: what stands there are start times, whose sum means nothing.
+    *firsts* are the first columns of the rows: what stands there are start times, whose sum means nothing. *removed* are the
+    numbers of the rows that every source that has them calls removed.
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,8 @@ class Sums:
         self.texts: dict[int, Text] = {}
         self._present: list[tuple[Reading, _Place]] = []
         self._start_times: list[float] | None = None
+        self.removed: frozenset[int] = frozenset()
+        self._removals: list[tuple[Layout, frozenset[int]]] = []
         self._places: weakref.WeakKeyDictionary[Layout, _Place] = weakref.WeakKeyDictionary()
         # By the schema's identity: its hash takes 1 to 2 us, everything else about a row 0.25. *rows* keep it alive.
         self._numbers: dict[int, dict[tuple[str, ...], int]] = {}
@@ -55,6 +59,9 @@ class Sums:
         placed = [(reading, self._place(reading.layout)) for reading in readings]
         self._placed, self._start_times = placed, None
         self._present = [(reading, self._places[reading.layout]) for reading in present]
+        removals = [(reading.layout, reading.removed) for reading, _ in placed]
+        if removals != self._removals:
+            self._removals, self.removed = removals, _removed_by_all(placed)
         self.totals = []
         for first in range(0, len(self.rows), _AT_ONCE):
             last = min(first + _AT_ONCE, len(self.rows))
@@ -136,6 +143,15 @@ class Sums:
                 for number, offset in enumerate(place.offsets[first:last], first)
             ])  # fmt: skip
         return found.ljust(size, b"\0") if found else found
+
+
+def _removed_by_all(placed: list[tuple[Reading, _Place]]) -> frozenset[int]:
+    found = Counter([place.numbers[n] for reading, place in placed for n in reading.removed])
+    return frozenset([
+        number
+        for number, times in found.items()
+        if times == sum([place.holds(number) for _, place in placed])
+    ])  # fmt: skip
 
 
 class _Place:

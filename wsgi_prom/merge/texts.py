@@ -8,6 +8,7 @@ The texts of all slots: exemplars, and what Info metrics say. Of each column, th
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
@@ -67,7 +68,15 @@ class SlotTexts:
 
     def _of(self, reading: Reading) -> Iterable[tuple[int, Text]]:
         if self._path is not None:
-            return self._texts.get(reading.nonce or 0, {}).items()
+            columns, starts = memoryview(reading.data).cast("d"), reading.layout.starts
+            found = self._texts.get(reading.nonce or 0, {}).items()
+            rows = [bisect_right(starts, column) - 1 for column, _ in found]
+            # A row that was removed and is used again does not show what it had before.
+            return [
+                (column, text)
+                for (column, text), row in zip(found, rows, strict=True)
+                if column < starts[-1] and row not in reading.removed and text.time >= columns[starts[row]]
+            ]
         return (
             (start + 1 + column, text)
             for start, row in zip(reading.layout.starts, reading.layout.rows, strict=False)

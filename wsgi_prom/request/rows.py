@@ -20,8 +20,8 @@ from wsgi_prom.store.label_limit import FOLDED, LabelSets
 if TYPE_CHECKING:
     from wsgi_prom.request.schemas import RouteLabels
     from wsgi_prom.settings import Settings
+    from wsgi_prom.store.memory_slot import Columns, Slot
     from wsgi_prom.store.schemas import Schema
-    from wsgi_prom.store.slots import Columns, Slot
 
     Row = tuple[Columns, int]
     Key = tuple[Schema, tuple[str, ...]]

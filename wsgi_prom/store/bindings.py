@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.memory_slot import Slot
 
 
 class Binding(Protocol):

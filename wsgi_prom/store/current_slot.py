@@ -20,10 +20,12 @@ from wsgi_prom.store import unlocked
 from wsgi_prom.store.bindings import Bindings
 from wsgi_prom.store.claims import Stage
 from wsgi_prom.store.fork_guard import new_fork_guard
+from wsgi_prom.store.memory_slot import MemorySlot
 from wsgi_prom.store.named_directory import gone_for_good
+from wsgi_prom.store.removal import Watch
 from wsgi_prom.store.shared_directory import shared_directory
 from wsgi_prom.store.slot_files import State
-from wsgi_prom.store.slots import MemorySlot, SharedSlot
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,13 +33,12 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.bindings import Binding
     from wsgi_prom.store.fork_guard import ForkGuard
+    from wsgi_prom.store.memory_slot import Columns, Slot
     from wsgi_prom.store.schemas import Schema
-    from wsgi_prom.store.slots import Columns, Slot
 
 log = logging.getLogger("wsgi_prom")
 
-# Recording goes on meanwhile. A try costs some microseconds.
-_RETRY_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0  # recording goes on meanwhile; a try costs some microseconds
 
 
 class CurrentSlot:
@@ -59,6 +60,7 @@ class CurrentSlot:
         # False while records have to hold the lock (unlocked.py). Else the lock, which tells a request's process from others.
         self.token: threading.RLock | Literal[False] = False
         self.slot: Slot = MemorySlot()
+        self.removals = Watch()
         # A slot whose files were removed or replaced, until its values are in a copy.
         self._former: SharedSlot | None = None
         self._directory: Path | None = None
@@ -164,7 +166,7 @@ class CurrentSlot:
         For about once a second: a handful of system calls. Never raises.
         """
         with self._own_lock():
-            if self.fork_guard[1] and self.fork_guard[0] and self._is_wrong():
+            if self.fork_guard[1] and self.fork_guard[0] and self._is_wrong(self.slot):
                 self.fork_guard[0] = 0
         if not self.fork_guard[0]:
             self._renew_now()
@@ -208,11 +210,9 @@ class CurrentSlot:
         if self.fork_guard[0] and isinstance(self.slot, SharedSlot) and self.slot.incomplete:
             self.fork_guard[0] = 0
 
-    def _is_wrong(self) -> bool:
-        if not isinstance(self.slot, SharedSlot):
-            return False
+    def _is_wrong(self, slot: Slot) -> bool:
         try:
-            return self.slot.check() is not State.GOOD or self.slot.incomplete
+            return isinstance(slot, SharedSlot) and (slot.check() is not State.GOOD or slot.incomplete)
         except Exception:
             return True
 
@@ -256,18 +256,18 @@ class CurrentSlot:
             )
 
     def _claim(self, path: Path) -> SharedSlot:
-        former = self._former
-        if former is None or former.path != path:
+        former = self._former if self._former is not None and self._former.path == path else None
+        if former is None:
             self.slot = slot = SharedSlot.claim(path, self._owner if os.geteuid() == 0 else None)
-            slot.tell_stage(self.stage)
-            self._bindings.bind_all(keep=True)
         else:
             self.slot = slot = SharedSlot.copy(former)
-            slot.tell_stage(self.stage)
             self._former = None
-            try:
-                self._bindings.bind_all(keep=True)
-            finally:
+        slot.tell_stage(self.stage)
+        self.removals.look_at(slot.removed)
+        try:
+            self._bindings.bind_all(keep=True)
+        finally:
+            if former is not None:
                 slot.publish()
         return slot
 
@@ -281,8 +281,8 @@ class CurrentSlot:
         self._next_try = self._clock() + _RETRY_SECONDS
         self.fork_guard[0] = 0
         self._failures += 1
-        kind = "" if isinstance(error, (OSError, WsgiPromError)) else f"{type(error).__name__}: "
-        problem = f"{kind}{error}"
+        known = isinstance(error, (OSError, WsgiPromError))
+        problem = str(error) if known else f"{type(error).__name__}: {error}"
         if problem != self._problem:
             self._problem = problem
             self._log_later(

@@ -1,7 +1,7 @@
 r"""
 The bytes of a slot's two files, keys and values.
 
-    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    80  doubles ...
+    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    80  removed    88  doubles ...
     NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each row
                   {...}               a schema: label names, and the metrics that its columns make up
                   [number, "a", "b"]  a row: the schema's ordinal in this file, and the label values
@@ -14,6 +14,8 @@ the duration's buckets) is a range of columns that a scrape adds up, so that it 
 2. Keys are written first, then values, then the commit. `committed` counts bytes of the key file: one aligned 8-byte store
    commits a schema and its row at once. What lies behind it is a torn write, and is written over.
 3. Both files have the same nonce: after one of them was replaced, they no longer match and are refused.
+4. A row with a negative start time is removed (removal.py). Whoever removes one marks it first, and then stores a new number
+   in the word `removed` of the header, which is 0 as long as no row was removed.
 """
 
 from __future__ import annotations
@@ -35,11 +37,12 @@ if TYPE_CHECKING:
 
 VERSION: Final = 4
 MAGIC: Final = b"wsgiprom"
-HEADER: Final = struct.Struct("=8sQQQ6Q")
+HEADER: Final = struct.Struct("=8sQQQ6QQ")
 FIRST_COLUMN: Final = HEADER.size // 8
 # The header's fields, each a word of 8 bytes. The claim is that of the slot's owner (claims.py).
 COMMITTED: Final = 3
 CLAIM: Final = slice(4, 10)
+REMOVED: Final = 10
 
 # A value file starts with one page and grows by half: room for 25 label sets of a request, or 252 counters.
 INITIAL_SIZE: Final = 4096
@@ -115,9 +118,9 @@ def keys_header(nonce: int) -> bytes:
     return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
 
 
-def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6) -> bytes:
+def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6, removed: int = 0) -> bytes:
     """Return the head of a value file; *committed* are bytes of its key file, whose own header is the least."""
-    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim)
+    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim, removed)
 
 
 def unpack_header(data: bytes) -> tuple[int, int]:

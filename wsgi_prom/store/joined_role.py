@@ -12,7 +12,7 @@ from wsgi_prom import metrics
 from wsgi_prom.store import schemas
 
 if TYPE_CHECKING:
-    from wsgi_prom.store.slots import Slot
+    from wsgi_prom.store.memory_slot import Slot
 
 SCHEMA: Final = schemas.gauge(*metrics.JOINED, ("role",), "livesum")
 

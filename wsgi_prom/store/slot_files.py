@@ -46,6 +46,7 @@ class SlotFiles:
     """
 
     columns: memoryview[float]
+    removed: memoryview[int]  # the word of the header
 
     def __init__(
         self, path: Path, number: int, owner: tuple[int, int] | None, former: SlotFiles | None = None
@@ -90,9 +91,11 @@ class SlotFiles:
         self._memory = mapping.mapped(fd, self._reserved)
         self._words = self._memory.cast("Q")
         self.columns = self._memory.cast("d")
+        self.removed = self._words[file_format.REMOVED :][:1]
         if self._former is not None:
             values = slice(file_format.FIRST_COLUMN, end)
             self.columns[values] = self._former.columns[values]
+            self.removed[0] = self._former.removed[0]
             self._former = None
 
     def claim(self) -> None:
@@ -103,7 +106,8 @@ class SlotFiles:
         """
         if self._new:
             # One store of the whole header: a value file is empty, all zero (and then refused), or right.
-            self._memory[: file_format.HEADER.size] = self._header()
+            header = self._header()
+            self._memory[: len(header)] = header
         else:
             self._words[file_format.CLAIM] = array("Q", self._claim)
             if self._words[file_format.COMMITTED] != len(self._keys):
@@ -121,7 +125,8 @@ class SlotFiles:
             header = os.pread(self._fd("values"), file_format.HEADER.size, 0)
             nonce, committed = file_format.unpack_header(header)
             if Claim.read(header) == self._claim:
-                os.pwrite(self._fd("values"), file_format.pack_header(nonce, committed), 0)
+                free = file_format.pack_header(nonce, committed)[: 8 * file_format.REMOVED]
+                os.pwrite(self._fd("values"), free, 0)
 
     def append(self, lines: bytes, start: int, end: int) -> None:
         """
@@ -265,7 +270,9 @@ class SlotFiles:
         self._keys = bytearray(keys)
 
     def _header(self) -> bytes:
-        return file_format.pack_header(self.nonce, len(self._keys), self._claim)
+        """Return what only this process writes of the header."""
+        header = file_format.pack_header(self.nonce, len(self._keys), self._claim)
+        return header[: 8 * file_format.REMOVED]
 
 
 def nonce_of(path: Path, number: int) -> int | None:

@@ -11,11 +11,13 @@ import os
 import time
 from array import array
 from itertools import chain
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
+from wsgi_prom.store.memory_slot import MemorySlot
+from wsgi_prom.store.removal import new_number
 from wsgi_prom.store.schemas import PER_PROCESS_MODES
 from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
 from wsgi_prom.store.text_file import TextFile
@@ -26,50 +28,14 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.claims import Stage
     from wsgi_prom.store.locks import LockFile
+    from wsgi_prom.store.memory_slot import Columns
+    from wsgi_prom.store.removal import Removal
     from wsgi_prom.store.schemas import Schema
     from wsgi_prom.store.text_format import Text
-
-    Columns = memoryview[float] | array[float]
 
 
 # Far above any number of workers. A record lock behind the end of the lock file does not make the file longer.
 MAX_SLOTS: Final = 65536
-
-
-class Slot(Protocol):
-    """Where a process records: files below *path*, which are *owner*'s where that is not the process's user."""
-
-    @property
-    def path(self) -> Path | None: ...
-
-    @property
-    def owner(self) -> tuple[int, int] | None: ...
-
-    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        """
-        Return the columns of a row, made at the first call, and the index of its first value.
-
-        They are valid for as long as the process lives. The column before the first value is the row's start time.
-        """
-
-
-class MemorySlot:
-    """A slot that only its own process sees: before a directory is known, and where there is none."""
-
-    path: Path | None = None
-    owner: tuple[int, int] | None = None
-
-    def __init__(self) -> None:
-        self._rows: dict[tuple[Schema, tuple[str, ...]], array[float]] = {}
-
-    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        fresh = array("d", bytes(8 * schema.stride))
-        fresh[0] = time.time()
-        return self._rows.setdefault((schema, labelvalues), fresh), 1
-
-    def rows(self) -> list[tuple[Schema, tuple[str, ...], list[float]]]:
-        """Return what was recorded, for a collector in the same process."""
-        return [(schema, values, list(columns)) for (schema, values), columns in list(self._rows.items())]
 
 
 class SharedSlot:
@@ -207,6 +173,19 @@ class SharedSlot:
         self.incomplete = True
         return True
 
+    def remove(self, removal: Removal) -> None:
+        schemas = {number: schema for schema, number in self._schemas.items()}
+        for (number, labelvalues), first in list(self._rows.items()):
+            if removal.covers(schemas[number], labelvalues):
+                self._files.columns[first - 1] = -abs(self._files.columns[first - 1])
+        self._files.removed[0] = new_number()
+        self._memory.remove(removal)
+
+    @property
+    def removed(self) -> memoryview[int]:
+        """The word that changes when another process has removed rows."""
+        return self._files.removed
+
     def retry(self) -> None:
         """Have `row` and `write_text` try again to put into the files what had no space there."""
         self.incomplete, self.error = False, None
@@ -274,4 +253,7 @@ class SharedSlot:
         self._files.map(end)
         now = time.time()
         for start, stride in gauges:
-            self._files.columns[start : start + stride] = array("d", (now, *[0.0] * (stride - 1)))
+            removed = self._files.columns[start] < 0
+            self._files.columns[start : start + stride] = array(
+                "d", (-now if removed else now, *[0.0] * (stride - 1))
+            )

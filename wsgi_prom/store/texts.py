@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wsgi_prom.store.current_slot import CurrentSlot
+    from wsgi_prom.store.memory_slot import Slot
     from wsgi_prom.store.schemas import Row
-    from wsgi_prom.store.slots import Slot
     from wsgi_prom.store.text_format import Text
 
 log = logging.getLogger("wsgi_prom")
@@ -75,6 +75,11 @@ class Texts:
             self._current.part_from_parent()
         with self._current.lock:
             return self._own.get(row, {}).get(column)
+
+    def forget(self, row: Row) -> None:
+        """Forget the texts of *row*, which is removed. The caller holds the current slot's lock."""
+        for text in self._own.pop(row, {}).values():
+            self._size -= text_format.capacity_of(len(text.text))
 
     def of(self, row: Row) -> Mapping[int, Text]:
         """Return the texts of *row* by column, for a collector in the same process."""

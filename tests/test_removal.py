@@ -1,0 +1,291 @@
+"""remove(), remove_by_labels() and clear(): gone from the next scrape, for all processes, and back at 0 when used again."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import processes
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from test_collector import READS, write_slot
+from test_values import MODES, fork, share
+
+from wsgi_prom.client.patch import install
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.store.current_slot import current_slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+NAMES = ["kind", "user"]
+
+
+def make(kind: str, registry: CollectorRegistry | None = None) -> Any:
+    if kind in MODES:
+        return Gauge("t_x", "Help.", NAMES, registry=registry, multiprocess_mode=kind)  # type: ignore[arg-type]
+    if kind == "histogram":
+        return Histogram("t_x", "Help.", NAMES, registry=registry, buckets=(1, 2))
+    return {"counter": Counter, "summary": Summary}[kind]("t_x", "Help.", NAMES, registry=registry)
+
+
+def use(metric: Any, *labels: str) -> None:
+    """Record once: no sample is above 1 then, if all were 0."""
+    child = metric.labels(*labels)
+    if "mostrecent" in getattr(metric, "_multiprocess_mode", ""):
+        child.set(1)
+    elif isinstance(metric, Counter | Gauge):
+        child.inc()
+    else:
+        child.observe(1)
+
+
+def shown(source: Path | Collector) -> dict[str, float]:
+    """Return the greatest of each user's values on the page."""
+    found: dict[str, float] = {}
+    collector = source if isinstance(source, Collector) else Collector(source)
+    for metric in collector.collect().to_metrics():
+        for sample in metric.samples:
+            if "user" in sample.labels:
+                user = sample.labels["user"]
+                found[user] = max(sample.value, found.get(user, 0.0))
+    return found
+
+
+class Worker:
+    """A process with one metric, which does as it is told."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self._path = path
+        self._kind = kind
+        self._metric: Any = None
+        self._kept: Any = None
+        self._child = processes.Child(self._obey)
+        self.kill = self._child.kill
+        self.send = self._child.send
+        self.receive = self._child.receive
+
+    def __call__(self, order: str, *arguments: Any) -> None:
+        self._child.call(order, *arguments)
+
+    def close(self) -> None:
+        self._child.__exit__()
+
+    def _obey(self, order: str, *arguments: Any) -> None:
+        if self._metric is None:
+            share(self._path)
+            install()
+            self._metric = make(self._kind)
+        if order == "use":
+            for _ in range(1 if len(arguments) < 3 else arguments[2]):
+                use(self._metric, *arguments[:2])
+        elif order == "keep":
+            self._kept = self._metric.labels(*arguments)
+            self._kept.inc()
+        elif order == "use kept":
+            self._kept.inc()
+        elif order == "use and remove":
+            choice = random.Random(*arguments)
+            for _ in range(2000):
+                use(self._metric, "a", choice.choice(["ann", "bob"]))
+                if choice.random() < 0.02:
+                    self._metric.remove("a", "ann")
+        else:
+            getattr(self._metric, order)(*arguments)
+
+
+@pytest.fixture
+def worker(shared: Path) -> Iterator[Callable[..., Worker]]:
+    """Start a process that records into the shared directory."""
+    made: list[Worker] = []
+
+    def start(kind: str = "counter") -> Worker:
+        made.append(Worker(shared, kind))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("kind", ["counter", "summary", "histogram", *MODES])
+def test_a_removed_label_set_is_gone_and_comes_back_at_zero(
+    worker: Callable[..., Worker], shared: Path, kind: str
+) -> None:
+    """Whichever process removes it, and whichever has recorded it, in every type and mode."""
+    first, second = worker(kind), worker(kind)
+    collector = Collector(shared)
+    for user in ("ann", "bob", "ann"):
+        first("use", "a", user)
+        second("use", "a", user)
+    both = shown(collector)
+    assert {"ann", "bob"} == set(both)
+    first("remove", "a", "ann")
+    assert {"bob": both["bob"]} == shown(collector) == shown(shared)
+    second("use", "a", "ann")
+    assert {"bob": both["bob"], "ann": 1.0} == shown(collector) == shown(shared)
+    second("clear")
+    assert {} == shown(collector) == shown(shared)
+    first("use", "a", "bob")
+    second("use", "b", "cal")
+    assert {"bob": 1.0, "cal": 1.0} == shown(collector) == shown(shared)
+
+
+def test_labels_select_what_is_removed(worker: Callable[..., Worker], shared: Path) -> None:
+    """remove_by_labels() removes each label set that has all of the labels, and remove() one; other metrics stay."""
+    first, second = worker(), worker()
+    write_slot(shared, 9, [(READS, (), (1.0,))])
+    for number, (kind, user) in enumerate((("a", "ann"), ("a", "bob"), ("b", "ann"), ("b", "dan"))):
+        (first, second)[number % 2]("use", kind, user)
+        first("use", kind, "eve")
+    first("remove", "b", "bob")
+    assert {"ann", "bob", "dan", "eve"} == set(shown(shared))
+    first("remove_by_labels", {"user": "ann"})
+    assert {"bob", "dan", "eve"} == set(shown(shared))
+    second("remove_by_labels", {"kind": "b", "user": "eve"})
+    assert {"bob": 1.0, "dan": 1.0, "eve": 2.0} == shown(shared)
+    second("remove_by_labels", {"kind": "a"})
+    first("remove_by_labels", {})
+    assert {"dan": 1.0} == shown(shared)
+    assert "reads" in {family.name for family in Collector(shared).collect()}
+
+
+def test_rows_of_ended_processes_are_removed(worker: Callable[..., Worker], shared: Path) -> None:
+    """A slot that nobody holds has no removed label set, and who claims it starts it from 0 when it is used."""
+    ended, living = worker(), worker()
+    ended("use", "a", "ann", 5)
+    living("use", "a", "bob")
+    ended.kill()
+    living("remove", "a", "ann")
+    assert {"bob": 1.0} == shown(shared)
+    successor = worker()
+    successor("use", "a", "cal")
+    assert {"bob": 1.0, "cal": 1.0} == shown(shared)
+    successor("use", "a", "ann")
+    assert {"bob": 1.0, "cal": 1.0, "ann": 1.0} == shown(shared)
+    assert 2 == len(list(shared.glob("wsgi_prom.*.values")))
+
+
+def test_a_kept_child_records_to_nothing(worker: Callable[..., Worker], shared: Path) -> None:
+    """A child object that the application keeps is of no label set after a removal, as in the client library, in all processes."""
+    first, second = worker(), worker()
+    for each in (first, second):
+        each("keep", "a", "ann")
+    first("remove", "a", "ann")
+    for each in (first, second):
+        each("use kept")
+    assert {} == shown(shared)
+    second("use", "a", "ann")
+    for each in (first, second):
+        each("use kept")
+    assert {"ann": 1.0} == shown(shared)
+
+
+def test_removal_before_a_directory_is_known(in_child: Callable[..., Any], shared: Path) -> None:
+    """What a process has recorded in its own memory is removed from there, whether or not a directory comes later."""
+
+    def run() -> list[dict[str, float]]:
+        install()
+        metric, same = make("counter"), make("counter")
+        for user in ("ann", "bob", "ann"):
+            use(metric, "a", user)
+        use(same, "a", "ann")
+        metric.remove("a", "ann")
+        found = [shown(Collector(None))]
+        use(same, "a", "ann")
+        metric.remove("a", "bob")
+        current_slot.attach(shared)
+        found.append(shown(shared))
+        use(metric, "a", "bob")
+        return [*found, shown(shared)]
+
+    assert [{"bob": 1.0}, {"ann": 1.0}, {"ann": 1.0, "bob": 1.0}] == in_child(run)
+
+
+def test_a_forked_child_removes_what_its_parent_has(in_child: Callable[..., Any], shared: Path) -> None:
+    """A child of a fork removes label sets of its parent's, and its parent those of its child; both start from 0 again."""
+
+    def run() -> list[dict[str, float]]:
+        share(shared)
+        install()
+        metric = make("counter")
+        use(metric, "a", "ann")
+        fork(lambda: (use(metric, "a", "bob"), use(metric, "a", "ann"), metric.remove("a", "ann")))
+        found = [shown(shared)]
+        metric.clear()
+        fork(lambda: use(metric, "a", "ann"))
+        use(metric, "a", "ann")
+        return [*found, shown(shared)]
+
+    assert [{"bob": 1.0}, {"ann": 2.0}] == in_child(run)
+
+
+def test_errors_and_warnings_are_those_of_one_process(in_child: Callable[..., Any], shared: Path) -> None:
+    """A wrong number of labels, unknown ones and metrics without any are errors, as in the client library; nothing else warns."""
+
+    def run() -> list[str]:
+        share(shared)
+        install()
+        metric, plain = make("counter"), Counter("t_plain", "Help.", registry=None)
+        found = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for wrong in (
+                lambda: metric.remove("a"),
+                lambda: metric.remove_by_labels({"colour": "red"}),
+                lambda: metric.remove_by_labels(["a"]),
+                plain.remove,
+                lambda: plain.remove_by_labels({"a": "b"}),
+            ):
+                with pytest.raises((ValueError, TypeError)) as raised:
+                    wrong()
+                found.append(type(raised.value).__name__)
+            plain.clear()
+            use(metric, "a", "1")
+            metric.remove("a", 1)
+            metric.remove("a", "nobody")
+            metric.labels(kind="a", user="2").inc()
+            metric.remove_by_labels({"user": 2})
+        assert {} == shown(shared)
+        return found
+
+    assert ["ValueError", "ValueError", "TypeError", "ValueError", "ValueError"] == in_child(run)
+
+
+@pytest.mark.parametrize("kind", ["counter", "histogram", "sum", "max"])
+def test_processes_that_remove_and_record_at_once(
+    worker: Callable[..., Worker], shared: Path, kind: str
+) -> None:
+    """
+    While four processes record and remove, a scrape shows no half of a row; other label sets lose nothing, and all count
+    right from the last removal on.
+    """
+    workers = [worker(kind) for _ in range(4)]
+    for number, each in enumerate(workers):
+        each.send("use and remove", number)
+    collector = Collector(shared)
+    highest = 0.0
+    for _ in range(60):
+        found = shown(collector) if (shared / "wsgi_prom.lock").exists() else {}
+        assert found.get("bob", 0.0) >= highest
+        highest = found.get("bob", 0.0)
+    for each in workers:
+        each.receive()
+    expected = []
+    for number in range(4):
+        choice = random.Random(number)
+        uses = 0
+        for _ in range(2000):
+            uses += choice.choice(["ann", "bob"]) == "bob"
+            choice.random()
+        expected.append(uses)
+    if kind != "histogram":
+        assert (max if kind == "max" else sum)(expected) == shown(collector)["bob"]
+    workers[0]("remove", "a", "ann")
+    for each in workers:
+        each.send("use", "a", "ann", 500)
+    for each in workers:
+        each.receive()
+    assert (500 if kind == "max" else 2000) == shown(collector)["ann"]
