@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "serve": "Serve the metrics of a shared directory; the hooks start this themselves.",
     "dump": "Print what a scrape would show, as far as the directory tells: not what the exporter asks server and kernel for.",
     "check": "Check settings, directory and application without starting anything.",
+    "run": "Run a program whose Python processes join those of a server: a command, a cron job, a worker of a queue.",
     "reset": "Remove the metrics of ended processes from a directory that no process uses.",
 }
 

@@ -58,10 +58,7 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
     server's own processes. Call it before threads record. Raises SettingError for a wrong argument or setting.
     """
     global _role
-    if not _ROLE.fullmatch(role) or role in _TAKEN:
-        raise SettingError(
-            f"role={role!r} is not a name of up to 32 letters, digits, - and _, other than {', '.join(sorted(_TAKEN))}."
-        )
+    check_role(role)
     settings = Settings.read(name=name)
     if instance.in_server:
         return
@@ -84,6 +81,14 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
         if serve and settings.bind is not None:
             arguments = path, settings.bind, settings.app or settings.name or ""
             Thread(target=_serve, args=arguments, name="wsgi_prom exporter", daemon=True).start()
+
+
+def check_role(role: str) -> None:
+    """Raise SettingError unless a process can join as *role*."""
+    if not _ROLE.fullmatch(role) or role in _TAKEN:
+        raise SettingError(
+            f"role={role!r} is not a name of up to 32 letters, digits, - and _, other than {', '.join(sorted(_TAKEN))}."
+        )
 
 
 def _enter(path: Path, role: JoinedRole) -> None:

@@ -71,6 +71,17 @@ def announce(path: Path, environ: MutableMapping[str, str] | None = None) -> Non
         del environ[VARIABLE]
 
 
+def of_program(role: str, name: str | None, startup: str) -> dict[str, str]:
+    """
+    Return the environment of a program whose Python processes join as *role*, by the sitecustomize in the folder *startup*.
+
+    It is for a program that takes the place of this process. *name* is the setting `name`, None to leave it.
+    """
+    path = os.pathsep.join(filter(None, [startup, os.environ.get("PYTHONPATH")]))
+    named = {} if name is None else {_NAME: name}
+    return {**os.environ, **named, "PYTHONPATH": path, "_WSGI_PROM_RUN": f"{os.getpid()} {role}"}
+
+
 def announced(master: int | None = None) -> Path | None:
     """Return the directory of the server that this process belongs to, only if its master is *master* where that is given."""
     pid, path = _announced(os.environ)

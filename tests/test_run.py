@@ -1,0 +1,122 @@
+"""`wsgi-prom run`: a program joins a server's processes, and is otherwise what it is without."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import brokers
+import joined
+import live
+import pytest
+import redis
+import rq
+import servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Counts in each Python process that a program may consist of.
+PROGRAM = """#!{python}
+import multiprocessing, os, subprocess, sys
+from prometheus_client import Counter
+ENDED = Counter("program_parts_total", "Parts of the program that have ended.", registry=None)
+part = sys.argv[1]
+ENDED.inc()
+if part == "first":
+    subprocess.run([sys.executable, __file__, "child"], check=True)
+    subprocess.run(["sh", "-c", "exec " + __file__ + " child"], check=True)
+    if os.fork() == 0:
+        ENDED.inc()
+        os._exit(0)
+    os.wait()
+    os.execv(sys.executable, [sys.executable, __file__, "last"])
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[live.LiveServer]:
+    """Run a web server with a name."""
+    name, _ = joined.new_name()
+    with servers.start("gunicorn sync", workers=1, WSGI_PROM_NAME=name) as found:
+        found.name = {"WSGI_PROM_NAME": name}  # type: ignore[attr-defined]
+        yield found
+
+
+def run(*words: str | Path, **more: object) -> subprocess.CompletedProcess[str]:
+    """Run *words* by `wsgi-prom run`, with the variables *env*."""
+    env = live.environment(more.pop("env", {}), runtime=live.ROOT)  # type: ignore[arg-type]
+    return subprocess.run(
+        [live.BIN / "wsgi-prom", "run", *words], check=False, capture_output=True, text=True, timeout=120, env=env, **more,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+def test_each_python_of_a_program_joins(server: live.LiveServer, tmp_path: Path) -> None:
+    """A script, the Python that it starts, the one that a shell starts, its fork, and what it executes all count."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    done = run("--role", "batch", "--", program, "first", env=server.name)  # type: ignore[attr-defined]
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+    assert 5 == servers.value(server.samples(), "program_parts_total")
+
+
+def test_a_program_is_what_it_is_without(tmp_path: Path) -> None:
+    """
+    Arguments, standard input, pid, exit status and signals are the program's own, the sitecustomize that was there runs too, and a
+    program that has no directory says so.
+    """
+    (tmp_path / "sitecustomize.py").write_text("import builtins\nbuiltins.customized = 'customized'\n")
+    program = "import os, sys; print(sys.argv[1:], sys.stdin.read(), customized, __name__); sys.exit(3)"
+    done = run(
+        "--", sys.executable, "-c", program, "--role", "--", "check", input="given",
+        env={"PYTHONPATH": f"{tmp_path}:{live.ROOT}"},
+    )  # fmt: skip
+    assert (3, "['--role', '--', 'check'] given customized __main__\n") == (done.returncode, done.stdout)
+    (line,) = done.stderr.splitlines()
+    assert "this process has not joined any other" in line
+    done = run("--", sys.executable, "-c", "import os; os.kill(os.getpid(), 15)")
+    assert -signal.SIGTERM == done.returncode
+    # Python that ignores the environment, or has no wsgi_prom.
+    done = run("--", sys.executable, "-I", "-c", "print('runs')")
+    assert (0, "runs\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "shown"),
+    [
+        (["--", "no-such-program"], 127, "no-such-program: No such file or directory"),
+        (["--", "/"], 126, "/: Permission denied"),
+        (["--"], 2, "no command is given: wsgi-prom run -- COMMAND ..."),
+        (["--role", "worker", "--", "true"], 1, "role='worker' is not a name of up to 32 letters"),
+        (["--name", "a/b", "--", "true"], 1, "name='a/b' is not a name of up to 64 letters"),
+    ],
+)
+def test_what_cannot_be_run_is_told(words: list[str], status: int, shown: str) -> None:
+    """A command that cannot be run, and a wrong argument, are one line and an exit status as a shell has it."""
+    done = run(*words)
+    assert status == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert shown in line
+
+
+def test_jobs_of_rq_are_counted(server: live.LiveServer) -> None:
+    """An unchanged worker of RQ, which forks for each job, counts each job once, in one slot beside its own."""
+    before = sum(live.labelled(server.samples(), "wsgi_prom_slots").values())
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder, brokers.redis(Path(folder)) as place:
+        with redis.Redis(unix_socket_path=str(place)) as connection:
+            queue = rq.Queue(connection=connection)
+            for _ in range(5):
+                queue.enqueue("jobs.work", 2)
+            done = run(
+                "--role", "rq", "--", "rq", "worker", "--burst", "--url", f"unix://{place}", env=server.name
+            )  # type: ignore[attr-defined]
+            assert 0 == done.returncode, done.stderr
+    samples = server.samples()
+    assert 10 == servers.value(samples, "jobs_worked_total"), done.stderr
+    assert before + 2 >= sum(live.labelled(samples, "wsgi_prom_slots").values())
