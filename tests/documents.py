@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# Commands that do not return, and what their log says when they are ready.
+# Commands that do not return, by their program and another word, and what their log says when they are ready.
 SERVERS: Final = {
     "gunicorn": r"Booting worker",
     "uwsgi": r"spawned uWSGI worker 1",
     "prometheus": r"Server is ready to receive web requests",
+    "redis-server": r"(?i)ready to accept connections",
+    "celery worker": r"\[queues\]",
+    "wsgi-prom serve": r"metrics at",
+    "python consumer.py": r"metrics at",
 }
 _LOOPBACK: Final = """
 import fcntl, socket, struct
@@ -81,12 +85,20 @@ def environment(folder: Path, *packages: str) -> Path:
 
 
 class Reader:
-    """Somebody who types the commands of a document in the folder *cwd*, with the programs of *programs*."""
+    """
+    Somebody who types the commands of a document in the folder *cwd*, with the programs of *programs*.
 
-    def __init__(self, cwd: Path, programs: Path, network: int) -> None:
+    In the network of the process *network*, and with *mounts* in its mount namespace too.
+    """
+
+    def __init__(self, cwd: Path, programs: Path, network: int, *, mounts: bool = False) -> None:
         self.cwd = cwd
+        self._exported: dict[str, str] = {}
         self._programs = programs
         self._enter = ["nsenter", f"--net=/proc/{network}/ns/net"]
+        if mounts:
+            # It changes the working directory too.
+            self._enter += [f"--mount=/proc/{network}/ns/mnt", f"--wd={cwd}"]
         # A reader who is too early tries again.
         (cwd / ".curlrc").write_text("silent\nretry = 30\nretry-delay = 1\nretry-connrefused\n")
         self.running: dict[str, live.LiveServer] = {}
@@ -97,21 +109,30 @@ class Reader:
         if program == "cd":
             self.cwd = self.cwd / words[0]
             return ""
-        if program not in SERVERS:
+        if program == "export":
+            self._exported |= dict(word.split("=") for word in words)
+            return ""
+        named = (kind.split() for kind in SERVERS)
+        kind = " ".join(next((kind for kind in named if kind[0] == program and {*kind[1:]} <= {*words}), []))
+        if not kind:
             done = subprocess.run(
                 [*self._enter, "sh", "-euc", command], cwd=self.cwd, check=True,
                 env=live.environment(self._environ(), runtime=self.cwd),
                 stdout=subprocess.PIPE, text=True, timeout=120,
             )  # fmt: skip
             return done.stdout
-        if program in self.running:
-            self.running.pop(program).__exit__(None, None, None)
+        if kind in self.running:
+            self.end(kind)
         server = live.LiveServer(
             [*self._enter, "sh", "-euc", f"exec {command}"], cwd=self.cwd, env=self._environ(),
-            ready=(SERVERS[program], 1),
+            ready=(SERVERS[kind], 1),
         )  # fmt: skip
-        self.running[program] = server.__enter__()
+        self.running[kind] = server.__enter__()
         return ""
+
+    def end(self, kind: str) -> None:
+        """End the server of that *kind*."""
+        self.running.pop(kind).__exit__(None, None, None)
 
     def stop(self) -> None:
         """End all that was started."""
@@ -122,7 +143,7 @@ class Reader:
         path = f"{self._programs}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         return {
             "PATH": path, "CURL_HOME": str(self.cwd), "PYTHONPATH": None, "VIRTUAL_ENV": None,
-            "WSGI_PROM_BIND": None,
+            "WSGI_PROM_BIND": None, **self._exported,
         }  # fmt: skip
 
 
