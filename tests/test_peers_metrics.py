@@ -6,6 +6,7 @@ django-prometheus and prometheus-flask-exporter under a gunicorn of three worker
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def drive(server: live.LiveServer, paths: list[str]) -> None:
 def django(tmp_path: Path) -> dict[str, str]:
     """Return the environment of the Django project, with its database made."""
     env = {"PEER_FOLDER": str(tmp_path)}
-    migrate = "import peer_django; from django.core.management import call_command; call_command('migrate')"
+    migrate = "import peer_django; from django.core.management import call_command; call_command('migrate', run_syncdb=True)"
     path = os.pathsep.join([str(live.ROOT), str(live.APPS)])
     subprocess.run(
         [sys.executable, "-c", migrate],
@@ -105,6 +106,61 @@ def test_django_prometheus_counts_queries_and_cache_lookups(django: dict[str, st
         requests = "django_http_requests_total_by_view_transport_method_total"
         found = values(samples, requests, "view", "transport", "method")
         assert 1.0 * ROUNDS == found["peer_django.query", "http", "GET"]
+
+
+# What its documentation names, and how often each label set counts in a round of one request to each view. It observes the latency
+# of a view that fails twice.
+DJANGO_COUNTS: dict[str, dict[str, float]] = {
+    "django_http_requests_before_middlewares_total": {"": 6},
+    "django_http_responses_before_middlewares_total": {"": 6},
+    "django_http_requests_unknown_latency_including_middlewares_total": {"": 0},
+    "django_http_requests_unknown_latency_total": {"": 0},
+    "django_http_ajax_requests_total": {"": 1},
+    "django_http_responses_streaming_total": {"": 1},
+    "django_http_requests_latency_including_middlewares_seconds_count": {"": 6},
+    "django_http_requests_body_total_bytes_count": {"": 6},
+    "django_http_requests_body_total_bytes_sum": {"": 3},
+    "django_http_responses_body_total_bytes_count": {"": 5},
+    "django_http_requests_latency_seconds_by_view_method_count": {
+        "GET peer_django.index": 1, "GET peer_django.template": 1, "GET peer_django.stream": 1, "GET peer_django.fail": 2,
+        "GET peer_django.model": 1, "POST peer_django.index": 1,
+    },
+    "django_http_requests_total_by_method_total": {"GET": 5, "POST": 1},
+    "django_http_requests_total_by_transport_total": {"http": 6},
+    "django_http_responses_total_by_templatename_total": {"peer.html": 1},
+    "django_http_responses_total_by_status_total": {"200": 5, "500": 1},
+    "django_http_responses_total_by_charset_total": {"utf-8": 6},
+    "django_http_exceptions_total_by_type_total": {"ValueError": 1},
+    "django_http_exceptions_total_by_view_total": {"peer_django.fail": 1},
+    "django_model_inserts_total": {"order": 1},
+    "django_model_updates_total": {"order": 1},
+    "django_model_deletes_total": {"order": 1},
+}  # fmt: skip
+
+
+def test_django_prometheus_is_complete(django: dict[str, str]) -> None:
+    """Each metric that its documentation names, and each that a worker has, is on our page, of all workers, and counts right."""
+    with live.gunicorn("peer_django:app", workers=WORKERS, **django) as server:
+        for _ in range(ROUNDS):
+            for path in ("/", "/template/", "/stream/", "/fail/", "/model/"):
+                ajax = {"X-Requested-With": "XMLHttpRequest"} if path == "/" else {}
+                server.get(path, headers=ajax)
+            server.get("/", method="POST", body=b"abc")
+        page = server.scrape()
+        names = server.get("/names/").body.decode().split()
+    samples = live.parse_samples(page)
+    found = {
+        name: {
+            " ".join(text for _, text in sorted(labels)): count / ROUNDS
+            for labels, count in live.labelled(samples, name).items()
+        }
+        for name in DJANGO_COUNTS
+    }
+    assert found == DJANGO_COUNTS
+    shown = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
+    # Those without labels, and those that something was recorded in.
+    assert {"django_http_requests_before_middlewares_total", "django_model_inserts_total"} <= set(names)
+    assert [] == [name for name in names if name not in shown]
 
 
 def test_django_prometheus_has_a_gauge_of_migrations_for_each_worker(django: dict[str, str]) -> None:
@@ -160,6 +216,15 @@ def assert_flask_counts(samples: live.Samples) -> None:
         samples, "flask_http_request_exceptions_total", "method", "status"
     )
     assert {("yes",): times} == values(samples, "shop_views_total", "even")
+    assert {("200",): times} == values(samples, "shop_profile_seconds_count", "status")
+    assert {("user",): times} == values(samples, "shop_profile_buckets_count", "view")
+    assert {("user", "60.0"): times, ("user", "+Inf"): times} == values(
+        samples, "shop_profile_buckets_bucket", "view", "le"
+    )
     assert {("1.0",): 1.0} == values(samples, "shop_info", "version")
+    assert 1 == len(live.labelled(samples, "flask_exporter_info"))
+    # Each duration has its buckets: of the default ones, all are below the last.
+    buckets = values(samples, "flask_http_request_duration_seconds_bucket", "method", "path", "status", "le")
+    assert {times} == {count for (*_, le), count in buckets.items() if le == "+Inf"}
     # Of the multiprocess mode that shows each worker, of which those that served it have one.
     assert {0.0} == set(values(samples, "shop_busy", "pid").values())

@@ -9,8 +9,10 @@ from django.conf import settings
 from django.core.cache import caches
 from django.core.handlers.wsgi import WSGIHandler
 from django.db import DatabaseError, connection
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.template.response import TemplateResponse
 from django.urls import include, path
+from prometheus_client import REGISTRY
 
 FOLDER = os.environ["PEER_FOLDER"]
 
@@ -18,7 +20,14 @@ settings.configure(
     SECRET_KEY="of a test",
     ROOT_URLCONF=__name__,
     ALLOWED_HOSTS=["*"],
-    INSTALLED_APPS=["django.contrib.contenttypes", "django_prometheus"],
+    INSTALLED_APPS=["django.contrib.contenttypes", "django_prometheus", "peer_models"],
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+    TEMPLATES=[
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "OPTIONS": {"loaders": [("django.template.loaders.locmem.Loader", {"peer.html": "ok"})]},
+        }
+    ],
     MIDDLEWARE=[
         "django_prometheus.middleware.PrometheusBeforeMiddleware",
         "django_prometheus.middleware.PrometheusAfterMiddleware",
@@ -72,11 +81,45 @@ def cache(_request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
+def template(request: HttpRequest) -> TemplateResponse:
+    return TemplateResponse(request, "peer.html")
+
+
+def stream(_request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse([b"a", b"b"])
+
+
+def fail(_request: HttpRequest) -> HttpResponse:
+    raise ValueError("asked to fail")
+
+
+def model(_request: HttpRequest) -> HttpResponse:
+    from peer_models.models import Order
+
+    order = Order.objects.create()
+    order.save()
+    order.delete()
+    return HttpResponse("ok")
+
+
+def names(_request: HttpRequest) -> HttpResponse:
+    """Tell the metrics of this worker that have samples, as the client library's own page of one process names them."""
+    found = [metric for metric in REGISTRY.collect() if metric.name.startswith("django") and metric.samples]
+    return HttpResponse(
+        "\n".join(f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in found)
+    )
+
+
 urlpatterns: list[Any] = [
     path("", index),
     path("query/", query),
     path("wrong/", wrong_query),
     path("cache/", cache),
+    path("template/", template),
+    path("stream/", stream),
+    path("fail/", fail),
+    path("model/", model),
+    path("names/", names),
     path("", include("django_prometheus.urls")),
 ]
 

@@ -32,6 +32,12 @@ def index() -> str:
 
 
 @app.get("/users/<int:user_id>")
+@metrics.summary(
+    "shop_profile_seconds", "Time of a profile.", labels={"status": lambda response: response.status_code}
+)
+@metrics.histogram(
+    "shop_profile_buckets", "Time of a profile.", labels={"view": lambda: "user"}, buckets=(60.0,)
+)
 @metrics.counter("shop_views", "Profiles shown.", labels={"even": lambda: "yes"})
 def user(user_id: int) -> str:
     return str(user_id)

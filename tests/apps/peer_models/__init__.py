@@ -1,0 +1,1 @@
+"""An application of the Django project in peer_django.py, with a model that django-prometheus counts."""
