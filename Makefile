@@ -5,7 +5,7 @@ VENV := .venv
 BENCH := bench/.venv
 OLDEST := .venv-oldest
 SERVER ?= uwsgi
-TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server
+TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter prometheus-pushgateway htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
 # Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
@@ -14,7 +14,7 @@ QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body colle
 NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys never_go_back killed_while \
 	taking_over checks_a_slot across_all random_damage names_in_a_slot many_changes
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded referee))
-PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server
+PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server
 
 .PHONY: demo test test-quick coverage test-oldest chaos lint docs bench bench-quick tools clean
 

@@ -25,7 +25,7 @@ SEED = os.environ.setdefault("CHAOS_SEED", secrets.token_hex(4))
 
 # What `make tools` installs, and uWSGI, which needs a compiler.
 PROGRAMS = frozenset({
-    "curl", "nginx", "supervisord", "prometheus", "promtool", "unshare", "nsenter", "prlimit", "strace", "openssl", "cc",
+    "curl", "nginx", "supervisord", "prometheus", "prometheus-pushgateway", "promtool", "unshare", "nsenter", "prlimit", "strace", "openssl", "cc",
     "systemctl", "systemd-tmpfiles", "valgrind", "wrk", "htpasswd", "setpriv", "redis-server", str(BIN / "uwsgi"),
 })  # fmt: skip
 
