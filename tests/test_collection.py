@@ -110,6 +110,7 @@ def test_a_stopped_worker_has_no_figures_and_a_collector_comes_and_goes() -> Non
         until(server, lambda found: value(found, "late") == 1)
         server.get("/unregister")
         found = until(server, lambda found: value(found, "late") is None)
+        assert {"set"} == {dict(labels)["kind"] for labels in live.labelled(found, "mixed")}
         assert 2.0 == value(found, "pool_opened_total")
         server.signal_child(other, signal.SIGCONT)
         until(server, lambda found: value(found, "pool_opened_total") == 4)

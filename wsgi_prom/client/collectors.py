@@ -18,8 +18,8 @@ from prometheus_client.metrics_core import Metric
 
 from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.store import fork_locks
-from wsgi_prom.store.collected import Collected, Family
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.removal import Removal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -35,8 +35,7 @@ class Asked:
     """
     A collector or a gauge, to be asked by `ask`. *name* is its name in all processes of the application, *subject* for the log.
 
-    Without a *mode* one process asks for the whole application. *identity* is the same for the same object. *unknown* are
-    samples to leave out while there is no answer.
+    Without a *mode* one process asks for the whole application. *identity* is the same for the same object.
     """
 
     def __init__(self, identity: object, name: str, mode: str, subject: str) -> None:
@@ -44,7 +43,6 @@ class Asked:
         self.name = name[:_LONGEST_NAME]
         self.mode = mode
         self.subject = subject
-        self.unknown: list[Family] = []
 
     def ask(self) -> Iterable[Metric]:
         raise NotImplementedError
@@ -71,9 +69,6 @@ class AskedGauge(Asked):
         mode = gauge._multiprocess_mode
         super().__init__(reference, f"{gauge._name} {mode}", mode, f"the function of Gauge {gauge._name}")
         self._reference = reference
-        # The slots may have a row of the gauge, from before it had a function.
-        sample = Collected(gauge._name, _labels(gauge), None, None, None)
-        self.unknown = [Family(gauge._name, gauge._documentation, "gauge", gauge._unit, [sample])]
 
     def ask(self) -> Iterable[Metric]:
         gauge = self._reference()
@@ -216,9 +211,11 @@ def _take_from_slot(gauge: Any) -> None:
     value = gauge._value
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
     if isinstance(value, SlotValue):
-        with current_slot.lock:
-            value.hide()
+        if not current_slot.fork_guard[1]:
+            current_slot.part_from_parent()
         value._row = None  # which nobody else refers to, and which would show it again in the next slot
+        with current_slot.lock:
+            current_slot.slot.remove(Removal("gauge", gauge._name, _labels(gauge), exact=True))
 
 
 collectors: Final = Collectors()

@@ -6,7 +6,6 @@ import logging
 import time
 from binascii import crc32
 from collections import deque
-from math import inf
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import Counter
@@ -35,11 +34,6 @@ class Job:
         self.began: float | None = None  # None while it is not asked
         self.until = 0.0
         self.text = b""
-        # What is told while there is no answer: that a gauge is not known, which the slots have as 0.
-        self._unknown = b""
-        if asked.unknown:
-            record = collected.Record(asked.name, asked.mode, 0.0, inf, asked.unknown)
-            self.text = self._unknown = collected.text(record)
         self.lock = _FIRST_LOCK + crc32(asked.name.encode())
         self._seconds = seconds
         self._failing = False
@@ -60,7 +54,7 @@ class Job:
         except (
             BaseException
         ) as error:  # also what ends a thread or a greenlet, which is not the collector's to end
-            self.text = self._unknown
+            self.text = b""
             if not self._failing:
                 failures.add(f"{self.asked.subject} has failed ({type(error).__name__}: {error})")
             else:
@@ -72,7 +66,7 @@ class Job:
     def look(self, now: float, failures: Failures) -> None:
         """Forget an answer that is no longer true, and tell of a collector that hangs."""
         if now >= self.until:
-            self.text = self._unknown
+            self.text = b""
         began = self.began
         if began is not None and now - began >= _ROUNDS * self._seconds and not self._failing:
             self._failing = True

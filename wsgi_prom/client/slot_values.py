@@ -99,9 +99,6 @@ class SlotValue:
             None if found is None else Exemplar(dict(text_labels.load(found.text)), found.value, found.time)
         )
 
-    def hide(self) -> None:
-        """Show it no longer, for a gauge whose figure is not known here."""
-
     def detach(self) -> None:
         """Record to nothing from now on. The caller holds the lock."""
         nothing = array("d", (0.0, 0.0))
@@ -136,10 +133,6 @@ class LiveValue(SlotValue):
     def __init__(self, *, flagged: bool) -> None:
         super().__init__()
         self._flagged = flagged
-
-    def hide(self) -> None:
-        if self._flagged:
-            self._columns[self._index + 1] = 0.0
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         super().move(columns, index, keep=keep)
@@ -178,9 +171,6 @@ class ExtremeValue(OwnValue):
         with current_slot.lock:
             self._own += amount
             self._show()
-
-    def hide(self) -> None:
-        self._columns[self._index + 1] = 0.0
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         if keep:  # the former column is to say what it says without this process

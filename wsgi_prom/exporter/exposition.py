@@ -145,7 +145,7 @@ def _selected(family: Family, pieces: list[str], names: Collection[str]) -> list
 
 
 def _with_more(
-    family: Family, pieces: list[str], more: Mapping[tuple[str, Labels], float | None], names: Collection[str]
+    family: Family, pieces: list[str], more: Mapping[tuple[str, Labels], float], names: Collection[str]
 ) -> list[str]:
     """Return the lines of *family* that *names* select, with those of *more*, in their place where both have one."""
     whole = not names or family.name in names
@@ -156,7 +156,7 @@ def _with_more(
         for piece in line
     ]
     for (name, labels), value in more.items():
-        if value is not None and (whole or name in names):
+        if whole or name in names:
             before, after = _around(name, (), bool(labels))
             found += [before + _pairs(labels) + after, _number(value)]
     return [found[0].removeprefix("\n"), *found[1:]] if found else []

@@ -46,7 +46,7 @@ class Merged:
 
     def __init__(self) -> None:
         self.metrics: list[Metric] = []
-        self.more: dict[str, dict[Key, float | None]] = {}
+        self.more: dict[str, dict[Key, float]] = {}
         self.conflicts: set[str] = set()
 
 
@@ -146,18 +146,18 @@ class _Merger:
 
     def result(self) -> Merged:
         for shown, answers in self._answers.items():
-            merged = {
+            samples = {
                 key: _merged(key, mode, list(by_slot.values())) for key, (_, mode, by_slot) in answers.items()
             }
             metric, family = self._metrics[shown], self._families.get(shown)
             if family is None:
-                metric.samples = [sample for sample in merged.values() if sample is not None]
-                self._result.metrics += [metric] if metric.samples else []
+                metric.samples = list(samples.values())
+                self._result.metrics.append(metric)
                 continue
             there: set[Key] = set()
             if metric.type != "gauge":
                 there = {(name, tuple(sorted(labels))) for name, labels in family.samples}
-            more = {key: sample and sample.value for key, sample in merged.items() if key not in there}
+            more = {key: sample.value for key, sample in samples.items() if key not in there}
             if more:
                 self._result.more[family.name] = more
         self._result.metrics.sort(key=lambda metric: metric.name)
@@ -170,18 +170,13 @@ def _possible(labels: tuple[str, ...]) -> bool:
     return len(shown) == len(labels) and not any(not name or name.startswith("__") for name in shown)
 
 
-def _merged(key: Key, mode: str, answers: list[_Answer]) -> Sample | None:
-    """Return the one sample of *answers*, None if none of them is known."""
+def _merged(key: Key, mode: str, answers: list[_Answer]) -> Sample:
     name, labels = key
-    known = [answer for answer in answers if answer.sample.value is not None]
-    if not known:
-        return None
-    latest = max(known, key=lambda answer: answer.at).sample
-    values = [answer.sample.value or 0.0 for answer in known]
-    value, timestamp = latest.value or 0.0, latest.timestamp
+    latest = max(answers, key=lambda answer: answer.at).sample
+    value, timestamp = latest.value, latest.timestamp
     merge = _MERGES.get(mode.removeprefix("live"))
-    if merge is not None and len(values) > 1:
-        value, timestamp = merge(values), None
+    if merge is not None and len(answers) > 1:
+        value, timestamp = merge(answer.sample.value for answer in answers), None
     exemplar = None if latest.exemplar is None else Exemplar(*latest.exemplar)
     return Sample(name, dict(labels), value, timestamp, exemplar)
 

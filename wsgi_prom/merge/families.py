@@ -108,10 +108,9 @@ class Families:
     def __init__(self, sums: Sums) -> None:
         # Metrics left out because another one has the same name and another type, or samples of the same name.
         self.conflicts: set[str] = set()
-        # What collectors and functions of gauges tell (collected.py): metrics of their own, and more samples of the
-        # families, None for one that is not to be shown.
+        # What collectors and functions of gauges tell (collected.py): metrics of their own, and more samples of the families.
         self.others: list[core.Metric] = []
-        self.more: dict[str, dict[tuple[str, Labels], float | None]] = {}
+        self.more: dict[str, dict[tuple[str, Labels], float]] = {}
         # The metric of each name that a sample may have.
         self.sample_names: dict[str, str] = {}
         self._families: dict[str, Family] = {}
@@ -131,9 +130,8 @@ class Families:
             for at, ((name, labels), value) in enumerate(zip(family.samples, family.values, strict=True)):
                 if not more or (name, tuple(sorted(labels))) not in more:
                     metric.add_sample(name, dict(labels), value, exemplar=exemplars.get(at))
-            for (name, labels), known in more.items():
-                if known is not None:
-                    metric.add_sample(name, dict(labels), known)
+            for (name, labels), value in more.items():
+                metric.add_sample(name, dict(labels), value)
             yield metric
         yield from self.others
 

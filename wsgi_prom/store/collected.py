@@ -47,11 +47,11 @@ class Exemplar(NamedTuple):
 
 
 class Collected(NamedTuple):
-    """A sample: its full name, its labels, its value, None if that is not known, and what the collector has said beside."""
+    """A sample: its full name, its labels, its value, and what the collector has said beside."""
 
     name: str
     labels: dict[str, str]
-    value: float | None
+    value: float
     timestamp: float | None
     exemplar: Exemplar | None
 
@@ -221,8 +221,7 @@ def _family(name: Any, documentation: Any, typ: Any, unit: Any, samples: Any) ->
 
 def _sample(name: Any, labels: Any, value: Any, timestamp: Any, exemplar: Any) -> Collected:
     found = None if exemplar is None else _exemplar(*exemplar)
-    number = None if value is None else float(value)
-    return Collected(_text(name), _labels(labels), number, _seconds(timestamp), found)
+    return Collected(_text(name), _labels(labels), float(value), _seconds(timestamp), found)
 
 
 def _exemplar(labels: Any, value: Any, timestamp: Any) -> Exemplar:
