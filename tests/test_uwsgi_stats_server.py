@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -128,3 +129,15 @@ def test_a_directory_that_somebody_else_has_made_is_not_used(tmp_path: Path) -> 
 def test_a_path_that_is_too_long_is_not_used(tmp_path: Path) -> None:
     """uWSGI would end."""
     assert stats_socket.make(tmp_path / ("x" * 100)) is None
+
+
+def test_a_socket_that_answers_is_another_servers(tmp_path: Path) -> None:
+    """Of two servers that share a name, the second leaves the first one's socket alone, and has none."""
+    place = stats_socket.make(tmp_path / "shared")
+    assert place is not None
+    with socket.socket(socket.AF_UNIX) as first:
+        first.bind(str(place))
+        first.listen()
+        assert stats_socket.make(tmp_path / "shared") is None
+        assert place.exists()
+    assert place == stats_socket.make(tmp_path / "shared")

@@ -35,7 +35,8 @@ def make(path: Path) -> Path | None:
     found = folder.lstat()
     own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
     place = folder / _NAME
-    if not own or len(os.fsencode(place)) > _LONGEST_PATH:
+    # Of servers that share a name, the first one has it.
+    if not own or len(os.fsencode(place)) > _LONGEST_PATH or _answers(place):
         return None
     # uWSGI removes what a former server has left, too.
     place.unlink(missing_ok=True)
@@ -43,6 +44,18 @@ def make(path: Path) -> Path | None:
         tried.bind(str(place))
         place.unlink()
     return place
+
+
+def _answers(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(place))
+        except BlockingIOError:  # its backlog is full
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def remove(path: Path) -> None:
