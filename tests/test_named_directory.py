@@ -110,6 +110,21 @@ def test_a_module_that_joins_may_be_imported_by_the_server(tmp_path: Path) -> No
         assert joined.gone(path)
 
 
+def test_a_server_that_is_run_as_a_program_has_its_workers() -> None:
+    """A server with its hook that `wsgi-prom run` has started is a server, and nobody has joined it."""
+    name, path = joined.new_name()
+    server = live.gunicorn(workers=2, WSGI_PROM_NAME=name)
+    server.command[:0] = [str(live.BIN / "wsgi-prom"), "run", "--role", "mistaken", "--"]
+    with server:
+        assert server.get("/").status == 200
+        samples = server.samples()
+        assert 0 == sum(live.labelled(samples, "wsgi_prom_joined_processes").values())
+        assert 2 == sum(live.labelled(samples, "wsgi_workers").values())
+        roles = {dict(labels)["role"] for labels in live.labelled(samples, "process_threads")}
+        assert {"worker", "master", "exporter", "supervisor"} == roles
+    assert joined.gone(path)
+
+
 def test_a_directory_that_another_user_has_put_there_is_not_used() -> None:
     """A server whose directory of its name is another user's serves its application, and says that there are no metrics."""
     if os.geteuid() != 0:

@@ -17,7 +17,7 @@ from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks.server_directory import ServerDirectory
 from wsgi_prom.server import app_info
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import directory, locks
+from wsgi_prom.store import directory, joined_role, locks
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
 
@@ -43,6 +43,7 @@ class Instance:
     def __init__(self, *, reload: bool = False, master: int | None = None) -> None:
         global in_server
         in_server = True
+        joined_role.leave()
         self._reload = reload
         self._started = False
         # `launch` with the settings of the start, or of the last reload. None without a directory.

@@ -22,9 +22,8 @@ from wsgi_prom.exporter.process.launch import exporter_environment, launch
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import instance
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import directory, environment, locks, named_directory
+from wsgi_prom.store import directory, environment, joined_role, locks, named_directory
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.joined_role import JoinedRole
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.shared_directory import shared_directory
 
@@ -45,8 +44,6 @@ _PAUSE_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 1.0
 _START_SECONDS: Final = 4.0
 
-_role: JoinedRole | None = None
-
 
 def join(role: str = "task", *, name: str | None = None, serve: bool = False) -> None:
     """
@@ -57,12 +54,11 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
     whenever there is none, which ends with this process, or when a server starts its own. Does nothing the second time, and in a
     server's own processes. Call it before threads record. Raises SettingError for a wrong argument or setting.
     """
-    global _role
     check_role(role)
     settings = Settings.read(name=name)
     if instance.in_server:
         return
-    if _role is not None:
+    if joined_role.current is not None:
         current_slot.renew()  # in a child that was forked since
         return
     path = shared_directory() or (settings.name and named_directory.directory_of(settings.name)) or None
@@ -73,10 +69,10 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
             environment.VARIABLE,
         )
         return
-    _role = JoinedRole(role)
+    joined_role.current = joined_role.JoinedRole(role)
     with instance.attempt("this process records for itself alone"):
         patch.install()
-        _enter(path, _role)
+        _enter(path, joined_role.current)
         atexit.register(_leave, path)
         if serve and settings.bind is not None:
             arguments = path, settings.bind, settings.app or settings.name or ""
@@ -91,7 +87,7 @@ def check_role(role: str) -> None:
         )
 
 
-def _enter(path: Path, role: JoinedRole) -> None:
+def _enter(path: Path, role: joined_role.JoinedRole) -> None:
     """Claim a slot in *path*, where no other process is about to remove the directory."""
     current_slot.attach(path)
     current_slot.add(role)

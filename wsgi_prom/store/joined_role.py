@@ -12,7 +12,7 @@ from wsgi_prom import metrics
 from wsgi_prom.store import schemas
 
 if TYPE_CHECKING:
-    from wsgi_prom.store.memory_slot import Slot
+    from wsgi_prom.store.memory_slot import Columns, Slot
 
 SCHEMA: Final = schemas.gauge(*metrics.JOINED, ("role",), "livesum")
 
@@ -22,7 +22,26 @@ class JoinedRole:
 
     def __init__(self, role: str) -> None:
         self.role = role
+        self._place: tuple[Columns, int] | None = None
 
     def bind(self, slot: Slot, *, keep: bool) -> None:  # noqa: ARG002 - a child has its parent's role
-        columns, first = slot.row(SCHEMA, (self.role,))
+        columns, first = self._place = slot.row(SCHEMA, (self.role,))
         columns[first] = 1.0
+
+    def leave(self) -> None:
+        """Take the role back, for this process; its children have none if nothing refers to this object."""
+        if self._place is not None:
+            columns, first = self._place
+            columns[first] = 0.0
+
+
+# Of this process, None if it has not joined.
+current: JoinedRole | None = None
+
+
+def leave() -> None:
+    """Have no role any more: `wsgi-prom run` has started a server, whose hook says what its processes are."""
+    global current
+    if current is not None:
+        current.leave()
+        current = None
