@@ -183,13 +183,25 @@ def test_a_gauge_with_several_modes_is_shown(shared: Path, modes: tuple[str, ...
     assert set(found) == ({f"size pid={number}" for number in range(4)} if modes[0] == "all" else {"size"})
 
 
-def test_a_gauges_own_pid_label_is_shown_once(shared: Path) -> None:
-    """A gauge of mode `all` with its own label `pid` has that label once."""
-    schema = schemas.gauge("size", "Help.", ("pid",), "all")
-    write_slot(shared, 0, [(schema, ("mine",), (1.0, 1.0)[: schema.width]), (READS, (), (1.0,))])
-    text = render(Collector(shared).collect())
-    (line,) = [line for line in text.splitlines() if line.startswith("size")]
-    assert 1 == line.count("pid=")
+def test_a_gauges_own_pid_label_is_kept_beside_that_of_the_process(shared: Path) -> None:
+    """A gauge of mode `all` has its own label `pid` as `exported_pid`, whatever else is called that; other modes keep it."""
+    rows: list[Row] = []
+    for name, labels, mode in (
+        ("a", ("pid",), "all"),
+        ("b", ("exported_pid", "pid"), "all"),
+        ("c", ("pid",), "max"),
+    ):
+        schema = schemas.gauge(name, "Help.", labels, mode)
+        rows += [(schema, (value,) * len(labels), (2.0, 1.0)) for value in ("x", "y")]
+    write_slot(shared, 3, rows)
+    assert {
+        "a exported_pid=x pid=3": 2.0,
+        "a exported_pid=y pid=3": 2.0,
+        "b exported_exported_pid=x exported_pid=x pid=3": 2.0,
+        "b exported_exported_pid=y exported_pid=y pid=3": 2.0,
+        "c pid=x": 2.0,
+        "c pid=y": 2.0,
+    } == samples(shared)
 
 
 # The client library's own files ---------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_requests_within_requests_are_counted_and_only_one_alone_has_a_start(
             families = {family.name: family for family in Collector(None).collect().to_metrics()}
             (sample,) = families["http_requests_in_progress"].samples
             (column,) = [
-                columns[0]
+                columns[1]  # behind the start time
                 for schema, _, columns in current_slot.slot.rows()  # type: ignore[attr-defined]
                 if schema.metrics[0].name == "http_requests_in_progress"
             ]

@@ -1,4 +1,4 @@
-"""Metrics that a shared page cannot show: an application that makes one is warned once, and no wrong value is shown."""
+"""What slots have no counterpart for: an application that uses it is warned once."""
 
 from __future__ import annotations
 
@@ -8,27 +8,15 @@ import sys
 from typing import TYPE_CHECKING
 
 import live
-import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PRELUDE = """
 import logging, sys
-from pathlib import Path
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
-from prometheus_client import CollectorRegistry, Enum, Gauge, multiprocess
-from wsgi_prom.exporter.exposition import render
+from prometheus_client import CollectorRegistry, Gauge, multiprocess
 from wsgi_prom.client.patch import install
-from wsgi_prom.merge.collector import Collector
-"""
-MAKE = """
-for number in (1, 2):
-    Enum(f"state{number}", "S", states=["up"]).state("up")
-"""
-PAGE = """
-names = [line.split()[0] for line in render(Collector(Path(sys.argv[1])).collect()).splitlines() if line[0] != "#"]
-print(names)
 """
 
 
@@ -41,16 +29,6 @@ def run(path: Path, *parts: str) -> list[str]:
     )  # fmt: skip
     assert done.stderr == ""
     return done.stdout.splitlines()
-
-
-@pytest.mark.parametrize("order", [("install()\n", MAKE), (MAKE, "install()\n")], ids=["after", "before"])
-def test_each_kind_is_told_once_and_shows_no_figure(order: tuple[str, str], shared: Path) -> None:
-    """
-    Enum is warned of once, whether made before or after the installation.
-    """
-    warning, page = run(shared, *order, PAGE)
-    assert warning.startswith("WARNING Enum state1 is on no page")
-    assert page == "[]"
 
 
 def test_merge_is_told_and_does_what_it_did(shared: Path) -> None:

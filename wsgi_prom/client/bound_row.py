@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from wsgi_prom.store.memory_slot import Columns, Slot
     from wsgi_prom.store.schemas import Row
 
+# The attribute of an Info or an Enum that holds its row.
+ROW: Final = "_wsgi_prom_row"
 # The start time of a row that this process has let go of.
 _REMOVED: Final = array("d", (-math.inf,))
 

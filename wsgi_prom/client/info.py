@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import metrics
 
-from wsgi_prom.client.bound_row import BoundRow
+from wsgi_prom.client.bound_row import ROW, BoundRow
 from wsgi_prom.store import text_labels
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.schemas import Metric, Schema
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from wsgi_prom.store.memory_slot import Columns
-
-# The attribute of an Info metric that holds its row.
-ROW = "_wsgi_prom_row"
 
 
 def install(existing: Iterable[Any]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import info, removal, unsupported
+from wsgi_prom.client import info, removal, states, unsupported
 from wsgi_prom.client.collection import collection
 from wsgi_prom.client.collectors import collectors
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
@@ -50,8 +50,9 @@ def install() -> None:
         fork_locks.replace((metrics, registry, client_values), existing)
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
-        unsupported.install(existing)
+        unsupported.install()
         info.install(existing)
+        states.install(existing)
         removal.install()
         collectors.install(existing)  # which looks at what is removed
         collection.install()

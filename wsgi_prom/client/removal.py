@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import metrics
 
-from wsgi_prom.client.info import ROW
+from wsgi_prom.client.bound_row import ROW
 from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.store import removal
 from wsgi_prom.store.current_slot import current_slot

@@ -205,7 +205,7 @@ def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
     if not openmetrics:
         help_text = help_text.replace(r"\"", '"')
         name += {"counter": "_total", "info": "_info"}.get(typ, "")
-        typ = {"unknown": "untyped", "info": "gauge"}.get(typ, typ)
+        typ = {"unknown": "untyped", "info": "gauge", "stateset": "gauge"}.get(typ, typ)
     return f"# HELP {name} {help_text}\n# TYPE {name} {typ}\n"
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import accumulate, chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.utils import floatToGoString
 
-from wsgi_prom.merge.names import label_name
+from wsgi_prom.merge.names import beside_pid, label_name
 from wsgi_prom.store import in_progress, text_labels
 
 if TYPE_CHECKING:
@@ -165,8 +166,7 @@ class GaugeChild(Child):
         if not self._mode:
             self._mode = metric.mode
             if self._mode.endswith("all"):
-                # As in the client library: an application's own label `pid` gives way.
-                self.labels = tuple(pair for pair in self.labels if pair[0] != "pid")
+                self.labels = beside_pid(self.labels)
 
     def values(self) -> Sequence[float]:
         live, mode = self._mode.startswith("live"), self._mode.removeprefix("live")
@@ -221,6 +221,32 @@ class InfoChild(Child):
         return (1.0,)
 
 
+class StatesChild(Child):
+    """An Enum: the state that any process has set last, also one that has ended. The first one if nobody has set any."""
+
+    def __init__(self, name: str, labels: Labels, sums: Sums) -> None:
+        super().__init__(name, labels, sums)
+        self._states: dict[int, tuple[str, ...]] = {}
+
+    def add(self, number: int, metric: Metric) -> None:
+        self._states[number] = metric.states
+
+    def values(self) -> Sequence[float]:
+        # Rows differ in their states where two versions of an application run during a reload.
+        found = [
+            (when, states, ordinal)
+            for number, states in self._states.items()
+            for _, _, (ordinal, when) in self._sums.shown(number)
+            if 0 <= ordinal < len(states)
+        ]
+        if not found:
+            self.shape = ()
+            return ()
+        _, states, ordinal = max(found, key=itemgetter(0))
+        self.shape = tuple([(self._name, ((self._name, state),)) for state in states])
+        return [float(number == int(ordinal)) for number in range(len(states))]
+
+
 def latest(texts: Mapping[int, Text], *columns: Iterable[int]) -> Text | None:
     """Return the latest of *texts* that is of one of *columns*."""
     found = [texts[at] for some in columns for at in some if at in texts]
@@ -244,6 +270,7 @@ CHILDREN: Final[dict[str, type[Child]]] = {
     "summary": SummaryChild,
     "histogram": HistogramChild,
     "info": InfoChild,
+    "stateset": StatesChild,
 }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar, Sample
 
-from wsgi_prom.merge.names import label_name, metric_name
+from wsgi_prom.merge.names import beside_pid, label_name, metric_name
 from wsgi_prom.store import collected, directory_files
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _Merger:
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
             if record.mode.endswith("all"):
-                labels = (*(pair for pair in labels if pair[0] != "pid"), ("pid", number))
+                labels = (*beside_pid(labels), ("pid", number))
             collector, _, by_slot = answers.setdefault(
                 (sample.name, labels), (record.collector, record.mode, {})
             )

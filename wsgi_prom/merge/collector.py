@@ -232,7 +232,7 @@ def _counts(reading: Reading) -> dict[Row, list[float]]:
 
 
 def _rising(schema: Schema) -> list[int]:
-    if any(metric.type in {"gauge", "info"} for metric in schema.metrics):
+    if any(metric.type in {"gauge", "info", "stateset"} for metric in schema.metrics):
         return []
     totals = {n for metric in schema.metrics if metric.total for n in range(*metric.total)}
     return [n for n in range(schema.width) if n not in totals]

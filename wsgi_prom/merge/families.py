@@ -35,9 +35,10 @@ _SUFFIXES: Final = {
     "summary": ("_count", "_sum"),
     "histogram": ("_bucket", "_count", "_sum"),
     "info": ("_info",),
+    "stateset": ("",),
 }
 # What has other samples, or other labels, from scrape to scrape.
-_CHANGING: Final = frozenset({"gauge", "info"})
+_CHANGING: Final = frozenset({"gauge", "info", "stateset"})
 
 
 class Family:
@@ -163,7 +164,8 @@ class Families:
 
     def _family(self, metric: Metric, labelnames: tuple[str, ...]) -> Family | None:
         # By the names on the page: two that differ only in odd characters are one there.
-        clear = _possible(labelnames, metric.type)
+        own = {"histogram": ("le",), "stateset": (metric.name,)}
+        clear = _possible(labelnames, own.get(metric.type, ()))
         family = self._families.get(metric.name)
         if clear and family is not None and family.type == metric.type:
             return family
@@ -178,8 +180,7 @@ class Families:
 
 
 @lru_cache(maxsize=1024)
-def _possible(labelnames: tuple[str, ...], typ: str) -> bool:
-    own = ("le",) if typ == "histogram" else ()
+def _possible(labelnames: tuple[str, ...], own: tuple[str, ...]) -> bool:
     shown = {label_name(name) for name in (*labelnames, *own)}
     reserved = any(not name or name.startswith("__") for name in shown)
     return len(shown) == len(labelnames) + len(own) and not reserved

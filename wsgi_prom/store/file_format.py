@@ -219,6 +219,10 @@ def _check_metric(metric: Metric, schema: Schema) -> None:
         or (not metric.mode.endswith(("sum", "starts")) and schema.width < 2)
     ):
         raise FormatError(f"{metric.name} is no gauge: mode {metric.mode!r}, columns {metric.count}")
+    if metric.type == "stateset" and not (
+        metric.count == (0, 1) and schema.width == 2 and metric.states and _all_of(metric.states, str)
+    ):
+        raise FormatError(f"{metric.name} is no Enum: states {metric.states!r}, columns {metric.count}")
 
 
 def _all_of(items: tuple[object, ...], kind: type) -> bool:

@@ -41,6 +41,7 @@ class Metric:
     mode: str = ""
     less: Columns | None = None
     zero: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> 
     # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
     width = 1 if mode.endswith(("sum", "starts")) else 2
     return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode)
+
+
+def states(name: str, help_text: str, labelnames: tuple[str, ...], names: tuple[str, ...]) -> Schema:
+    """Return the schema of an Enum: the ordinal of its state among *names*, and when that was set, 0 if it never was."""
+    return _single("stateset", name, help_text, labelnames, 2, count=(0, 1), states=names)
 
 
 def summary(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
