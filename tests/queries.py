@@ -32,6 +32,15 @@ class Prometheus:
             {"metric": item["metric"], "value": float(item["value"][1])} for item in answer["data"]["result"]
         ]
 
+    def exemplars(self, expression: str, seconds: float = 600) -> list[dict[str, Any]]:
+        """Return the exemplars of the last *seconds* by series: its `seriesLabels`, and `exemplars` with labels, value, timestamp."""
+        now = time.time()
+        query = urllib.parse.urlencode({"query": expression, "start": now - seconds, "end": now + seconds})
+        answer = json.loads(self._server.get(f"/api/v1/query_exemplars?{query}").body)
+        assert "success" == answer["status"], answer
+        found: list[dict[str, Any]] = answer["data"]
+        return found
+
     def value(self, expression: str, at: float | None = None) -> float | None:
         """Return the only sample of *expression*, None if it has none."""
         found = self.query(expression, at)
@@ -40,8 +49,8 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: Mapping[str, Mapping[str, str]]) -> Iterator[Prometheus]:
-    """Start a Prometheus that scrapes *targets*, labels by address, and wait until it has scraped each."""
+def prometheus(folder: Path, targets: Mapping[str, Mapping[str, str]], *options: str) -> Iterator[Prometheus]:
+    """Start a Prometheus with *options* that scrapes *targets*, labels by address, and wait until it has scraped each."""
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [
@@ -57,7 +66,7 @@ def prometheus(folder: Path, targets: Mapping[str, Mapping[str, str]]) -> Iterat
     with live.hold_port() as held:
         address = f"127.0.0.1:{held.getsockname()[1]}"
         command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}",
-                   f"--storage.tsdb.path={folder / 'data'}"]  # fmt: skip
+                   f"--storage.tsdb.path={folder / 'data'}", *options]  # fmt: skip
         with live.LiveServer(
             command, ready=(r"ready to receive web requests", 1), url=f"http://{address}"
         ) as server:

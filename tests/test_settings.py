@@ -54,6 +54,7 @@ RIGHT = {
     "status_class": {"on": True, "off": False},
     "app_version": {"1.2": "1.2", "2026-11-28 ä": "2026-11-28 ä"},
     "cpu": {"1": True, "off": False},
+    "exemplars": {"on": True, "0": False},
     "name": dict.fromkeys(["shop"], "shop") | {"Shop-2_b": "Shop-2_b", "7" * 64: "7" * 64},
     "socket_mode": {"600": 0o600, "660": 0o660, "0666": 0o666, "777": 0o777},
     "allow": {
@@ -82,6 +83,7 @@ WRONG = {
     "status_class": ["maybe"],
     "app_version": ["1" * 129, "1\n2"],
     "cpu": ["user"],
+    "exemplars": ["sampled"],
     "labels": ["a", "=1", "1a=1", "a-b=1", "method=x", "le=1", "pid=1", "__a=1"],
     "socket_mode": ["6", "0o660", "1660", "688", "rw", "660 ", "-660", "400", "066", "٦٦٠"],
     "allow": [",", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "::1/129", "*", "all"],

@@ -30,6 +30,7 @@ class Keywords(TypedDict, total=False):
     queue_buckets: str | Sequence[float] | None
     first_byte: bool | str | None
     cpu: bool | str | None
+    exemplars: bool | str | None
     status_class: bool | str | None
     labels: str | Mapping[str, str | Callable[[dict[str, Any]], object]] | None
     exclude: str | Sequence[str] | Callable[[dict[str, Any]], object] | None
@@ -52,6 +53,7 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Unpack[Keywords]) -> 
     queue_buckets: the same for the time in the proxy's queue; default 0.001 to 60.
     first_byte: whether to measure the time to the first byte too; default False.
     cpu: whether to measure the processor time too; default False.
+    exemplars: whether the trace of a request is added to its duration; default False.
     status_class: whether the duration has a label status_class, such as "2xx"; default False.
     labels: more labels, by name: a value, or a callable on the environ that returns one; default none.
     exclude: regular expressions for whole paths that are not measured, or a callable on the environ; default none.

@@ -108,6 +108,11 @@ class Settings:
         "Application", False, setting_values.switch, "on or off",
         f"record `{CPU[0]}` too", shown="off",
     )  # fmt: skip
+    # Off: it is of use only where traces are kept, and a request of a sampled trace takes the slow path.
+    exemplars: bool = _setting(
+        "Application", False, setting_values.switch, "on or off",
+        "add the trace of a request to its duration, as an exemplar ([exemplars.md](exemplars.md))", shown="off",
+    )  # fmt: skip
     # Off: it multiplies the most expensive metric, and the counter's status answers most questions.
     status_class: bool = _setting(
         "Application", False, setting_values.switch, "on or off",

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 import weakref
 from array import array
-from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from wsgi_prom.merge.readers import Layout, Reading
     from wsgi_prom.store.schemas import Row, Schema
@@ -78,12 +77,9 @@ class Sums:
             numbers.update(self._place(layout).numbers)
         return len(numbers) == len(self.rows)
 
-    def index(self, layout: Layout, column: int) -> int | None:
-        """Return where *column* of *layout* is among the totals; None if the layout is not as wide."""
-        if column >= layout.width:
-            return None
-        row = bisect_right(layout.starts, column) - 1
-        return self.firsts[self._place(layout).numbers[row]] + column - layout.starts[row]
+    def numbers(self, layout: Layout) -> Sequence[int]:
+        """Return the numbers of the rows of *layout*."""
+        return self._place(layout).numbers
 
     def shown(self, number: int) -> Iterator[tuple[str, bool, array[float]]]:
         """Yield what each process that is present has in row *number*: its `pid` label, whether it is alive, the values."""

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.request import cpu
+from wsgi_prom.request import cpu, traces
 from wsgi_prom.request.nesting import takes_over
 from wsgi_prom.request.request import MeasuredRequest
 from wsgi_prom.request.response import respond
@@ -43,9 +43,14 @@ def measured(app: WSGIApplication, recorder: Recorder, *, explicit: bool) -> WSG
     begin, record = begin_of(recorder), record_of(recorder)
     if recorder.times_cpu:
         begin = cpu.timed(begin)
+    base = MeasuredRequest
+    if recorder.keeps_exemplars:
+        base, begin, record = (
+            traces.TracedRequest, traces.traced(begin), traces.keeping(record, recorder.rows),
+        )  # fmt: skip
 
     # A class for each middleware: its requests are told from those of a middleware around it.
-    class Request(MeasuredRequest):
+    class Request(base):  # type: ignore[misc, valid-type]
         __slots__ = ()
 
     Request.recorder, Request.explicit, Request.record = recorder, explicit, record

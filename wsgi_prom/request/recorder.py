@@ -46,6 +46,7 @@ class Recorder:
         self.in_progress = self.rows.in_progress
         self.times_first_byte = settings.first_byte
         self.times_cpu = settings.cpu
+        self.keeps_exemplars = settings.exemplars
         self.counts_in_progress = metrics.IN_PROGRESS[0] not in settings.disable
         self.counts_received = metrics.REQUEST_SIZE[0] not in settings.disable
         self.counts_sent = metrics.RESPONSE_SIZE[0] not in settings.disable
@@ -75,6 +76,8 @@ class Recorder:
         except Exception:
             self.report_failure("record")
         finally:
+            if request.own_extras is not None:
+                request.own_extras.trace = None
             # Not counted: it failed, a signal handler raised meanwhile, or it is the parent's.
             if request.token is not None:
                 self.in_progress.dismiss(request)
@@ -87,10 +90,14 @@ class Recorder:
         if request.is_session(status):  # counted and not timed: it lasts as long as its connection
             self.in_progress.dismiss(request)
             self.rows.count(schemas.untimed, method, labels, status[:3], seconds=seconds)
-        elif not self.rows.count_request(request, labels, status, self._amounts(request, seconds)):
-            return
-        elif cpu_seconds is not None:
-            self.rows.count(schemas.cpu, method, labels, seconds=cpu_seconds)
+        else:
+            counted = self.rows.count_request(request, labels, status, self._amounts(request, seconds))
+            if counted is None:
+                return
+            if cpu_seconds is not None:
+                self.rows.count(schemas.cpu, method, labels, seconds=cpu_seconds)
+            if request.extras.trace is not None:
+                self.rows.keep_exemplar(counted, seconds, request.extras.trace)
         self.observe_queue(request.extras.waited)
         exception = request.extras.exception
         if exception is not None:

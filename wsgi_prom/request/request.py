@@ -48,6 +48,8 @@ class Extras:
     cpu: tuple[int, float] | None = None
     # The first exception that the application raised, or answered itself.
     exception: type[BaseException] | None = None
+    # The labels of an exemplar: traces.py.
+    trace: bytes | None = None
 
 
 _NO_EXTRAS: Final = Extras()

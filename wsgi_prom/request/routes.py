@@ -39,6 +39,9 @@ RULE: Final = "wsgi_prom.rule"
 # Functions that return the environ that a framework keeps for this thread. It may be a copy of the measured one.
 environ_getters: Final[list[Callable[[], WSGIEnvironment]]] = []
 
+# Called with each request, while the application serves it, whose framework's adapter reports a route.
+publish_listeners: Final[list[Callable[[Any], None]]] = []
+
 # The label of a request without a route, or whose framework does not tell it.
 UNMATCHED: Final = "unmatched"
 
@@ -66,6 +69,8 @@ def publish(environ: WSGIEnvironment, template: str) -> None:
             mounted = environ.get("PATH_INFO") != request.original_path
             measured: WSGIEnvironment = getattr(request, "environ", environ)
             measured[ROUTE] = environ[ROUTE] = mount(environ) + template if mounted else template
+            for listener in publish_listeners:
+                listener(request)
 
 
 def set_rule(environ: WSGIEnvironment, template: str) -> None:

@@ -9,13 +9,17 @@ The rows that requests are recorded into: each label set that this process has m
 
 from __future__ import annotations
 
+import time
 from array import array
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.request import schemas
 from wsgi_prom.request.headers import must_lack_body
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.label_limit import FOLDED, LabelSets
+from wsgi_prom.store.text_format import Text
+from wsgi_prom.store.texts import texts
 
 if TYPE_CHECKING:
     from wsgi_prom.request.schemas import RouteLabels
@@ -96,9 +100,13 @@ class Rows:
         self._static = tuple(value for _, value in settings.labels if isinstance(value, str))
         self._status_class = settings.status_class
         self._first_byte = settings.first_byte
+        self._bounds = settings.buckets
+        self._exemplars = settings.exemplars
         self._limit = settings.label_limit
         self._rows: dict[Schema, dict[tuple[str, ...], Row]] = {schema: {} for schema in self.schemas.all}
         self.requests: dict[str, dict[Any, dict[str, Columns]]] = {}
+        # With exemplars, the label set of each row of *requests*.
+        self._label_sets_of: dict[tuple[str, RouteLabels, str], tuple[str, ...]] = {}
         self._remembered = 0
         self.in_progress = _in_progress.setdefault(self.schemas.in_progress, InProgress())
         self._label_sets = LabelSets(None, self._limit)
@@ -132,11 +140,11 @@ class Rows:
 
     def count_request(
         self, request: Any, labels: RouteLabels, status: str, amounts: dict[int, float]
-    ) -> bool:
+    ) -> tuple[str, ...] | None:
         """
         Add *amounts*, by their column, to the row of *request*, which is over then.
 
-        Returns False if another thread has dismissed it meanwhile.
+        Returns the label set of that row; None if another thread has dismissed it meanwhile.
         """
         self.show_in_progress()
         schema, method = self.schemas.request.schema, request.method
@@ -146,14 +154,27 @@ class Rows:
         bounded = self._bounded(schema, wanted)
         with current_slot.lock:
             if request.token is not current_slot.lock:
-                return False
+                return None
             row = self._row(schema, bounded)
             _add(row, amounts)
             self.in_progress.leave(request)
             # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
             if bounded is wanted and wanted[0] == method and not self._takes_slow_path(method, status):
                 self._remember(method, labels, status, _columns_of(row, schema.width))
-        return True
+                if self._exemplars and status in self.requests[method][labels]:
+                    self._label_sets_of[method, labels, status] = bounded
+        return bounded
+
+    def keep_exemplar(self, labels: tuple[str, ...], seconds: float, trace: bytes) -> None:
+        """Keep *trace* as the exemplar of a request that took *seconds*, counted in the row of *labels*."""
+        bucket = 1 + bisect_left(self._bounds, seconds)
+        texts.put((self.schemas.request.schema, labels), bucket, Text(time.time(), seconds, trace))
+
+    def keep_exemplar_of(self, request: Any, seconds: float, trace: bytes) -> None:
+        """Do as `keep_exemplar` for *request*, which `record` has counted."""
+        labels = self._label_sets_of.get((request.method, request.route, request.status))
+        if labels is not None:
+            self.keep_exemplar(labels, seconds, trace)
 
     def count(
         self,
@@ -221,6 +242,7 @@ class Rows:
     def _swap(self, fresh: dict[Key, Row]) -> None:
         """Put *fresh* rows in the place of the present ones, with their values. The caller holds the lock."""
         self.requests.clear()
+        self._label_sets_of.clear()
         self._remembered = 0
         for (schema, labels), row in fresh.items():
             old = self._rows[schema].get(labels)

@@ -1,5 +1,5 @@
 """
-A slot: where one process keeps its values, in two shared files that it has claimed, or in its own memory.
+A slot: where one process keeps its values, in shared files that it has claimed, or in its own memory.
 
 1. Only the holder of a slot's record lock writes to its files.
 2. Label sets that find no space in the files are kept in memory until they do: to ask for a row never fails.

@@ -99,15 +99,20 @@ class TextFile:
 
     def _opened(self) -> int:
         """Return a descriptor for immediate use."""
-        if self._file is None or not self._file.is_open():
-            with directory_files.opened(self._path, self._uid) as folder:
-                try:
-                    self._file = self._open(folder)
-                except (FormatError, directory_files.NotOwnFileError) as error:
-                    if not directory.set_aside(folder, self._number, directory.TEXTS):
-                        raise OSError(errno.EEXIST, f"its texts cannot be used: {error}") from error
-                    self._file = self._open(folder)
-        return self._file.number()
+        if self._file is not None:
+            try:
+                return self._file.number()
+            except OSError:  # other code has closed it
+                self._file = None
+        with directory_files.opened(self._path, self._uid) as folder:
+            try:
+                file = self._open(folder)
+            except (FormatError, directory_files.NotOwnFileError) as error:
+                if not directory.set_aside(folder, self._number, directory.TEXTS):
+                    raise OSError(errno.EEXIST, f"its texts cannot be used: {error}") from error
+                file = self._open(folder)
+        self._file = file
+        return file.number()
 
     def _open(self, folder: int) -> Descriptor:
         """Open the file in *folder*, and find its records. Raises FormatError, OSError."""

@@ -95,9 +95,8 @@ def parse(data: bytes, offset: int) -> Record:
     return Record(offset, capacity, column, Text(time, value, data[offset + _RECORD.size : end]))
 
 
-def records(data: bytes) -> Iterator[Record]:
-    """Yield the records of *data*, the file. Raises FormatError for anything else between them."""
-    offset = HEADER_SIZE
+def records(data: bytes, offset: int = HEADER_SIZE) -> Iterator[Record]:
+    """Yield the records of *data*, the file, from that at *offset* on. Raises FormatError for anything else between them."""
     while any(data[offset + 4 : offset + 8]):
         record = parse(data, offset)
         yield record

@@ -36,7 +36,7 @@ class Texts:
 
     def __init__(self, current: CurrentSlot) -> None:
         self._current = current
-        self._own: dict[Row, dict[int, Text]] = {}
+        self._own: dict[Row, _RowTexts] = {}
         # In bytes, as the records of a file have them.
         self._size = 0
         self._bound = False
@@ -54,7 +54,10 @@ class Texts:
         if not fits:
             text = text._replace(text=b"")
         with current.lock:
-            fits = self._keep(row, column, text) and self._write(current.slot, row, column) and fits
+            own = self._own.get(row)
+            if own is None:
+                own = self._own[row] = _RowTexts(row)
+            fits = self._keep(own, column, text) and own.write(current.slot, column) and fits
             if not fits:
                 columns, first = current.row(_ERRORS, (_STAGE,))
                 columns[first + _COUNT] += 1.0
@@ -71,48 +74,68 @@ class Texts:
 
     def get(self, row: Row, column: int) -> Text | None:
         """Return the last text that this process has put there."""
-        if not self._current.fork_guard[1]:
-            self._current.part_from_parent()
-        with self._current.lock:
-            return self._own.get(row, {}).get(column)
+        return self.of(row).get(column)
 
     def forget(self, row: Row) -> None:
         """Forget the texts of *row*, which is removed. The caller holds the current slot's lock."""
-        for text in self._own.pop(row, {}).values():
-            self._size -= text_format.capacity_of(len(text.text))
+        own = self._own.pop(row, None)
+        if own is not None:
+            self._size -= sum(text_format.capacity_of(len(text.text)) for text in own.texts.values())
 
     def of(self, row: Row) -> Mapping[int, Text]:
-        """Return the texts of *row* by column, for a collector in the same process."""
-        return dict(self._own.get(row, {}))
+        """Return the texts of *row* by column."""
+        if not self._current.fork_guard[1]:
+            self._current.part_from_parent()
+        with self._current.lock:
+            own = self._own.get(row)
+            return {} if own is None else dict(own.texts)
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """Write all into *slot*; see `Binding`. Those of a parent process stay there."""
         if not keep:
             self._own.clear()
             self._size = 0
-        for row, texts in list(self._own.items()):
-            for column in list(texts):
-                self._write(slot, row, column)
+        for own in list(self._own.values()):
+            own.slot = None
+            for column in list(own.texts):
+                own.write(slot, column)
 
-    def _keep(self, row: Row, column: int, text: Text) -> bool:
-        """Keep *text*, or leave it out: then the column has none."""
-        texts = self._own.setdefault(row, {})
-        former = texts.pop(column, None)
-        if former is not None:
-            self._size -= text_format.capacity_of(len(former.text))
-        size = text_format.capacity_of(len(text.text))
-        if self._size + size > text_format.LARGEST_FILE:
-            return False
-        texts[column] = text
-        self._size += size
+    def _keep(self, own: _RowTexts, column: int, text: Text) -> bool:
+        """Keep *text*. Returns False if there is no room for it."""
+        former = own.texts.get(column)
+        # As a rule they are of one length, as two exemplars with the same labels are.
+        if former is None or len(former.text) != len(text.text):
+            size = self._size + text_format.capacity_of(len(text.text))
+            if former is not None:
+                size -= text_format.capacity_of(len(former.text))
+            if size > text_format.LARGEST_FILE:
+                return False
+            self._size = size
+        own.texts[column] = text
         return True
 
-    def _write(self, slot: Slot, row: Row, column: int) -> bool:
-        columns, first = slot.row(*row)
-        # Else the row is in memory, and this is called again once it is not.
-        if isinstance(slot, SharedSlot) and type(columns) is not array:
-            return slot.write_text(first + column, self._own[row][column])
-        return True
+
+class _RowTexts:
+    """The *texts* of one row by column, and where the columns are in the files of *slot*, once they are known."""
+
+    __slots__ = ("_first", "_row", "slot", "texts")
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._first = 0
+        self.slot: Slot | None = None
+        self.texts: dict[int, Text] = {}
+
+    def write(self, slot: Slot, column: int) -> bool:
+        """Write the text of *column* into the files of *slot*. Returns False if they have no room for it."""
+        if not isinstance(slot, SharedSlot):
+            return True
+        if self.slot is not slot:
+            columns, self._first = slot.row(*self._row)
+            if type(columns) is array:
+                return True  # in memory, and `bind` is called again once the row is not
+            self.slot = slot
+        return slot.write_text(self._first + column, self.texts[column])
 
 
 texts = Texts(current_slot)
