@@ -80,6 +80,12 @@ def test_each_mode_merges_the_answers_of_living_processes(
     assert [f"{name} {value}" for name, value in expected.items()] == lines
 
 
+def test_a_label_pid_of_a_collectors_own_is_kept() -> None:
+    """In the modes that show each process, it is `exported_pid`, as for gauges that are set."""
+    found = families(("4", record("c", "all", gauge("g", 1.0, pid="own"))))
+    assert 'g{exported_pid="own",pid="4"} 1.0' in render(found)
+
+
 def test_counters_and_histograms_are_merged_as_they_are() -> None:
     """Types, units, times and exemplars of a collector are on the page; sums have none."""
     histogram = HistogramMetricFamily("wait_seconds", "W", unit="seconds")

@@ -48,7 +48,7 @@ def page(openmetrics=False, names=(), ready=""):
         if not {ours} or ready in text:
             break
         time.sleep(0.1)
-    return [line for line in text.splitlines() if not line.startswith("#")]
+    return sorted(line for line in text.splitlines() if not line.startswith("#"))
 def forked(work):
     pid = os.fork()
     if pid == 0:
@@ -77,6 +77,8 @@ REMOVED = (
     'c = Counter("c", "C", ["a"])\nc.labels("x").inc()\nc.labels("y").inc()\nc.remove("x")\nprint(page())'
 )
 EXEMPLAR = 'Counter("c", "C").inc(exemplar={"id": "1"})\nprint("id=" in page(openmetrics=True)[0])'
+ENUM = 'Enum("e", "E", states=["up"]).state("up")\nCounter("c", "C").inc()\nprint(page())'
+OWN_PID = 'Gauge("g", "G", ["pid"]).labels("mine").set(1)\nprint([line.replace(str(os.getpid()), "0") for line in page()])'
 INFO = 'Info("i", "I").info({"v": "1"})\nCounter("c", "C").inc()\nprint(page())'
 NAMES = 'Counter("c", "C").inc()\nCounter("d", "D").inc()\nprint(page(names=["c_total"]))'
 NO_DIRECTORY = """
@@ -97,6 +99,8 @@ CASES: dict[str, tuple[str, str, str]] = {
     "a removal": (REMOVED, """['c_total{a="x"} 1.0', 'c_total{a="y"} 1.0']""", """['c_total{a="y"} 1.0']"""),
     "an exemplar": (EXEMPLAR, "False", "True"),
     "an Info": (INFO, "['c_total 1.0']", """['c_total 1.0', 'i_info{v="1"} 1.0']"""),
+    "an Enum": (ENUM, "['c_total 1.0']", """['c_total 1.0', 'e{e="up"} 1.0']"""),
+    "a label pid": (OWN_PID, """['g{pid="0"} 1.0']""", """['g{exported_pid="mine",pid="0"} 1.0']"""),
     "names": (NAMES, "[]", "['c_total 1.0']"),
     "no directory": (NO_DIRECTORY, "ValueError", "empty"),
 }
