@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
@@ -18,8 +17,11 @@ from typing import TYPE_CHECKING
 import live
 import processes
 import pytest
+from queues import Queue, read
 
-from wsgi_prom.server.listen_queues import ListeningSocket, Queue, QueueIntegral, read
+from wsgi_prom.server.listen_queues import ListeningSocket, listeners
+from wsgi_prom.server.queue_metrics import QueueMetrics
+from wsgi_prom.server.sock_diag import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -321,8 +323,8 @@ def test_a_socket_of_another_network_namespace_is_absent(stack, tmp_path, kind) 
 
 ELSEWHERE = """
 import json, sys
-from wsgi_prom.server.listen_queues import ListeningSocket, read
-print(read([ListeningSocket(*json.loads(sys.argv[1]))]))
+from wsgi_prom.server.listen_queues import ListeningSocket, listeners
+print(listeners([ListeningSocket(*json.loads(sys.argv[1]))]))
 """
 
 
@@ -349,121 +351,110 @@ def test_nothing_is_asked_for_no_socket() -> None:
     assert {} == read([], connect=never)
 
 
-TCP = ListeningSocket("127.0.0.1:8000", 7, socket.AF_INET, 8000, deferred=False)
-UNIX = ListeningSocket("unix:/run/app.sock", 8, socket.AF_UNIX, 0, deferred=False)
+def socket_called(name: str) -> ListeningSocket:
+    return ListeningSocket(name, 7, socket.AF_INET, 8000, deferred=False)
 
 
-class Samples:
-    """A QueueIntegral with a clock of its own, the lengths that it is told, and the seconds that it added."""
+class Looks:
+    """QueueMetrics of sockets `a` and `b` with a clock of its own, and the lengths that it is told."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.lengths: dict[str, int] | Exception = {}
-        self.seconds: dict[str, float] = {}
-        self.failures: list[Exception] = []
-        self.integral = QueueIntegral(
-            lambda: [TCP, UNIX], self._add, self.failures.append, read=self._read, clock=lambda: self.now
+        self.lengths: dict[str, int] | OSError = {}
+        self.metrics = QueueMetrics(
+            (socket_called("a"), socket_called("b")), self._read, clock=lambda: self.now
         )
 
-    def _add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    def _read(self, sockets: object) -> dict[str, Queue]:
-        assert [TCP, UNIX] == sockets
-        if isinstance(self.lengths, Exception):
+    def _read(self, _: object) -> dict[str, list[Listener]]:
+        if isinstance(self.lengths, OSError):
             raise self.lengths
-        return {name: Queue(length, 3, None) for name, length in self.lengths.items()}
+        return {name: [Listener(7, "", length, 3, None)] for name, length in self.lengths.items()}
 
-    def after(self, seconds: float, lengths: dict[str, int] | Exception) -> None:
-        """Take the sample that *seconds* later finds *lengths*."""
+    def after(self, seconds: float, lengths: dict[str, int] | OSError) -> None:
+        """Take the look that *seconds* later finds *lengths*."""
         self.now += seconds
         self.lengths = lengths
-        self.integral.sample()
+        with contextlib.suppress(OSError):
+            self.metrics.look()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        self.lengths = {"a": 0, "b": 0}
+        return waited(self.metrics)
 
 
-def test_seconds_are_length_times_the_time_between_samples() -> None:
+def waited(metrics: QueueMetrics) -> dict[str, float]:
+    (family,) = (found for found in metrics.families() if found.name == "wsgi_listen_queue_seconds")
+    return {sample.labels["socket"]: sample.value for sample in family.samples}
+
+
+def test_seconds_are_length_times_the_time_between_looks() -> None:
     """Two connections that wait for 2 s each are 4 s; each socket has its own; a queue that is empty adds 0."""
-    samples = Samples()
-    samples.after(0, {"a": 0, "b": 0})
+    looks = Looks()
+    looks.after(0, {"a": 0, "b": 0})
     for _ in range(8):
-        samples.after(0.25, {"a": 2, "b": 1})
+        looks.after(0.25, {"a": 2, "b": 1})
     for _ in range(8):
-        samples.after(0.25, {"a": 0, "b": 1})
-    assert {"a": 4.0, "b": 4.0} == samples.seconds
-    assert [] == samples.failures
+        looks.after(0.25, {"a": 0, "b": 1})
+    assert {"a": 4.0, "b": 4.0} == looks.seconds
 
 
-def test_the_first_sample_adds_nothing() -> None:
+def test_the_first_look_adds_nothing() -> None:
     """Nobody knows how long connections have waited before it; the series is there, at 0."""
-    samples = Samples()
-    samples.after(0, {"a": 7})
-    assert {"a": 0.0} == samples.seconds
+    looks = Looks()
+    looks.after(0, {"a": 7})
+    assert {"a": 0.0, "b": 0.0} == looks.seconds
 
 
-def test_an_error_costs_one_sample() -> None:
-    """The time before a sample that failed is not counted; the next one counts the time since."""
-    samples = Samples()
-    samples.after(0, {"a": 2})
-    error = OSError("no kernel")
-    samples.after(0.5, error)
-    samples.after(0.5, {"a": 2})
-    assert {"a": 1.0} == samples.seconds
-    assert [error] == samples.failures
+def test_an_error_costs_one_look() -> None:
+    """The time before a look that failed is not counted; the next one counts the time since."""
+    looks = Looks()
+    looks.after(0, {"a": 2})
+    looks.after(0.5, OSError("no kernel"))
+    looks.after(0.5, {"a": 2})
+    assert {"a": 1.0, "b": 0.0} == looks.seconds
 
 
 def test_a_long_pause_is_not_counted() -> None:
     """After the process was stopped for an hour, the hour is not made up."""
-    samples = Samples()
-    samples.after(0, {"a": 2})
-    samples.after(0.5, {"a": 2})
-    samples.after(3600, {"a": 2})
-    assert {"a": 1.0} == samples.seconds
-    samples.after(0.5, {"a": 2})
-    assert {"a": 2.0} == samples.seconds
+    looks = Looks()
+    for seconds in (0, 0.5, 3600, 0.5):
+        looks.after(seconds, {"a": 2})
+    assert {"a": 2.0, "b": 0.0} == looks.seconds
 
 
 def test_a_socket_that_goes_and_comes_is_counted_while_it_is_there() -> None:
     """A reload may close a socket and open another."""
-    samples = Samples()
-    samples.after(0, {"a": 1})
-    samples.after(0.5, {"b": 1})
-    samples.after(0.5, {"a": 1, "b": 1})
-    assert {"a": 0.5, "b": 1.0} == samples.seconds
+    looks = Looks()
+    looks.after(0, {"a": 1})
+    looks.after(0.5, {"b": 1})
+    looks.after(0.5, {"a": 1, "b": 1})
+    assert {"a": 0.5, "b": 1.0} == looks.seconds
 
 
-def test_a_store_that_fails_costs_one_sample() -> None:
-    """An error of *add* or *sockets* does not end the thread."""
-    failures: list[Exception] = []
-    full = OSError(errno.ENOSPC, "full")
-
-    def add(name: str, seconds: float) -> None:
-        raise full
-
-    def gone() -> list[ListeningSocket]:
-        raise full
-
-    QueueIntegral(list, add, failures.append, read=lambda _: {"a": Queue(1, 3, None)}).sample()
-    QueueIntegral(gone, add, failures.append).sample()
-    assert [full, full] == failures
-
-
-def test_a_thread_samples_until_its_end(stack, tmp_path) -> None:
-    """The thread adds seconds of a real queue, and ends when it is told to."""
+def test_a_thread_looks_until_its_end(stack, tmp_path) -> None:
+    """The thread adds seconds of a real queue, goes on after an error, and ends when it is told to."""
     listening = of(listen(stack, "tcp", tmp_path))
     connect(stack, ("127.0.0.1", listening.port), socket.AF_INET, 2)
-    added: list[tuple[str, float]] = []
-    failures: list[Exception] = []
-    integral = QueueIntegral(lambda: [listening], lambda *values: added.append(values), failures.append)
+    failures = [OSError("no kernel")]
+
+    def read_later(sockets: object) -> dict[str, list[Listener]]:
+        if failures:
+            raise failures.pop()
+        return listeners(sockets)
+
+    metrics = QueueMetrics((listening,), read_later)
     end = threading.Event()
-    thread = threading.Thread(target=integral.run, args=(end,))
+    thread = threading.Thread(target=metrics.sample, args=(end,))
     thread.start()
     try:
-        assert live.eventually(lambda: sum(seconds for _, seconds in added), lambda total: total > 0)
+        live.eventually(lambda: failures, lambda found: not found)
+        found = live.eventually(lambda: waited(metrics), lambda found: any(found.values()))
     finally:
         end.set()
         thread.join()
-    assert {listening.name} == {name for name, _ in added}
-    assert [] == failures
+    assert {listening.name} == found.keys()
+    assert found[listening.name] > 0
 
 
 # Each process writes the sockets that it has: the arbiter before the workers, which open their own with reuse_port.

@@ -12,9 +12,10 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from queues import Queue, read
 
 from wsgi_prom.server import sock_diag
-from wsgi_prom.server.listen_queues import ListeningSocket, Queue, read
+from wsgi_prom.server.listen_queues import ListeningSocket
 
 TCP = ListeningSocket("127.0.0.1:8000", 7, socket.AF_INET, 8000, deferred=False)
 UNIX = ListeningSocket("unix:/run/app.sock", 8, socket.AF_UNIX, 0, deferred=False)

@@ -11,7 +11,7 @@ gunicorn -1, and neither counts drops.
 3. The kernel counts as drops, too, a client that resets within the handshake (a TCP check of HAProxy, a port scan), and with
    TCP_DEFER_ACCEPT every connection, by the acknowledgement without data that it ignores. uWSGI sets that option unless it
    has `no-defer-accept`. Such a socket's drops are None.
-4. Where the kernel does not answer, `read` raises OSError: gVisor has no sock_diag (EPROTONOSUPPORT), systemd's
+4. Where the kernel does not answer, `listeners` raises OSError: gVisor has no sock_diag (EPROTONOSUPPORT), systemd's
    RestrictAddressFamilies= may lack AF_NETLINK (EAFNOSUPPORT), a seccomp filter may forbid it (EPERM).
 """
 
@@ -20,22 +20,14 @@ from __future__ import annotations
 import _socket
 import os
 import socket
-import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_prom.server import sock_diag
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterable
 
     from wsgi_prom.server.sock_diag import Listener
-
-# How often a `QueueIntegral` samples: 0.3 % of a core for one TCP socket, where ten times a second were 0.45 %. A connection that
-# waits for 2 s is then counted to within 10 %.
-SAMPLE_SECONDS: Final = 0.2
-# After a longer pause a sample does not tell what happened in it: the process was stopped, or the machine paused.
-LONGEST_PAUSE_SECONDS: Final = 2.0
 
 
 class ListeningSocket(NamedTuple):
@@ -95,29 +87,6 @@ class ListeningSocket(NamedTuple):
         return cls(_tcp_name(str(found[0][4][0]), port), None, int(family), port, deferred=False)
 
 
-class Queue(NamedTuple):
-    """
-    A listen queue: the connections that wait, the limit (the server's backlog, or net.core.somaxconn), the drops.
-    """
-
-    length: int
-    limit: int
-    # Of each socket since it was opened, modulo 2**32. None where the kernel does not count them, or counts everything: a unix socket,
-    # TCP_DEFER_ACCEPT, Linux before 4.7.
-    drops: int | None
-
-
-def read(
-    sockets: Iterable[ListeningSocket], *, connect: Callable[[], socket.socket] = sock_diag.connect
-) -> dict[str, Queue]:
-    """
-    Return the queue of each of *sockets* by name; several sockets of one name (SO_REUSEPORT) are added up.
-
-    Raises OSError as `listeners`.
-    """
-    return {name: _sum(found) for name, found in listeners(sockets, connect=connect).items()}
-
-
 def listeners(
     sockets: Iterable[ListeningSocket], *, connect: Callable[[], socket.socket] = sock_diag.connect
 ) -> dict[str, list[Listener]]:
@@ -130,7 +99,7 @@ def listeners(
 
     Costs 90 us of CPU for a TCP socket and 60 us for a unix socket, with 5 and with 1,000 other sockets on the machine alike (110
     and 75 us where all of these listen, and are of its kind), measured by time.process_time in a loop on Linux 6.18. A thread
-    that wakes for one `read` meets cold caches: 0.54 ms with 5 others, 0.64 ms with 1,000.
+    that wakes for one call meets cold caches: 0.54 ms with 5 others, 0.64 ms with 1,000.
     """
     questions: dict[tuple[int, int], set[ListeningSocket]] = {}
     for wanted in sockets:
@@ -166,61 +135,6 @@ def _listeners_of(wanted: ListeningSocket, found: list[Listener]) -> list[Listen
     else:
         found = [listener for listener in found if listener.inode == wanted.inode]
     return [listener._replace(drops=None) for listener in found] if wanted.deferred else found
-
-
-def _sum(found: list[Listener]) -> Queue:
-    drops = [listener.drops for listener in found if listener.drops is not None]
-    return Queue(
-        sum([listener.length for listener in found]),
-        sum([listener.limit for listener in found]),
-        sum(drops) if len(drops) == len(found) else None,
-    )
-
-
-class QueueIntegral:
-    """
-    The seconds that connections have waited in the queues: each sample adds the length times the time since the last one.
-
-    *sockets* returns the sockets, which a reload may change. *add* is called at each sample, with a socket's name and the
-    seconds to add, also with 0. *failed* is told of each failure. Not for several threads.
-
-    Some time is not counted, since nobody knows how long the queue was: before the first sample, before a sample that
-    failed, and before one that comes more than 2 s after the last, as in a process that was stopped.
-    """
-
-    def __init__(
-        self,
-        sockets: Callable[[], Iterable[ListeningSocket]],
-        add: Callable[[str, float], None],
-        failed: Callable[[Exception], None],
-        *,
-        read: Callable[[Iterable[ListeningSocket]], dict[str, Queue]] = read,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._sockets = sockets
-        self._add = add
-        self._failed = failed
-        self._read = read
-        self._clock = clock
-        self._sampled: float | None = None
-
-    def run(self, end: threading.Event) -> None:
-        """Sample five times a second until *end* is set: for a daemon thread, started with the process's signals blocked."""
-        while not end.wait(SAMPLE_SECONDS):
-            self.sample()
-
-    def sample(self) -> None:
-        """Take one sample. Raises nothing but what *failed* raises."""
-        now = self._clock()
-        seconds = 0.0 if self._sampled is None else now - self._sampled
-        self._sampled = now
-        if seconds > LONGEST_PAUSE_SECONDS:
-            seconds = 0.0
-        try:
-            for name, queue in self._read(self._sockets()).items():
-                self._add(name, queue.length * seconds)
-        except Exception as error:
-            self._failed(error)
 
 
 def _tcp_name(host: str, port: int) -> str:
