@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import processes
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from runner.environment import BIN, ROOT
 
@@ -29,8 +29,8 @@ PROGRAMS = frozenset({
     "systemctl", "systemd-tmpfiles", "valgrind", "wrk", "htpasswd", "setpriv", "redis-server", str(BIN / "uwsgi"),
 })  # fmt: skip
 
-# A busy machine takes longer for an example now and then.
-settings.register_profile("tests", deadline=None)
+# A busy machine takes longer for an example now and then, and to make one.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 _rows: list[dict[str, object]] = []
