@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import signal
+import urllib.request
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import documents
+import live
 import processes
 import pytest
+import servers
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from test_collector import READS, write_slot
 from test_values import MODES, fork, share
@@ -289,3 +294,61 @@ def test_processes_that_remove_and_record_at_once(
     for each in workers:
         each.receive()
     assert (500 if kind == "max" else 2000) == shown(collector)["ann"]
+
+
+@pytest.mark.parametrize(
+    "name", ["gunicorn sync", "gunicorn gthread preload", "uwsgi prefork", "uwsgi lazy-apps"]
+)
+def test_a_worker_removes_for_all_workers_of_a_server(name: str) -> None:
+    """
+    What one worker removes is gone from the next scrape of the exporter, and shows exactly what is recorded after it, by
+    whichever worker; a worker that takes the place of a killed one shows no more.
+    """
+
+    def ask(path: str) -> int:
+        with urllib.request.urlopen(f"{server.url}{path}") as answer:
+            return int(answer.read())
+
+    def jobs() -> dict[str, float]:
+        samples = server.samples()
+        found = live.labelled(samples, "app_jobs_total")
+        counts = live.labelled(samples, "app_job_seconds_count")
+        states = {labels for labels, value in live.labelled(samples, "app_state").items() if value}
+        assert {dict(labels)["job"] for labels in states} == {dict(labels)["job"] for labels in counts}
+        for labels, value in counts.items():
+            assert found[labels] == value
+        return {dict(labels)["job"]: value for labels, value in found.items()}
+
+    with servers.start(name, app="removing:app", workers=2) as server:
+        pairs: set[tuple[int, int]] = set()
+        users: set[int] = set()
+        while len(users) < 2:
+            users.add(ask("/use?job=kept"))
+        total = jobs()["kept"]
+        assert {"known": 0.0, "kept": total} == jobs()
+        while len({user != remover for user, remover in pairs}) < 2 or len(pairs) < 3:
+            user = ask("/use?job=a")
+            assert {"known": 0.0, "kept": total, "a": 1.0} == jobs()
+            pairs.add((user, ask("/remove?job=a")))
+            assert {"known": 0.0, "kept": total} == jobs()
+        remover = ask("/clear")
+        assert {} == jobs()
+        server.signal_child(next(iter(users - {remover})), signal.SIGKILL)
+        live.eventually(lambda: ask("/use?job=b"), lambda pid: pid not in users)
+        # What the master has made before it forks is not there again, but for a worker that imports the application anew.
+        anew = {} if name in servers.IMPORTED_ONCE else {"known": 0.0}
+        found = jobs()
+        assert found == {**anew, "b": found["b"]}
+
+
+def test_the_documentation_shows_what_there_is(tmp_path: Path) -> None:
+    """The application and the requests of docs/removal.md lead to the page that the document shows."""
+    blocks = documents.blocks((live.ROOT / "docs" / "removal.md").read_text())
+    (tmp_path / "tasks.py").write_text(next(block.text for block in blocks if block.file == "tasks.py"))
+    steps = documents.steps(next(block.text for block in blocks if block.language == "console"))
+    with live.gunicorn("tasks:app", "--chdir", str(tmp_path), workers=4) as server:
+        for command, shown in steps[1:-1]:
+            _, path = command.strip("'").split(":8000")
+            assert shown == server.get(path).body.decode()
+        lines = [line for line in server.scrape().splitlines() if line.startswith("tasks_done")]
+    assert steps[-1].shown.splitlines() == lines

@@ -23,14 +23,16 @@ _REMOVED: Final = array("d", (-math.inf,))
 class BoundRow:
     """The row of one label set, bound to the current slot; a `wsgi_prom.store.bindings.Binding`."""
 
-    __slots__ = ("__weakref__", "_columns", "_start", "row")
+    __slots__ = ("__weakref__", "_columns", "_made", "_start", "row")
 
     def __init__(self, row: Row) -> None:
         self.row = row
         # The columns of a slot, and the index of the row's start time.
         self._columns: Columns = array("d", (math.inf,))
         self._start = 0
+        self._made = math.inf
         current_slot.add(self)
+        self._made = time.time()
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """See `Binding`."""
@@ -40,6 +42,11 @@ class BoundRow:
         columns, first = slot.row(*self.row)
         start = first - 1
         if self._columns is columns and self._start == start:
+            return
+        if self._made <= -columns[start]:
+            # A fork inherits what others have removed since it was made, from a parent that has no slot and was not told.
+            self.detach()
+            current_slot.removals.alert()
             return
         if columns[start] < 0:
             _use_again(columns, first, self.row[0].width)

@@ -6,6 +6,8 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Protocol
 
+from wsgi_prom.store.removal import mark
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -56,6 +58,6 @@ class MemorySlot:
     def remove(self, removal: Removal) -> None:
         for key, columns in list(self._rows.items()):
             if removal.covers(*key):
-                columns[0] = -abs(columns[0])
+                columns[0] = mark()
                 # What records into it is told by the mark, and the next row is another.
                 self._rows.pop(key, None)

@@ -1,8 +1,8 @@
 """
 Removal of label sets: from this process's slot, and from those of all others that share its directory.
 
-1. A row is removed if its start time is negative. Scrapes leave such a row out. Whoever removes it changes only the sign, a
-   byte of its own, so that the owner, which may store a new start time meanwhile, and scrapes never see half of a number.
+1. A row is removed if its start time is negative: minus the time of the removal. Scrapes leave such a row out. They look at
+   the sign alone, which is one byte, and so no half of a number.
 2. Rows are marked first, then the header's word `removed` is given a new number: its owner looks at that word before it
    uses a label set again, and a scrape looks at it after it has read the values.
 3. Only the owner uses the row again: it stores 0 to all values, and then a start time.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from array import array
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -26,9 +28,8 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.schemas import Row, Schema
 
-# The byte of a double with its sign and most of its exponent, for times between 1970 and 2106.
+# The byte of a double that has its sign.
 _SIGN: Final = 7 if sys.byteorder == "little" else 0
-_NEGATIVE: Final = b"\xc1"
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Watch:
         self.seen = -1
 
 
+def mark() -> float:
+    """Return the start time of a row that is removed now."""
+    return -time.time()
+
+
 def new_number() -> int:
     """Return a number unlike any other, and never 0."""
     return int.from_bytes(os.urandom(8)) | 1
@@ -100,10 +106,10 @@ def _remove_from(folder: int, number: int, name: bytes, removal: Removal) -> Non
             return
         size, removed = os.fstat(fd).st_size, False
         for start, row in _rows(lines):
-            place = 8 * start + _SIGN
+            place = 8 * start
             # A file that was cut short is not made longer.
-            if removal.covers(*row) and place < size and os.pread(fd, 1, place) < b"\x80":
-                os.pwrite(fd, _NEGATIVE, place)
+            if removal.covers(*row) and place < size and os.pread(fd, 1, place + _SIGN) < b"\x80":
+                os.pwrite(fd, array("d", (mark(),)).tobytes(), place)
                 removed = True
         if removed:
             os.pwrite(fd, new_number().to_bytes(8, sys.byteorder), 8 * file_format.REMOVED)

@@ -17,7 +17,7 @@ from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
 from wsgi_prom.store.memory_slot import MemorySlot
-from wsgi_prom.store.removal import new_number
+from wsgi_prom.store.removal import mark, new_number
 from wsgi_prom.store.schemas import PER_PROCESS_MODES
 from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
 from wsgi_prom.store.text_file import TextFile
@@ -177,7 +177,7 @@ class SharedSlot:
         schemas = {number: schema for schema, number in self._schemas.items()}
         for (number, labelvalues), first in list(self._rows.items()):
             if removal.covers(schemas[number], labelvalues):
-                self._files.columns[first - 1] = -abs(self._files.columns[first - 1])
+                self._files.columns[first - 1] = mark()
         self._files.removed[0] = new_number()
         self._memory.remove(removal)
 
@@ -253,7 +253,7 @@ class SharedSlot:
         self._files.map(end)
         now = time.time()
         for start, stride in gauges:
-            removed = self._files.columns[start] < 0
+            began = self._files.columns[start]
             self._files.columns[start : start + stride] = array(
-                "d", (-now if removed else now, *[0.0] * (stride - 1))
+                "d", (began if began < 0 else now, *[0.0] * (stride - 1))
             )
