@@ -151,7 +151,9 @@ class Families:
                 if metric.zero:
                     # increase() of Prometheus does not see the first value of a series.
                     name, value = metric.zero
-                    family.child(tuple([(n, value if n == name else v) for n, v in labels]))
+                    family.child(tuple([(n, value if n == name else v) for n, v in labels])).rows.append(
+                        number
+                    )
         self._met = len(self._sums.rows)
         for family in self._families.values():
             family.update()
