@@ -87,6 +87,14 @@ def test_a_program_is_what_it_is_without(tmp_path: Path) -> None:
     assert (0, "runs\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
+def test_signals_are_as_a_shell_has_them() -> None:
+    """The program ignores the signals that it ignores without, so that one whose reader has gone ends without a word."""
+    ignored = ["grep", "SigIgn", "/proc/self/status"]
+    assert subprocess.check_output(ignored, text=True) == run("--", *ignored).stdout
+    done = run("--", "bash", "-c", "yes | head -1; echo ${PIPESTATUS[0]}")
+    assert (f"y\n{128 + signal.SIGPIPE}\n", "") == (done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "shown"),
     [

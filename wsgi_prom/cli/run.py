@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 
 from wsgi_prom.cli.output import tell
 from wsgi_prom.hooks import joined_process, startup
@@ -33,6 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     joined_process.check_role(arguments.role)
     Settings.read(name=arguments.name)
     environ = environment.of_program(arguments.role, arguments.name, startup.__path__[0])
+    # Python ignores them, and an ignored signal stays so across an exec: `subprocess` does the same.
+    for number in signal.SIGPIPE, signal.SIGXFSZ:
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(program[0], program, environ)
     except OSError as error:
