@@ -17,7 +17,10 @@ from wsgi_prom.store.process_totals import Counted
 if TYPE_CHECKING:
     from pathlib import Path
 
-COUNTED = Counted({("3", "worker"): (44, 0), ("", "master"): (7, 12)}, {(71, 900): (22, 0)})
+COUNTED = Counted(
+    {("3", "worker"): (44, 0), ("4", "Nightly-import_2"): (305, 0), ("", "master"): (7, 12)},
+    {(71, 900): (22, 0)},
+)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import re
 import time
 from threading import Thread
 from typing import TYPE_CHECKING, Final
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-_ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
 # What the processes of a server are (server/members.py).
 _TAKEN: Final = frozenset(
     {"worker", "master", "exporter", "supervisor", "mule", "spooler", "dirty", "daemon"}
@@ -81,7 +79,7 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
 
 def check_role(role: str) -> None:
     """Raise SettingError unless a process can join as *role*."""
-    if not _ROLE.fullmatch(role) or role in _TAKEN:
+    if not joined_role.PATTERN.fullmatch(role) or role in _TAKEN:
         raise SettingError(
             f"role={role!r} is not a name of up to 32 letters, digits, - and _, other than {', '.join(sorted(_TAKEN))}."
         )

@@ -6,6 +6,7 @@ The row's value is 1 while the slot is of such a process: the next owner of a sl
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom import metrics
@@ -14,6 +15,8 @@ from wsgi_prom.store import schemas
 if TYPE_CHECKING:
     from wsgi_prom.store.memory_slot import Columns, Slot
 
+# What is a role: those of a server's own processes too.
+PATTERN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
 SCHEMA: Final = schemas.gauge(*metrics.JOINED, ("role",), "livesum")
 
 

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.store import claims, exporter_files
+from wsgi_prom.store import claims, exporter_files, joined_role
 from wsgi_prom.store.exporter_files import MOST, PROCESSES
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Ticks = tuple[int, int]  # clock ticks that a process has used, and that its ended children have
 
 _WORKER: Final = re.compile(r"(0|[1-9]\d{0,5})?", re.ASCII)
-_ROLE: Final = re.compile(r"[a-z]{1,16}", re.ASCII)
 
 
 class Counted(NamedTuple):
@@ -53,7 +52,7 @@ def write(path: Path, counted: Counted) -> None:
 
 
 def _series(worker: Any, role: Any) -> Series:
-    if not _WORKER.fullmatch(worker) or not _ROLE.fullmatch(role):
+    if not _WORKER.fullmatch(worker) or not joined_role.PATTERN.fullmatch(role):
         raise ValueError(f"no series: {worker!r}, {role!r}")
     return worker, role
 
