@@ -61,6 +61,12 @@ def hang() -> None:
     time.sleep(60)
 
 
+@app.task(bind=True, time_limit=1, acks_late=True, acks_on_timeout=False)
+def requeue(self) -> None:
+    if not self.request.delivery_info["redelivered"]:
+        time.sleep(60)
+
+
 @app.task
 def eager() -> None:
     add.apply(args=(1,))

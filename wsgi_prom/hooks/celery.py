@@ -11,6 +11,7 @@ The hook of Celery: `import wsgi_prom.hooks.celery` in the application's module,
 from __future__ import annotations
 
 import logging
+from collections import deque
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,8 @@ log = logging.getLogger("wsgi_prom")
 # None in a process that is no worker of Celery.
 _metrics: TaskMetrics | None = None
 _failed: Final[set[str]] = set()
+# The ids of tasks whose hard time limit on_failure has told of.
+_late: Final[deque[str]] = deque(maxlen=100)
 
 
 def _receiver(*sent: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -81,12 +84,28 @@ def _end(task: Any, task_id: str, state: str | None = None, **_: Any) -> None:
 def _fail(sender: Any, task_id: str, exception: BaseException, traceback: Any = None, **_: Any) -> None:
     if _metrics is None or sender.request.is_eager or isinstance(exception, Reject):
         return  # the last is a state of its own
-    if isinstance(exception, TimeLimitExceeded) and not isinstance(traceback, str):
-        return  # Celery 5.7 sends it twice (worker/request.py): by on_timeout, and by on_failure with a text
+    if isinstance(exception, TimeLimitExceeded) and _is_told_again(task_id, traceback):
+        return
     _metrics.count_exception(_name(sender), exception)
     if not _metrics.runs(task_id):
         # In the main process: the child was killed, or took too long.
         _metrics.count(_name(sender), states.FAILURE)
+
+
+def _is_told_again(task_id: str, traceback: Any) -> bool:
+    """
+    Return whether the failure of a task by its hard time limit was counted already.
+
+    Celery 5.7 sends it from on_failure with a text as *traceback*, but not of a task that is requeued or runs in a greenlet, and right
+    afterwards from on_timeout (worker/request.py). Earlier versions send the first alone.
+    """
+    if isinstance(traceback, str):
+        _late.append(task_id)
+        return False
+    if task_id in _late:
+        _late.remove(task_id)
+        return True
+    return False
 
 
 @_receiver(signals.task_revoked)
