@@ -38,6 +38,21 @@ if part == "first":
     os.execv(sys.executable, [sys.executable, __file__, "last"])
 """
 
+# Shows its page while what multiprocessing keeps running does: a resource tracker and a fork server.
+POOL = """
+import multiprocessing, subprocess
+from prometheus_client import Counter
+PARTS = Counter("pool_parts_total", "Parts of the program that have run.", registry=None)
+def work():
+    PARTS.inc()
+    subprocess.run(["wsgi-prom", "dump"], check=True)
+if __name__ == "__main__":
+    for context in map(multiprocessing.get_context, ["forkserver", "spawn"]):
+        part = context.Process(target=work)
+        part.start()
+        part.join()
+"""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[live.LiveServer]:
@@ -64,6 +79,18 @@ def test_each_python_of_a_program_joins(server: live.LiveServer, tmp_path: Path)
     done = run("--role", "batch", "--", program, "first", env=server.name)  # type: ignore[attr-defined]
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
     assert 5 == servers.value(server.samples(), "program_parts_total")
+
+
+def test_processes_that_do_no_work_of_the_program_do_not_join(tmp_path: Path) -> None:
+    """Children of multiprocessing join, but not what it starts for itself, nor a command of ours."""
+    (program := tmp_path / "program.py").write_text(POOL)
+    name, _ = joined.new_name()
+    path = f"{live.BIN}:/usr/bin:/bin"
+    done = run("--role", "pool", "--", sys.executable, program, env={"WSGI_PROM_NAME": name, "PATH": path})
+    assert (0, "") == (done.returncode, done.stderr)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("pool_parts", "wsgi_prom_joined"))]
+    processes = 'wsgi_prom_joined_processes{role="pool"} 2.0'
+    assert sorted(["pool_parts_total 1.0", "pool_parts_total 2.0", processes, processes]) == sorted(lines)
 
 
 def test_a_program_is_what_it_is_without(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ Python imports this at its start where `wsgi-prom run` has put this folder first
 
 1. The sitecustomize that this one hides runs first.
 2. Nothing here keeps the program from running: a Python without wsgi_prom goes on without it.
+3. What runs nothing of the program does not join: multiprocessing's resource tracker and fork server, and our own commands. The
+   children of the fork server join when they are forked.
 """
 
 from __future__ import annotations
@@ -38,7 +40,18 @@ def _join() -> None:
         sys.stderr.write(f"wsgi_prom: this process has not joined: {error}\n")
 
 
+def _enter() -> None:
+    words = sys.orig_argv[1:]
+    if any(word.startswith("from multiprocessing.resource_tracker import main") for word in words):
+        return
+    if any(word.startswith("from multiprocessing.forkserver import main") for word in words):
+        os.register_at_fork(after_in_child=_join)
+        return
+    if words[:2] != ["-m", "wsgi_prom"] and not any(word.endswith("/wsgi-prom") for word in words[:1]):
+        _join()
+
+
 try:
     _run_hidden()
 finally:
-    _join()
+    _enter()
