@@ -227,6 +227,72 @@ def test_a_forked_child_removes_what_its_parent_has(in_child: Callable[..., Any]
     assert [{"bob": 1.0}, {"ann": 2.0}] == in_child(run)
 
 
+@pytest.mark.parametrize("removed", ["before the scrape", "after the scrape", "and not used again"])
+def test_a_removed_label_set_counts_on_in_a_copy_of_its_slot(
+    in_child: Callable[..., Any], shared: Path, removed: str
+) -> None:
+    """Between two scrapes a label set is removed and used again, and the slot's files are gone: the page shows their copy."""
+
+    def run() -> list[dict[str, float]]:
+        share(shared)
+        install()
+        metric, collector, found = make("counter"), Collector(shared), []
+        for user in ("ann", "ann", "bob"):
+            use(metric, "a", user)
+        if removed == "after the scrape":
+            found.append(shown(collector))
+        metric.remove("a", "ann")
+        if removed != "after the scrape":
+            found.append(shown(collector))
+        if removed != "and not used again":
+            use(metric, "a", "ann")
+        for file in shared.glob("wsgi_prom.0.*"):
+            file.unlink()
+        current_slot.check()
+        use(metric, "a", "bob")
+        found.append(shown(collector))
+        use(metric, "a", "bob")
+        return [*found, shown(collector)]
+
+    ann = {} if removed == "and not used again" else {"ann": 1.0}
+    first = {"bob": 1.0, "ann": 2.0} if removed == "after the scrape" else {"bob": 1.0}
+    assert [first, {"bob": 2.0, **ann}, {"bob": 3.0, **ann}] == in_child(run)
+
+
+@pytest.mark.parametrize("kind", ["counter", "histogram"])
+def test_a_kept_child_does_not_come_back_in_another_slot(
+    in_child: Callable[..., Any], shared: Path, kind: str
+) -> None:
+    """A child object that the application keeps after a removal is in no slot: a forked process's, or one after a damage."""
+
+    def run() -> list[dict[str, float]]:
+        share(shared)
+        install()
+        metric = make(kind)
+        kept = metric.labels("a", "ann")
+        use(metric, "a", "ann")
+        use(metric, "a", "bob")
+        metric.remove("a", "ann")
+        record = kept.inc if kind == "counter" else kept.observe
+
+        def in_fork() -> None:
+            record(1)
+            use(metric, "a", "cal")
+
+        fork(in_fork)
+        found = [shown(shared)]
+        with (shared / "wsgi_prom.0.values").open("r+b") as values:
+            values.write(b"damaged!")
+        current_slot.check()
+        record(1)
+        use(metric, "a", "cal")
+        return [*found, shown(shared)]
+
+    first, second = in_child(run)
+    assert {"bob": 1.0, "cal": 1.0} == first
+    assert {"bob", "cal"} == set(second)
+
+
 def test_errors_and_warnings_are_those_of_one_process(in_child: Callable[..., Any], shared: Path) -> None:
     """A wrong number of labels, unknown ones and metrics without any are errors, as in the client library; nothing else warns."""
 

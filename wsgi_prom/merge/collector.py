@@ -9,6 +9,8 @@ The collector: everything in a directory merged into one page's families.
 
 from __future__ import annotations
 
+import math
+import operator
 import os
 import time
 from array import array
@@ -176,19 +178,20 @@ class Collector:
         ]
 
     def _is_older(self, reading: Reading) -> bool:
-        """Return whether *reading* is of another file than the last one of its slot, and has lower counts."""
+        """
+        Return whether *reading* is of another file than the last one of its slot, and has lower counts.
+
+        A row that was removed says nothing, nor does one that counts from a later time on: it was removed and used again.
+        """
         last = self._last.get(reading.key)
         if last is None or last.file == reading.file:
             return False
         now = _counts(reading)
-        # Counts of removed rows go back.
-        removed = [reading.layout.rows[place] for place in reading.removed]
-        return any(
-            before > after
-            for row, columns in _counts(last).items()
-            if row not in removed
-            for before, after in zip(columns, now.get(row, [0.0] * len(columns)), strict=True)
-        )
+        for row, (start, counts) in _counts(last).items():
+            start_now, counts_now = now.get(row, (start, [0.0] * len(counts)))
+            if start_now <= start and any(map(operator.gt, counts, counts_now)):
+                return True
+        return False
 
     def _sources(self) -> list[tuple[str, Callable[[], list[Reading]]]]:
         if self._client_files is None or self._path is None:
@@ -220,14 +223,16 @@ class Collector:
         ]
 
 
-def _counts(reading: Reading) -> dict[Row, list[float]]:
-    """Return the columns of each row that only grow: neither gauges, nor sums, since observations may be negative."""
+def _counts(reading: Reading) -> dict[Row, tuple[float, list[float]]]:
+    """
+    Return since when each row counts, and its columns that only grow: neither gauges, nor sums, since observations may be
+    negative.
+    """
     found = {}
     columns = array("d", reading.data)
-    start = 0
-    for schema, labelvalues in reading.layout.rows:
-        found[schema, labelvalues] = [columns[start + 1 + n] for n in _rising(schema)]
-        start += schema.stride
+    for number, (row, start) in enumerate(zip(reading.layout.rows, reading.layout.starts, strict=False)):
+        since = math.inf if number in reading.removed else columns[start]
+        found[row] = since, [columns[start + 1 + n] for n in _rising(row[0])]
     return found
 
 

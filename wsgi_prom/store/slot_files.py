@@ -184,7 +184,8 @@ class SlotFiles:
             with directory_files.opened(self._path, self._uid) as folder:
                 for kind in kinds:
                     os.unlink(directory.slot_file(self._number, kind), dir_fd=folder)
-        self._memory[: file_format.HEADER.size] = bytes(file_format.HEADER.size)
+        # Not the number of the last removal, which the copy takes along.
+        self._memory[: 8 * file_format.REMOVED] = bytes(8 * file_format.REMOVED)
 
     def close(self) -> None:
         """Close the descriptors; values that are mapped stay valid."""
