@@ -36,6 +36,8 @@ class BoundRow:
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """See `Binding`."""
+        if self._columns is _REMOVED:
+            return
         if keep and self.is_removed():
             current_slot.removals.alert()  # its metric is to forget it
             return

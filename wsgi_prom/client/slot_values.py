@@ -94,7 +94,9 @@ class SlotValue:
 
     def get_exemplar(self) -> Exemplar | None:
         """Return the last one of this process."""
-        found = None if self._row is None else texts.get(*self._row.place(self))
+        found = None
+        with suppress(ValueError):  # its row is removed
+            found = None if self._row is None else texts.get(*self._row.place(self))
         return (
             None if found is None else Exemplar(dict(text_labels.load(found.text)), found.value, found.time)
         )

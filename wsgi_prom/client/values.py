@@ -47,6 +47,8 @@ class ChildRow(BoundRow):
         super().detach()
         for value in self._values:
             value.detach()
+        # The values refer to this: what the application no longer has goes at once.
+        self._values = []
 
 
 class _Child:
