@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A command of a console block, and its output in the document; `...` stands for any lines."""
+    """A command of a console block, and its output in the document; `matches` says what `...` stands for."""
 
     command: str
     shown: str
@@ -67,11 +67,15 @@ def steps(block: str) -> list[Step]:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Return whether *printed* is *shown*, where a line of three dots stands for any number of lines."""
-    pattern = "".join(
-        r"(?:.*\n)*" if line == "...\n" else re.escape(line) for line in shown.splitlines(keepends=True)
-    )
+    """Return whether *printed* is *shown*: a line of three dots is any number of lines, and three dots in a line some characters."""
+    pattern = "".join(map(_pattern, shown.splitlines(keepends=True)))
     return re.fullmatch(pattern, printed) is not None
+
+
+def _pattern(line: str) -> str:
+    if line == "...\n":
+        return r"(?:.*\n)*"
+    return ".+".join(map(re.escape, line.split("...")))
 
 
 def environment(folder: Path, *packages: str) -> Path:

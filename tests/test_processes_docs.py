@@ -73,7 +73,7 @@ def test_the_blocks_of_the_page(reader: documents.Reader) -> None:
 
             if shown:
                 found = live.eventually(
-                    printed, lambda found, shown=shown: documents.matches(shown, found) and found, 60
+                    printed, lambda found, shown=shown: documents.matches(shown, found), 60
                 )
                 assert documents.matches(shown, found), found
             else:
