@@ -43,8 +43,9 @@ def witness(event, arguments):
         arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
     # A unix socket's file.
     written = written or (event == "socket.bind" and not isinstance(arguments[1], tuple))
-    # Byte code of the package itself, before it has any: that of the application is looked for in its folder.
-    if (made or written) and "__pycache__" not in str(arguments):
+    # Byte code of the package itself, before it has any: that of the application is looked for in its folder. `make coverage`
+    # writes what was reached.
+    if (made or written) and not any(name in str(arguments) for name in ("__pycache__", ".coverage-data")):
         print("MADE", event, arguments[:2], file=sys.stderr)
 sys.addaudithook(witness)
 from wsgi_prom.cli import main
