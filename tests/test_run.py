@@ -114,6 +114,16 @@ def test_a_program_is_what_it_is_without(tmp_path: Path) -> None:
     assert (0, "runs\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
+def test_an_unknown_variable_is_told_once() -> None:
+    """A misspelt setting is one warning, however many Python processes the program consists of."""
+    name, _ = joined.new_name()
+    program = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', '']).returncode)"
+    done = run("--", sys.executable, "-c", program, env={"WSGI_PROM_NAME": name, "WSGI_PROM_BINDD": "off"})
+    assert 0 == done.returncode
+    (line,) = done.stderr.splitlines()
+    assert "WSGI_PROM_BINDD is not a setting of wsgi_prom and is ignored." in line
+
+
 def test_signals_are_as_a_shell_has_them() -> None:
     """The program ignores the signals that it ignores without, so that one whose reader has gone ends without a word."""
     ignored = ["grep", "SigIgn", "/proc/self/status"]

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
     from wsgi_prom.setting_values import Exclusion, LabelValue, Network
 
-__all__ = ("PREFIX", "Address", "PathPattern", "Settings", "known_variables", "unknown_variables")
+__all__ = ("PREFIX", "RUN", "Address", "PathPattern", "Settings", "known_variables", "unknown_variables")
 
 log = logging.getLogger("wsgi_prom")
 
 PREFIX: Final = "WSGI_PROM_"
+# "PID ROLE", in the environment of a program that `wsgi-prom run` executes as the process PID. Nobody sets it.
+RUN: Final = "_WSGI_PROM_RUN"
 
 # Kubernetes sets these variables in every container for a Service called wsgi-prom or wsgi-prom-*: NAME_SERVICE_HOST,
 # NAME_SERVICE_PORT[_PORTNAME] and NAME_PORT[_9464_TCP[_ADDR|_PORT|_PROTO]] (its documentation, "Environment variables").
@@ -206,11 +208,12 @@ class Settings:
         Read *environ*, by default this process's environment, and *keywords*, which win.
 
         Raises SettingError, which names the setting, its value and the valid values, also for an unknown keyword. Logs a
-        warning for an unknown variable, once in a process and its children.
+        warning for an unknown variable, once in a process and its children; below `wsgi-prom run`, that command alone does.
         """
         environ = os.environ if environ is None else environ
-        for message in unknown_variables(environ).values():
-            _warn_once(message)
+        if RUN not in environ:
+            for message in unknown_variables(environ).values():
+                _warn_once(message)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         values = {
             name: _parse(field, PREFIX + name.upper(), environ[PREFIX + name.upper()])

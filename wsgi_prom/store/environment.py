@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom import setting_values
+from wsgi_prom import setting_values, settings
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -79,7 +79,7 @@ def of_program(role: str, name: str | None, startup: str) -> dict[str, str]:
     """
     path = os.pathsep.join(filter(None, [startup, os.environ.get("PYTHONPATH")]))
     named = {} if name is None else {_NAME: name}
-    return {**os.environ, **named, "PYTHONPATH": path, "_WSGI_PROM_RUN": f"{os.getpid()} {role}"}
+    return {**os.environ, **named, "PYTHONPATH": path, settings.RUN: f"{os.getpid()} {role}"}
 
 
 def announced(master: int | None = None) -> Path | None:
