@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ from wsgi_prom.request.traces import of_header
 from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -130,6 +131,33 @@ def test_a_sampled_request_is_the_exemplar_of_its_bucket_and_counter(
     ((labels, seconds),) = found["http_request_duration_seconds_bucket"]
     assert LABELS == labels
     assert 0 < seconds < 10
+
+
+@pytest.mark.parametrize("kind", ["streamed", "measured twice"])
+def test_a_request_is_one_exemplar(sharing: Callable[..., Any], shared: Path, kind: str) -> None:
+    """A request has its exemplar where it is counted: not again at the end of its response, nor by a middleware outside."""
+
+    def streaming(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        environ["wsgi_prom.route"] = "/"
+        start_response("200 OK", [("Content-Length", "2")])
+        yield b"x"
+        yield b"x"
+        time.sleep(0.3)
+
+    def run() -> list[Any]:
+        inner = PrometheusMiddleware(app, buckets=(0.2,))
+
+        def slow(environ: dict[str, Any], start_response: Any) -> Any:
+            found = inner(environ, start_response)
+            time.sleep(0.3)
+            return found
+
+        measured = PrometheusMiddleware(streaming if kind == "streamed" else slow, buckets=(0.2,))
+        request(measured)
+        request(measured, HTTP_TRACEPARENT=SAMPLED)
+        return labels_of(shared)["http_request_duration_seconds_bucket"]
+
+    assert [LABELS] == sharing(run)
 
 
 @pytest.mark.parametrize("keyword", [None, False])

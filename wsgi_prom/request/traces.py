@@ -71,13 +71,14 @@ def keeping(record: Record, rows: Rows) -> Record:
 
     def record_traced(request: MeasuredRequest, chunk: bytes) -> None:
         extras = request.own_extras
-        if extras is None or extras.trace is None:
+        # Over: the end of a response that was counted with its last byte, or of one that a middleware inside has measured.
+        if extras is None or extras.trace is None or request.token is None:
             record(request, chunk)
             return
         seconds = perf_counter() - request.started
         record(request, chunk)
         # Else the slow path has counted the request, with its trace, or it is not counted at all.
-        if extras.trace is not None:
+        if extras.trace is not None and request.token is None:
             try:
                 rows.keep_exemplar_of(request, seconds, extras.trace)
             except Exception:
