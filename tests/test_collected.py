@@ -86,6 +86,19 @@ def test_a_label_pid_of_a_collectors_own_is_kept() -> None:
     assert 'g{exported_pid="own",pid="4"} 1.0' in render(found)
 
 
+def test_a_process_is_shown_once_whatever_its_labels_are(shared: Path, in_child: Any) -> None:
+    """In the modes that show each process, a gauge with a function stands instead of one that was set, also with labels after `pid`."""
+
+    def shown() -> list[str]:
+        slot = SharedSlot.claim(shared)
+        columns, first = slot.row(schemas.gauge("pool", "P", ("queue",), "all"), ("x",))
+        columns[first], columns[first + 1] = 1.0, 1.0
+        write(shared, slot, [record("pool all", "all", gauge("pool", 2.0, queue="x"))])
+        return [line for line in render(Collector(shared).collect()).splitlines() if line[0] != "#"]
+
+    assert ['pool{pid="0",queue="x"} 2.0'] == in_child(shown)
+
+
 def test_counters_and_histograms_are_merged_as_they_are() -> None:
     """Types, units, times and exemplars of a collector are on the page; sums have none."""
     histogram = HistogramMetricFamily("wait_seconds", "W", unit="seconds")

@@ -125,7 +125,7 @@ class _Merger:
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
             if record.mode.endswith("all"):
-                labels = (*beside_pid(labels), ("pid", number))
+                labels = tuple(sorted((*beside_pid(labels), ("pid", number))))
             collector, _, by_slot = answers.setdefault(
                 (sample.name, labels), (record.collector, record.mode, {})
             )
