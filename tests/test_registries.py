@@ -5,12 +5,25 @@ the merged page have all of it.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import live
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Enum,
+    Gauge,
+    Histogram,
+    Info,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from samples import parse_samples
 
 from wsgi_prom.client import patch
@@ -19,7 +32,7 @@ from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 WORKERS = 3
@@ -94,6 +107,103 @@ def test_metrics_that_cannot_stand_beside_each_other_cost_one_of_them(shared: Pa
         Gauge("n_total", "N", registry=CollectorRegistry(), multiprocess_mode="max").set(6)
 
     assert {"n_total": 1.0, "conflicts": 2.0} == in_child(lambda: page(shared, record))
+
+
+class Asked:
+    """A custom collector of one gauge."""
+
+    def __init__(self, name: str, value: float) -> None:
+        self._name, self._value = name, value
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(self._name, "A", value=self._value)
+
+
+class Elsewhere(Asked):
+    """Another class."""
+
+
+def test_what_stands_beside_a_multiprocess_collector_is_there_once(shared: Path, in_child: Any) -> None:
+    """A registry may have custom collectors, gauges with a function, Infos and Enums beside it, as the library's own mode needs."""
+
+    def lines(registry: CollectorRegistry) -> list[str]:
+        return sorted(
+            line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")
+        )
+
+    def pages() -> list[list[str]]:
+        patch.install()
+        current_slot.attach(shared)
+        current_slot.renew()
+        merged, later = CollectorRegistry(), CollectorRegistry()
+        MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
+        beside: list[Any] = [
+            Asked("jobs", 1.0),
+            Info("build", "B", registry=None),
+            Enum("state", "S", states=["up"], registry=None),
+        ]
+        threads = Gauge("threads", "T", ["kind"], multiprocess_mode="livesum", registry=None)
+        threads.labels("all").set_function(lambda: 3)
+        for registry in (merged, later):
+            for collector in (*beside, threads):
+                registry.register(collector)
+        beside[1].info({"version": "1"})
+        REGISTRY.register(Elsewhere("elsewhere", 2.0))
+        Counter("hits", "H").inc()
+        later.register(MultiProcessCollector(None))  # type: ignore[no-untyped-call]
+        collector = Collector(shared)
+        live.eventually(
+            lambda: {metric.name for metric in collector.collect().to_metrics()},
+            lambda names: {"jobs", "threads", "elsewhere"} <= names,
+        )
+        return [lines(merged), lines(later)]
+
+    expected = [
+        'build_info{version="1"} 1.0', "elsewhere 2.0", "hits_total 1.0", "jobs 1.0", 'state{state="up"} 1.0',
+        'threads{kind="all"} 3.0',
+    ]  # fmt: skip
+    assert [expected, expected] == in_child(pages)
+
+
+class Pool(Asked):
+    multiprocess_mode = "livesum"
+
+
+def test_collectors_of_one_class_name_are_all_asked(shared: Path, in_child: Any) -> None:
+    """
+    Each of several classes of one name, as a factory makes them, has its figures; and when one of them is unregistered in one
+    process, what the other one tells in several is still merged.
+    """
+
+    def values(collector: Collector) -> dict[str, float]:
+        return {s.name: s.value for metric in collector.collect().to_metrics() for s in metric.samples}
+
+    def pages() -> list[dict[str, float]]:
+        patch.install()
+        current_slot.attach(shared)
+        current_slot.renew()
+        gone, kept = Pool("gone", 5.0), Pool("kept", 10.0)
+        for collector in (gone, kept):
+            REGISTRY.register(collector)
+        for number in (1, 2):
+            kind = type("Made" * 100, (Asked,), {})
+            REGISTRY.register(kind(f"made_{number}", float(number)))
+        merged = Collector(shared)
+        found = [live.eventually(lambda: values(merged), lambda found: len(found) == 4)]
+        REGISTRY.unregister(gone)
+        pid = os.fork()
+        if pid == 0:
+            current_slot.renew()
+            signal.pause()
+        try:
+            found.append(live.eventually(lambda: values(merged), lambda found: found.get("kept") == 20.0))
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return found
+
+    made = {"made_1": 1.0, "made_2": 2.0}
+    assert [{"gone": 5.0, "kept": 10.0, **made}, {"kept": 20.0, **made}] == in_child(pages)
 
 
 def test_the_applications_own_pages_and_a_pushgateway_have_all_workers() -> None:

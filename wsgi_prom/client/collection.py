@@ -16,6 +16,7 @@ import os
 import threading
 import time
 from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.client.collectors import collectors
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from wsgi_prom.client.collectors import Asked
     from wsgi_prom.store.collected import Process, Record
     from wsgi_prom.store.memory_slot import Slot
 
@@ -109,7 +111,14 @@ class _Thread:
             self._release(self._jobs.pop(identity))
         for identity, asked in found.items():
             if identity not in self._jobs:
-                self._jobs[identity] = Job(asked, self._seconds)
+                self._jobs[identity] = Job(asked, self._ordinal(asked), self._seconds)
+
+    def _ordinal(self, asked: Asked) -> int:
+        """Return the lowest number that no other of this name has, for those without a mode: another process's is the same."""
+        if asked.mode:
+            return 1
+        taken = {job.ordinal for job in self._jobs.values() if job.asked.name == asked.name}
+        return next(number for number in count(1) if number not in taken)
 
     def _holds(self, path: Path, job: Job) -> bool:
         try:

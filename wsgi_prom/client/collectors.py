@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _MODES: Final = metrics.Gauge._MULTIPROC_MODES
-# In characters. A name is made of a module, a class and a number.
+# In characters. A name is made of a module and a class.
 _LONGEST_NAME: Final = 200
 
 
@@ -35,12 +35,13 @@ class Asked:
     """
     A collector or a gauge, to be asked by `ask`. *name* is its name in all processes of the application, *subject* for the log.
 
-    Without a *mode* one process asks for the whole application. *identity* is the same for the same object.
+    Several may have one name. Without a *mode* one process asks for the whole application. *identity* is the same for the same
+    object.
     """
 
     def __init__(self, identity: object, name: str, mode: str, subject: str) -> None:
         self.identity = identity
-        self.name = name[:_LONGEST_NAME]
+        self.name = name
         self.mode = mode
         self.subject = subject
 
@@ -49,12 +50,11 @@ class Asked:
 
 
 class AskedCollector(Asked):
-    """A custom collector, the *ordinal*-th of its class that is registered."""
+    """A custom collector, known by its class."""
 
-    def __init__(self, collector: Any, ordinal: int) -> None:
-        kind = type(collector)
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        super().__init__(id(collector), f"{name} {ordinal}", _mode(collector), f"the collector {name}")
+    def __init__(self, collector: Any) -> None:
+        name = _class_name(collector)
+        super().__init__(id(collector), name, _mode(collector), f"the collector {name}")
         self._collector = collector
 
     def ask(self) -> Iterable[Metric]:
@@ -91,17 +91,20 @@ class Collectors:
         # In the order in which they were met, which is that of their numbers in all processes.
         self._registries: dict[weakref.ref[Any], None] = {}
         self._gauges: dict[weakref.ref[Any], None] = {}
+        # Registries that have a MultiProcessCollector.
+        self._merging: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def install(self, existing: Iterable[Any]) -> None:
         """Watch what is made from now on, and look at the metrics and registries that *existing* are. Call it once."""
         _watch(metrics.Gauge, "set_function", self._add_gauge)
         for name in ("remove", "remove_by_labels", "clear"):
             self._watch_removal(name)
-        _watch(registry.CollectorRegistry, "register", self._add_registry)
+        _watch(registry.CollectorRegistry, "register", self._add_registered)
         for item in existing:
             with suppress(Exception):
                 if isinstance(item, registry.CollectorRegistry):
-                    self._add_registry(item)
+                    for collector in list(item._collector_to_names):
+                        self._add_registered(item, collector)
                 elif isinstance(item, metrics.Gauge) and "_child_samples" in vars(item):
                     self._add_gauge(item)
 
@@ -111,21 +114,36 @@ class Collectors:
             # Lists first: a reference whose object is gone leaves the dict at any time.
             registries = [reference() for reference in list(self._registries)]
             gauges = [(reference, reference()) for reference in list(self._gauges)]
-        numbers: dict[type, int] = {}
         seen: set[int] = set()
         for found in registries:
             for collector in _custom(found):
                 if id(collector) not in seen:
                     seen.add(id(collector))
-                    number = numbers[type(collector)] = numbers.get(type(collector), 0) + 1
-                    yield AskedCollector(collector, number)
+                    yield AskedCollector(collector)
         for reference, gauge in gauges:
             if gauge is not None:
                 yield AskedGauge(reference, gauge)
 
-    def _add_registry(self, found: Any, *_: Any) -> None:
-        if any(True for _ in _custom(found)):
+    def beside(self, merging: Any) -> tuple[set[str], set[str]]:
+        """
+        Return what registries show beside *merging*, a MultiProcessCollector of theirs: the classes of custom collectors, as
+        `AskedCollector` names them, and the names of metrics that the library's own mode does not merge.
+        """
+        found = [other for other in list(self._merging) if merging in other._collector_to_names]
+        custom = {_class_name(collector) for other in found for collector in _custom(other)}
+        names = {
+            collector._name
+            for other in found
+            for collector in list(other._collector_to_names)
+            if _is_unmerged(collector)
+        }
+        return custom, names
+
+    def _add_registered(self, found: Any, collector: Any) -> None:
+        if _is_custom(type(collector)):
             self._add(self._registries, found)
+        elif issubclass(type(collector), multiprocess.MultiProcessCollector):
+            self._merging.add(found)
 
     def _watch_removal(self, name: str) -> None:
         method = getattr(metrics.MetricWrapperBase, name, None)
@@ -172,14 +190,31 @@ def _watch(kind: type, name: str, look: Callable[..., None]) -> None:
 
 
 def _custom(found: Any) -> Iterator[Any]:
-    """Yield the collectors of the registry *found* that are neither metrics nor of the client library."""
+    """Yield the custom collectors of the registry *found*, which may be gone."""
     for collector in [] if found is None else list(found._collector_to_names):
-        # By type, since asking a proxy for its class runs the application's code.
-        kind = type(collector)
-        if not issubclass(
-            kind, (metrics.MetricWrapperBase, multiprocess.MultiProcessCollector)
-        ) and not kind.__module__.startswith("prometheus_client."):
+        if _is_custom(type(collector)):
             yield collector
+
+
+def _is_custom(kind: type) -> bool:
+    """Return whether collectors of this *kind* are neither metrics nor the client library's."""
+    # By type, since asking a proxy for its class runs the application's code.
+    return not issubclass(
+        kind, (metrics.MetricWrapperBase, multiprocess.MultiProcessCollector)
+    ) and not kind.__module__.startswith("prometheus_client.")
+
+
+def _is_unmerged(collector: Any) -> bool:
+    """Return whether the client library's multiprocess mode has nothing of this metric: an Info, an Enum, a gauge with a function."""
+    if issubclass(type(collector), metrics.Gauge):
+        children = getattr(collector, "_metrics", {}).copy().values()
+        return any("_child_samples" in vars(gauge) for gauge in (collector, *children))
+    return issubclass(type(collector), (metrics.Info, metrics.Enum))
+
+
+def _class_name(collector: Any) -> str:
+    kind = type(collector)
+    return f"{kind.__module__}.{kind.__qualname__}"[:_LONGEST_NAME]
 
 
 def _labels(gauge: Any) -> dict[str, str]:

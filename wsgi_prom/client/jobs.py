@@ -26,15 +26,16 @@ _STAGE: Final = "collect"
 
 
 class Job:
-    """One collector or gauge of this process, and its last answer."""
+    """One collector or gauge of this process, the *ordinal*-th of its name, and its last answer."""
 
-    def __init__(self, asked: Asked, seconds: float) -> None:
+    def __init__(self, asked: Asked, ordinal: int, seconds: float) -> None:
         self.asked = asked
+        self.ordinal = ordinal
         self.due = 0.0
         self.began: float | None = None  # None while it is not asked
         self.until = 0.0
         self.text = b""
-        self.lock = _FIRST_LOCK + crc32(asked.name.encode())
+        self.lock = _FIRST_LOCK + crc32(f"{asked.name} {ordinal}".encode())
         self._seconds = seconds
         self._failing = False
 
@@ -46,9 +47,8 @@ class Job:
             families = collected.encode(self.asked.ask())
             at = time.monotonic()
             until = at + _ROUNDS * self._seconds
-            self.text = collected.text(
-                collected.Record(self.asked.name, self.asked.mode, at, until, families)
-            )
+            record = collected.Record(self.asked.name, self.asked.mode, at, until, families, self.ordinal)
+            self.text = collected.text(record)
             self.until = until
             self._failing = False
         except (

@@ -183,6 +183,8 @@ def _collect(self: Any) -> Iterable[Metric]:
             self._merged = key, collector.Collector(path), archiving.Archiver(path)
         self._merged[2].archive_ended()
         try:
-            return list(self._merged[1].collect().to_metrics())
+            classes, names = collectors.beside(self)
+            found = self._merged[1].collect(without=classes).to_metrics()
+            return [metric for metric in found if metric.name not in names]
         except DirectoryError:
             return []  # as the library shows a directory that has no files

@@ -3,7 +3,7 @@ Merge what collectors and the functions of gauges have returned in each process:
 
 1. A figure is of a living process, and gone with it, whatever its mode. One without a mode is the application's: the
    youngest answer is shown until it is no longer true, also if the process that asked has ended.
-2. Samples are merged if one collector has returned them in several processes. Of different collectors the first one's is shown.
+2. Samples are merged if collectors of one name have returned them in several processes. Of others the first one's is shown.
 3. Nothing is shown twice. A gauge of a family that the slots have is shown instead of theirs, since a function knows better; any
    other sample that they have is left out, since a counter of theirs must not go back.
 """
@@ -81,12 +81,14 @@ def read(
 
 def _youngest(found: list[tuple[str, Record]]) -> list[tuple[str, Record]]:
     """Leave out all but the youngest answer of each collector that is asked once for the application. Sorted by collector."""
-    last: dict[str, Record] = {}
+    last: dict[tuple[str, int], Record] = {}
     for _, record in found:
-        if not record.mode and (record.collector not in last or last[record.collector].at < record.at):
-            last[record.collector] = record
-    kept = [item for item in found if item[1].mode or last[item[1].collector] is item[1]]
-    return sorted(kept, key=lambda item: (item[1].collector, int(item[0])))
+        key = record.collector, record.ordinal
+        if not record.mode and (key not in last or last[key].at < record.at):
+            last[key] = record
+    youngest = set(map(id, last.values()))
+    kept = [item for item in found if item[1].mode or id(item[1]) in youngest]
+    return sorted(kept, key=lambda item: (item[1].collector, item[1].ordinal, int(item[0])))
 
 
 def merge(found: Iterable[tuple[str, Record]], families: Families) -> Merged:

@@ -32,7 +32,7 @@ from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.memory_slot import MemorySlot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
     from pathlib import Path
 
     from wsgi_prom.merge.readers import Reading
@@ -65,10 +65,11 @@ class Collector:
         self.report = Report()
         self._begin()
 
-    def collect(self) -> Families:
+    def collect(self, *, without: Collection[str] = ()) -> Families:
         """
         Scrape. Each call returns the same families, or new ones if a series is gone, and changes their values.
 
+        *without* are names of custom collectors whose figures are left out.
         Raises DirectoryError if the directory has never been read; a single file that cannot be read is left out.
         """
         started = time.perf_counter()
@@ -82,7 +83,7 @@ class Collector:
             self._begin()
             raise
         slots = [reading for reading in readings if reading.nonce is not None]
-        conflicts = self._add_collected(slots, report)
+        conflicts = self._add_collected(slots, report, without)
         report.duration = time.perf_counter() - started
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
@@ -133,7 +134,7 @@ class Collector:
         self._sums.texts = self._texts.latest(self._sums, self._last.values())
         self._families.update()
 
-    def _add_collected(self, slots: list[Reading], report: Report) -> set[str]:
+    def _add_collected(self, slots: list[Reading], report: Report, without: Collection[str]) -> set[str]:
         """Add to the families what collectors and functions of gauges have told; return the names of metrics that were left out."""
         found: list[tuple[str, Record]] = []
         if self._path is not None and report.readable:
@@ -144,6 +145,7 @@ class Collector:
                 report.unreadable += tuple(unreadable)
             except (OSError, DirectoryError):  # gone since the slots were read
                 report.readable = False
+        found = [item for item in found if item[1].collector not in without]
         merged = collected.merge(found, self._families)
         self._families.others, self._families.more = merged.metrics, merged.more
         return merged.conflicts

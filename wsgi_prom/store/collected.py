@@ -70,7 +70,8 @@ class Record(NamedTuple):
     """
     What the *collector*, known by this name in all processes, has returned at *at*. It is true until *until*.
 
-    Both are seconds of time.monotonic. *mode* is a multiprocess mode of gauges, or empty: then it is the whole application's.
+    Both are seconds of time.monotonic. *mode* is a multiprocess mode of gauges, or empty: then it is the whole application's, and
+    *ordinal* tells it from others of this name.
     """
 
     collector: str
@@ -78,6 +79,7 @@ class Record(NamedTuple):
     at: float
     until: float
     families: list[Family]
+    ordinal: int = 1
 
 
 def name(number: int) -> str:
@@ -207,10 +209,9 @@ def _seconds(timestamp: Any) -> float | None:
     return seconds
 
 
-def _decoded(collector: Any, mode: Any, at: Any, until: Any, families: Any) -> Record:
-    return Record(
-        _text(collector), _text(mode), float(at), float(until), [_family(*family) for family in families]
-    )
+def _decoded(collector: Any, mode: Any, at: Any, until: Any, families: Any, ordinal: Any) -> Record:
+    found = [_family(*family) for family in families]
+    return Record(_text(collector), _text(mode), float(at), float(until), found, int(ordinal))
 
 
 def _family(name: Any, documentation: Any, typ: Any, unit: Any, samples: Any) -> Family:
