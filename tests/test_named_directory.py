@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import exporters
@@ -15,8 +17,10 @@ import servers
 
 from wsgi_prom import join
 from wsgi_prom.errors import SettingError
+from wsgi_prom.hooks.server_directory import ServerDirectory
 from wsgi_prom.store import directory
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
@@ -60,17 +64,39 @@ def test_a_process_makes_the_directory_of_its_name_again(in_child: Callable[...,
 
 
 def test_an_exporter_by_hand_keeps_the_directory_of_a_name() -> None:
-    """Between two processes of a name an exporter that was started by hand keeps their counts, and removes them at its end."""
+    """An exporter that was started by hand keeps what jobs count that run alone, each after the other, and removes it at its end."""
     name, path = joined.new_name()
     command = [*exporters.command(path)[:4], "--bind", "127.0.0.1:0"]
-    with live.LiveServer(command, env={"WSGI_PROM_NAME": name}) as exporter:
+    with live.LiveServer(command, env={"WSGI_PROM_NAME": name}, ready=(exporters.LISTENING, 1)) as exporter:
         for number in (1, 2):
             with joined.joined(WSGI_PROM_NAME=name) as process:
                 process.tell("DONE.inc()")
-                exporter.wait_for_log(exporters.LISTENING)
                 process.end()
             assert number == servers.value(exporter.samples(), "jobs_done_total")
     assert joined.gone(path)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_server_that_starts_while_its_directory_is_removed_has_one(
+    in_child: Callable[..., object], monkeypatch: pytest.MonkeyPatch, *, ended: bool
+) -> None:
+    """A server makes the directory of its name anew once it is removed, and goes on in it where the removal was killed."""
+    name, path = joined.new_name()
+    monkeypatch.setenv("WSGI_PROM_NAME", name)
+
+    def run() -> tuple[bool, bool, bool]:
+        directory.prepare(path).mark_discarded()
+        removal = threading.Timer(0.2, lambda: ended and shutil.rmtree(path))
+        removal.start()
+        server = ServerDirectory()
+        server.enter(None)
+        removal.join()
+        lock_file = LockFile.of(path)
+        held, discarded = lock_file.mine(server.number or 0), lock_file.discarded
+        server.discard()
+        return held, discarded, path.exists()
+
+    assert (True, False, False) == in_child(run)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory, directory_files, environment, locks, named_directory
+from wsgi_prom.store import directory, directory_files, entry, environment, locks, named_directory
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from wsgi_prom.store.locks import LockFile
 
 log = logging.getLogger("wsgi_prom")
-
-_ATTEMPTS: Final = 3
 
 
 class ServerDirectory:
@@ -95,27 +93,21 @@ class ServerDirectory:
             self._use_own(owner)
         # A daemon is another process than the one that read the configuration.
         self._announce()
-        # Again, if the sweep of another server that starts has removed it before it was locked.
-        for attempt in range(_ATTEMPTS):
-            own = self._new and not named_directory.is_named(self.path)
-            new = own and not self._made_early and attempt == 0
-            self._lock_file = self._lock(directory.prepare(self.path, new=new, owner=owner))
-            if self._lock_file.current(self.path):
-                break
+        # Again, if the sweep of another server that starts, or the last process of the name, has removed it before it was locked.
+        own = self._new and not named_directory.is_named(self.path)
+        entry.enter(self.path, self._lock, new=own and not self._made_early, owner=owner)
         if self._new:
             directory.sweep(self.path, owner)
         # After another fork or reload it is there.
         self._new = False
 
-    def _lock(self, lock_file: LockFile) -> LockFile:
+    def _lock(self, lock_file: LockFile) -> None:
         if not self._reload and not directory.holders(self.path, lock_file):
             directory.clear(self.path, lock_file)
         self.number = next((byte for byte in locks.SERVERS if lock_file.acquire(byte)), None)
-        lock_file.mark_used()
         self._lock_file = lock_file
         with suppress(OSError):  # a full disk
             self._set_target(0)
-        return lock_file
 
     def tell_target(self, workers: int) -> None:
         """Say how many workers the server is to have. Does nothing before it has entered the directory. Raises OSError."""

@@ -232,8 +232,8 @@ def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
     for known in (current, lock_file):
         with suppress(OSError):  # what is removed may be what makes space for it
             known.mark_discarded()
-    # Again: a process that claims a slot looks for the mark after that, so one of the two sees the other.
-    if named_directory.is_named(path) and _in_use(path, current, lock_file):
+    # Again: a process that enters looks for the mark after that, so one of the two sees the other.
+    if _in_use(path, current, lock_file):
         current.mark_used()
         return False
     # The lock file last: without one it is as good as empty.

@@ -47,8 +47,17 @@ def is_named(path: Path) -> bool:
     return _NAME.fullmatch(path.name) is not None
 
 
+def is_own(path: Path) -> bool:
+    """Return whether *path* is where processes of the caller's user meet that share a name: any of them may make it."""
+    return is_named(path) and path == base() / f"wsgi_prom-{os.geteuid()}.{path.name.partition('.')[2]}"
+
+
 def gone_for_good(path: Path) -> bool:
-    """Return whether *path*, as this process or its parent knew it, was removed at the end of its server, and nobody meets there again."""
+    """
+    Return whether *path*, as this process or its parent knew it, was removed at the end of its server, and is not made again.
+
+    That of a name is: the next process of the name makes it.
+    """
     return LockFile.known_discarded(path) and not is_named(path)
 
 

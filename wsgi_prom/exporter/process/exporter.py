@@ -55,9 +55,34 @@ def serve(
     """
     if parent is not None and _left_nothing(path, parent):
         return
-    lock = ExporterLock(path, directory.prepare(path), launch)
+    if parent is not None:
+        _take(
+            ExporterLock(path, directory.prepare(path), launch),
+            address,
+            settings,
+            target,
+            parent,
+            replace,
+            inherited,
+        )
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+    with ExporterLock.keeping_directory(path, launch) as lock:
+        _take(lock, address, settings, target, None, replace, None)
+
+
+def _take(
+    lock: ExporterLock,
+    address: Address,
+    settings: Settings,
+    target: Target,
+    parent: int | None,
+    replace: bool,
+    inherited: int | None,
+) -> None:
+    """Serve if *lock* can be taken."""
     try:
-        metrics = MetricsApp(path, settings=settings, target=target)
+        metrics = MetricsApp(lock.path, settings=settings, target=target)
     except SettingError:
         if replace:
             # As at a start: a page for which a token was configured must not go on without one.
@@ -97,9 +122,7 @@ def _run(
         ServingProcess(lock, listening, server, files, supervisor, master).run()
 
     if parent is None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-        with lock.keeping_directory():
-            answer(listen())
+        answer(listen())
         return
     master = MasterWatch(parent, lock.servers)
     serve_as_child = partial(answer, supervisor=os.getpid(), master=master)

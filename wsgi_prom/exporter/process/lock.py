@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.process.watch import send_signal
-from wsgi_prom.store import directory, directory_files, locks, named_directory
+from wsgi_prom.store import directory, directory_files, entry, locks, named_directory
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.tmpfiles import TmpfilesLock
 
@@ -44,6 +44,8 @@ class ExporterLock:
         # All of them: a server that started before the directory was made again holds its byte in a former file.
         self._lock_files = [lock_file]
         self._tmpfiles_lock = TmpfilesLock()
+        # Whether it holds KEPT.
+        self._keeps = False
 
     @property
     def _lock_file(self) -> LockFile:
@@ -123,6 +125,8 @@ class ExporterLock:
             found = LockFile.within(folder, self.path)
             if found is not self._lock_file:
                 self._lock_files.append(found)
+                if self._keeps:
+                    self._hold_kept(found)
             self._tmpfiles_lock.keep(folder)
         if not self._lock_file.mine(locks.EXPORTER):
             self.share()
@@ -136,16 +140,29 @@ class ExporterLock:
         if next(self.servers(), None) is None:
             directory.discard(self.path, self._lock_file)
 
+    @classmethod
     @contextmanager
-    def keeping_directory(self) -> Iterator[None]:
-        """Keep the directory of a name while this exporter serves, which was started by hand, and remove it then if it is not used."""
-        self._lock_file.acquire(named_directory.KEPT)
+    def keeping_directory(cls, path: Path, launch: int | None = None) -> Iterator[ExporterLock]:
+        """
+        Make the directory *path* if it is missing, and yield its lock, for an exporter that was started by hand.
+
+        The directory of a name is kept meanwhile, and removed then if it is not used. Raises DirectoryError.
+        """
+        if not named_directory.is_named(path):
+            yield cls(path, directory.prepare(path), launch)
+            return
+        lock = cls(path, entry.enter(path, cls._hold_kept), launch)
+        lock._keeps = True
         try:
-            yield
+            yield lock
         finally:
-            self._lock_file.release(named_directory.KEPT)
-            if named_directory.is_named(self.path):
-                self.remove_directory()
+            lock._lock_file.release(named_directory.KEPT)
+            lock.remove_directory()
+
+    @staticmethod
+    def _hold_kept(lock_file: LockFile) -> None:
+        # Shared: an exporter that replaces this one holds it before this one ends.
+        lock_file.share(named_directory.KEPT)
 
     def servers(self) -> Iterator[int]:
         """Yield the pids of the masters that use the directory, 0 for one in another pid namespace."""
