@@ -132,6 +132,15 @@ def test_signals_are_as_a_shell_has_them() -> None:
     assert (f"y\n{128 + signal.SIGPIPE}\n", "") == (done.stdout, done.stderr)
 
 
+def test_a_script_without_an_interpreter_line_runs(tmp_path: Path) -> None:
+    """The shell runs it with its arguments, as a shell would, whether its path or PATH names it."""
+    (script := tmp_path / "count").write_text('echo "$0 $#"\n')
+    script.chmod(0o755)
+    for name in str(script), "count":
+        done = run("--", name, "a b", "-c", env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+        assert (0, f"{script} 2\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "shown"),
     [

@@ -9,8 +9,11 @@ environment (-E, -I) or `site` (-S).
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import shutil
 import signal
+from typing import NoReturn
 
 from wsgi_prom.cli.output import tell
 from wsgi_prom.hooks import joined_process, startup
@@ -38,8 +41,19 @@ def run(arguments: argparse.Namespace) -> int:
     for number in signal.SIGPIPE, signal.SIGXFSZ:
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvpe(program[0], program, environ)
+        _execute(program, environ)
     except OSError as error:
         tell(f"{program[0]}: {error.strerror}")
         # As a shell has it.
         return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _execute(program: list[str], environ: dict[str, str]) -> NoReturn:
+    try:
+        os.execvpe(program[0], program, environ)
+    except OSError as error:
+        script = shutil.which(program[0])
+        if error.errno != errno.ENOEXEC or script is None:
+            raise
+    # A script without #!, as a shell runs it.
+    os.execve("/bin/sh", ["sh", "--", script, *program[1:]], environ)
