@@ -177,6 +177,25 @@ def test_a_family_of_the_slots_gets_more_samples(shared: Path, in_child: Any) ->
     ] == in_child(shown)  # fmt: skip
 
 
+def test_a_sample_that_cannot_be_shown_costs_no_page() -> None:
+    """Exemplars may have any text; a time that no page can have is an error of its collector; and what else fails costs its metric."""
+    counted = CounterMetricFamily("counted", "C")
+    counted.add_metric([], 1)
+    counted.samples[0] = counted.samples[0]._replace(exemplar=Exemplar({"a": "\ud800"}, 1.0))
+    lines = render(families(("0", record("a", "", counted))), openmetrics=True).splitlines()
+    assert 'counted_total 1.0 # {a="\\\\ud800"} 1.0' in lines
+    for time_ in (1e306, -1e306, 1e17):
+        late = gauge("late", 1.0)
+        late.samples[0] = late.samples[0]._replace(timestamp=time_)
+        with pytest.raises(ValueError, match="is no time"):
+            collected.encode([late])
+    good, bad = gauge("good", 1.0), gauge("bad", 2.0)
+    bad.samples[0] = bad.samples[0]._replace(value="no number")
+    for openmetrics in (False, True):
+        lines = render(families(), registry=[bad, good], openmetrics=openmetrics).splitlines()
+        assert ["good 1.0"] == [line for line in lines if not line.startswith("#")]
+
+
 def test_figures_end_with_their_process_and_their_time(shared: Path, in_child: Any) -> None:
     """Figures of another owner of the slot, of one that ended, and those that are too old are not shown; the application's own stay."""
 
@@ -261,3 +280,17 @@ def test_anything_in_a_file_is_an_error_of_its_format(tmp_path_factory: Any, con
     with directory_files.opened(path) as folder:
         with contextlib.suppress(FormatError):
             collected.read(folder, 1)
+    assert [] == collected.of_application(path, 1)
+
+
+@pytest.mark.parametrize(
+    "sample", [["g", ["a"], 1, None, None], ["g", {}, 10**400, None, None], ["g", {}, 1, 1e306, None]]
+)
+def test_a_damaged_sample_is_an_error_of_the_file(shared: Path, sample: Any) -> None:
+    """Labels that are none, and numbers that no float or page can have, keep no process from writing its own answers."""
+    shared.mkdir(mode=0o700)
+    content = [[1, 2, 3], [["c", "", 0.0, 1e9, [["g", "G", "gauge", "", [sample]]], 1]]]
+    (shared / collected.name(1)).write_text(json.dumps(content))
+    with directory_files.opened(shared) as folder, pytest.raises(FormatError):
+        collected.read(folder, 1)
+    assert [] == collected.of_application(shared, 1)

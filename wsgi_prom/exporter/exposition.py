@@ -11,15 +11,13 @@ Render families as a page, in the Prometheus text format 0.0.4 or in OpenMetrics
 
 from __future__ import annotations
 
-from copy import copy
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics_exposition
 from prometheus_client.utils import floatToGoString
 
+from wsgi_prom.exporter import client_lines
+from wsgi_prom.exporter.client_lines import encodable
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.names import label_name, metric_name
 from wsgi_prom.merge.sums import Sums
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from prometheus_client.metrics_core import Metric
-    from prometheus_client.samples import Sample
 
     from wsgi_prom.merge.children import Labels, Shape
     from wsgi_prom.merge.families import Family
@@ -82,7 +79,7 @@ class Renderer:
         others = [metric for metric in own if metric.name not in applications]
         parts += _own_lines(others, openmetrics=openmetrics, names=names)
         if registry:
-            parts.append(_by_client_library(registry, openmetrics=openmetrics, names=names))
+            parts.append(client_lines.render(registry, openmetrics=openmetrics, names=names))
         if openmetrics:
             parts.append("# EOF\n")
         return "".join(parts)
@@ -191,12 +188,8 @@ def _escape(value: str) -> str:
 
     A lone surrogate, which a WSGI server may make of a byte of the request, has no UTF-8 form: it is shown as `?`.
     """
-    text = value if value.isascii() else _encodable(value)
+    text = value if value.isascii() else encodable(value)
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _head(name: str, typ: str, help_text: str, *, openmetrics: bool) -> str:
@@ -248,29 +241,3 @@ def _column_lines(column: Column, labels: list[str]) -> list[str]:
 def _own_labels(*labels: tuple[str, str]) -> str:
     pairs = _pairs(tuple(sorted(labels)))
     return f"{{{pairs}}} " if pairs else " "
-
-
-def _by_client_library(metrics: Iterable[Metric], *, openmetrics: bool, names: Collection[str]) -> str:
-    # Copies: a collector may return the same objects each time (the library's platform collector does).
-    metrics = [copy(metric) for metric in metrics]
-    for metric in metrics:
-        # The library's renderers raise for a lone surrogate, and there would be no page.
-        metric.documentation = _encodable(metric.documentation)
-        metric.samples = [
-            sample._replace(labels={name: _encodable(value) for name, value in sample.labels.items()})
-            for sample in metric.samples
-            if (not names or metric.name in names or sample.name in names) and not _is_start(metric, sample)
-        ]
-    registry: Any = SimpleNamespace(collect=lambda: [m for m in metrics if m.samples or not names])
-    if openmetrics:
-        page: bytes = openmetrics_exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
-        return page.decode().removesuffix("# EOF\n")
-    return generate_latest(registry).decode()
-
-
-def _is_start(metric: Metric, sample: Sample) -> bool:
-    """Return whether *sample* is a line `_created`, of which Prometheus makes a series."""
-    return metric.type in _WITH_STARTS and sample.name == f"{metric.name}_created"
-
-
-_WITH_STARTS: Final = frozenset({"counter", "summary", "histogram"})

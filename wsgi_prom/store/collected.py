@@ -14,10 +14,9 @@ import os
 import re
 import time
 from contextlib import suppress
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from wsgi_prom.errors import FormatError, WsgiPromError
+from wsgi_prom.errors import FormatError
 from wsgi_prom.store import client_format, directory_files
 from wsgi_prom.store.locks import LockFile
 
@@ -34,6 +33,8 @@ _READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # Some 10,000 samples. What is beyond is not written, and a longer file is not read.
 MOST_BYTES: Final = 1 << 20
 MOST_SAMPLES: Final = 10_000
+# In seconds: a page has timestamps of 64 bits in milliseconds.
+_LATEST: Final = 2**63 / 1000
 
 Process = tuple[int, int, int]  # the pid, the time of start and the pid namespace of a `Claim`
 
@@ -162,7 +163,7 @@ def read(folder: int, number: int, owners: frozenset[int] | None = None) -> tupl
     try:
         (pid, started, namespace), found = json.loads(data)
         records = [_decoded(*record) for record in found if record[3] > now]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(f"{name(number)} holds no metrics: {error}") from error
     return (pid, started, namespace), records
 
@@ -176,7 +177,7 @@ def of_application(path: Path, number: int) -> list[Record]:
                 for record in read(folder, number, frozenset({os.fstat(folder).st_uid}))[1]
                 if not record.mode
             ]
-    except (OSError, WsgiPromError):  # most slots have none
+    except Exception:  # most slots have none, and one that is damaged may ask for any amount of memory
         return []
 
 
@@ -204,7 +205,7 @@ def _seconds(timestamp: Any) -> float | None:
     if timestamp is None:
         return None
     seconds = float(timestamp)
-    if not isfinite(seconds):
+    if not abs(seconds) < _LATEST:
         raise ValueError(f"{timestamp!r} is no time")
     return seconds
 
