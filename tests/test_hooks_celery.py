@@ -111,6 +111,7 @@ def test_each_end_of_a_task_has_its_state(broker: str) -> None:
         "reject": {"REJECTED": 1},
         "ignore": {"IGNORED": 1},
         "lose": {"FAILURE": 1},
+        "restart": {"RETRY": 1, "SUCCESS": 1},
         "hang": {"FAILURE": 1},
         "requeue": {"FAILURE": 1, "SUCCESS": 1},
         "eager": {"SUCCESS": 1},
@@ -121,7 +122,18 @@ def test_each_end_of_a_task_has_its_state(broker: str) -> None:
         queue.worker("--concurrency", "2"),
     ):
         queue.send("fail", times=2)
-        for task in ("again", "reject", "ignore", "lose", "hang", "requeue", "eager", "unknown", "unknown2"):
+        for task in (
+            "again",
+            "reject",
+            "ignore",
+            "lose",
+            "restart",
+            "hang",
+            "requeue",
+            "eager",
+            "unknown",
+            "unknown2",
+        ):
             queue.send(task)
         queue.send("add", 1)
         samples = live.eventually(server.samples, lambda found: states(found) == expected, live.STOP_SECONDS)

@@ -56,6 +56,12 @@ def lose() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=0)
+def restart(self) -> None:
+    if self.request.retries == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task(time_limit=1)
 def hang() -> None:
     time.sleep(60)

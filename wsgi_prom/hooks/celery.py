@@ -108,6 +108,13 @@ def _is_told_again(task_id: str, traceback: Any) -> bool:
     return False
 
 
+@_receiver(signals.task_retry)
+def _retry(sender: Any, request: Any, **_: Any) -> None:
+    # In the main process: the child was killed, and the task is sent again. That of a task that runs here, `_end` counts.
+    if _metrics is not None and not request.is_eager and not _metrics.runs(request.id):
+        _metrics.count(_name(sender), states.RETRY)
+
+
 @_receiver(signals.task_revoked)
 def _revoke(sender: Any, **_: Any) -> None:
     if _metrics is not None:
