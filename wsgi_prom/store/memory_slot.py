@@ -6,7 +6,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Protocol
 
-from wsgi_prom.store.removal import mark
+from wsgi_prom.store.removal import fit, removed_now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ class Slot(Protocol):
         """
 
     def remove(self, removal: Removal) -> None:
-        """Mark the rows that *removal* covers as removed."""
+        """Remove the rows that *removal* covers."""
 
 
 class MemorySlot:
@@ -56,8 +56,9 @@ class MemorySlot:
         return [(schema, values, list(columns)) for (schema, values), columns in list(self._rows.items())]
 
     def remove(self, removal: Removal) -> None:
-        for key, columns in list(self._rows.items()):
-            if removal.covers(*key):
-                columns[0] = mark()
-                # What records into it is told by the mark, and the next row is another.
-                self._rows.pop(key, None)
+        for (schema, labelvalues), columns in list(self._rows.items()):
+            wanted = removal.labelvalues(schema)
+            if wanted is not None and fit(wanted, labelvalues):
+                # Objects that record into it see that by the start time. The next row of that label set is another.
+                columns[0] = removed_now()
+                self._rows.pop((schema, labelvalues), None)

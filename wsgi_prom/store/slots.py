@@ -17,7 +17,7 @@ from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
 from wsgi_prom.store.memory_slot import MemorySlot
-from wsgi_prom.store.removal import mark, new_number
+from wsgi_prom.store.removal import fit, new_number, removed_now
 from wsgi_prom.store.schemas import PER_PROCESS_MODES
 from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
 from wsgi_prom.store.text_file import TextFile
@@ -174,12 +174,21 @@ class SharedSlot:
         return True
 
     def remove(self, removal: Removal) -> None:
-        schemas = {number: schema for schema, number in self._schemas.items()}
-        for (number, labelvalues), first in list(self._rows.items()):
-            if removal.covers(schemas[number], labelvalues):
-                self._files.columns[first - 1] = mark()
+        for schema, number in list(self._schemas.items()):
+            wanted = removal.labelvalues(schema)
+            if wanted is not None:
+                for first in self._firsts(number, wanted):
+                    self._files.columns[first - 1] = removed_now()
         self._files.removed[0] = new_number()
         self._memory.remove(removal)
+
+    def _firsts(self, schema: int, wanted: tuple[str | None, ...]) -> list[int]:
+        """Return the first columns of the rows of a schema that have the label values *wanted*."""
+        if None in wanted:
+            rows = list(self._rows.items())
+            return [first for (number, values), first in rows if number == schema and fit(wanted, values)]
+        first = self._rows.get((schema, wanted))  # type: ignore[arg-type]
+        return [] if first is None else [first]
 
     @property
     def removed(self) -> memoryview[int]:
