@@ -236,8 +236,8 @@ def metrics_page() -> str:
             "",
             "## Tasks of Celery",
             "",
-            "With [wsgi_prom.hooks.celery](processes.md). An attempt of a task that is tried again is one more of the state `RETRY`, "
-            "unless its process was killed and it goes back to the queue (`reject_on_worker_lost`).",
+            "With [wsgi_prom.hooks.celery](processes.md). An attempt that is tried again is one more `RETRY`, but not one whose process was killed",
+            "and that goes back to the queue (`reject_on_worker_lost`).",
             "",
             *_table(row for name, row in rows.items() if name in tasks),
             "",
