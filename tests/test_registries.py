@@ -165,6 +165,18 @@ def test_what_stands_beside_a_multiprocess_collector_is_there_once(shared: Path,
     assert [expected, expected] == in_child(pages)
 
 
+def test_a_function_takes_the_place_of_what_was_set(shared: Path, in_child: Any) -> None:
+    """The figure that a gauge had before `set_function` is not shown until the function has answered, nor a 0; others stay."""
+
+    def record() -> None:
+        gauge = Gauge("g", "G", ["kind"], multiprocess_mode="livesum", registry=None)
+        for kind in ("set", "function"):
+            gauge.labels(kind).set(1)
+        gauge.labels("function").set_function(lambda: 2)
+
+    assert {"g[('kind', 'set')]": 1.0, "conflicts": 0.0} == in_child(lambda: page(shared, record))
+
+
 class Pool(Asked):
     multiprocess_mode = "livesum"
 

@@ -19,7 +19,8 @@ from prometheus_client.metrics_core import Metric
 from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.store import fork_locks
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.removal import Removal
+from wsgi_prom.store.removal import mark, new_number
+from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -245,12 +246,18 @@ def _take_from_slot(gauge: Any) -> None:
     """Take the row of *gauge*, whose figure is that of its function from now on, off the page, where it would be 0."""
     value = gauge._value
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
-    if isinstance(value, SlotValue):
+    row: Any = value._row if isinstance(value, SlotValue) else None
+    if row is not None:
         if not current_slot.fork_guard[1]:
             current_slot.part_from_parent()
-        value._row = None  # which nobody else refers to, and which would show it again in the next slot
         with current_slot.lock:
-            current_slot.slot.remove(Removal("gauge", gauge._name, _labels(gauge), exact=True))
+            # Not by a removal, which looks at all rows, and which other children of the gauge would be looked at for.
+            slot = current_slot.slot
+            columns, first = slot.row(*row.row)
+            columns[first - 1] = mark()
+            if isinstance(slot, SharedSlot) and not slot.removed[0]:
+                slot.removed[0] = new_number()  # else nobody looks at marks
+            row.detach()  # it would show the gauge again in the next slot
 
 
 collectors: Final = Collectors()
