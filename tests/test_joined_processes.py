@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import joined
 import live
 import pytest
 import servers
+
+from wsgi_prom.store import directory, locks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +87,7 @@ def test_processes_have_their_role_and_are_no_workers() -> None:
                 server.samples,
                 lambda found: servers.value(found, "wsgi_prom_joined_processes", role="consumer") == 2,
             )
-            assert [1, 1] == [
+            assert [2, 2] == [  # the one that looks at the slot too
                 count
                 for labels, count in live.labelled(samples, "process_threads").items()
                 if ("role", "consumer") in labels
@@ -134,3 +137,45 @@ def test_without_a_server_a_process_serves_the_page_itself() -> None:
             assert 4 == servers.value(page(), "jobs_done_total")
             process.end()
             assert joined.gone(path)
+
+
+def test_a_process_that_serves_leaves_the_exporter_of_a_server_to_the_server() -> None:
+    """With serve=True no exporter is started while a server runs, whose own may be coming up, and one is when it has ended."""
+    name, path = joined.new_name()
+    lock_file = directory.prepare(path)
+    assert lock_file.acquire(locks.SERVERS[0])
+    with joined.joined(
+        "wsgi_prom.join(serve=True)", WSGI_PROM_NAME=name, WSGI_PROM_BIND="127.0.0.1:0"
+    ) as process:
+        process.tell("import time; time.sleep(2.5)")
+        assert 0 == lock_file.number(locks.LAUNCHED)
+        lock_file.release(locks.SERVERS[0])
+        assert live.eventually(lambda: lock_file.holder(locks.EXPORTER), bool, live.STOP_SECONDS)
+        process.end()
+    assert joined.gone(path)
+
+
+def test_a_process_goes_on_where_its_directory_was_removed(tmp_path: Path) -> None:
+    """A process that has joined makes its files again, with all that it has counted, while it records nothing."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    variables = {"PROMETHEUS_MULTIPROC_DIR": str(shared)}
+    with joined.joined(**variables) as process:
+        process.tell("DONE.inc(4)")
+        shutil.rmtree(shared)
+        assert live.eventually((shared / "wsgi_prom.0.values").exists, bool, live.STOP_SECONDS)
+        assert "" == process.end()
+
+
+def test_an_application_of_a_second_interpreter_of_uwsgi_does_not_join(tmp_path: Path) -> None:
+    """Where uWSGI has an interpreter for each application, `join` does nothing in any: their processes are the server's."""
+    name, path = joined.new_name()
+    (tmp_path / "joining.py").write_text("import plain, wsgi_prom\nwsgi_prom.join()\napp = plain.app\n")
+    mounts = ("--mount", "/a=joining:app", "--mount", "/b=joining:app", "--manage-script-name")
+    with live.uwsgi(*mounts, app=None, workers=1, cwd=tmp_path, WSGI_PROM_NAME=name) as server:
+        for mount in ("/a/", "/b/"):
+            assert server.get(mount).status == 200
+        samples = server.samples()
+    assert {} == live.labelled(samples, "wsgi_prom_joined_processes")
+    assert "master" in {dict(labels)["role"] for labels in live.labelled(samples, "process_threads")}
+    assert joined.gone(path)

@@ -19,7 +19,6 @@ from wsgi_prom import join
 from wsgi_prom.errors import SettingError
 from wsgi_prom.hooks.server_directory import ServerDirectory
 from wsgi_prom.store import directory
-from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
 
@@ -55,8 +54,7 @@ def test_a_process_makes_the_directory_of_its_name_again(in_child: Callable[...,
         lock_file.mark_discarded()
         subprocess.run(["rm", "-r", path], check=True)
         Counter("again_total", "Counted.", registry=None).inc()
-        current_slot.check()
-        found.append(bool(directory.slot_numbers(path)))
+        found.append(live.eventually(lambda: path.exists() and bool(directory.slot_numbers(path)), bool))
         found.append(directory.discard(path, directory.prepare(path)))
         return found
 
@@ -120,7 +118,18 @@ def test_a_process_without_a_directory_goes_on() -> None:
     with joined.joined() as process:
         process.tell("DONE.inc()")
         (line,) = process.end().splitlines()
-        assert "this process has not joined any other" in line
+        assert "wsgi_prom: the metrics of this process are on no page" in line
+
+
+def test_a_name_that_is_not_used_is_told(tmp_path: Path) -> None:
+    """Where a name and another directory are given, a process joins in the directory, and says so, once with all its forks."""
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    with joined.joined(WSGI_PROM_NAME="shop", PROMETHEUS_MULTIPROC_DIR=str(shared)) as process:
+        process.tell(joined.FORK)
+        (line,) = process.end().splitlines()
+    assert f"the name shop is not used: this process joins those of {shared}" in line
+    assert directory.slot_numbers(shared)
 
 
 def test_a_module_that_joins_may_be_imported_by_the_server(tmp_path: Path) -> None:

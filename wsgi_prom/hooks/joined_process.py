@@ -9,27 +9,32 @@ A process that is no web worker and records with those of a server: Celery, a cr
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import logging
+import os
 import time
+from contextlib import suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.client import patch
-from wsgi_prom.errors import SettingError
+from wsgi_prom.errors import DirectoryError, SettingError
 from wsgi_prom.exporter.process.launch import exporter_environment, launch
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.hooks import instance
+from wsgi_prom.hooks import instance, logs
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import directory, environment, joined_role, locks, named_directory
+from wsgi_prom.store import directory, entry, environment, joined_role, locks, named_directory
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.shared_directory import shared_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_prom.settings import Address
+    from wsgi_prom.store.memory_slot import Slot
 
 log = logging.getLogger("wsgi_prom")
 
@@ -37,10 +42,11 @@ log = logging.getLogger("wsgi_prom")
 _TAKEN: Final = frozenset(
     {"worker", "master", "exporter", "supervisor", "mule", "spooler", "dirty", "daemon"}
 )
-_ATTEMPTS: Final = 20
-_PAUSE_SECONDS: Final = 0.05
 _LOOK_SECONDS: Final = 1.0
 _START_SECONDS: Final = 4.0
+_LONGEST_PAUSE_SECONDS: Final = 300.0
+# The warnings that were given.
+_warned: Final[set[str]] = set()
 
 
 def join(role: str = "task", *, name: str | None = None, serve: bool = False) -> None:
@@ -49,25 +55,30 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
 
     The directory is that of the server that the process runs below, `PROMETHEUS_MULTIPROC_DIR`, or that of *name*, by default the
     setting `WSGI_PROM_NAME`, which the server has too. *role* is a label of its figures. With *serve* a thread starts an exporter
-    whenever there is none, which ends with this process, or when a server starts its own. Does nothing the second time, and in a
-    server's own processes. Call it before threads record. Raises SettingError for a wrong argument or setting.
+    whenever there is neither one nor a server. The exporter ends with this process, or when a server starts its own. Does nothing the
+    second time, and in a server's own processes. Call it before threads record. Raises SettingError for a wrong argument or setting.
     """
     check_role(role)
     settings = Settings.read(name=name)
-    if instance.in_server:
+    if instance.in_server or _in_uwsgi():
         return
     if joined_role.current is not None:
         current_slot.renew()  # in a child that was forked since
         return
-    path = shared_directory() or (settings.name and named_directory.directory_of(settings.name)) or None
+    logs.install()
+    shared = shared_directory()
+    path = shared or (settings.name and named_directory.directory_of(settings.name)) or None
     if path is None:
-        log.warning(
-            "this process has not joined any other, and its metrics are on no page. Set WSGI_PROM_NAME to the same name for it and for "
-            "the server, or %s to the same directory",
-            environment.VARIABLE,
+        _warn_once(
+            "the metrics of this process are on no page, since it has found no other to join. Set WSGI_PROM_NAME to the same name for it "
+            f"and for the server, or {environment.VARIABLE} to the same directory"
         )
         return
-    joined_role.current = joined_role.JoinedRole(role)
+    if shared and settings.name and not named_directory.is_of(shared, settings.name):
+        _warn_once(
+            f"the name {settings.name} is not used: this process joins those of {shared}, which its environment names"
+        )
+    joined_role.current = _WatchedRole(role)
     with instance.attempt("this process records for itself alone"):
         patch.install()
         _enter(path, joined_role.current)
@@ -75,6 +86,24 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
         if serve and settings.bind is not None:
             arguments = path, settings.bind, settings.app or settings.name or ""
             Thread(target=_serve, args=arguments, name="wsgi_prom exporter", daemon=True).start()
+
+
+def _in_uwsgi() -> bool:
+    """Return whether this is a process of a uWSGI that has our hook: each of its interpreters has modules of its own."""
+    if environment.announced() is None:
+        return False
+    try:
+        import uwsgi  # noqa: PLC0415 - only there in such a process
+    except ImportError:
+        return False
+    return hasattr(uwsgi, "masterpid")
+
+
+def _warn_once(message: str) -> None:
+    """Log *message*, unless this process or its parent has (a child of Celery's pool may have one task)."""
+    if message not in _warned:
+        _warned.add(message)
+        log.warning("%s", message)
 
 
 def check_role(role: str) -> None:
@@ -85,37 +114,82 @@ def check_role(role: str) -> None:
         )
 
 
+class _Watch:
+    """A thread that looks at the slot once a second, in each process that has joined and holds one."""
+
+    def __init__(self) -> None:
+        self._pid = 0  # the process that has the thread
+        self._checking = _thread.allocate_lock()
+
+    def begin(self) -> None:
+        """Start the thread unless this process has it."""
+        if self._pid != os.getpid():
+            # The parent's thread may have held the former.
+            self._pid, self._checking = os.getpid(), _thread.allocate_lock()
+            # A plain thread: nobody waits for its start, nor for its end.
+            with suppress(RuntimeError):
+                _thread.start_new_thread(self._run, (self._checking, time.sleep))
+
+    def _run(self, checking: _thread.LockType, sleep: Callable[[float], None]) -> None:
+        # Both as they were at its start: gevent may replace time.sleep later.
+        while self._pid == os.getpid() and joined_role.current is not None:
+            with checking:
+                if self._pid == os.getpid():
+                    current_slot.check()
+            sleep(_LOOK_SECONDS)
+
+    def end(self) -> None:
+        """Look no more: that would make a directory again that this process is about to remove."""
+        if self._pid == os.getpid():
+            with self._checking:
+                self._pid = -1
+
+
+_watch: Final = _Watch()
+
+
+class _WatchedRole(joined_role.JoinedRole):
+    """A role, whose processes look at their slots."""
+
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        super().bind(slot, keep=keep)
+        _watch.begin()
+
+
 def _enter(path: Path, role: joined_role.JoinedRole) -> None:
     """Claim a slot in *path*, where no other process is about to remove the directory."""
     current_slot.attach(path)
     current_slot.add(role)
-    for _ in range(_ATTEMPTS):
-        current_slot.renew()
-        try:
-            lock_file = LockFile.of(path)
-        except OSError:  # it cannot be made: the current slot has logged that, and tries again
-            return
-        if lock_file.current(path) and not lock_file.discarded:
-            return
-        time.sleep(_PAUSE_SECONDS)
-        current_slot.check()
+    current_slot.renew()
+    with suppress(DirectoryError):  # the current slot has logged that, and tries again
+        entry.enter(path, lambda _: current_slot.check())
 
 
 def _serve(path: Path, address: Address, application: str) -> None:
-    """Start an exporter whenever the directory *path* has none: at once, when a server has ended, and when all of it was killed."""
+    """Start an exporter whenever the directory *path* has neither one nor a server: at once, when one has ended, and when it was killed."""
     # An application may change its environment later.
     environ = exporter_environment()
+    problem, pause = "", _LOOK_SECONDS
     while True:
-        with instance.attempt("no exporter"):
-            if LockFile.of(path).holder(locks.EXPORTER) is None:
+        try:
+            lock_file = LockFile.of(path)
+            if lock_file.holder(locks.EXPORTER) is not None:
+                problem, pause = "", _LOOK_SECONDS
+            elif not any(True for _ in lock_file.servers()):
                 launch(path, address, target=Target(application), environ=environ)
-                # Longer than it takes to come up.
+                # Longer than it takes to come up. One that ends at once, which says why, is started less and less often.
                 time.sleep(_START_SECONDS)
-        time.sleep(_LOOK_SECONDS)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        except Exception as error:
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            if problem != (problem := f"{type(error).__name__}: {error}"):
+                log.error("no exporter: %s", problem)
+        time.sleep(pause)
 
 
 def _leave(path: Path) -> None:
     """Remove the directory of a name that no other process uses."""
+    _watch.end()
     if named_directory.is_named(path):
-        with instance.attempt(f"{path} stays there"):
+        with instance.attempt(f"{path} stays there"), suppress(FileNotFoundError):
             directory.discard(path, LockFile.of(path))

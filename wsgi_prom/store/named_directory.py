@@ -47,6 +47,11 @@ def is_named(path: Path) -> bool:
     return _NAME.fullmatch(path.name) is not None
 
 
+def is_of(path: Path, name: str) -> bool:
+    """Return whether *path* is where processes of one user meet that have *name*."""
+    return is_named(path) and path.name.partition(".")[2] == name
+
+
 def is_own(path: Path) -> bool:
     """Return whether *path* is where processes of the caller's user meet that share a name: any of them may make it."""
     return is_named(path) and path == base() / f"wsgi_prom-{os.geteuid()}.{path.name.partition('.')[2]}"
