@@ -29,6 +29,7 @@ from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.sums import Sums
 from wsgi_prom.store import collected, directory, directory_files, schemas
 from wsgi_prom.store.claims import Claim
+from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def test_a_file_is_bounded_cleared_and_removed(shared: Path, in_child: Any) -> N
         assert ["short"] == [metric.name for metric in Collector(shared).collect().others]
         file = shared / collected.name(slot.number)
         assert 0o600 == file.stat().st_mode & 0o777
-        directory.clear(shared, slot._locks)
+        directory.clear(shared, LockFile.of(shared))
         assert file.exists()  # of a living process
 
     in_child(fill)

@@ -145,12 +145,27 @@ def shared(tmp_path: Path) -> Path:
     return path
 
 
-def begun(path: Path, *pages: dict[int, int]) -> QueueMetrics:
-    """Return the metrics of an exporter that has just started in *path*, and is told *pages* of drops."""
-    seen = iter(pages)
-    metrics = QueueMetrics((WEB,), lambda _: listeners(next(seen)))
-    metrics.go_on(path)
-    return metrics
+class Exporter:
+    """An exporter that has just started in *path*, with the *drops* of the kernel by inode, and a clock that tests move."""
+
+    def __init__(self, path: Path, drops: dict[int, int]) -> None:
+        self.drops = drops
+        self.metrics = QueueMetrics((WEB,), lambda _: self._listeners(), lambda: self._now)
+        self._waiting = 0
+        self._now = 0.0
+        self.metrics.go_on(path)
+
+    def wait(self, seconds: float) -> None:
+        """Have one connection wait for *seconds*."""
+        self.metrics.look()
+        self._waiting = 1
+        self._now += seconds
+        self.metrics.look()
+        self._waiting = 0
+
+    def _listeners(self) -> dict[str, list[Listener]]:
+        (found,) = listeners(self.drops).values()
+        return {WEB.name: [found[0]._replace(length=self._waiting), *found[1:]]}
 
 
 def counters(metrics: QueueMetrics) -> list[float]:
@@ -160,16 +175,19 @@ def counters(metrics: QueueMetrics) -> list[float]:
 
 def test_an_exporter_goes_on_from_the_counters_of_the_one_before(shared: Path) -> None:
     """Seconds and drops are those of the last page, and more; a listener that has ended meanwhile stays in the drops."""
-    first = begun(shared, {1: 5, 2: 2**32 - 1}, {1: 6, 2: 2**32 - 1})
-    first._wait(WEB.name, 1.25)
-    first.families()
-    first._wait(WEB.name, 0.5)
-    shown = counters(first)
-    first._wait(WEB.name, 7.0)  # on no page
-    second = begun(shared, {2: 3, 3: 1}, {2: 4, 3: 1})
-    again = counters(second)
-    second._wait(WEB.name, 1.0)
-    assert [[1.75, 2**32 + 5], [1.75, 2**32 + 10], [2.75, 2**32 + 11]] == [shown, again, counters(second)]
+    first = Exporter(shared, {1: 5, 2: 2**32 - 1})
+    first.wait(1.25)
+    first.metrics.families()
+    first.drops = {1: 6, 2: 2**32 - 1}
+    first.wait(0.5)
+    shown = counters(first.metrics)
+    first.wait(1.5)  # on no page
+    second = Exporter(shared, {2: 3, 3: 1})
+    again = counters(second.metrics)
+    second.drops = {2: 4, 3: 1}
+    second.wait(1.0)
+    expected = [[1.75, 2**32 + 5], [1.75, 2**32 + 10], [2.75, 2**32 + 11]]
+    assert expected == [shown, again, counters(second.metrics)]
     assert (shared / QUEUES).stat().st_mode & 0o777 == 0o600
     other = QueueMetrics((WEB._replace(name="127.0.0.1:9"),), lambda _: {"127.0.0.1:9": []})
     other.go_on(shared)
@@ -191,14 +209,14 @@ def test_what_is_no_file_of_queues_is_replaced(shared: Path, data: bytes) -> Non
     (shared / QUEUES).write_bytes(data)
     with pytest.raises(FormatError):
         queue_totals.read(shared)
-    metrics = begun(shared, {1: 3})
-    metrics._wait(WEB.name, 0.5)
-    assert [0.5, 3] == counters(metrics) == counters(begun(shared, {1: 3}))
+    exporter = Exporter(shared, {1: 3})
+    exporter.wait(0.5)
+    assert [0.5, 3] == counters(exporter.metrics) == counters(Exporter(shared, {1: 3}).metrics)
 
 
 def test_a_start_clears_the_queues_of_an_earlier_server(shared: Path) -> None:
     """They were other sockets."""
-    counters(begun(shared, {1: 3}))
+    counters(Exporter(shared, {1: 3}).metrics)
     directory.clear(shared, directory.prepare(shared))
     assert [] == list(shared.glob(f"{QUEUES}*"))
 
