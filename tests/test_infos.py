@@ -145,6 +145,26 @@ def test_a_gauge_of_the_same_name_is_a_conflict(recording: Callable[..., Any], s
     assert (['build_info{version="1"} 1.0'], 1) == recording(run)
 
 
+def test_an_info_without_space_does_not_show_what_it_was(
+    recording: Callable[..., Any], shared: Path
+) -> None:
+    """An Info whose labels have no space left in the slot is left out, and is shown again once they have."""
+
+    def run() -> list[list[str]]:
+        info, part = Info("build", "Build.", registry=None), Info("part", "Part.", ["name"], registry=None)
+        pages = []
+        info.info({"version": "1"})
+        part.labels("short").info({"text": "x"})
+        for name in map(str, range(64)):
+            part.labels(name).info({"text": "x" * 60_000})
+        for version in ("2" * 60_000, "3", "4" * 60_000):
+            info.info({"version": version})
+            pages.append([line for line in shown(shared) if line.startswith("build")])
+        return pages
+
+    assert [[], ['build_info{version="3"} 1.0'], []] == recording(run)
+
+
 def test_what_the_library_refuses_is_refused(recording: Callable[..., Any], shared: Path) -> None:
     """An Info raises what the client library raises, and stays as it was."""
 

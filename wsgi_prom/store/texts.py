@@ -2,7 +2,7 @@
 The texts that this process has recorded beside the numbers of its rows: exemplars, and what Info metrics say.
 
 1. A text is the latest of one column of a row. It is kept here as long as the process lives, and goes along to each slot.
-2. What finds no room, in a file or here, is left out, counted, and logged once.
+2. A text for which a file, or this process, has no space is left out, counted, and logged once; its column has an empty one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ class Texts:
             own = self._own.get(row)
             if own is None:
                 own = self._own[row] = _RowTexts(row)
-            fits = self._keep(own, column, text) and own.write(current.slot, column) and fits
+            fits = self._keep(own, column, text) and fits
+            if column in own.texts:
+                fits = own.write(current.slot, column) and fits
             if not fits:
                 columns, first = current.row(_ERRORS, (_STAGE,))
                 columns[first + _COUNT] += 1.0
@@ -101,18 +103,18 @@ class Texts:
                 own.write(slot, column)
 
     def _keep(self, own: _RowTexts, column: int, text: Text) -> bool:
-        """Keep *text*. Returns False if there is no room for it."""
-        former = own.texts.get(column)
-        # As a rule they are of one length, as two exemplars with the same labels are.
-        if former is None or len(former.text) != len(text.text):
-            size = self._size + text_format.capacity_of(len(text.text))
+        """Keep *text*. Returns False if there is no space for it; an empty one is kept then."""
+        # An empty one is not longer than a former one.
+        for kept in (text, text._replace(text=b"")):
+            former = own.texts.get(column)
+            size = self._size + text_format.capacity_of(len(kept.text))
             if former is not None:
                 size -= text_format.capacity_of(len(former.text))
-            if size > text_format.LARGEST_FILE:
-                return False
-            self._size = size
-        own.texts[column] = text
-        return True
+            if size <= text_format.LARGEST_FILE:
+                self._size = size
+                own.texts[column] = kept
+                return kept is text
+        return False
 
 
 class _RowTexts:
