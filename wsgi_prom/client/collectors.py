@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import Metric
 from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.store import fork_locks
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.removal import mark, new_number
+from wsgi_prom.store.removal import new_number, removed_now
 from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _take_from_slot(gauge: Any) -> None:
             # Not by a removal, which looks at all rows, and which other children of the gauge would be looked at for.
             slot = current_slot.slot
             columns, first = slot.row(*row.row)
-            columns[first - 1] = mark()
+            columns[first - 1] = removed_now()
             if isinstance(slot, SharedSlot) and not slot.removed[0]:
                 slot.removed[0] = new_number()  # else nobody looks at marks
             row.detach()  # it would show the gauge again in the next slot
