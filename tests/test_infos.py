@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import processes
 import prometheus_client
 import pytest
-from prometheus_client import CollectorRegistry, Gauge, Info
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Info
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -145,9 +146,7 @@ def test_a_gauge_of_the_same_name_is_a_conflict(recording: Callable[..., Any], s
     assert (['build_info{version="1"} 1.0'], 1) == recording(run)
 
 
-def test_an_info_without_space_does_not_show_what_it_was(
-    recording: Callable[..., Any], shared: Path
-) -> None:
+def test_an_info_without_space_does_not_show_what_it_was(recording: Callable[..., Any], shared: Path) -> None:
     """An Info whose labels have no space left in the slot is left out, and is shown again once they have."""
 
     def run() -> list[list[str]]:
@@ -163,6 +162,37 @@ def test_an_info_without_space_does_not_show_what_it_was(
         return pages
 
     assert [[], ['build_info{version="3"} 1.0'], []] == recording(run)
+
+
+def test_a_clock_that_is_set_back_hides_nothing(recording: Callable[..., Any], shared: Path) -> None:
+    """What a process sets after its clock was set back takes the place of what it has set before: Info, Enum and exemplars."""
+
+    def run() -> list[str]:
+        info, late = Info("build", "Build.", registry=None), Info("late", "Late.", registry=None)
+        mode = Enum("mode", "Mode.", states=["on", "off"], registry=None)
+        hits = Counter("hits", "Hits.", registry=None)
+        clock, collector = time.time, Collector(shared)
+
+        def record(number: int) -> None:
+            info.info({"version": str(number)})
+            mode.state(["on", "off"][number])
+            hits.inc(exemplar={"trace_id": str(number)})
+
+        record(0)
+        collector.collect()
+        time.time = lambda: clock() - 3600
+        record(1)
+        late.info({"version": "1"})
+        lines = render(collector.collect(), openmetrics=True).splitlines()
+        return [line.partition("} 1.0 1")[0] for line in lines if not line.startswith("#")]
+
+    assert [
+        'build_info{version="1"} 1.0',
+        'hits_total 2.0 # {trace_id="1"',
+        'late_info{version="1"} 1.0',
+        'mode{mode="on"} 0.0',
+        'mode{mode="off"} 1.0',
+    ] == recording(run)
 
 
 def test_what_the_library_refuses_is_refused(recording: Callable[..., Any], shared: Path) -> None:

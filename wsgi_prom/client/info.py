@@ -59,7 +59,9 @@ class InfoRow(BoundRow):
             current_slot.renew()
         if self.is_removed():
             return
-        now = time.time()  # not before the row's start time, which a fresh slot has from now
+        with current_slot.lock:
+            # Not before the row's start time, which a fresh slot has from now, nor before the former one: clocks are set back.
+            now = max(time.time(), *self._columns[self._start : self._start + 2])
         texts.put(self.row, 0, Text(now, 1.0, text_labels.dump(labels)))
         with current_slot.lock:
             if not self.is_removed():

@@ -57,7 +57,9 @@ class StateRow(BoundRow):
         with current_slot.lock:
             if not self.is_removed():
                 self._columns[self._start + 1] = ordinal
-                self._columns[self._start + 2] = time.time() if when is None else when
+                # Not before the former time: clocks are set back.
+                former = self._columns[self._start + 2]
+                self._columns[self._start + 2] = max(time.time(), former) if when is None else when
 
 
 def _begin(metric: Any) -> None:

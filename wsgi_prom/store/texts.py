@@ -104,9 +104,11 @@ class Texts:
 
     def _keep(self, own: _RowTexts, column: int, text: Text) -> bool:
         """Keep *text*. Returns False if there is no space for it; an empty one is kept then."""
+        former = own.texts.get(column)
+        if former is not None and former.time > text.time:  # the clock was set back
+            text = text._replace(time=former.time)
         # An empty one is not longer than a former one.
         for kept in (text, text._replace(text=b"")):
-            former = own.texts.get(column)
             size = self._size + text_format.capacity_of(len(kept.text))
             if former is not None:
                 size -= text_format.capacity_of(len(former.text))
