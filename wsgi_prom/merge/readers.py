@@ -95,7 +95,7 @@ class Reading:
     *key* identifies the source from scrape to scrape. *name* tells processes apart on the page: the slot's number, or a pid
     for another source. *nonce* is that of a slot's files, whatever its number, and None for another source; *file* (device
     and inode) tells copies of the same slot apart. *claim* is of the process that holds the slot, or held it last. A source
-    that is *kept* counts with its last reading when it is gone. *removed* are the places of removed rows among those of the
+    that is *kept* counts with its last reading when it is gone. *removed* are the positions of removed rows among those of the
     layout: their columns are 0.
     """
 

@@ -1,5 +1,5 @@
 r"""
-The bytes of a slot's two files, keys and values.
+The bytes of a slot's keys and values. Its third file, of texts, is that of text_format.py.
 
     NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    80  removed    88  doubles ...
     NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each row
@@ -14,7 +14,7 @@ the duration's buckets) is a range of columns that a scrape adds up, so that it 
 2. Keys are written first, then values, then the commit. `committed` counts bytes of the key file: one aligned 8-byte store
    commits a schema and its row at once. What lies behind it is a torn write, and is written over.
 3. Both files have the same nonce: after one of them was replaced, they no longer match and are refused.
-4. A row with a negative start time is removed (removal.py). Whoever removes one marks it first, and then stores a new number
+4. A row with a negative start time is removed (removal.py). Whoever removes one stores that time first, and then a new number
    in the word `removed` of the header, which is 0 as long as no row was removed.
 """
 

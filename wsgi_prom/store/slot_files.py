@@ -1,5 +1,5 @@
 """
-The two files of a slot, as the process that owns it keeps them: keys that grow, and values that are mapped.
+The keys and values of a slot, as the process that owns it keeps them: keys grow, and values are mapped. (Texts: text_file.py.)
 
 1. Space is reserved before it is stored to: a store to a page that a full tmpfs cannot give ends the process by SIGBUS.
 2. Values are mapped once, as far as they may ever grow, and for as long as the process lives: a row stays where it is.
