@@ -101,6 +101,27 @@ def test_tasks_of_recycled_children_are_counted_across_restarts(broker: str) -> 
     assert joined.gone(queue.path)
 
 
+def asked(samples: live.Samples) -> set[int]:
+    """Return the pids of the processes in which the application's collector was asked."""
+    return {int(dict(labels)["process"]) for labels in live.labelled(samples, "queued_asked")}
+
+
+def test_collectors_are_asked_where_tasks_run(broker: str) -> None:
+    """The children of a pool ask the application's collectors, not the main process once it forks them."""
+    queue = Queue(broker)
+    with (
+        servers.start("gunicorn sync", workers=1, **queue.name) as server,
+        queue.worker("--concurrency", "2") as worker,
+    ):
+        # What the main process has told before it forked is shown for 15 s.
+        found = live.eventually(
+            lambda: asked(server.samples()),
+            lambda found: len(found) == 2 and worker.pid not in found,
+            40,
+        )
+        assert (2, 2) == (len(found), len(found - {worker.pid}))
+
+
 def test_each_end_of_a_task_has_its_state(broker: str) -> None:
     """Failures, retries, rejected, ignored, lost, late and unknown tasks are each counted once; a task that is called directly is not."""
     queue = Queue(broker)
@@ -181,6 +202,7 @@ def test_every_pool_is_counted(pool: str, broker: str) -> None:
             assert spent is not None
             assert spent >= 0.8
             assert 1 == servers.value(samples, "wsgi_prom_joined_processes", role="celery")
+            assert 1 == len(live.eventually(lambda: asked(server.samples()), bool))
 
 
 def test_beat_joins(broker: str, tmp_path: Path) -> None:

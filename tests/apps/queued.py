@@ -8,7 +8,8 @@ import time
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
+from prometheus_client.core import GaugeMetricFamily
 
 app = Celery("queued", broker=os.environ.get("BROKER"), backend=os.environ.get("BROKER"))
 app.conf.update(
@@ -19,6 +20,20 @@ app.conf.update(
 )
 # The application's own, made before the worker joins.
 ADDED = Counter("queued_added_total", "What was added.", registry=None)
+
+
+class Asked:
+    """A collector that tells in which process it is asked."""
+
+    multiprocess_mode = "livesum"
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        family = GaugeMetricFamily("queued_asked", "Processes that ask.", labels=["process"])
+        family.add_metric([str(os.getpid())], 1)
+        return [family]
+
+
+REGISTRY.register(Asked())
 
 if "UNHOOKED" not in os.environ:
     import wsgi_prom.hooks.celery  # noqa: F401

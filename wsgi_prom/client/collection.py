@@ -1,8 +1,8 @@
 """
 Asks the collectors and the functions of gauges of this process every few seconds, in a thread, for the exporter to show.
 
-1. The thread is started in a process that has a slot and something to ask, whoever has forked it; never in a server's master,
-   whose children would not have it.
+1. The thread is started in a process that has a slot and something to ask, whoever has forked it; never in a server's master
+   or a pool's main process, whose children would not have it.
 2. Nothing waits for it: a scrape shows the last answers, a request knows nothing of it, and it does not outlive its process.
 3. One that hangs keeps its own thread, and only one; the others are asked in another. Its last figures are shown for three rounds.
 4. What has no mode is asked by the one process that holds a record lock for it. When that ends, another one takes over.
@@ -76,6 +76,9 @@ class _Thread:
         else:
             if self._is_own():
                 collection.ended()
+            elif self.pid == os.getpid():
+                for job in self._jobs.values():
+                    self._release(job)
 
     def _is_own(self) -> bool:
         return self.pid == os.getpid() and collection.thread is self
@@ -195,6 +198,8 @@ class Collection:
             run, ()
         )
         self._bound = False
+        # The pid of the process that leaves the asking to its children.
+        self._parent = 0
 
     def install(self) -> None:
         """Ask what there is to ask from now on, in each process. Call it once."""
@@ -207,6 +212,11 @@ class Collection:
         if self._bound and self.remedy and isinstance(current_slot.slot, SharedSlot):
             _warn_once(self.remedy)
         self._start()
+
+    def leave_to_children(self) -> None:
+        """Ask nothing in this process, which is about to fork those that do: a thread could hold a lock that a child waits for."""
+        self._parent = os.getpid()
+        self.thread = None
 
     def bind(self, _slot: Slot, *, keep: bool) -> None:
         """See `wsgi_prom.store.bindings.Binding`."""
@@ -225,7 +235,7 @@ class Collection:
         running = self.thread
         if self.remedy or not self._bound or (running is not None and running.pid == os.getpid()):
             return
-        if not isinstance(current_slot.slot, SharedSlot) or _is_master():
+        if self._parent == os.getpid() or not isinstance(current_slot.slot, SharedSlot) or _is_master():
             return
         self.thread = thread = _Thread()
         try:

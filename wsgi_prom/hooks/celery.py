@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import signals, states
 from celery.exceptions import Reject, TimeLimitExceeded
 
+from wsgi_prom.client.collection import collection
 from wsgi_prom.hooks.joined_process import join
 from wsgi_prom.hooks.task_metrics import TaskMetrics
 from wsgi_prom.metrics import LONGEST_LABEL, OTHER
@@ -60,6 +61,11 @@ def _join_worker(**_: Any) -> None:
     global _metrics
     join(role="celery")
     _metrics = _metrics or TaskMetrics()
+
+
+@_receiver(signals.worker_before_create_process)
+def _leave_collectors_to_children(**_: Any) -> None:
+    collection.leave_to_children()
 
 
 @_receiver(signals.beat_init)
