@@ -18,7 +18,7 @@ from demo.verdict import Verdict, compare, judge
 from runner.environment import ROOT
 from runner.program import ProgramError
 from runner.server import Server
-from runner.waits import eventually
+from runner.waits import latest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,14 +81,14 @@ def _run(server: Server, requests: int, out: Console, messages: Console) -> Verd
     scraper.scrape()
     with repeated(scraper.scrape), repeated(scraper.scrape_naive):
         killed, results = _drive(server, requests, messages)
-        eventually(server.workers, lambda pids: len(pids) == WORKERS)
+        latest(server.workers, lambda pids: len(pids) == WORKERS)
     during = len(scraper.naive)
     # At once: one after the other, the same idle worker would take nearly all of them.
     with ThreadPoolExecutor(_NAIVE_SHOWN) as pool:
         for _ in range(_NAIVE_SHOWN):
             pool.submit(scraper.scrape_naive)
     results += scraper.results
-    eventually(lambda: _settled(scraper, results), bool, _SETTLE_SECONDS)
+    latest(lambda: _settled(scraper, results), bool, _SETTLE_SECONDS)
     verdict = judge(results, scraper.last, scraper.moments, killed, scraper.went_back)
     report.print_comparison(out, verdict.lines, scraper.naive[during:])
     report.print_latencies(out, scraper.last)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from runner.environment import environment
 from runner.proc import children, command_line, initial_environment, processes, stat_fields
-from runner.waits import POLL_SECONDS, START_SECONDS, STOP_SECONDS, eventually
+from runner.waits import POLL_SECONDS, START_SECONDS, STOP_SECONDS, latest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ class Program:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
         # The exporter watches its server and ends a moment after it.
-        left = eventually(self.processes, lambda found: not found, STOP_SECONDS)
+        left = latest(self.processes, lambda found: not found, STOP_SECONDS)
         self.leftovers += [(pid, command_line(pid)) for pid in left]
         if left:
             with suppress(ProcessLookupError):

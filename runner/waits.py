@@ -18,11 +18,27 @@ T = TypeVar("T")
 
 def eventually(read: Callable[[], T], good: Callable[[T], object], timeout: float = START_SECONDS) -> T:
     """
+    Call *read* until *good* accepts its value, and return that. Raises AssertionError after *timeout* seconds.
+    """
+    value, accepted = _wait(read, good, timeout)
+    if not accepted:
+        raise AssertionError(f"the last value after {timeout:g} s is {value!r}")
+    return value
+
+
+def latest(read: Callable[[], T], good: Callable[[T], object], timeout: float = START_SECONDS) -> T:
+    """
     Call *read* until *good* accepts its value or *timeout* seconds have passed. Returns the last value, good or not.
     """
+    return _wait(read, good, timeout)[0]
+
+
+def _wait(read: Callable[[], T], good: Callable[[T], object], timeout: float) -> tuple[T, bool]:
     deadline = time.monotonic() + timeout
     while True:
         value = read()
-        if good(value) or time.monotonic() > deadline:
-            return value
+        if good(value):
+            return value, True
+        if time.monotonic() > deadline:
+            return value, False
         time.sleep(POLL_SECONDS)

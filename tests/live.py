@@ -18,7 +18,7 @@ from runner.environment import BIN, ROOT
 from runner.environment import environment as runner_environment
 from runner.proc import command_line, initial_environment, living, parent, stat_fields
 from runner.server import GUNICORN_LINE, METRICS_LINE, UWSGI_LINE, Server
-from runner.waits import START_SECONDS, STOP_SECONDS, T, eventually
+from runner.waits import START_SECONDS, STOP_SECONDS, T, eventually, latest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "APPS", "BIN", "GUNICORN_LINE", "METRICS_LINE", "REQUEST_SECONDS", "ROOT", "START_SECONDS", "STOP_SECONDS",
     "UWSGI_LINE", "Driven", "Labels", "LiveServer", "Response", "Samples", "T", "command_line", "drive", "environment",
-    "eventually", "for_any_user", "gunicorn", "hold_port", "initial_environment", "labelled", "living", "parent",
+    "eventually", "for_any_user", "gunicorn", "hold_port", "initial_environment", "labelled", "latest", "living", "parent",
     "parse_samples", "request", "stat_fields", "user_id", "uwsgi",
 ]  # fmt: skip
 

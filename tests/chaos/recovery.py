@@ -78,7 +78,7 @@ def settled(case: Case, workers: int = 2) -> float:
         ask_all(case, workers)
         return missing(case)
 
-    return live.eventually(step, lambda found: found == 0, HEALING_SECONDS)
+    return live.latest(step, lambda found: found == 0, HEALING_SECONDS)
 
 
 def status(case: Case, path: str) -> int:

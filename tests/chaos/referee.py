@@ -310,7 +310,7 @@ class Case:
         wanted = found + count
         while found < wanted:
             before = found
-            found = live.eventually(lambda: self.tally.count, lambda now, than=before: now > than)
+            found = live.latest(lambda: self.tally.count, lambda now, than=before: now > than)
             assert found > before, self.tally.wrong
 
     def wait_for_scrapes(self, count: int) -> None:

@@ -191,7 +191,7 @@ def endure(place: Place, harm: Callable[[Place], Iterator[None]]) -> list[str]:
         with harming(place):
             # Two looks of each worker.
             after = case.tally.count
-            live.eventually(lambda: case.tally.count, lambda count: count > after + 100, 2.5)
+            live.latest(lambda: case.tally.count, lambda count: count > after + 100, 2.5)
     lost = settled(case) - earlier[0]
     return [
         *([f"{lost} requests are missing"] if lost else []),

@@ -67,7 +67,7 @@ def test_nothing_grows_at_full_speed(name: str) -> None:
             case.stop_traffic()
             # At rest: no more than it had in the midst of traffic.
             wanted = {pid: min(quarters(found)[0]) for pid, found in watch.descriptors.items()}
-            most = live.eventually(
+            most = live.latest(
                 watch.open_descriptors, lambda found: all(found[pid] <= wanted[pid] for pid in wanted), 10
             )
             assert list(watch.memory) == [*server.workers(), *servers.exporter_processes(server)]

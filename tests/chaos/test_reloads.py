@@ -159,6 +159,6 @@ def test_a_cheaper_pool_loses_nothing() -> None:
                 with case.fault(cuts=False):
                     (server.folder / "fifo").write_text("+" if step == 1 else "-")
                     # uWSGI's own algorithm has a say too.
-                    found = live.eventually(server.workers, lambda pids, n=wanted: len(pids) == n, 5)
+                    found = live.latest(server.workers, lambda pids, n=wanted: len(pids) == n, 5)
                     wanted = max(len(found), 1)
             case.wait_for(20)
