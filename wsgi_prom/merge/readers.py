@@ -180,14 +180,14 @@ class SlotSource:
 
     def _without_removed(self, data: bytes, starts: bytes) -> tuple[bytes, frozenset[int]]:
         columns, firsts = array("d", starts), self._layout.starts
-        found = frozenset([place for place, first in enumerate(firsts[:-1]) if columns[first] < 0])
+        found = frozenset([number for number, first in enumerate(firsts[:-1]) if columns[first] < 0])
         if found != self._removed:
             self._removed = found
         if not found:
             return data, found
         kept = array("d", data)
-        for place in found:
-            row = slice(firsts[place], firsts[place + 1])
+        for number in found:
+            row = slice(firsts[number], firsts[number + 1])
             kept[row] = array("d", bytes(8 * (row.stop - row.start)))
         return kept.tobytes(), self._removed
 
