@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from typing import TYPE_CHECKING
@@ -174,3 +175,12 @@ def test_a_directory_that_another_user_has_put_there_is_not_used() -> None:
         assert [] == os.listdir(path)
     finally:
         path.rmdir()
+
+
+def test_the_directory_of_a_name_goes_with_a_killed_master() -> None:
+    """When the master of gunicorn was killed, the exporter removes the directory of its name once the workers have ended too."""
+    name, path = joined.new_name()
+    with live.gunicorn("plain:app", "--timeout", "4", workers=1, WSGI_PROM_NAME=name) as server:
+        assert server.get("/").status == 200
+        server.kill(signal.SIGKILL)
+        assert joined.gone(path)

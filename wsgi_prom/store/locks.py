@@ -51,11 +51,7 @@ _DISCARDED: Final = 7919
 
 
 class LockFile:
-    """
-    The lock file of one directory, as this process sees it.
-
-    Safe in threads, and across forks: a child holds none of what its parent holds. Get it by `LockFile.of`.
-    """
+    """The lock file of a directory. Safe in threads, and across forks: a child holds none of its parent's bytes. Get it by `of`."""
 
     _opened: Final[dict[tuple[int, int], LockFile]] = {}
     # The last one of each path, whether or not it is still there.
@@ -242,6 +238,10 @@ class LockFile:
             return None
         stop = start + length if length else wanted.stop  # 0: to the end of the file
         return range(max(start, wanted.start), min(stop, wanted.stop)), max(pid, 0)
+
+    def is_held_by_others(self, wanted: range) -> bool:
+        """Return whether another process holds a byte of *wanted*."""
+        return self._held(fcntl.F_GETLK, wanted) is not None
 
     def servers(self) -> Iterator[int]:
         """Yield the pids of other processes that are masters of servers here; 0 for one in another pid namespace."""

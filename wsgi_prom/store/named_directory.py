@@ -68,6 +68,4 @@ def gone_for_good(path: Path) -> bool:
 
 def in_use(lock_file: LockFile) -> bool:
     """Return whether another process records in the directory of *lock_file*, or an exporter that was started by hand serves it."""
-    if any(pid != os.getpid() and not lock_file.mine(byte) for byte, pid in lock_file.holders(_SLOTS)):
-        return True
-    return not lock_file.mine(KEPT) and lock_file.holder(KEPT) is not None
+    return lock_file.is_held_by_others(_SLOTS) or lock_file.is_held_by_others(range(KEPT, KEPT + 1))

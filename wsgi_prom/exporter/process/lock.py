@@ -135,10 +135,11 @@ class ExporterLock:
         """Let the program that this process executes next hold the lock. Raises OSError."""
         self._lock_file.keep_at_exec()
 
-    def remove_directory(self) -> None:
-        """Remove the directory if it was made for a server and no server uses it. Never raises."""
-        if next(self.servers(), None) is None:
-            directory.discard(self.path, self._lock_file)
+    def remove_directory(self) -> bool:
+        """Remove the directory if it was made for a server and no server uses it. Return whether it may be tried again. Never raises."""
+        if next(self.servers(), None) is not None:
+            return False
+        return not directory.discard(self.path, self._lock_file) and named_directory.is_named(self.path)
 
     @classmethod
     @contextmanager

@@ -43,6 +43,10 @@ _LAST_LISTEN_PAUSE_SECONDS: Final = 5.0
 _KEEP_SECONDS: Final = 1.0
 # Longer than the serving process takes for its last scrapes. A stopped process does not handle SIGTERM.
 _END_SECONDS: Final = 6.0
+# How long the exporter waits, after its server's end, for others to leave the directory of a name. gunicorn's workers notice the
+# death of their master within half of their timeout, which is 30 s.
+_LEFT_SECONDS: Final = 20.0
+_POLL_SECONDS: Final = 0.1
 # A serving process that lived longer did not fail at its start.
 _SETTLED_SECONDS: Final = 5.0
 # Between failed starts. That is no load (a fork takes 5 ms), and shorter than Prometheus waits for an answer (10 s).
@@ -73,6 +77,7 @@ class Supervisor:
         self._serve = serve
         self._clock = clock
         self._told_to_end = False
+        self._signalled = False
         # How many serving processes in a row died soon after their start.
         self._failures = 0
         # Python writes each signal to this pipe, so that none is missed between a check and a wait.
@@ -90,7 +95,7 @@ class Supervisor:
         if listening is not None:
             self._supervise(listening)
             listening.close()
-        self._clean_up()
+        self._clean_up(_LEFT_SECONDS)
 
     def _listen_when_possible(self) -> Listening | None:
         """Return the listening socket, None if the exporter is to end before it can have one."""
@@ -173,13 +178,15 @@ class Supervisor:
                 break
             self._wait(deadline - time.monotonic())
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, patience: float = 0.0) -> None:
         self._lock.release()
         if self._master.ended():
-            self._lock.remove_directory()
+            deadline = time.monotonic() + patience
+            while self._lock.remove_directory() and not self._signalled and time.monotonic() < deadline:
+                self._wait(_POLL_SECONDS)
 
     def _end(self, *_: object) -> None:
-        self._told_to_end = True
+        self._told_to_end = self._signalled = True
 
     def _is_over(self) -> bool:
         self._told_to_end = self._told_to_end or self._master.ended()
