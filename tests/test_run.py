@@ -106,7 +106,7 @@ def test_a_program_is_what_it_is_without(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (3, "['--role', '--', 'check'] given customized __main__\n") == (done.returncode, done.stdout)
     (line,) = done.stderr.splitlines()
-    assert "this process has not joined any other" in line
+    assert "the metrics of this process are on no page" in line
     done = run("--", sys.executable, "-c", "import os; os.kill(os.getpid(), 15)")
     assert -signal.SIGTERM == done.returncode
     # Python that ignores the environment, or has no wsgi_prom.
