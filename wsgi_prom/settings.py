@@ -10,17 +10,16 @@ All settings: their defaults, and how they are read from the environment and fro
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import setting_values
 from wsgi_prom.errors import SettingError
 from wsgi_prom.metrics import APP_INFO, CPU, FIRST_BYTE, OPTIONAL
 from wsgi_prom.setting_values import Address, PathPattern
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ("PREFIX", "RUN", "Address", "PathPattern", "Settings", "known_variables", "unknown_variables")
 
-log = logging.getLogger("wsgi_prom")
 
 PREFIX: Final = "WSGI_PROM_"
 # "PID ROLE", in the environment of a program that `wsgi-prom run` executes as the process PID. Nobody sets it.
@@ -213,7 +211,7 @@ class Settings:
         environ = os.environ if environ is None else environ
         if RUN not in environ:
             for message in unknown_variables(environ).values():
-                _warn_once(message)
+                warn_once(message)
         fields = {field.name: field for field in dataclasses.fields(cls)}
         values = {
             name: _parse(field, PREFIX + name.upper(), environ[PREFIX + name.upper()])
@@ -273,11 +271,6 @@ def _nearest(name: str, names: list[str]) -> str | None:
     import difflib  # noqa: PLC0415 - takes 1.5 ms, for a message only
 
     return next(iter(difflib.get_close_matches(name, names, n=1)), None)
-
-
-@cache
-def _warn_once(message: str) -> None:
-    log.warning("%s", message)
 
 
 def _parse(field: dataclasses.Field[Any], name: str, value: Any) -> Any:

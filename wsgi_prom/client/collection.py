@@ -28,6 +28,7 @@ from wsgi_prom.store.claims import Claim, Stage
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -210,7 +211,7 @@ class Collection:
     def begin(self) -> None:
         """Start the thread, if this process has none and something to ask. Never raises."""
         if self._bound and self.remedy and isinstance(current_slot.slot, SharedSlot):
-            _warn_once(self.remedy)
+            warn_once(self.remedy)
         self._start()
 
     def leave_to_children(self) -> None:
@@ -267,13 +268,5 @@ def _seconds() -> float:
     except SettingError:  # told where the server or its application is started
         return Settings().collect_seconds
 
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        log.warning("%s", message)
-
-
-_warned: Final[set[str]] = set()
 
 collection: Final = Collection()

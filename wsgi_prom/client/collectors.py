@@ -6,7 +6,6 @@ The client library's own collectors are none of these: the exporter shows what t
 
 from __future__ import annotations
 
-import logging
 import weakref
 from contextlib import suppress
 from functools import wraps
@@ -17,15 +16,15 @@ from prometheus_client import values as client_values
 from prometheus_client.metrics_core import Metric
 
 from wsgi_prom.client.slot_values import SlotValue
+from wsgi_prom.client.watched_methods import watch
 from wsgi_prom.store import fork_locks
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.removal import new_number, removed_now
 from wsgi_prom.store.slots import SharedSlot
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-log = logging.getLogger("wsgi_prom")
 
 _MODES: Final = metrics.Gauge._MULTIPROC_MODES
 # In characters. A name is made of a module and a class.
@@ -97,10 +96,10 @@ class Collectors:
 
     def install(self, existing: Iterable[Any]) -> None:
         """Watch what is made from now on, and look at the metrics and registries that *existing* are. Call it once."""
-        _watch(metrics.Gauge, "set_function", self._add_gauge)
+        watch(metrics.Gauge, "set_function", self._add_gauge)
         for name in ("remove", "remove_by_labels", "clear"):
             self._watch_removal(name)
-        _watch(registry.CollectorRegistry, "register", self._add_registered)
+        watch(registry.CollectorRegistry, "register", self._add_registered)
         for item in existing:
             with suppress(Exception):
                 if isinstance(item, registry.CollectorRegistry):
@@ -177,19 +176,6 @@ class Collectors:
         self.found()
 
 
-def _watch(kind: type, name: str, look: Callable[..., None]) -> None:
-    method = getattr(kind, name)
-
-    @wraps(method)
-    def watched(*arguments: Any, **keywords: Any) -> Any:
-        result = method(*arguments, **keywords)
-        with suppress(Exception):
-            look(*arguments, *keywords.values())
-        return result
-
-    setattr(kind, name, watched)
-
-
 def _custom(found: Any) -> Iterator[Any]:
     """Yield the custom collectors of the registry *found*, which may be gone."""
     for collector in [] if found is None else list(found._collector_to_names):
@@ -226,20 +212,11 @@ def _mode(collector: Any) -> str:
     mode = getattr(collector, "multiprocess_mode", None)
     if mode is None or mode in _MODES:
         return mode or ""
-    _warn_once(
+    warn_once(
         f"multiprocess_mode={mode!r} of the collector {type(collector).__qualname__} is none of "
         f"{', '.join(sorted(_MODES))}; one process asks it for the whole application."
     )
     return ""
-
-
-_warned: Final[set[str]] = set()
-
-
-def _warn_once(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        log.warning("%s", message)
 
 
 def _take_from_slot(gauge: Any) -> None:

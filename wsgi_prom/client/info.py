@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import metrics
 
 from wsgi_prom.client.bound_row import ROW, BoundRow
+from wsgi_prom.client.watched_methods import watch
 from wsgi_prom.store import text_labels
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.schemas import Metric, Schema
@@ -22,15 +22,15 @@ from wsgi_prom.store.text_format import Text
 from wsgi_prom.store.texts import texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from wsgi_prom.store.memory_slot import Columns
 
 
 def install(existing: Iterable[Any]) -> None:
     """Record what is made and set from now on, and what those Info metrics of *existing* have been set to. Call it once."""
-    _after("_metric_init", _begin)
-    _after("info", _set)
+    watch(metrics.Info, "_metric_init", lambda metric, *_: _begin(metric))
+    watch(metrics.Info, "info", lambda metric, *_: _set(metric))
     for metric in existing:
         # The parent of children has no text of its own.
         if isinstance(metric, metrics.Info) and (not metric._labelnames or metric._labelvalues):
@@ -75,15 +75,3 @@ def _begin(metric: Any) -> None:
 
 def _set(metric: Any) -> None:
     getattr(metric, ROW).set(metric._value)
-
-
-def _after(name: str, record: Callable[[Any], None]) -> None:
-    method = getattr(metrics.Info, name)
-
-    @wraps(method)
-    def recorded(metric: Any, *arguments: Any, **keywords: Any) -> None:
-        method(metric, *arguments, **keywords)
-        with suppress(Exception):
-            record(metric)
-
-    setattr(metrics.Info, name, recorded)

@@ -10,17 +10,17 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import metrics
 
 from wsgi_prom.client.bound_row import ROW, BoundRow
+from wsgi_prom.client.watched_methods import watch
 from wsgi_prom.store import schemas
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from wsgi_prom.store.memory_slot import Columns
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def install(existing: Iterable[Any]) -> None:
     """Record what is made and set from now on, and the states of those Enums among *existing*. Call it once."""
     # Not after `_metric_init`: the library knows the states of an Enum only behind it.
-    _after("__init__", _begin)
-    _after("state", lambda metric: _set(metric, None))
+    watch(metrics.Enum, "__init__", lambda metric, *_: _begin(metric))
+    watch(metrics.Enum, "state", lambda metric, *_: _set(metric, None))
     for metric in existing:
         if isinstance(metric, metrics.Enum):
             with suppress(Exception):
@@ -73,15 +73,3 @@ def _begin(metric: Any) -> None:
 
 def _set(metric: Any, when: float | None) -> None:
     getattr(metric, ROW).set(str(metric._states[metric._value]), when)
-
-
-def _after(name: str, record: Callable[[Any], None]) -> None:
-    method = getattr(metrics.Enum, name)
-
-    @wraps(method)
-    def recorded(metric: Any, *arguments: Any, **keywords: Any) -> None:
-        method(metric, *arguments, **keywords)
-        with suppress(Exception):
-            record(metric)
-
-    setattr(metrics.Enum, name, recorded)

@@ -28,6 +28,7 @@ from wsgi_prom.store import directory, entry, environment, joined_role, locks, n
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.shared_directory import shared_directory
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,6 @@ _LOOK_SECONDS: Final = 1.0
 _START_SECONDS: Final = 4.0
 _LONGEST_PAUSE_SECONDS: Final = 300.0
 # The warnings that were given.
-_warned: Final[set[str]] = set()
 
 
 def join(role: str = "task", *, name: str | None = None, serve: bool = False) -> None:
@@ -69,13 +69,13 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
     shared = shared_directory()
     path = shared or (settings.name and named_directory.directory_of(settings.name)) or None
     if path is None:
-        _warn_once(
+        warn_once(
             "the metrics of this process are on no page, since it has found no other to join. Set WSGI_PROM_NAME to the same name for it "
             f"and for the server, or {environment.VARIABLE} to the same directory"
         )
         return
     if shared and settings.name and not named_directory.is_of(shared, settings.name):
-        _warn_once(
+        warn_once(
             f"the name {settings.name} is not used: this process joins those of {shared}, which its environment names"
         )
     joined_role.current = _WatchedRole(role)
@@ -97,13 +97,6 @@ def _in_uwsgi() -> bool:
     except ImportError:
         return False
     return hasattr(uwsgi, "masterpid")
-
-
-def _warn_once(message: str) -> None:
-    """Log *message*, unless this process or its parent has (a child of Celery's pool may have one task)."""
-    if message not in _warned:
-        _warned.add(message)
-        log.warning("%s", message)
 
 
 def check_role(role: str) -> None:
