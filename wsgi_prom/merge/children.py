@@ -192,7 +192,7 @@ class GaugeChild(Child):
             return ()
         if mode == "mostrecent":
             return (max(shown, key=lambda setting: setting[2])[1],)
-        return (_MERGES[mode](value for _, value, _ in shown),)
+        return (MERGES[mode](value for _, value, _ in shown),)
 
 
 class InfoChild(Child):
@@ -263,7 +263,7 @@ def distinct(*labels: Labels) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-_MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "min": min, "max": max}
+MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "min": min, "max": max}
 CHILDREN: Final[dict[str, type[Child]]] = {
     "counter": CounterChild,
     "gauge": GaugeChild,

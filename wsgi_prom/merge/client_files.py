@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     Part = tuple[str, str]  # the type of metric, or the mode of a gauge, and the key
     Setting = tuple[Part, float, float]  # of a gauge: its value, and when that was set
 
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _TRIES: Final = 10
 
 
@@ -181,9 +180,8 @@ def row_of(part: Part) -> Row:
 
 
 def _entries(folder: int, name: str, origin: Origin, owners: frozenset[int] | None) -> list[Entry]:
-    fd = os.open(name, _READ_FLAGS, dir_fd=folder)
+    fd, _ = client_format.open_plain(name, owners, folder=folder)
     try:
-        client_format.check_plain(fd, owners)
         entries = client_format.read_entries(fd)
     finally:
         os.close(fd)

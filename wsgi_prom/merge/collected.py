@@ -10,16 +10,17 @@ Merge what collectors and the functions of gauges have returned in each process:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar, Sample
 
+from wsgi_prom.merge.children import MERGES
 from wsgi_prom.merge.names import beside_pid, label_name, metric_name
 from wsgi_prom.store import collected, directory_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from pathlib import Path
 
     from wsgi_prom.merge.children import Labels
@@ -176,11 +177,8 @@ def _merged(key: Key, mode: str, answers: list[_Answer]) -> Sample:
     name, labels = key
     latest = max(answers, key=lambda answer: answer.at).sample
     value, timestamp = latest.value, latest.timestamp
-    merge = _MERGES.get(mode.removeprefix("live"))
+    merge = MERGES.get(mode.removeprefix("live"))
     if merge is not None and len(answers) > 1:
         value, timestamp = merge(answer.sample.value for answer in answers), None
     exemplar = None if latest.exemplar is None else Exemplar(*latest.exemplar)
     return Sample(name, dict(labels), value, timestamp, exemplar)
-
-
-_MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "min": min, "max": max}

@@ -139,9 +139,7 @@ class Collector:
         found: list[tuple[str, Record]] = []
         if self._path is not None and report.readable:
             try:
-                found, unreadable = collected.read(
-                    self._path, os.listdir(self._path), slots, directory.trusted_uids(self._path)
-                )
+                found, unreadable = collected.read(self._path, self._names, slots, self._owners)
                 report.unreadable += tuple(unreadable)
             except (OSError, DirectoryError):  # gone since the slots were read
                 report.readable = False

@@ -21,7 +21,7 @@ from wsgi_prom import metrics
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, directory_files, exit_counts, file_format, locks, schemas
 from wsgi_prom.store.claims import Claim
-from wsgi_prom.store.client_format import check_plain
+from wsgi_prom.store.client_format import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -37,10 +37,6 @@ _MOST_KEYS: Final = 2**28
 _MOST_COLUMNS: Final = 2**24
 # How often values are read again while processes remove label sets.
 _TRIES: Final = 10
-
-# A FIFO does not block, and a link to another place is not followed.
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
 
 _UNCLAIMED: Final = Claim()
 # As a Counter of the client library's has it, which uWSGI's workers use.
@@ -243,14 +239,3 @@ class MemorySource:
             self._layout = Layout([(schema, labelvalues) for schema, labelvalues, _ in found])
         data = array("d", [value for _, _, values in found for value in values]).tobytes()
         return [Reading(self._layout, data, "memory", str(os.getpid()), live=True)]
-
-
-def open_plain(path: Path, owners: frozenset[int] | None) -> tuple[int, os.stat_result]:
-    """Open the plain file *path*, of one of *owners* if they are given. Raises FormatError, OSError."""
-    fd = os.open(path, _READ_FLAGS)
-    try:
-        check_plain(fd, owners)
-        return fd, os.fstat(fd)
-    except BaseException:
-        os.close(fd)
-        raise

@@ -16,8 +16,8 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.merge import readers
 from wsgi_prom.store import directory, text_format
+from wsgi_prom.store.client_format import open_plain
 from wsgi_prom.store.texts import texts as own_texts
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class _TextReader:
 
     def read(self, path: Path, owners: frozenset[int] | None) -> None:
         """Bring both up to date. Raises FormatError, OSError; what could be read is in them all the same."""
-        fd, found = readers.open_plain(path, owners)
+        fd, found = open_plain(path, owners)
         try:
             self._update(fd, found)
         except BaseException:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
 _FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.collected", re.ASCII)
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 # Some 10,000 samples. What is beyond is not written, and a longer file is not read.
 MOST_BYTES: Final = 1 << 20
@@ -151,9 +150,8 @@ def read(folder: int, number: int, owners: frozenset[int] | None = None) -> tupl
 
     Raises FormatError for anything but what `write` has written, also for a file of other users than *owners*, uids; OSError.
     """
-    fd = os.open(name(number), _READ_FLAGS, dir_fd=folder)
+    fd, _ = client_format.open_plain(name(number), owners, folder=folder)
     try:
-        client_format.check_plain(fd, owners)
         data = os.pread(fd, MOST_BYTES + 1, 0)
     finally:
         os.close(fd)
