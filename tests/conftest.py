@@ -6,7 +6,7 @@ import compileall
 import os
 import re
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
@@ -116,6 +116,19 @@ def in_child() -> Callable[..., object]:
     What records into the process's one current slot goes in here.
     """
     return processes.in_child
+
+
+@pytest.fixture
+def recording(in_child: Callable[..., Any], shared: Path) -> Callable[..., Any]:
+    """
+    Run a function in a process that shares a directory and has wsgi_prom installed.
+    """
+    from wsgi_prom.client.patch import install
+
+    def run(function: Callable[[], Any]) -> Any:
+        return in_child(lambda: (processes.share(shared), install(), function())[-1])
+
+    return run
 
 
 @pytest.fixture

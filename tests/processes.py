@@ -15,9 +15,12 @@ import warnings
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.store.environment import VARIABLE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
+    from pathlib import Path
     from typing import Self
 
 # Generous, for a test that takes 20 seconds alone took 60 beside three others: only a failing one waits to the end.
@@ -125,6 +128,16 @@ def child_of(fork: Callable[[], int], function: Callable[[], object]) -> int:
         finally:
             os._exit(status)
     return pid
+
+
+def share(path: Path) -> None:
+    """Have this process, and its children, share the directory *path*."""
+    os.environ[VARIABLE] = str(path)
+
+
+def fork(function: Callable[[], object]) -> None:
+    """Run *function* in a forked process to its end; it must not raise."""
+    assert 0 == wait_simply(child_of(os.fork, function))
 
 
 def wait_simply(pid: int) -> int:

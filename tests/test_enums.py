@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from processes import fork
 from prometheus_client import CollectorRegistry, Enum, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from test_collector import write_slot
-from test_values import fork, share
 
 from wsgi_prom.client.patch import install
 from wsgi_prom.exporter.exposition import render
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATES = ["starting", "up", 'do"wn']
-
-
-@pytest.fixture
-def recording(in_child: Callable[..., Any], shared: Path) -> Callable[..., Any]:
-    """Run a function in a process that shares a directory and has wsgi_prom installed."""
-
-    def run(function: Callable[[], Any]) -> Any:
-        return in_child(lambda: (share(shared), install(), function())[-1])
-
-    return run
 
 
 def state(path: Path | None) -> dict[str, list[str]]:

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-import processes
 import prometheus_client
 import pytest
+from processes import fork
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from wsgi_prom.client.patch import install
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture
-def recording(in_child: Callable[..., Any], shared: Path) -> Callable[..., Any]:
-    """Run a function in a process that shares a directory and has wsgi_prom installed."""
-
-    def run(function: Callable[[], Any]) -> Any:
-        return in_child(lambda: (share(shared), install(), function())[-1])
-
-    return run
-
-
-def share(path: Path) -> None:
-    os.environ[VARIABLE] = str(path)
-
-
-def fork(function: Callable[[], object]) -> None:
-    assert 0 == processes.wait_simply(processes.child_of(os.fork, function))
 
 
 def exemplars(path: Path) -> dict[str, tuple[dict[str, str], float]]:

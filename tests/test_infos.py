@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-import processes
 import prometheus_client
 import pytest
+from processes import fork, share
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Info
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -17,7 +16,6 @@ from wsgi_prom.client.patch import install
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,24 +23,6 @@ if TYPE_CHECKING:
 
 # Values that must be escaped, names that only UTF-8 has, and two names that would be one on a page.
 LABELS: dict[str, Any] = {"version": "1.2.3", "host": 'a"b\\c\nd', "aé": "ü\udc80", "a.b": "1", "a_b": "2"}
-
-
-@pytest.fixture
-def recording(in_child: Callable[..., Any], shared: Path) -> Callable[..., Any]:
-    """Run a function in a process that shares a directory and has wsgi_prom installed."""
-
-    def run(function: Callable[[], Any]) -> Any:
-        return in_child(lambda: (share(shared), install(), function())[-1])
-
-    return run
-
-
-def share(path: Path) -> None:
-    os.environ[VARIABLE] = str(path)
-
-
-def fork(function: Callable[[], object]) -> None:
-    assert 0 == processes.wait_simply(processes.child_of(os.fork, function))
 
 
 def shown(path: Path, *, open_metrics: bool = False) -> list[str]:

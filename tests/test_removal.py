@@ -13,9 +13,10 @@ import live
 import processes
 import pytest
 import servers
+from processes import fork, share
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from test_collector import READS, write_slot
-from test_values import MODES, fork, share
+from test_values import MODES
 
 from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 import pytest
+from processes import share
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from test_collector import BUSY, HITS, READS, write_slot
-from test_values import share
 from webob import Request
 
 from wsgi_prom import MetricsApp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ import processes
 import prometheus_client
 import pytest
 from interruptions import at_each_instruction, needs_speed
-from processes import child_of, wait_simply
+from processes import fork, share
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client import values as client_values
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -25,7 +24,6 @@ from wsgi_prom.client import values as value_class
 from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
-from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.schemas import gauge as gauge_schema
 
 if TYPE_CHECKING:
@@ -34,27 +32,6 @@ if TYPE_CHECKING:
 
 KINDS = ["all", "min", "max", "sum", "mostrecent"]
 MODES = [live + kind for live in ("", "live") for kind in KINDS]
-
-
-@pytest.fixture
-def recording(in_child: Callable[..., Any], shared: Path) -> Callable[..., Any]:
-    """
-    Run a function in a process that shares a directory and has wsgi_prom installed.
-    """
-
-    def run(function: Callable[[], Any]) -> Any:
-        return in_child(lambda: (share(shared), install(), function())[-1])
-
-    return run
-
-
-def share(path: Path) -> None:
-    os.environ[VARIABLE] = str(path)
-
-
-def fork(function: Callable[[], object]) -> None:
-    """Run *function* in a forked process to its end; it must not raise."""
-    assert 0 == wait_simply(child_of(os.fork, function))
 
 
 def samples(path: Path, prefix: str = "t_") -> dict[str, float]:
