@@ -1,4 +1,4 @@
-"""Listen queues for tests: what the kernel tells of all listeners of one name, added up."""
+"""Adds up what the kernel reports of all listen queues with one address."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Totals:
             seen[identity] = now
 
     def forget(self, present: set[Identity], runs: Callable[[Identity], bool]) -> None:
-        """Forget processes that have ended. Those of *present* have not; *runs* tells of another one."""
+        """Forget processes that have ended: those that are not among *present*, and of which *runs* returns False."""
         with self._lock:
             _, seen = self._load()
             for identity in [known for known in seen if known not in present and not runs(known)]:
