@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import FileWrapper
 
+import processes
 import pytest
 from test_middleware import HEADERS, Closable, all_recorded, environ_of, plain
 
@@ -15,9 +17,11 @@ from wsgi_prom import PrometheusMiddleware, set_route
 from wsgi_prom.errors import SettingError
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.request.headers import content_length, queue_seconds
+from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 NOW = 1_700_000_000.0
 
@@ -232,20 +236,25 @@ def test_a_body_that_the_server_does_not_send_has_no_size(
     server: dict[str, Any], method: str, status: str, size: int, body: Any, in_child: Any
 ) -> None:
     """Responses to HEAD and with a status without body have no size, since servers differ in what they send."""
+    empty = [b""], lambda: Closable([])
 
     def work() -> Any:
         def app(environ: Any, start_response: Any) -> Any:
             set_route(environ, "/r")
             start_response(status, HEADERS)
-            return body() if callable(body) else body
+            result = bodies.pop()
+            return result() if callable(result) else result
 
-        for _ in range(2):
+        bodies = [body, *empty, body, *empty]
+        while bodies:
             get(app, environ_of(REQUEST_METHOD=method, **server))
         return all_recorded()
 
     found = in_child(work)
     assert found[f"http_response_size_bytes_sum{{{method},/r}}"] == 2 * size
-    assert found[f"http_requests_total{{{method},/r,{status[:3]}}}"] == 2
+    assert found[f"http_response_size_bytes_count{{{method},/r}}"] == 6
+    assert found[f"http_request_duration_seconds_count{{{method},/r}}"] == 6
+    assert found[f"http_requests_total{{{method},/r,{status[:3]}}}"] == 6
 
 
 def test_a_response_closed_before_its_end_is_aborted(in_child: Any) -> None:
@@ -311,8 +320,6 @@ def test_queue_time_is_observed_where_a_proxy_tells_it(in_child: Any) -> None:
     """A request with the header is one observation, a request without it is none."""
 
     def work() -> Any:
-        import time
-
         get(plain, environ_of(HTTP_X_REQUEST_START=f"t={time.time() - 20}"))
         get(plain)
         return all_recorded()
@@ -321,6 +328,31 @@ def test_queue_time_is_observed_where_a_proxy_tells_it(in_child: Any) -> None:
     assert found["http_request_queue_seconds_count{}"] == 1
     assert found["http_request_queue_seconds_bucket{10.0}"] == 0
     assert found["http_request_queue_seconds_bucket{30.0}"] == 1
+
+
+def test_queue_times_are_counted_across_slots_and_forks(recording: Any, shared: Path) -> None:
+    """Each request with the header is one observation, in a slot, in one that takes its place, and in a forked child."""
+
+    def send(count: int) -> None:
+        for _ in range(count):
+            get(plain, environ_of(HTTP_X_REQUEST_START=f"t={time.time() - 20}"))
+
+    def work() -> None:
+        send(3)
+        for path in shared.glob("wsgi_prom.0.*"):
+            path.unlink()
+        current_slot.check()
+        send(3)
+        processes.fork(lambda: send(4))
+        send(1)
+
+    recording(work)
+    (family,) = (f for f in Collector(shared).collect() if f.name == "http_request_queue_seconds")
+    found = dict(zip(family.samples, family.values, strict=True))
+    assert 11.0 == found["http_request_queue_seconds_count", ()]
+    assert 220 == pytest.approx(found["http_request_queue_seconds_sum", ()], abs=11)
+    assert 0.0 == found["http_request_queue_seconds_bucket", (("le", "10.0"),)]
+    assert 11.0 == found["http_request_queue_seconds_bucket", (("le", "30.0"),)]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class Input:
         return returned
 
     def _counted(self, data: bytes) -> bytes:
-        if isinstance(data, bytes | bytearray):
+        if isinstance(data, (bytes, bytearray)):
             self._advance(len(data))
         return data
 

@@ -88,7 +88,8 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
         request.own_extras = None
         request.started = started = perf_counter()
         try:
-            if not knows_file_wrapper:  # kept, as a look at each request's takes 300 instructions
+            # A class is kept for the process, since a look at each request's takes 300 instructions; a function, as uWSGI's, is not.
+            if not knows_file_wrapper:
                 knows_file_wrapper = request.see_file_wrapper()
             if (counts_received and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)) or (
                 counts_queue and ("HTTP_X_REQUEST_START" in environ or "HTTP_X_QUEUE_START" in environ)
@@ -103,10 +104,12 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
             request.original_path = environ["PATH_INFO"]
         except Exception as error:
             request.begin_after_error(error)
+        # The slot's lock, which tells this process from a parent; False while rows are being moved.
         token = current_slot.token
         if token is False:
-            in_progress.enter(request)
+            in_progress.enter(request)  # under the lock, and sets the request's token to it
         else:
+            # `count` is minus the number of requests: store/in_progress.py.
             if counts_in_progress:
                 count = in_progress.count = in_progress.count - 1.0
                 in_progress.columns[0] = started if count == -1.0 else count
@@ -117,7 +120,7 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
 
 def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
     """Return the function that counts a request, whose response is complete, before the server gets its last chunk."""
-    requests, in_progress = recorder.rows.requests, recorder.in_progress
+    rows, requests, in_progress = recorder.rows, recorder.rows.requests, recorder.in_progress
     labels_of = labels_of_callables(recorder.label_callables)
     bounds, first_bound, sent_column = recorder.bounds, recorder.bounds[0], recorder.columns.sent
     counts_sent, counts_in_progress = recorder.counts_sent, recorder.counts_in_progress
@@ -130,21 +133,24 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             bucket = 1 if seconds <= first_bound else 1 + bisect_left(bounds, seconds)
             labels = request.route if labels_of is None else labels_of(request)
             extras = request.own_extras
-            # The token last: another thread may have dismissed the request, for a middleware inside.
+            # Byte 1 of the guard: the slot is this process's own, not a parent's. The token last: another thread may have
+            # dismissed the request, for a middleware inside.
             if (extras is None or not extras.slow) and _fork_guard[1] and request.token is current_slot.token:
                 row = requests[request.method][labels][request.status]
+                # First: the row of a response that may have no body has no such column, and `end` is left to decide.
+                if sent and counts_sent:
+                    row[sent_column] += sent
                 row[0] += seconds
                 row[bucket] += 1.0
-                if counts_sent:
-                    row[sent_column] += sent
                 if extras is not None:
                     row[recorder.columns.received] += extras.received.size
                     row[recorder.columns.unknown] += extras.received.unknown
+                    if extras.waited is not None:
+                        rows.queue[0] += extras.waited
+                        rows.queue[extras.queue_bucket] += 1.0
                 if counts_in_progress:
                     in_progress.columns[0] = in_progress.count = in_progress.count + 1.0
                 request.token = request.environ[REQUEST] = None
-                if extras is not None:
-                    recorder.observe_queue(extras.waited)
                 return
         except Exception:  # noqa: S110 - new labels, no start_response, a chunk that is not bytes
             pass

@@ -24,7 +24,7 @@ from wsgi_prom.store.current_slot import current_slot
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from wsgi_prom.request.request import MeasuredRequest
+    from wsgi_prom.request.request import Extras, MeasuredRequest
     from wsgi_prom.request.schemas import RouteLabels
     from wsgi_prom.settings import Settings
 
@@ -53,7 +53,7 @@ class Recorder:
         self.counts_queue = metrics.QUEUE[0] not in settings.disable
         self.bounds = settings.buckets
         self.columns = self.rows.schemas.request
-        self._queue_bounds = settings.queue_buckets
+        self.queue_bounds = settings.queue_buckets
         self.next_check = 0.0
         self._logged: set[str] = set()
 
@@ -98,7 +98,7 @@ class Recorder:
                 self.rows.count(schemas.cpu, method, labels, seconds=cpu_seconds)
             if request.extras.trace is not None:
                 self.rows.keep_exemplar(counted, seconds, request.extras.trace)
-        self.observe_queue(request.extras.waited)
+        self._observe_queue(request.extras)
         exception = request.extras.exception
         if exception is not None:
             self.rows.count(schemas.exception, method, labels, exception.__name__)
@@ -123,12 +123,11 @@ class Recorder:
             amounts[columns.first_byte + 1 + bisect_left(self.bounds, first_byte)] = 1.0
         return amounts
 
-    def observe_queue(self, seconds: float | None) -> None:
-        """Count the *seconds* that a request waited in the proxy's queue, if they are known. Never raises."""
-        schema = self.rows.schemas.queue
+    def _observe_queue(self, extras: Extras) -> None:
+        """Count the seconds that a request waited in the proxy's queue, if they are known. Never raises."""
         try:
-            if schema is not None and seconds is not None:
-                self.rows.add(schema, (), {0: seconds, 1 + bisect_left(self._queue_bounds, seconds): 1.0})
+            if extras.waited is not None:
+                self.rows.observe_queue(extras.waited, extras.queue_bucket)
         except Exception:
             self.report_failure("record")
 

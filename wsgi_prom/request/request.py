@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from bisect import bisect_left
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -31,13 +32,15 @@ _ABSENT: Final = object()
 
 
 class Extras:
-    """What only few requests have. The attributes of the class are the defaults."""
+    """Attributes that few requests need. Those of the class are the defaults."""
 
     # Whether only `Recorder.end` may count the request.
     slow = False
     # The body, and the seconds that the request was in the proxy's queue.
     received = NOTHING
     waited: float | None = None
+    # The column of the queue's row that these seconds belong to.
+    queue_bucket = 0
     # Whether the request asks for a WebSocket.
     websocket = False
     # Whether the response is an object of the server's file_wrapper.
@@ -57,7 +60,7 @@ _NO_EXTRAS: Final = Extras()
 
 class MeasuredRequest:
     """
-    What is known of a request. For one thread at a time, like the request itself.
+    The state of a request. For one thread at a time, like the request itself.
 
     `begin` sets the first group of attributes, and `start` the second.
     """
@@ -72,7 +75,7 @@ class MeasuredRequest:
     explicit: ClassVar[bool]
     # Counts the request, whose last chunk goes out now: measurement.py.
     record: ClassVar[Callable[[Any, bytes], None]]
-    # The server's, where it is a class: a response is known for a file by that.
+    # The server's, where it is a class: a response of this type is a file.
     file_wrapper: ClassVar[type | None] = None
 
     environ: WSGIEnvironment
@@ -170,7 +173,12 @@ class MeasuredRequest:
         # Counted at the end: a middleware inside may measure the request.
         if self.recorder.counts_queue:
             # The wall clock, and only here: the proxy's is another machine's, or process's.
-            extras.waited = queue_seconds(self.environ, time.time())
+            waited = queue_seconds(self.environ, time.time())
+            if waited is not None:
+                extras.waited = waited
+                extras.queue_bucket = 1 + bisect_left(self.recorder.queue_bounds, waited)
+                if self.recorder.rows.queue is None:
+                    extras.slow = True  # the first of a process makes the row
 
     def _input(self) -> Input:
         """Return what counts the body as it is read."""

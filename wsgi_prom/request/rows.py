@@ -108,6 +108,8 @@ class Rows:
         # With exemplars, the label set of each row of *requests*.
         self._label_sets_of: dict[tuple[str, RouteLabels, str], tuple[str, ...]] = {}
         self._remembered = 0
+        # For `record` too: the row of the time in a proxy's queue, None until there is one.
+        self.queue: Any = None
         self.in_progress = _in_progress.setdefault(self.schemas.in_progress, InProgress())
         self._label_sets = LabelSets(None, self._limit)
         self._slot: Slot | None = None
@@ -159,8 +161,10 @@ class Rows:
             _add(row, amounts)
             self.in_progress.leave(request)
             # Not a label set beyond the limit, which is counted each time, nor a method that a client made up.
-            if bounded is wanted and wanted[0] == method and not self._takes_slow_path(method, status):
-                self._remember(method, labels, status, _columns_of(row, schema.width))
+            if bounded is wanted and wanted[0] == method and not self._first_byte:
+                # Whether the body of a response that may have none was sent, `record` does not know.
+                width = self.schemas.request.sent if must_lack_body(method, status) else schema.width
+                self._remember(method, labels, status, _columns_of(row, width))
                 if self._exemplars and status in self.requests[method][labels]:
                     self._label_sets_of[method, labels, status] = bounded
         return bounded
@@ -189,6 +193,14 @@ class Rows:
             amounts = {0: 1.0} if seconds is None else {0: 1.0, 1: seconds}
             self.add(schema, self._labels(method, labels, *more), amounts)
 
+    def observe_queue(self, seconds: float, bucket: int) -> None:
+        """Count a request that waited *seconds* in a proxy's queue, which belong to the column *bucket*."""
+        schema = self.schemas.queue
+        if schema is not None:
+            self.add(schema, (), {0: seconds, bucket: 1.0})
+            with current_slot.lock:
+                self.queue = _columns_of(self._row(schema, ()), schema.width)
+
     def add(self, schema: Schema, labels: tuple[str, ...], amounts: dict[int, float]) -> None:
         """Add *amounts*, by their column, to the row of *labels*."""
         if not current_slot.fork_guard[0]:
@@ -201,10 +213,6 @@ class Rows:
         """Return the label set of a row: method, route, *more*, and the labels that the settings add."""
         route, *added = (labels,) if isinstance(labels, str) else labels
         return (schemas.registered(method), route, *more, *self._static, *added)
-
-    def _takes_slow_path(self, method: str, status: str) -> bool:
-        """Tell whether each such request takes the slow path, which knows the first byte, and whether a body was sent."""
-        return self._first_byte or must_lack_body(method, status)
 
     def _remember(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
         """Have `record` find the row of such requests. The caller holds the lock."""
@@ -251,6 +259,9 @@ class Rows:
             self._rows[schema][labels] = row
         if self.schemas.in_progress is not None:
             self.in_progress.move(self._rows[self.schemas.in_progress].get(()))
+        if self.schemas.queue is not None:
+            queue = self._rows[self.schemas.queue].get(())
+            self.queue = queue and _columns_of(queue, self.schemas.queue.width)
 
 
 def _add(row: Row, amounts: dict[int, float]) -> None:
