@@ -24,7 +24,8 @@ from wsgi_prom.store.current_slot import current_slot
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-    from wsgi_prom.request.request import Extras, MeasuredRequest
+    from wsgi_prom.request.extras import Extras
+    from wsgi_prom.request.request import MeasuredRequest
     from wsgi_prom.request.schemas import RouteLabels
     from wsgi_prom.settings import Settings
 

@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from wsgi_prom.metrics import LONGEST_LABEL, OTHER
+from wsgi_prom.request.extras import NO_EXTRAS, Extras
 from wsgi_prom.request.file_wrapper import Wrapper
 from wsgi_prom.request.headers import content_length, drops_body, must_lack_body, queue_seconds
 from wsgi_prom.request.input import NOTHING, UNKNOWN, Input
@@ -29,33 +30,6 @@ if TYPE_CHECKING:
     from wsgi_prom.request.schemas import RouteLabels
 
 _ABSENT: Final = object()
-
-
-class Extras:
-    """Attributes that few requests need. Those of the class are the defaults."""
-
-    # Whether only `Recorder.end` may count the request.
-    slow = False
-    # The body, and the seconds that the request was in the proxy's queue.
-    received = NOTHING
-    waited: float | None = None
-    # The column of the queue's row that these seconds belong to.
-    queue_bucket = 0
-    # Whether the request asks for a WebSocket.
-    websocket = False
-    # Whether the response is an object of the server's file_wrapper.
-    is_file = False
-    # Seconds to the first byte of the response's body.
-    first_byte: float | None = None
-    # The thread that began the request, and its processor time then; None where it is not measured.
-    cpu: tuple[int, float] | None = None
-    # The first exception that the application raised, or answered itself.
-    exception: type[BaseException] | None = None
-    # The labels of an exemplar: traces.py.
-    trace: bytes | None = None
-
-
-_NO_EXTRAS: Final = Extras()
 
 
 class MeasuredRequest:
@@ -157,7 +131,7 @@ class MeasuredRequest:
     @property
     def extras(self) -> Extras:
         """The request's extras, to be read."""
-        return self.own_extras or _NO_EXTRAS
+        return self.own_extras or NO_EXTRAS
 
     def more_extras(self) -> Extras:
         """Return the request's own extras, to be set; made at the first call."""
