@@ -144,8 +144,9 @@ _watch: Final = _Watch()
 class _WatchedRole(joined_role.JoinedRole):
     """A role, whose processes look at their slots."""
 
-    def bind(self, slot: Slot, *, keep: bool) -> None:
-        super().bind(slot, keep=keep)
+    def bind(self, slot: Slot, **_: bool) -> None:
+        """See `wsgi_prom.store.bindings.Binding`."""
+        super().bind(slot)
         _watch.begin()
 
 
