@@ -83,16 +83,27 @@ def lines_of_rows(keys: bytes, strides: Sequence[int]) -> Iterator[tuple[int, in
     """
     Yield of each row in *keys*, a whole key file: its stride, its first column, the offset of its line, and the length of that.
 
-    *strides* are those of the file's schemas.
+    *strides* are those of the file's schemas. Raises FormatError.
     """
     column, offset = FIRST_COLUMN, keys.index(b"\n") + 1
-    for line in keys[offset:].split(b"\n")[:-1]:
-        length = len(line) + 1
-        if line[:1] == b"[":
-            stride = strides[int(line[1:-1].partition(b",")[0])]
-            yield stride, column, offset, length
-            column += stride
-        offset += length
+    try:
+        for line in keys[offset:].split(b"\n")[:-1]:
+            length = len(line) + 1
+            if line[:1] == b"[":
+                stride = strides[int(line[1:-1].partition(b",")[0])]
+                yield stride, column, offset, length
+                column += stride
+            offset += length
+    except (ValueError, IndexError) as error:
+        raise FormatError(f"{line!r} is not the line of a row") from error
+
+
+def columns_between(keys: bytes, start: int, end: int, schemas: Sequence[Schema]) -> int:
+    """Return how many columns the rows of *keys* have whose lines begin behind newlines from the offset *start* to *end*."""
+    return sum(
+        schema.stride * (keys.count(b"\n[%d," % n, start, end) + keys.count(b"\n[%d]" % n, start, end))
+        for n, schema in enumerate(schemas)
+    )
 
 
 def text_line(items: tuple[str, ...]) -> bytes:
