@@ -26,6 +26,7 @@ from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge import collected as merging
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.families import Families
+from wsgi_prom.merge.names import UNDERSCORES, UTF8
 from wsgi_prom.merge.sums import Sums
 from wsgi_prom.store import collected, directory, directory_files, schemas
 from wsgi_prom.store.claims import Claim
@@ -139,7 +140,9 @@ def test_no_sample_is_on_the_page_twice_and_none_that_breaks_it() -> None:
     first = record("a", "", twice, CounterMetricFamily("n", "N", 1), odd, twins, reserved, nameless, wrong)
     merged = merging.merge([("0", first), ("0", record("b", "", gauge("g", 2.0), other, clash))], merger)
     merger.others = merged.metrics
-    assert {"g", "n_total", "twins", "reserved", "nameless"} == merged.conflicts
+    assert {"g", "n_total", "reserved", "nameless"} == merged.conflicts
+    # Its labels are two names to a client that reads them in quotes.
+    assert [{"twins"}, set()] == [merger.conflicts_on(escaping) for escaping in (UNDERSCORES, UTF8)]
     for openmetrics in (False, True):
         lines = render(merger, openmetrics=openmetrics).splitlines()
         shown = [line for line in lines if not line.startswith("#")]

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+# With the escaping of names, which a client that says the version is told, as the client library does.
+UNDERSCORES = "; escaping=underscores"
+UTF8 = "; escaping=allow-utf-8"
 
 ACCEPTS = {
     "": TEXT,
@@ -43,16 +46,24 @@ ACCEPTS = {
     "image/png": TEXT,
     "garbage;;;": TEXT,
     "application/openmetrics-text": OPENMETRICS,
-    "application/openmetrics-text; version=1.0.0; charset=utf-8": OPENMETRICS,
+    "application/openmetrics-text; version=1.0.0; charset=utf-8": OPENMETRICS + UNDERSCORES,
+    "application/openmetrics-text;escaping=allow-utf-8": OPENMETRICS,
+    "application/openmetrics-text;escaping=allow-utf-8; version=1.0.0": OPENMETRICS + UTF8,
+    "application/openmetrics-text;version=1.0.0;escaping=dots": OPENMETRICS + "; escaping=dots",
+    "application/openmetrics-text;version=1.0.0;escaping=none": OPENMETRICS + UNDERSCORES,
+    "text/plain;version=1.0.0;escaping=values;charset=utf-8": TEXT.replace("0.0.4", "1.0.0")
+    + "; escaping=values",
+    "text/plain;version=0.0.4;escaping=allow-utf-8": TEXT,
     "application/openmetrics-text;q=0, text/plain": TEXT,
     "application/openmetrics-text;q=0.2, text/plain;q=0.7": TEXT,
     "text/plain;q=0.3, application/openmetrics-text;q=0.9": OPENMETRICS,
     "application/openmetrics-text; version=0.0.1": TEXT,
     # Prometheus 2.42 and 3.0.
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1": OPENMETRICS,
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1": OPENMETRICS + UNDERSCORES,
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;"
-    "q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1": OPENMETRICS,
+    "q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1": OPENMETRICS
+    + UTF8,
 }
 
 
@@ -77,11 +88,11 @@ def test_the_format_is_chosen_by_quality(accept: str, app: MetricsApp) -> None:
     assert (200, ACCEPTS[accept]) == (answer.status_code, answer.headers["Content-Type"])
     parse = (
         openmetrics_parser.text_string_to_metric_families
-        if ACCEPTS[accept] == OPENMETRICS
+        if ACCEPTS[accept].startswith(OPENMETRICS)
         else text_string_to_metric_families
     )
     found = {sample.name: sample.value for family in parse(answer.text) for sample in family.samples}
-    assert found["orders_total"] == 3
+    assert found["orders__total" if "=dots" in ACCEPTS[accept] else "orders_total"] == 3
 
 
 @pytest.mark.parametrize(

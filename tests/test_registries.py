@@ -25,7 +25,9 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from samples import parse_samples
+from webob import Request
 
+from wsgi_prom import MetricsApp, metrics
 from wsgi_prom.client import patch
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
@@ -216,6 +218,29 @@ def test_collectors_of_one_class_name_are_all_asked(shared: Path, in_child: Any)
 
     made = {"made_1": 1.0, "made_2": 2.0}
     assert [{"gone": 5.0, "kept": 10.0, **made}, {"kept": 20.0, **made}] == in_child(pages)
+
+
+def test_a_metric_that_cannot_be_rendered_is_counted(in_child: Any) -> None:
+    """A single process's collector that returns no numbers costs its own lines, and each scrape that misses them counts."""
+
+    class Broken:
+        def collect(self) -> Iterable[Metric]:
+            yield GaugeMetricFamily("broken", "B", value="many")  # type: ignore[arg-type]
+
+    def errors(*, others: bool) -> list[str]:
+        patch.install()
+        registry = CollectorRegistry()
+        registry.register(Broken())
+        if others:
+            Counter(*metrics.ERRORS, ["stage"], registry=None).labels("texts").inc()
+        app = MetricsApp(registry=registry)
+        pages = [Request.blank("/").get_response(app).text for _ in range(3)]
+        assert "broken" not in "".join(pages)
+        return sorted(line for line in pages[-1].splitlines() if line.startswith(metrics.ERRORS[0]))
+
+    counted = 'wsgi_prom_errors_total{stage="render"} 2.0'
+    assert [counted] == in_child(lambda: errors(others=False))
+    assert [counted, 'wsgi_prom_errors_total{stage="texts"} 1.0'] == in_child(lambda: errors(others=True))
 
 
 def test_the_applications_own_pages_and_a_pushgateway_have_all_workers() -> None:

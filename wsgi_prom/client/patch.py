@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import info, removal, states, unsupported
+from wsgi_prom.client import info, removal, states, units, unsupported
 from wsgi_prom.client.collection import collection
 from wsgi_prom.client.collectors import collectors
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
@@ -48,6 +48,7 @@ def install() -> None:
             environment.show(path)  # another interpreter of the server, whose environment does not have it
         existing = [item for item in gc.get_objects() if _is_of_client(type(item))]
         fork_locks.replace((metrics, registry, client_values), existing)
+        units.install()
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
         unsupported.install()
@@ -98,6 +99,7 @@ def _with_fast_path(labels: Callable[..., Any]) -> Callable[..., Any]:
 def _adopt(existing: list[Any]) -> None:
     # Metrics of any registry or none: in multiprocess mode the library counts them all.
     for metric in existing:
+        units.note(metric)
         if metric._labelnames and not metric._labelvalues:
             removal.know(metric)
             continue  # the parent of children, which has no value

@@ -10,6 +10,7 @@ The values that the client library's metrics record into, each a column of the p
 
 from __future__ import annotations
 
+import math
 from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -81,7 +82,8 @@ class SlotValue:
 
     def _store(self, value: float, _timestamp: float) -> None:
         """Store what the process has set. The caller holds the lock."""
-        self._columns[self._index] = self._base + value
+        # Not always the sum: that of 0.0 and -0.0 is 0.0.
+        self._columns[self._index] = self._base + value if self._base else value
 
     def set_exemplar(self, exemplar: Any) -> None:
         """Keep it in the slot, for pages in OpenMetrics: of all processes, the latest is shown. Never raises."""
@@ -111,7 +113,9 @@ class SlotValue:
 
     def move(self, columns: Columns, index: int, *, keep: bool) -> None:
         """Record into *columns* from now on, see `Binding.bind`. The caller holds the lock."""
-        own = self._columns[self._index] - self._base if keep else 0.0
+        # A sum that is infinite or NaN says nothing of its terms, and stays where it is.
+        known = keep and math.isfinite(self._base)
+        own = self._columns[self._index] - self._base if known else 0.0
         if keep:
             # Two objects of one label set share a column: the second has nothing left to bring.
             self._columns[self._index] = self._base
@@ -194,7 +198,8 @@ class ExtremeValue(OwnValue):
         own = None
         while own is not self._own:  # a handler has stored a newer one, which this has overwritten
             own = self._own
-            self._columns[self._index] = self._choose(self._base, own)
+            # In this order: NaN is neither less nor greater than what there may be nothing of.
+            self._columns[self._index] = self._choose(own, self._base)
 
 
 class LatestValue(OwnValue):

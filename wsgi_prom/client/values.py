@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.values import MutexValue
 
+from wsgi_prom.client import units
 from wsgi_prom.client.bound_row import BoundRow
 from wsgi_prom.client.slot_values import ExtremeValue, LatestValue, LiveValue, SlotValue
 from wsgi_prom.store import schemas
@@ -110,10 +111,11 @@ class Value:
         **_: Any,
     ) -> Any:
         names, values = tuple(labelnames), tuple(labelvalues)
+        unit = units.unit(metric_name)
         if typ == "counter":
-            return _single(schemas.counter(metric_name, help_text, names), values, SlotValue())
+            return _single(schemas.counter(metric_name, help_text, names, unit=unit), values, SlotValue())
         if typ == "gauge":
-            schema = schemas.gauge(metric_name, help_text, names, multiprocess_mode)
+            schema = schemas.gauge(metric_name, help_text, names, multiprocess_mode, unit=unit)
             return _single(schema, values, _gauge_value(multiprocess_mode))
         if typ == "summary":
             return _summary_part(metric_name, name, help_text, names, values)
@@ -144,7 +146,8 @@ def _summary_part(
     if len(child.values) == 2:
         # The order of the columns is the schema's, whatever order the library makes the values in.
         both = [child.values["count"], child.values["sum"]]
-        ChildRow(schemas.summary(metric_name, help_text, names), values, both)
+        schema = schemas.summary(metric_name, help_text, names, unit=units.unit(metric_name))
+        ChildRow(schema, values, both)
         _unfinished.finish(child)
     return value
 
@@ -159,7 +162,8 @@ def _histogram_part(
     value, child = _unfinished.add(metric_name, labels, None)
     child.bounds.append(float(values[-1]))
     if child.bounds[-1] == float("inf"):  # the library always makes it, and makes it last
-        schema = schemas.histogram(metric_name, help_text, names[:-1], tuple(child.bounds))
+        unit = units.unit(metric_name)
+        schema = schemas.histogram(metric_name, help_text, names[:-1], tuple(child.bounds), unit=unit)
         ChildRow(schema, labels, [*child.values.values()])
         _unfinished.finish(child)
     return value

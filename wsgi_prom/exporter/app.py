@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import REGISTRY
 
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.exporter import formats
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.exposition import OPENMETRICS, TEXT
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import (
     ARRIVAL,
     Request,
     Response,
     create_accept_encoding_header,
-    create_accept_header,
     plain,
 )
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
@@ -41,16 +39,6 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
 
-# Text first: it wins where a client takes anything (`*/*`), such as curl and a browser.
-_OFFERS: Final = {
-    "text/plain;version=0.0.4": TEXT,
-    "text/plain": TEXT,
-    "application/openmetrics-text;version=1.0.0": OPENMETRICS,
-    "application/openmetrics-text": OPENMETRICS,
-}
-# Parameters that Prometheus sends and that do not choose between our formats. Names are escaped by underscores, which is what
-# a client gets that has agreed to nothing else.
-_IGNORED_PARAMETERS: Final = re.compile(r";\s*(?:charset|escaping)=[^;,]*")
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
 
@@ -108,11 +96,12 @@ class MetricsApp:
             return plain(400, "The query string is not UTF-8.\n")
         if names and time.monotonic() - arrival > _LONGEST_WAIT:
             return plain(503, "Too many scrapes with name[] at once.\n", ("Retry-After", "1"))
-        content_type = _negotiate(request)
+        chosen = formats.preferred(_short(request, "Accept"))
         try:
             page = self._current().page(
                 arrival,
-                openmetrics=content_type == OPENMETRICS,
+                openmetrics=chosen.openmetrics,
+                escaping=chosen.escaping,
                 names=names,
                 deadline=_deadline(request, arrival),
                 exporter=exporter,
@@ -120,7 +109,7 @@ class MetricsApp:
         except (DirectoryError, OSError) as error:
             return plain(503, f"{error}\n")
         response = Response()
-        response.headers["Content-Type"] = content_type
+        response.headers["Content-Type"] = chosen.content_type
         response.vary = ("Accept", "Accept-Encoding")
         content = page.content
         if _wants_gzip(request):
@@ -209,13 +198,6 @@ def _wrong_method(request: Request) -> Response | None:
     if request.method in {"GET", "HEAD"}:
         return None
     return plain(405, "Only GET and HEAD are answered here.\n", ("Allow", "GET, HEAD"))
-
-
-def _negotiate(request: Request) -> str:
-    """Return the content type that the Accept header prefers; text if none fits or the header is not valid."""
-    header = _IGNORED_PARAMETERS.sub("", _short(request, "Accept") or "*/*")
-    found = create_accept_header(header).acceptable_offers(list(_OFFERS))
-    return _OFFERS[found[0][0]] if found else TEXT
 
 
 def _wants_gzip(request: Request) -> bool:

@@ -1,83 +1,95 @@
 """
-Metrics of any type as the client library renders them: those of collectors, and of a process's registry.
+The lines of metrics of any type, as the client library renders them: those of collectors, and of a process's registry.
 
-One that cannot be rendered costs its own lines, and the log says so.
+Not by the library itself. It ends a line within a name or an exemplar now and then, and its names are escaped as a client asks for from
+0.23 on only. A metric that cannot be rendered costs its own lines; the log says so, and it is counted.
 """
 
 from __future__ import annotations
 
 import logging
-from copy import copy
 from functools import lru_cache
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client.exposition import generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from wsgi_prom.exporter import lines
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from prometheus_client.metrics_core import Metric
     from prometheus_client.samples import Sample
 
 log = logging.getLogger("wsgi_prom")
 
+# Lines `_created`, of which Prometheus makes a series.
+_WITH_STARTS: Final = frozenset({"counter", "summary", "histogram"})
+# Samples that only OpenMetrics has in a family: in the text format each makes up a gauge.
+_APART: Final = ("_created", "_gcount", "_gsum")
 
-def render(metrics: Iterable[Metric], *, openmetrics: bool, names: Collection[str]) -> str:
-    """Return the lines of *metrics* that *names* select, see `wsgi_prom.exporter.exposition`."""
+
+def render(
+    metrics: Iterable[Metric], escaping: str, *, openmetrics: bool, names: Collection[str]
+) -> tuple[str, int]:
+    """Return the lines of *metrics* that *names* select, see `wsgi_prom.exporter.exposition`, and how many could not be rendered."""
     parts = []
+    failed = 0
     for metric in metrics:
         try:
-            # A copy: a collector may return the same objects each time (the library's platform collector does).
-            found = _selected_and_encodable(copy(metric), names)
-            if found.samples or not names:
-                parts.append(_lines(found, openmetrics=openmetrics))
+            samples = [
+                sample
+                for sample in metric.samples
+                if not names or metric.name in names or sample.name in names
+            ]
+            if samples or not names:
+                parts.append(_lines(metric, samples, escaping, openmetrics=openmetrics))
         except Exception as error:  # of a metric that is not as the library's are: the others are shown
+            failed += 1
             _warn(f"{metric.name} is not on the page ({type(error).__name__}: {error})")
+    return "".join(parts), failed
+
+
+def _lines(metric: Metric, samples: Iterable[Sample], escaping: str, *, openmetrics: bool) -> str:
+    head = lines.head(
+        metric.name, metric.type, metric.documentation, metric.unit, escaping, openmetrics=openmetrics
+    )
+    parts = [head]
+    apart: dict[str, list[str]] = {}
+    for sample in samples:
+        suffix = sample.name.removeprefix(metric.name)
+        # Neither format has native histograms.
+        native = getattr(sample, "native_histogram", None) is not None
+        if native or (metric.type in _WITH_STARTS and suffix == "_created"):
+            continue
+        if openmetrics:
+            parts.append(_line(sample, escaping, _openmetrics_end(metric, sample, escaping)))
+            continue
+        end = "" if sample.timestamp is None else f" {int(float(sample.timestamp) * 1000)}"
+        found = apart.setdefault(suffix, []) if suffix in _APART else parts
+        found.append(_line(sample, escaping, end))
+    for suffix, found in sorted(apart.items()):
+        parts.append(
+            lines.head(metric.name + suffix, "gauge", metric.documentation, "", escaping, openmetrics=False)
+        )
+        parts += found
     return "".join(parts)
 
 
-def _selected_and_encodable(metric: Metric, names: Collection[str]) -> Metric:
-    """Change *metric*: the library's renderers raise for a lone surrogate, and there would be no page."""
-    metric.documentation = encodable(metric.documentation)
-    samples = []
-    for sample in metric.samples:
-        if (not names or metric.name in names or sample.name in names) and not _is_start(metric, sample):
-            exemplar = sample.exemplar
-            if exemplar:
-                exemplar = exemplar._replace(labels=_encodable_labels(exemplar.labels))
-            samples.append(sample._replace(labels=_encodable_labels(sample.labels), exemplar=exemplar))
-    metric.samples = samples
-    return metric
+def _line(sample: Sample, escaping: str, end: str) -> str:
+    labels = sorted((sample.labels or {}).items())
+    return f"{lines.start(sample.name, labels, escaping)}{lines.number(float(sample.value))}{end}\n"
 
 
-def _encodable_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    return {name: encodable(value) for name, value in labels.items()}
-
-
-def _lines(metric: Metric, *, openmetrics: bool) -> str:
-    registry: Any = SimpleNamespace(collect=lambda: [metric])
-    if openmetrics:
-        page: bytes = openmetrics_exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
-        return page.decode().removesuffix("# EOF\n")
-    return generate_latest(registry).decode()
+def _openmetrics_end(metric: Metric, sample: Sample, escaping: str) -> str:
+    end = "" if sample.timestamp is None else f" {sample.timestamp}"
+    if not sample.exemplar:
+        return end
+    counted = metric.type == "counter" and sample.name.endswith("_total")
+    if not counted and not (metric.type.endswith("histogram") and sample.name.endswith("_bucket")):
+        raise ValueError("OpenMetrics has exemplars of counters and of buckets alone")
+    return end + lines.exemplar(sample.exemplar, escaping)
 
 
 @lru_cache(maxsize=256)
 def _warn(message: str) -> None:
     """Log *message*, once."""
     log.warning("%s", message)
-
-
-def encodable(text: str) -> str:
-    """Return *text* with what has no form in UTF-8, a lone surrogate, escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _is_start(metric: Metric, sample: Sample) -> bool:
-    """Return whether *sample* is a line `_created`, of which Prometheus makes a series."""
-    return metric.type in _WITH_STARTS and sample.name == f"{metric.name}_created"
-
-
-_WITH_STARTS: Final = frozenset({"counter", "summary", "histogram"})

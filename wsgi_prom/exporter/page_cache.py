@@ -12,13 +12,18 @@ import gzip
 import operator
 import threading
 import time
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client.metrics_core import CounterMetricFamily
+
+from wsgi_prom import metrics
 from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, own_metrics
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
+from wsgi_prom.merge.names import UNDERSCORES
 from wsgi_prom.server.sources import Sources
 
 if TYPE_CHECKING:
@@ -69,7 +74,8 @@ class Pages:
             heartbeats=self._target.server == "gunicorn",
             daemons=self._target.server == "uWSGI",
         )
-        self._renderer = Renderer()
+        # By the escaping of names.
+        self._renderers: dict[str, Renderer] = {}
         self._archiver = None if path is None else Archiver(path)
         self._lock = threading.Lock()
         self._patient = threading.Semaphore(_PATIENT)
@@ -77,14 +83,16 @@ class Pages:
         # The slots as of the last collection, and the metrics of the workers in them.
         self._slots: list[Reading] = []
         self._workers: list[Metric] = []
-        # Whole pages of that collection, in text and in OpenMetrics (True), each with the metrics of the server's other sources.
-        self._cache: dict[bool, tuple[Page, list[list[Metric]]]] = {}
+        # Whole pages of that collection, in text and in OpenMetrics (True), by the escaping of names; each with the metrics of the
+        # server's other sources.
+        self._cache: dict[tuple[bool, str], tuple[Page, list[list[Metric]]]] = {}
 
     def page(
         self,
         arrival: float,
         *,
         openmetrics: bool = False,
+        escaping: str = UNDERSCORES,
         names: Collection[str] = (),
         deadline: float | None = None,
         exporter: Callable[[], Iterable[Metric]] = tuple,
@@ -106,11 +114,11 @@ class Pages:
         with self._lock:
             if names:
                 # Not kept: there are too many filters.
-                return self._rendered(found, exporter, openmetrics, names)
-            page, sources = self._cache.get(openmetrics, (None, []))
+                return self._rendered(found, exporter, openmetrics, escaping, names)
+            page, sources = self._cache.get((openmetrics, escaping), (None, []))
             if page is None or not all(map(operator.is_, sources, found)):
-                page = self._rendered(found, exporter, openmetrics)
-                self._cache[openmetrics] = page, found
+                page = self._rendered(found, exporter, openmetrics, escaping)
+                self._cache[openmetrics, escaping] = page, found
             return page
 
     def _ask_sources(
@@ -142,22 +150,36 @@ class Pages:
         found: list[list[Metric]],
         exporter: Callable[[], Iterable[Metric]],
         openmetrics: bool,
+        escaping: str,
         names: Collection[str] = (),
     ) -> Page:
-        own: list[Metric] = []
+        own = self._errors()
         registry: Iterable[Metric] = ()
         if self.path is None:
             registry = self._registry.collect()
         else:
-            own = own_metrics(
-                self._collector.report,
+            report = self._collector.report
+            left_out = self._families.conflicts_on(escaping)
+            own += own_metrics(
+                replace(report, conflicts=report.conflicts + len(left_out)),
                 self._target.info(self.path),
                 *self._target.server_info(),
                 *self._workers,
                 *chain.from_iterable(found),
                 *exporter(),
             )
-        page = self._renderer.render(
-            self._families, own, registry=registry, openmetrics=openmetrics, names=names
-        )
+        renderer = self._renderers.setdefault(escaping, Renderer(escaping))
+        page = renderer.render(self._families, own, registry=registry, openmetrics=openmetrics, names=names)
         return Page(page.encode())
+
+    def _errors(self) -> list[Metric]:
+        """Count the metrics that could not be rendered so far: in the family of all errors, or in one of their own."""
+        failed = sum(renderer.failed for renderer in self._renderers.values())
+        if not failed:
+            return []
+        counted = CounterMetricFamily(*metrics.ERRORS, labels=["stage"])
+        counted.add_metric(["render"], float(failed))
+        (sample,) = counted.samples
+        more = self._families.more.setdefault(counted.name, {})
+        more[sample.name, tuple(sample.labels.items())] = sample.value
+        return [counted]

@@ -6,18 +6,19 @@ Each child is made of one or more rows: of the schema of the requests, of the ap
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
+from functools import lru_cache, partial
 from itertools import accumulate, chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client.utils import floatToGoString
 
-from wsgi_prom.merge.names import beside_pid, label_name
+from wsgi_prom.merge.names import beside_pid, distinct
 from wsgi_prom.store import in_progress, text_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from wsgi_prom.merge.sums import Sums
     from wsgi_prom.store.schemas import Columns, Metric
@@ -121,7 +122,9 @@ class HistogramChild(Child):
             self._alike = all(bounds == self._bounds for _, bounds in self._buckets)
             # Without +Inf, nothing is shown: a client library's file, in which the sum comes before the buckets, or damage.
             whole = self._bounds[-1:] == (float("inf"),)
-            self.shape = _shape(self._name, ("_count", "_sum"), self._bounds) if whole else ()
+            # OpenMetrics has no sum beside a negative bound, nor has the client library.
+            suffixes = ("_count", "_sum") if self._bounds[0] >= 0 else ("_count",)
+            self.shape = _shape(self._name, suffixes, self._bounds) if whole else ()
 
     def values(self) -> Sequence[float]:
         if not self.shape:
@@ -135,7 +138,9 @@ class HistogramChild(Child):
             counts = map(sum, zip(*[totals[columns] for columns, _ in self._buckets], strict=True))
         values = list(accumulate(counts))
         # The count is the last bucket by definition: they cannot disagree.
-        values += values[-1], self._sum(self._total)
+        values.append(values[-1])
+        if self._bounds[0] >= 0:
+            values.append(self._sum(self._total))
         return values
 
     def exemplars(self) -> Sequence[Text | None]:
@@ -145,7 +150,8 @@ class HistogramChild(Child):
             for at, bound in enumerate(bounds, columns.start):
                 if at in texts and bound in found:
                     found[bound].append(at)
-        return [*(latest(texts, columns) for columns in found.values()), None, None] if self.shape else ()
+        others = len(self.shape) - len(found)
+        return [*(latest(texts, columns) for columns in found.values()), *[None] * others]
 
     def _by_bound(self) -> Iterable[float]:
         counts = dict.fromkeys(self._bounds, 0.0)
@@ -216,7 +222,7 @@ class InfoChild(Child):
         if text is None or not text.text:  # it was set, and what to is not known: lost, or too long
             self.shape = ()
             return ()
-        self.labels = tuple(sorted(distinct(self._own, text_labels.load(text.text))))
+        self.labels = tuple(sorted(distinct((*self._own, *text_labels.load(text.text)))))
         self.shape = _shape(self._name, ("_info",))
         return (1.0,)
 
@@ -253,17 +259,17 @@ def latest(texts: Mapping[int, Text], *columns: Iterable[int]) -> Text | None:
     return max(found, key=lambda text: text.time, default=None)
 
 
-def distinct(*labels: Labels) -> Iterator[tuple[str, str]]:
-    """Yield those of *labels* that may stand beside each other on a page: names that differ there, the first of two alike."""
-    shown: set[str] = set()
-    for name, value in chain.from_iterable(labels):
-        on_page = label_name(name)
-        if on_page and not on_page.startswith("__") and on_page not in shown:
-            shown.add(on_page)
-            yield name, value
+def _known(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:
+    """Return what *choose* returns of *values* without NaN, as Prometheus' own min() and max(); NaN if there is nothing else."""
+    found = list(values)
+    return choose([value for value in found if not math.isnan(value)] or found)
 
 
-MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {"sum": sum, "min": min, "max": max}
+MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {
+    "sum": sum,
+    "min": partial(_known, min),
+    "max": partial(_known, max),
+}
 CHILDREN: Final[dict[str, type[Child]]] = {
     "counter": CounterChild,
     "gauge": GaugeChild,

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import METRIC_TYPES, Metric
 from prometheus_client.samples import Exemplar, Sample
 
 from wsgi_prom.merge.children import MERGES
-from wsgi_prom.merge.names import beside_pid, label_name, metric_name
+from wsgi_prom.merge.names import beside_pid, possible
 from wsgi_prom.store import collected, directory_files
 
 if TYPE_CHECKING:
@@ -103,28 +103,24 @@ def merge(found: Iterable[tuple[str, Record]], families: Families) -> Merged:
 
 class _Merger:
     def __init__(self, families: Families) -> None:
-        self._families = {metric_name(family.name): family for family in families}
+        self._families = {family.name: family for family in families}
         self._result = Merged()
         self._metrics: dict[str, Metric] = {}
-        # By the name of a family, as the page has it, and by sample: whose collector's it is, its mode, and the answers by slot.
+        # By the name of a family and by sample: whose collector's it is, its mode, and the answers by slot.
         self._answers: dict[str, dict[Key, tuple[str, str, dict[str, _Answer]]]] = {}
         # Whose each name of a family or of a sample is.
-        self._names = {name: metric_name(owner) for name, owner in families.sample_names.items()}
+        self._names = dict(families.sample_names)
 
     def add(self, number: str, record: Record, family: Family) -> None:
-        try:
-            metric = Metric(family.name, family.documentation, family.type, family.unit)
-        except ValueError:
-            self._result.conflicts.add(family.name)
+        name = family.name
+        names = {name, *(sample.name for sample in family.samples)}
+        if not self._admits(family, names, {tuple(sample.labels) for sample in family.samples}):
+            self._result.conflicts.add(name)
             return
-        shown = metric_name(metric.name)
-        names = {shown, *(metric_name(sample.name) for sample in family.samples)}
-        if not self._admits(metric, shown, names, {tuple(sample.labels) for sample in family.samples}):
-            self._result.conflicts.add(metric.name)
-            return
-        self._metrics.setdefault(shown, metric)
-        self._names.update(dict.fromkeys(names, shown))
-        answers = self._answers.setdefault(shown, {})
+        if name not in self._metrics:
+            self._metrics[name] = _metric(family)
+        self._names.update(dict.fromkeys(names, name))
+        answers = self._answers.setdefault(name, {})
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
             if record.mode.endswith("all"):
@@ -135,31 +131,28 @@ class _Merger:
             if collector == record.collector:
                 by_slot.setdefault(number, _Answer(record.at, sample))
 
-    def _admits(
-        self, metric: Metric, shown: str, samples: set[str], labels: Iterable[tuple[str, ...]]
-    ) -> bool:
-        """Return whether the page can show *metric* beside all that it has: its type, the names of its *samples*, their *labels*."""
-        if not all(samples) or not all(map(_possible, labels)):
+    def _admits(self, family: Family, names: set[str], labels: Iterable[tuple[str, ...]]) -> bool:
+        """Return whether a page can show *family* beside all that it has: its type, the *names* of its samples, their *labels*."""
+        if family.type not in (*METRIC_TYPES, "untyped") or not all(names) or not all(map(possible, labels)):
             return False
-        others = [self._metrics.get(shown), self._families.get(shown)]
-        if any(other is not None and other.type != metric.type for other in others):
+        others = [self._metrics.get(family.name), self._families.get(family.name)]
+        if any(other is not None and other.type != family.type for other in others):
             return False
-        owners = {self._names.get(name, shown) for name in samples}
-        return owners == {shown}
+        return {self._names.get(name, family.name) for name in names} == {family.name}
 
     def result(self) -> Merged:
-        for shown, answers in self._answers.items():
+        for name, answers in self._answers.items():
             samples = {
                 key: _merged(key, mode, list(by_slot.values())) for key, (_, mode, by_slot) in answers.items()
             }
-            metric, family = self._metrics[shown], self._families.get(shown)
+            metric, family = self._metrics[name], self._families.get(name)
             if family is None:
                 metric.samples = list(samples.values())
                 self._result.metrics.append(metric)
                 continue
             there: set[Key] = set()
             if metric.type != "gauge":
-                there = {(name, tuple(sorted(labels))) for name, labels in family.samples}
+                there = {(sample, tuple(sorted(labels))) for sample, labels in family.samples}
             more = {key: sample.value for key, sample in samples.items() if key not in there}
             if more:
                 self._result.more[family.name] = more
@@ -167,10 +160,11 @@ class _Merger:
         return self._result
 
 
-def _possible(labels: tuple[str, ...]) -> bool:
-    """Return whether a line can have *labels*, as the page has them."""
-    shown = {label_name(name) for name in labels}
-    return len(shown) == len(labels) and not any(not name or name.startswith("__") for name in shown)
+def _metric(family: Family) -> Metric:
+    # Not by the constructor: the application may validate names by other rules than the exporter.
+    metric = Metric("_", family.documentation, family.type)
+    metric.name, metric.unit = family.name, family.unit
+    return metric
 
 
 def _merged(key: Key, mode: str, answers: list[_Answer]) -> Sample:

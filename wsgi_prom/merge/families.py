@@ -3,24 +3,25 @@ Make metric families of the rows and their sums: which samples a page has, and t
 
 1. A row gives values to one child (a label set) of each family that its schema names.
 2. The list of a family's children is the same object from scrape to scrape until a sample is new or gone. Values are made anew.
-3. Of two metrics that cannot stand on one page, the first that was met is shown.
+3. Of two metrics that cannot stand on one page, the first that was met is shown. Names are compared as the application has
+   spelled them, and by `conflicts_on` as a page spells them.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import metrics_core as core
 from prometheus_client.samples import Exemplar
 
-from wsgi_prom.merge.children import CHILDREN, distinct
-from wsgi_prom.merge.names import label_name, metric_name
+from wsgi_prom.merge.children import CHILDREN
+from wsgi_prom.merge.names import distinct, label_name, metric_name, possible
 from wsgi_prom.store import text_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from wsgi_prom.merge.children import Child, Labels, Shape
     from wsgi_prom.merge.sums import Sums
@@ -50,6 +51,9 @@ class Family:
         self.name = metric.name
         self.type = metric.type
         self.help = metric.help
+        self.unit = metric.unit
+        # The names of its samples' labels: of processes that do not agree, more than one tuple.
+        self.labelnames: set[tuple[str, ...]] = set()
         self.children: list[tuple[Labels, Shape]] = []
         self.values: list[float] = []
         self._sums = sums
@@ -71,7 +75,7 @@ class Family:
 
     @property
     def exemplars(self) -> dict[int, Exemplar]:
-        """The exemplars, by the position of their sample. Their labels can stand on a page, and are in the order of their names."""
+        """The exemplars, by the position of their sample. Their labels are in the order of their names."""
         if not self._sums.texts:
             return {}
         found = chain.from_iterable([child.exemplars() for child in self._shown])
@@ -126,7 +130,9 @@ class Families:
     def to_metrics(self) -> Iterator[core.Metric]:
         """Return the families as the client library's objects, for code that works with those."""
         for family in self:
-            metric = core.Metric(family.name, family.help, family.type)
+            metric = core.Metric("_", family.help, family.type)
+            # Not by the constructor: the application may validate names by other rules than when it made the metric.
+            metric.name, metric.unit = family.name, family.unit
             exemplars, more = family.exemplars, self.more.get(family.name, {})
             for at, ((name, labels), value) in enumerate(zip(family.samples, family.values, strict=True)):
                 if not more or (name, tuple(sorted(labels))) not in more:
@@ -158,31 +164,59 @@ class Families:
         for family in self._families.values():
             family.update()
 
+    def conflicts_on(self, escaping: str, others: Iterable[core.Metric] = ()) -> frozenset[str]:
+        """
+        Return the names of metrics that have no place on a page of this *escaping*: their names, or those of their labels, are those
+        of another one there. *others* are metrics beside those of the processes.
+        """
+        found = [
+            (family.name, _sample_names(family), family.labelnames) for family in self._families.values()
+        ]
+        for metric in (*self.others, *others):
+            with suppress(Exception):  # not as the library's metrics are: it has no line
+                if metric.name not in self._families:
+                    labels = {tuple(sample.labels) for sample in metric.samples}
+                    found.append((metric.name, {sample.name for sample in metric.samples}, labels))
+        taken: set[str] = set()
+        conflicts = set()
+        for name, samples, labelnames in found:
+            shown = {metric_name(sample, escaping) for sample in (name, *samples)}
+            if taken.isdisjoint(shown) and _stand_together(labelnames, escaping):
+                taken |= shown
+            else:
+                conflicts.add(name)
+        return frozenset(conflicts)
+
     def _plan(self, schema: Schema) -> Iterator[Plan]:
         for metric in schema.metrics:
-            family = self._family(metric, schema.labelnames)
+            names = sorted((schema.labelnames[n], n) for n in metric.labels)
+            family = self._family(metric, tuple([name for name, _ in names]))
             if family is not None:
-                yield family, metric, sorted((schema.labelnames[n], n) for n in metric.labels)
+                yield family, metric, names
 
     def _family(self, metric: Metric, labelnames: tuple[str, ...]) -> Family | None:
-        # By the names on the page: two that differ only in odd characters are one there.
         own = {"histogram": ("le",), "stateset": (metric.name,)}
-        clear = _possible(labelnames, own.get(metric.type, ()))
+        labelnames += own.get(metric.type, ())
         family = self._families.get(metric.name)
-        if clear and family is not None and family.type == metric.type:
-            return family
-        shown = metric_name(metric.name)
-        names = {shown + suffix for suffix in _SUFFIXES.get(metric.type, ())} if shown and clear else set()
-        if family is not None or not names or any(name in self.sample_names for name in names):
+        if family is None and metric.name and metric.type in _SUFFIXES:
+            names = {metric.name, *_sample_names(metric)}
+            if possible(labelnames) and names.isdisjoint(self.sample_names):
+                self.sample_names.update(dict.fromkeys(names, metric.name))
+                family = self._families[metric.name] = Family(metric, self._sums)
+        if family is None or family.type != metric.type or not possible(labelnames):
             self.conflicts.add(metric.name)
             return None
-        self.sample_names.update(dict.fromkeys(names, metric.name))
-        family = self._families[metric.name] = Family(metric, self._sums)
+        family.labelnames.add(labelnames)
+        family.unit = family.unit or metric.unit  # which files of the client library do not tell
         return family
 
 
-@lru_cache(maxsize=1024)
-def _possible(labelnames: tuple[str, ...], own: tuple[str, ...]) -> bool:
-    shown = {label_name(name) for name in (*labelnames, *own)}
-    reserved = any(not name or name.startswith("__") for name in shown)
-    return len(shown) == len(labelnames) + len(own) and not reserved
+def _sample_names(metric: Metric | Family) -> set[str]:
+    return {metric.name + suffix for suffix in _SUFFIXES[metric.type]}
+
+
+def _stand_together(labelnames: Collection[tuple[str, ...]], escaping: str) -> bool:
+    """Return whether samples of one metric may have labels of each of these names, and no two are the same on the page."""
+    shown = {frozenset([label_name(name, escaping) for name in names]) for names in labelnames}
+    alike = len(shown) < len(set(map(frozenset, labelnames)))
+    return not alike and all(possible(names, escaping) for names in labelnames)

@@ -240,7 +240,7 @@ def _parse_schema(item: dict[str, Any]) -> Schema:
 
 
 def _check_metric(metric: Metric, schema: Schema) -> None:
-    if not _all_of((metric.type, metric.name, metric.help, metric.mode), str):
+    if not _all_of((metric.type, metric.name, metric.help, metric.mode, metric.unit), str):
         raise FormatError(f"{metric!r} has names that are no texts")
     for columns in (metric.count, metric.less, metric.total, metric.buckets):
         if columns is not None and not (

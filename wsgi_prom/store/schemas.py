@@ -42,6 +42,7 @@ class Metric:
     less: Columns | None = None
     zero: tuple[str, ...] = ()
     states: tuple[str, ...] = ()
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,17 @@ class Schema:
 Row = tuple[Schema, tuple[str, ...]]  # and its label values
 
 
-def counter(name: str, help_text: str, labelnames: tuple[str, ...], zero: tuple[str, ...] = ()) -> Schema:
-    return _single("counter", name, help_text, labelnames, 1, count=(0, 1), zero=zero)
+def counter(
+    name: str, help_text: str, labelnames: tuple[str, ...], zero: tuple[str, ...] = (), *, unit: str = ""
+) -> Schema:
+    return _single("counter", name, help_text, labelnames, 1, count=(0, 1), zero=zero, unit=unit)
 
 
-def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str) -> Schema:
+def gauge(name: str, help_text: str, labelnames: tuple[str, ...], mode: str, *, unit: str = "") -> Schema:
     # A second column: the most recent modes keep the time of the setting there, in seconds since the epoch; all others
     # that do not just add up whether the slot's owner has the gauge at all, since 0 is no process's minimum.
     width = 1 if mode.endswith(("sum", "starts")) else 2
-    return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode)
+    return _single("gauge", name, help_text, labelnames, width, count=(0, 1), mode=mode, unit=unit)
 
 
 def states(name: str, help_text: str, labelnames: tuple[str, ...], names: tuple[str, ...]) -> Schema:
@@ -86,20 +89,21 @@ def states(name: str, help_text: str, labelnames: tuple[str, ...], names: tuple[
     return _single("stateset", name, help_text, labelnames, 2, count=(0, 1), states=names)
 
 
-def summary(name: str, help_text: str, labelnames: tuple[str, ...]) -> Schema:
-    return _single("summary", name, help_text, labelnames, 2, count=(0, 1), total=(1, 2))
+def summary(name: str, help_text: str, labelnames: tuple[str, ...], *, unit: str = "") -> Schema:
+    return _single("summary", name, help_text, labelnames, 2, count=(0, 1), total=(1, 2), unit=unit)
 
 
-def histogram(name: str, help_text: str, labelnames: tuple[str, ...], bounds: tuple[float, ...]) -> Schema:
+def histogram(
+    name: str, help_text: str, labelnames: tuple[str, ...], bounds: tuple[float, ...], *, unit: str = ""
+) -> Schema:
     width = 1 + len(bounds)
-    return _single(
-        "histogram", name, help_text, labelnames, width, total=(0, 1), buckets=(1, width), bounds=bounds
-    )
+    columns = {"total": (0, 1), "buckets": (1, width)}
+    return _single("histogram", name, help_text, labelnames, width, bounds=bounds, unit=unit, **columns)
 
 
 def _single(
-    kind: str, name: str, help_text: str, labelnames: tuple[str, ...], width: int, **columns: Any
+    kind: str, name: str, help_text: str, labelnames: tuple[str, ...], width: int, **fields: Any
 ) -> Schema:
     """Return the schema of one metric, which has all labels."""
     labels = tuple(range(len(labelnames)))
-    return Schema(labelnames, width, (Metric(kind, name, help_text, labels, **columns),))
+    return Schema(labelnames, width, (Metric(kind, name, help_text, labels, **fields),))
