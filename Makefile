@@ -5,7 +5,7 @@ VENV := .venv
 BENCH := bench/.venv
 OLDEST := .venv-oldest
 SERVER ?= uwsgi
-TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter prometheus-pushgateway htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server
+TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter prometheus-pushgateway htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server etcd
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures routes sendfile totals values))
 # Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
@@ -14,7 +14,7 @@ QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body colle
 NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys never_go_back killed_while \
 	taking_over checks_a_slot across_all random_damage names_in_a_slot many_changes
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded referee))
-PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server
+PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server
 
 .PHONY: demo test test-quick coverage test-oldest chaos lint docs bench bench-quick tools clean
 
@@ -83,7 +83,7 @@ $(VENV)/tests: pyproject.toml | $(VENV)/bin/python
 $(OLDEST)/tests: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra processes --extra web --group demo --group frameworks \
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra etcd --extra processes --extra web --group demo --group frameworks \
 		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable . --group demo --group tests
 	touch $@

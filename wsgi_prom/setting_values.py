@@ -43,6 +43,27 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True)
+class Registry:
+    """
+    Where targets are registered. *kind* is file, http or etcd; *path* is that of the file, or the prefix of the keys in etcd.
+
+    etcd has *members*, each a host and a port. *user* is empty without a login.
+    """
+
+    kind: str
+    path: str = ""
+    members: tuple[Address, ...] = ()
+    user: str = ""
+    tls: bool = False
+
+    def __str__(self) -> str:
+        if self.kind == "etcd":
+            user = f"{self.user}@" if self.user else ""
+            return f"etcd{'s' if self.tls else ''}://{user}{','.join(map(str, self.members))}{self.path}"
+        return f"file:{self.path}" if self.path else self.kind
+
+
 def address(value: str) -> Address | None:
     if value == "off":
         return None
@@ -172,6 +193,49 @@ def _network(value: Any) -> Network:
     network = ip_network(value)
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     return ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
+
+
+def targets(value: str) -> str:
+    if value not in {"application", "workers"}:
+        raise ValueError(value)
+    return value
+
+
+def ports(value: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]) <= 65535:
+        raise ValueError(value)
+    return int(found[1]), int(found[2])
+
+
+def host(value: str) -> str:
+    # An IPv6 address, or what stands before the colon of a target.
+    if not re.fullmatch(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|[A-Za-z0-9._-]+", value):
+        raise ValueError(value)
+    return value
+
+
+def registries(value: str) -> tuple[Registry, ...]:
+    # The members of etcd are a list too.
+    return tuple(map(registry, re.split(r",(?=file:|http(?:,|$)|etcds?://)", value)))
+
+
+def registry(value: str) -> Registry:
+    """Parse one place where targets are registered."""
+    if value == "http":
+        return Registry("http")
+    if value.startswith("file:"):
+        path = file(value.removeprefix("file:"))
+        if not path.endswith(".json") or path.endswith("/.json"):  # Prometheus takes the format from the name
+            raise ValueError(value)
+        return Registry("file", path)
+    found = re.fullmatch(r"etcd(s?)://(?:([^\s:/@,]+)@)?([^\s/@]+)(/[^\s?#]*[^\s?#/])/?", value)
+    if found is None:
+        raise ValueError(value)
+    members = [address(member) for member in found[3].split(",")]
+    if not all(member and member.port for member in members):
+        raise ValueError(value)
+    return Registry("etcd", found[4], tuple(filter(None, members)), found[2] or "", bool(found[1]))
 
 
 def mode(value: str | int) -> int:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom import setting_values
+from wsgi_prom.discovery_settings import DiscoverySettings
 from wsgi_prom.errors import SettingError
 from wsgi_prom.metrics import APP_INFO, CPU, FIRST_BYTE, OPTIONAL
+from wsgi_prom.setting_field import setting as _setting
 from wsgi_prom.setting_values import Address, PathPattern
 from wsgi_prom.warning import warn_once
 
@@ -44,21 +46,8 @@ _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _ACCESS: Final = ("allow", "token_file", "web_config")
 
 
-def _setting(
-    section: str, default: Any, parse: Any, right: str, text: str, *, shown: str = "", keyword: bool = True
-) -> Any:
-    """
-    Return a field. *parse* takes a variable's text or a keyword's value; error messages describe valid values by *right*.
-
-    docs/settings.md shows *text* in *section*, and *shown* as the default. *keyword*: whether it is a keyword of the
-    middleware; the other settings belong to the server or the exporter.
-    """
-    known = {"parse": parse, "right": right, "section": section, "text": text, "shown": shown}
-    return dataclasses.field(default=default, metadata={**known, "keyword": keyword})
-
-
 @dataclass(frozen=True)
-class Settings:
+class Settings(DiscoverySettings):
     """All settings, checked. Make it with `Settings.read`."""
 
     app: str | None = _setting(
@@ -225,7 +214,9 @@ class Settings:
                 )
             if value is not None:
                 values[name] = _parse(fields[name], name, value)
-        return cls(**values)
+        settings = cls(**values)
+        settings.check_targets(settings.bind)
+        return settings
 
 
 def known_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -277,4 +268,6 @@ def _parse(field: dataclasses.Field[Any], name: str, value: Any) -> Any:
     try:
         return field.metadata["parse"](value)
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
-        raise SettingError(f"{name}={value!r} is not {field.metadata['right']}.") from None
+        # A password in a URL is no value either, and reaches no log.
+        shown = re.sub(r"//.*@", "//***@", value) if isinstance(value, str) else value
+        raise SettingError(f"{name}={shown!r} is not {field.metadata['right']}.") from None

@@ -19,6 +19,8 @@ _COMMANDS: Final = {
     "dump": "Print what a scrape would show, as far as the directory tells: not what the exporter asks server and kernel for.",
     "check": "Check settings, directory and application without starting anything.",
     "run": "Run a program whose Python processes join those of a server: a command, a cron job, a worker of a queue.",
+    "sd": "Follow the targets that are registered in etcd, and write them to a file for Prometheus' file_sd.",
+    "register": "Keep the targets of an exporter registered; the exporter starts this itself.",
     "reset": "Remove the metrics of ended processes from a directory that no process uses.",
 }
 

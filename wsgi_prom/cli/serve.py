@@ -12,6 +12,7 @@ import logging
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
@@ -24,6 +25,8 @@ from wsgi_prom.store import named_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from wsgi_prom.exporter.process.exporter import Announce
 
 log = logging.getLogger("wsgi_prom")
 
@@ -83,14 +86,18 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     # Before logging is set up: its error is a list of servers, for a user at a terminal.
     path = directory_of(arguments)
-    # gunicorn's format: an exporter that the hook starts writes to gunicorn's log.
-    line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")
+    log_as_exporter()
     try:
         return _serve(arguments, path)
     except WsgiPromError as error:
         log.error("%s", error)
         return 1
+
+
+def log_as_exporter() -> None:
+    """Log to stderr, in gunicorn's format: an exporter that the hook starts writes to gunicorn's log."""
+    line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")
 
 
 def _serve(arguments: argparse.Namespace, path: Path) -> int:
@@ -113,9 +120,18 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         _wait_for(path)
     serve(
         path, settings.bind, settings, target, parent=arguments.parent, replace=arguments.replace, launch=arguments.launch,
-        inherited=arguments.socket,
+        inherited=arguments.socket, announce=_announce(settings, target, path),
     )  # fmt: skip
     return 0
+
+
+def _announce(settings: Settings, target: Target, path: Path) -> Announce | None:
+    """Return what announces the targets, None where nobody is told of them."""
+    if not settings.sd:
+        return None
+    from wsgi_prom.discovery.announcement import announce  # noqa: PLC0415 - no exporter needs it that tells nobody
+
+    return partial(announce, settings, target, path)
 
 
 def _queues(arguments: argparse.Namespace) -> list[ListeningSocket]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import io
 import os
 import time
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY
@@ -23,6 +25,7 @@ from wsgi_prom.exporter.responses import (
     Request,
     Response,
     create_accept_encoding_header,
+    json_page,
     plain,
 )
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
@@ -30,14 +33,15 @@ from wsgi_prom.exporter.target import Target
 from wsgi_prom.server.source import LONGEST
 from wsgi_prom.settings import Settings
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.worker_ports import own_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from prometheus_client.metrics_core import Metric
-    from prometheus_client.registry import CollectorRegistry
+    from prometheus_client.registry import Collector, CollectorRegistry
 
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
@@ -58,7 +62,7 @@ class MetricsApp:
     this process, shown only if no directory is shared. *settings*, by default those of the environment, say who may read
     the metrics: WSGI_PROM_ALLOW, WSGI_PROM_TOKEN_FILE, and the users of WSGI_PROM_WEB_CONFIG. The rest of that file is
     for the exporter: here the application's own server sets TLS, headers and limits. *target* says whose metrics they
-    are. Raises SettingError. Thread and fork safe.
+    are. With *own* they are those of this process alone, if it shares a directory. Raises SettingError. Thread and fork safe.
     """
 
     def __init__(
@@ -67,14 +71,17 @@ class MetricsApp:
         registry: CollectorRegistry = REGISTRY,
         settings: Settings | None = None,
         target: Target | None = None,
+        *,
+        own: bool = False,
     ) -> None:
         settings = Settings.read() if settings is None else settings
         self.access = Access(settings)
         self._target = target or Target(settings.app or "")
         self._directory = directory
         self._registry = registry
-        # By directory and process: in a forked child, a thread that only the parent has may hold the pages' lock.
-        self._pages: dict[tuple[Path | None, int], Pages] = {}
+        self._own = own
+        # By directory, process and slot: in a forked child, a thread that only the parent has may hold the pages' lock.
+        self._pages: dict[tuple[Path | None, int, int | None], Pages] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -143,22 +150,39 @@ class MetricsApp:
         return plain(200, "ready\n")
 
     def _current(self) -> Pages:
-        key = self._directory or current_slot.directory, os.getpid()
-        found = self._pages.get(key)
+        directory, slot, target = self._directory or current_slot.directory, None, self._target
+        if self._own and directory is not None:
+            found = own_slot()
+            if found is None:
+                raise DirectoryError(
+                    "This process has no slot in the shared directory, and keeps its metrics in memory."
+                )
+            directory, slot = found
+            target = replace(target, slot=str(slot))
+        key = directory, os.getpid(), slot
+        pages = self._pages.get(key)
         # setdefault: threads that come at once get the same object.
-        return found or self._pages.setdefault(key, Pages(key[0], self._registry, self._target))
+        return pages or self._pages.setdefault(key, Pages(directory, self._registry, target, slot))
 
 
 class ExporterApp:
     """
     The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
 
-    `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing.
+    `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing. *pages* are
+    others by path, each with a function that returns its JSON. *collectors* are asked for each page of metrics.
     """
 
-    def __init__(self, metrics: MetricsApp) -> None:
+    def __init__(
+        self,
+        metrics: MetricsApp,
+        pages: Mapping[str, Callable[[], object]] | None = None,
+        collectors: Iterable[Collector] = (),
+    ) -> None:
         self._metrics = metrics
         self._scrapes = Scrapes()
+        self._json = dict(pages or {})
+        self._collectors = tuple(collectors)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -185,12 +209,16 @@ class ExporterApp:
             return metrics.access.refusal(request) or _wrong_method(request) or metrics.ready()
         if path == "/-/healthy":
             return _wrong_method(request) or plain(200, "healthy\n")
-        return plain(404, "There are /metrics, /-/healthy and /-/ready.\n")
+        if path in self._json:
+            return metrics.access.refusal(request) or _wrong_method(request) or json_page(self._json[path])
+        others = "".join(f"{path}, " for path in self._json)
+        return plain(404, f"There are /metrics, {others}/-/healthy and /-/ready.\n")
 
     def _own_metrics(self) -> list[Metric]:
         web = self._metrics.access.web
         expiry = web.tls.expiry if web and web.tls else None
-        return [*self._scrapes.families(), *certificate(expiry)]
+        asked = chain.from_iterable(collector.collect() for collector in self._collectors)
+        return [*self._scrapes.families(), *certificate(expiry), *asked]
 
 
 def _wrong_method(request: Request) -> Response | None:

@@ -59,13 +59,23 @@ class Page:
 
 
 class Pages:
-    """The pages of the directory *path*, or of this process's *registry* if that is None. For any number of threads."""
+    """
+    The pages of the directory *path*, or of this process's *registry* if that is None. For any number of threads.
 
-    def __init__(self, path: Path | None, registry: CollectorRegistry, target: Target | None = None) -> None:
+    With *slot* they show nothing but what the slot of that number has.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        registry: CollectorRegistry,
+        target: Target | None = None,
+        slot: int | None = None,
+    ) -> None:
         self.path = path
         self._registry = registry
         self._target = target or Target()
-        self._collector = Collector(path)
+        self._collector = Collector(path, slot)
         self.sources = Sources(
             hooked=bool(self._target.server),
             concurrency=self._target.concurrency,
@@ -76,7 +86,7 @@ class Pages:
         )
         # By the escaping of names.
         self._renderers: dict[str, Renderer] = {}
-        self._archiver = None if path is None else Archiver(path)
+        self._archiver = None if path is None or slot is not None else Archiver(path)
         self._lock = threading.Lock()
         self._patient = threading.Semaphore(_PATIENT)
         self._began = float("-inf")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.errors import DirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 with warnings.catch_warnings():
     # WebOb 1.8 imports cgi, which Python 3.11 and 3.12 deprecate: an error for a user whose warnings are errors.
@@ -11,7 +17,15 @@ with warnings.catch_warnings():
     from webob import Request, Response
     from webob.acceptparse import create_accept_encoding_header, create_accept_header
 
-__all__ = ("ARRIVAL", "Request", "Response", "create_accept_encoding_header", "create_accept_header", "plain")
+__all__ = (
+    "ARRIVAL",
+    "Request",
+    "Response",
+    "create_accept_encoding_header",
+    "create_accept_header",
+    "json_page",
+    "plain",
+)
 
 
 # The key in environ of the time (time.monotonic) at which the whole request had arrived. Only the exporter's server sets it.
@@ -24,3 +38,12 @@ def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
     for name, value in headers:
         response.headers.add(name, value)
     return response
+
+
+def json_page(read: Callable[[], object]) -> Response:
+    """Return a response of what *read* returns, as JSON; 503 if it cannot."""
+    try:
+        body = json.dumps(read()).encode("ascii")
+    except (DirectoryError, OSError) as error:
+        return plain(503, f"{error}\n")
+    return Response(body=body, content_type="application/json")

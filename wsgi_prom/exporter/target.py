@@ -28,7 +28,7 @@ class Target:
 
     By it a user tells two applications of one host apart. *version* and *worker_class* are the server's; *concurrency* is how
     many requests a worker serves at a time, 0 if unknown. The server listens on *sockets*;
-    *stats* is the address of uWSGI's stats server.
+    *stats* is the address of uWSGI's stats server. *slot* is that of the worker whose page it is, empty for the page of all.
     """
 
     application: str = ""
@@ -38,6 +38,7 @@ class Target:
     concurrency: int = 0
     sockets: tuple[ListeningSocket, ...] = ()
     stats: str = ""
+    slot: str = ""
 
     def arguments(self) -> list[str]:
         """Return the command line arguments of an exporter for this target."""
@@ -55,10 +56,12 @@ class Target:
 
     def info(self, directory: Path) -> Metric:
         """Return wsgi_prom_target_info: a sample for each master that uses *directory*, or one without a pid."""
-        family = GaugeMetricFamily(*metrics.TARGET_INFO, labels=["application", "server", "pid", "directory"])
+        family = GaugeMetricFamily(
+            *metrics.TARGET_INFO, labels=["application", "server", "slot", "pid", "directory"]
+        )
         # Masters in another pid namespace have no pid here.
         for pid in [str(pid) for pid in masters(directory)] or [""]:
-            family.add_metric([self.application, self.server, pid, str(directory)], 1)
+            family.add_metric([self.application, self.server, self.slot, pid, str(directory)], 1)
         return _without_empty_labels(family)
 
     def server_info(self) -> list[Metric]:

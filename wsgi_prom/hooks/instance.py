@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from wsgi_prom.client import patch
+from wsgi_prom.discovery.worker_target import worker_target
 from wsgi_prom.errors import DirectoryError, WsgiPromError
 from wsgi_prom.exporter.process.launch import exporter_environment, launch, was_lost
 from wsgi_prom.exporter.target import Target
@@ -49,6 +50,7 @@ class Instance:
         # `launch` with the settings of the start, or of the last reload. None without a directory.
         self._launch: Callable[..., None] | None = None
         self._application: str | None = None
+        self._settings: Settings | None = None
         self.directory = ServerDirectory(reload=reload, master=master)
         current_slot.defer()
         patch.install()
@@ -68,7 +70,7 @@ class Instance:
             return
         self._started = True
         settings = read_settings()
-        if settings.metrics_path is not None:
+        if settings.metrics_path is not None or settings.targets == "workers":
             # Workers that drop to another user may not be able to read these modules.
             import_module("wsgi_prom.exporter.app")
             if settings.web_config is not None:
@@ -87,8 +89,10 @@ class Instance:
 
     def set_target(self, target: Target) -> None:
         """Say whose metrics the exporter shows. Call it between `start` and `start_exporter`."""
-        if self._launch is not None:
-            self._launch = partial(self._launch, target=self._named(target))
+        if self._launch is not None and self._settings is not None:
+            named = self._named(target)
+            self._launch = partial(self._launch, target=named)
+            worker_target.configure(self._settings, named)
 
     def start_exporter(self, **options: Any) -> None:
         """Start the exporter, unless there is one, with *options* of `launch`. Does nothing if the directory cannot be used."""
@@ -139,6 +143,9 @@ class Instance:
         # An application that is imported later may change the environment, before a worker starts the exporter.
         environ = exporter_environment()
         named = target and self._named(target)
+        self._settings = settings
+        if named:
+            worker_target.configure(settings, named)
         self._launch = partial(
             launch, self.path, settings.bind, target=named or Target(), owner=owner, environ=environ
         )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uwsgi
 
 from wsgi_prom.client.collection import collection
+from wsgi_prom.discovery.worker_target import worker_target
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, reloads, unwrapped, uwsgi_stats_server
 from wsgi_prom.hooks.instance import Instance, attempt
@@ -34,6 +35,10 @@ _NO_THREADS: Final = (
     "custom collectors and functions of gauges are on no page: threads do not run between requests. Add "
     "enable-threads = true to uWSGI's configuration"
 )
+_NO_PAGES: Final = (
+    "WSGI_PROM_TARGETS='workers': the workers have no pages, since threads do not run between requests. Add enable-threads = true to "
+    "uWSGI's configuration"
+)
 _instance: Instance | None = None
 _exits: Exits | None = None
 # With daemonize2 the process that imports this ends before the first fork; at a reload the master stays what it is.
@@ -49,10 +54,10 @@ def _on_import() -> None:
         log.error("no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import")
         return
     if "gevent" in uwsgi.opt:
-        collection.start_thread = _start_greenlet
+        collection.start_thread = worker_target.start_thread = _start_greenlet
     elif not uwsgi.has_threads:
         # By default, before 2.0.27. The option cannot be set here: uWSGI has looked at it.
-        collection.remedy = _NO_THREADS
+        collection.remedy, worker_target.remedy = _NO_THREADS, _NO_PAGES
     with attempt("no metrics"):
         _call_after_fork(_on_fork)
         # The master of daemonize2 is another process than the one that announced the directory.
@@ -88,6 +93,8 @@ def _on_fork() -> None:
         reloads.count()
         with attempt("the collectors of this worker are not asked"):
             collection.begin()
+        with attempt("this worker has no page of its own"):
+            worker_target.begin()
     else:
         with attempt("this process claims its slot when it records something"):
             current_slot.part_from_parent()

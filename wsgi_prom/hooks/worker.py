@@ -10,6 +10,7 @@ from prometheus_client import Counter
 
 from wsgi_prom import metrics
 from wsgi_prom.client.collection import collection
+from wsgi_prom.discovery.worker_target import worker_target
 from wsgi_prom.hooks.instance import attempt
 from wsgi_prom.request.garbage import collections
 from wsgi_prom.server import app_info
@@ -40,6 +41,8 @@ def serve() -> None:
         current_slot.renew()
     with attempt("the collectors of this worker are not asked"):
         collection.begin()
+    with attempt("this worker has no page of its own"):
+        worker_target.begin()
     app_info.tell()
 
 

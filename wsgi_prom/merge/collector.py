@@ -57,11 +57,13 @@ class Collector:
     """
     Merge what is in the directory *path*, or in this process's memory if it is None.
 
-    Not thread safe: hold a lock around `collect` and the use of its result.
+    With *only*, merge nothing but what the slot of that number has. Not thread safe: hold a lock around `collect` and the use of
+    its result.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, only: int | None = None) -> None:
         self._path = path
+        self._only = only
         self.report = Report()
         self._begin()
 
@@ -108,7 +110,8 @@ class Collector:
         self._owners: frozenset[int] | None = None
         self._slots: dict[int, SlotSource] = {}
         self._exits: dict[int, ExitsSource] = {}
-        self._client_files = None if self._path is None else ClientFiles(self._path)
+        shared = self._path if self._only is None else None
+        self._client_files = None if shared is None else ClientFiles(shared)
         # By key, in the order in which the sources were met, which is that of the terms of a sum.
         self._last: dict[Hashable, Reading] = {}
         self._present: set[Hashable] = set()
@@ -198,10 +201,10 @@ class Collector:
         return False
 
     def _sources(self) -> list[tuple[str, Callable[[], list[Reading]]]]:
-        if self._client_files is None or self._path is None:
+        if self._path is None:
             memory = current_slot.slot
             return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
-        numbers = directory.slot_numbers(self._path)
+        numbers = [n for n in directory.slot_numbers(self._path) if self._only in {None, n}]
         self._owners = owners = directory.trusted_uids(self._path)
         lock_file = None
         if numbers:
@@ -212,6 +215,9 @@ class Collector:
             for number in numbers
         }
         self._names = frozenset(os.listdir(self._path))
+        if self._only is not None:
+            own = directory.slot_file(self._only, "")
+            self._names = frozenset([name for name in self._names if name.startswith(own)])
         arbiters = exit_counts.numbers(self._names)
         self._exits = {
             number: self._exits.get(number) or ExitsSource(self._path, number, self._root)
@@ -223,7 +229,7 @@ class Collector:
                 for number, slot in self._slots.items()
             ),
             *((exit_counts.name(number), exits.read) for number, exits in self._exits.items()),
-            ("client library", partial(self._client_files.read, owners)),
+            *([("client library", partial(self._client_files.read, owners))] if self._client_files else []),
         ]
 
 

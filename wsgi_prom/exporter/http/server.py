@@ -53,7 +53,11 @@ _KEPT_PAGES: Final = 8
 
 
 def make_server(
-    app: ExporterApp, listening: socket.socket, access: Access, connections: int = CONNECTIONS
+    app: ExporterApp,
+    listening: socket.socket,
+    access: Access,
+    connections: int = CONNECTIONS,
+    threads: int = LIMITS["threads"],
 ) -> Any:
     """
     Return a waitress server of *app* for the clients that *access* lets in, with `run` and `close`.
@@ -61,7 +65,8 @@ def make_server(
     It has at most *connections* at once: see `allowed_connections`.
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
-    made: Any = create_server(app, sockets=[listening], url_scheme=scheme(access), **LIMITS)
+    limits = {**LIMITS, "threads": threads}
+    made: Any = create_server(app, sockets=[listening], url_scheme=scheme(access), **limits)
     admission = Admission(made, access, connections)
     made.channel_class, made.handle_accept = admission.admit, admission.accept
     made.maintenance = lambda _: admission.sweep()

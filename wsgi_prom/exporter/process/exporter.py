@@ -25,10 +25,17 @@ from wsgi_prom.exporter.process.watch import MasterWatch, exists
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from wsgi_prom.exporter.process.serving import Announcement
     from wsgi_prom.exporter.target import Target
     from wsgi_prom.settings import Address, Settings
+
+    # Takes the scheme, and the host and port of the page. Returns what is kept meanwhile, and more pages by path.
+    Announce = Callable[
+        [str, tuple[str, int]], tuple[Announcement | None, Mapping[str, Callable[[], object]]]
+    ]
 
 log = logging.getLogger("wsgi_prom")
 
@@ -43,6 +50,7 @@ def serve(
     replace: bool = False,
     launch: int | None = None,
     inherited: int | None = None,
+    announce: Announce | None = None,
 ) -> None:
     """
     Serve the metrics of the directory *path*, which are those of *target*, on *address*, until SIGTERM or SIGINT.
@@ -50,8 +58,8 @@ def serve(
     Returns at once if the directory has an exporter already, unless it is to *replace* that one, and if the server has since
     started another *launch*. With *parent*, the pid of the server's master, the exporter is supervised, waits for an address
     that is in use, and ends with the server, whose directory it then removes. *inherited* is the descriptor of a socket that
-    listens on *address*, in a process that holds the exporter lock. Call it in the main thread, as the only one. Raises
-    SettingError, DirectoryError, AddressInUseError.
+    listens on *address*, in a process that holds the exporter lock. *announce* is called in the serving process, with the scheme
+    and the address of its page. Call it in the main thread, as the only one. Raises SettingError, DirectoryError, AddressInUseError.
     """
     if parent is not None and _left_nothing(path, parent):
         return
@@ -64,11 +72,12 @@ def serve(
             parent,
             replace,
             inherited,
+            announce,
         )
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     with ExporterLock.keeping_directory(path, launch) as lock:
-        _take(lock, address, settings, target, None, replace, None)
+        _take(lock, address, settings, target, None, replace, None, announce)
 
 
 def _take(
@@ -79,6 +88,7 @@ def _take(
     parent: int | None,
     replace: bool,
     inherited: int | None,
+    announce: Announce | None,
 ) -> None:
     """Serve if *lock* can be taken."""
     try:
@@ -91,7 +101,7 @@ def _take(
     take = lock.take_over if replace else lock.take
     # The program that this process was before held the lock, unless the kernel dropped it at the exec.
     if take() if inherited is None else lock.share():
-        _run(lock, metrics, address, settings.socket_mode, parent, inherited)
+        _run(lock, metrics, address, settings.socket_mode, parent, inherited, announce)
     elif not lock.superseded():
         _log_other(lock, replace=replace and inherited is None)
 
@@ -103,6 +113,7 @@ def _run(
     mode: int,
     parent: int | None,
     inherited: int | None,
+    announce: Announce | None,
 ) -> None:
     """Serve *metrics* in the process that holds *lock*."""
     access, connections, files = metrics.access, allowed_connections(), loaded_files()
@@ -118,8 +129,11 @@ def _run(
         listening: Listening, supervisor: int | None = None, master: MasterWatch | None = None
     ) -> None:
         metrics.watch_server()
-        server = make_server(ExporterApp(metrics), listening.socket.dup(), access, connections)
-        ServingProcess(lock, listening, server, files, supervisor, master).run()
+        announcement = pages = None
+        if announce is not None and listening.socket.family != socket.AF_UNIX:
+            announcement, pages = announce(scheme(access), listening.socket.getsockname()[:2])
+        server = make_server(ExporterApp(metrics, pages), listening.socket.dup(), access, connections)
+        ServingProcess(lock, listening, server, files, supervisor, master, announcement).run()
 
     if parent is None:
         answer(listen())

@@ -20,7 +20,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_prom.exporter.process.supervisor import END_SIGNALS
 from wsgi_prom.merge.archiving import Archiver
@@ -43,12 +43,22 @@ _KEEP_SECONDS: Final = 1.0
 _FINISH_SECONDS: Final = 2.0
 
 
+class Announcement(Protocol):
+    """What a serving process tells of itself to others, who find it by that."""
+
+    def keep(self) -> None:
+        """See to it that it is told: once a second."""
+
+    def end(self, *, replaced: bool) -> None:
+        """Take it back at the end of this process, unless it is *replaced* by another that tells the same."""
+
+
 class ServingProcess:
     """
     Answers scrapes with *server*, a waitress server of its own copy of the *listening* socket.
 
     *files* are the `loaded_files` of when the exporter started. *supervisor* is the pid of its parent, and *master* the server's
-    master. Without them it serves until SIGTERM or SIGINT. Make it with `END_SIGNALS` blocked: a thread that took a signal would
+    master. Without them it serves until SIGTERM or SIGINT. *announcement* is kept meanwhile. Make it with `END_SIGNALS` blocked: a thread that took a signal would
     not wake the main one.
     """
 
@@ -60,7 +70,9 @@ class ServingProcess:
         files: dict[str, tuple[int, int]],
         supervisor: int | None = None,
         master: MasterWatch | None = None,
+        announcement: Announcement | None = None,
     ) -> None:
+        self._announcement = announcement
         self._lock = lock
         self._listening = listening
         self._server = server
@@ -100,6 +112,8 @@ class ServingProcess:
                     time.monotonic() - kept >= _KEEP_SECONDS
                 ):  # not each turn, of which a scrape takes several: 0.1 ms
                     self._lock.keep()
+                    if self._announcement is not None:
+                        self._announcement.keep()
                     kept = time.monotonic()
                 self._turn(_KEEP_SECONDS)
                 if not self._server.accepting:
@@ -118,7 +132,10 @@ class ServingProcess:
         self._server.del_channel(self._server._map)
         self._server.socket.close()
         self._listening.close()
+        replaced = self._lock.superseded()
         self._lock.release()
+        if self._announcement is not None:
+            self._announcement.end(replaced=replaced)
 
     def _finish_requests(self) -> None:
         """Answer the requests that have begun, for a bounded time, and accept no more connections."""

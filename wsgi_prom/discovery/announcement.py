@@ -1,0 +1,91 @@
+"""What an exporter does for those who look for its targets: a page for Prometheus' http_sd, and a registrar for files and etcd."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.discovery.registrar import WITHDRAW
+from wsgi_prom.discovery.targets import Targets
+from wsgi_prom.exporter.process.launch import exporter_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from wsgi_prom.exporter.target import Target
+    from wsgi_prom.settings import Settings
+
+log = logging.getLogger("wsgi_prom")
+
+PATH: Final = "/sd"
+_PROGRAM: Final = "from wsgi_prom.cli import main; raise SystemExit(main())"
+# Between two registrars, of which the first has ended at once.
+_PAUSE_SECONDS: Final = 5.0
+
+
+def announce(
+    settings: Settings, target: Target, path: Path, scheme: str, listening: tuple[str, int]
+) -> tuple[Registered | None, Mapping[str, Callable[[], object]]]:
+    """
+    Return what keeps the targets of the directory *path* registered, and the pages about them.
+
+    The exporter of *target* serves on *listening*, a host and a port. Call it in its serving process.
+    """
+    kinds = {registry.kind for registry in settings.sd}
+    targets = Targets.of(settings, path, scheme, listening, target.application, target.server)
+    pages = {PATH: targets.groups} if "http" in kinds else {}
+    return (Registered(targets) if kinds - {"http"} else None), pages
+
+
+class Registered:
+    """Keeps *targets* registered, by a registrar. For one thread."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self._registrar: subprocess.Popen[bytes] | None = None
+        self._next_start = 0.0
+
+    def keep(self) -> None:
+        """Start the registrar if it does not run. Never raises."""
+        if self._registrar is not None and self._registrar.poll() is None:
+            return
+        if time.monotonic() < self._next_start:
+            return
+        if self._registrar is not None:
+            log.warning(
+                "the registrar of the targets has ended (status %s); it is started again",
+                self._registrar.returncode,
+            )
+            self._close()
+        self._next_start = time.monotonic() + _PAUSE_SECONDS
+        try:
+            self._registrar = subprocess.Popen(
+                [sys.executable, "-P", "-S", "-c", _PROGRAM, "register", *self._targets.arguments()],
+                cwd="/",
+                env=exporter_environment(),
+                stdin=subprocess.PIPE,
+                # A signal for the exporter's session is not for it: it takes the targets back.
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.error("the targets are not registered: %s", error)
+
+    def end(self, *, replaced: bool) -> None:
+        """Have the registrar take the targets back, unless the exporter is *replaced* by another that registers them too. Never raises."""
+        if self._registrar is None:
+            return
+        if not replaced and self._registrar.stdin is not None:
+            with suppress(OSError):
+                self._registrar.stdin.write(WITHDRAW)
+                self._registrar.stdin.flush()
+        self._close()
+
+    def _close(self) -> None:
+        if self._registrar is not None and self._registrar.stdin is not None:
+            with suppress(OSError):
+                self._registrar.stdin.close()

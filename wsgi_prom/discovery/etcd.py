@@ -1,0 +1,203 @@
+"""
+etcd over HTTP, by etcd3gw: a connection to the member that answers, and its errors in one line.
+
+1. Each request has a time limit. A member that does not answer is left for the next one.
+2. No message holds the password.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.errors import SettingError, WsgiPromError
+from wsgi_prom.exporter.watched import Files
+
+if TYPE_CHECKING:
+    from wsgi_prom.setting_values import Registry
+    from wsgi_prom.settings import Address, Settings
+
+# A member that lives answers in milliseconds, but for an election, which takes a second or two.
+REQUEST_SECONDS: Final = 5.0
+_NAME_A_USER: Final = (
+    "Name one, etcd://USER@HOST:PORT/PREFIX, and the file of the password by WSGI_PROM_ETCD_PASSWORD_FILE"
+)
+_CERTIFICATE: Final = (
+    "Set WSGI_PROM_ETCD_CERT_FILE and WSGI_PROM_ETCD_KEY_FILE to one that its authority has signed"
+)
+# What is in the text of an error, what that says, and the remedy: tried on etcd 3.4.
+_WRONG: Final = (
+    (
+        "authentication failed",
+        "etcd{at} refuses the login of {user!r}",
+        "Correct the user, or the password in WSGI_PROM_ETCD_PASSWORD_FILE",
+    ),
+    (
+        "authentication is not enabled",
+        "etcd{at} has no users, and the setting names one",
+        "Remove the user, and WSGI_PROM_ETCD_PASSWORD_FILE",
+    ),
+    ("user name is empty", "etcd{at} wants a user", _NAME_A_USER),
+    (
+        "permission denied",
+        "etcd{at} does not permit {user!r} to do it",
+        "Grant read and write on the prefix {prefix}/",
+    ),
+    (
+        "certificate verify failed",
+        "the certificate of etcd{at} does not verify ({reason})",
+        "Set WSGI_PROM_ETCD_CA_FILE to the certificates of its authority, and name a host that is in its certificate",
+    ),
+    ("ALERT_BAD_CERTIFICATE", "etcd{at} refuses the client certificate, or wants one", _CERTIFICATE),
+    ("CERTIFICATE_REQUIRED", "etcd{at} wants a client certificate", _CERTIFICATE),
+    (
+        "[SSL:",
+        "etcd{at} does not speak TLS as it should ({reason})",
+        "If it speaks none, write etcd:// in place of etcds://",
+    ),
+    (
+        "Remote end closed connection",
+        "etcd{at} closes the connection",
+        "If it speaks TLS, write etcds:// in place of etcd://",
+    ),
+    (
+        "404 page not found",
+        "what answers{at} is not etcd's client port",
+        "Name that port, which is 2379 by default",
+    ),
+)
+
+
+class EtcdError(WsgiPromError):
+    """etcd does not do what it was asked. *lasting*: before somebody changes a setting, here or of etcd."""
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
+
+
+@dataclass(frozen=True)
+class Etcd:
+    """Where etcd is, and who this is to it. Make it with `of`."""
+
+    registry: Registry
+    ca: str | None = None
+    certificate: tuple[str, str] | None = None
+    password: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, registry: Registry, settings: Settings) -> Etcd:
+        """Return what *settings* say of *registry*. Raises SettingError for a missing package, and for files that cannot be used."""
+        try:
+            import_module("etcd3gw")
+            import_module("tenacity")
+        except ImportError as error:
+            raise SettingError(
+                f"WSGI_PROM_SD={str(registry)!r} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[etcd]'"
+            ) from error
+        files = Files()
+        certificate = None
+        for name in ("ca", "cert"):
+            path = getattr(settings, f"etcd_{name}_file")
+            if path:
+                files.read(f"WSGI_PROM_ETCD_{name.upper()}_FILE", path)
+        if settings.etcd_cert_file and settings.etcd_key_file:
+            files.read("WSGI_PROM_ETCD_KEY_FILE", settings.etcd_key_file, private=True)
+            certificate = settings.etcd_cert_file, settings.etcd_key_file
+        password = ""
+        if registry.user and settings.etcd_password_file:
+            content = files.read("WSGI_PROM_ETCD_PASSWORD_FILE", settings.etcd_password_file, private=True)
+            password = content.decode("utf-8", "replace").rstrip("\n")
+        return cls(registry, settings.etcd_ca_file, certificate, password)
+
+    def connect(self) -> Any:
+        """
+        Return a client of the first member that answers, with a login if there is a user. Raises EtcdError.
+
+        Its methods raise what `errors` lists. It is for one thread.
+        """
+        problems: list[EtcdError] = []
+        for member in self.registry.members:
+            try:
+                return self._log_in(member)
+            except errors() as error:
+                problems.append(self.error(error, member))
+        # What somebody has to change is told before what may pass.
+        raise next((problem for problem in problems if problem.lasting), problems[-1])
+
+    def error(self, error: Exception, member: Address | None = None) -> EtcdError:
+        """Return what *error*, of the client, says."""
+        if isinstance(error, EtcdError):
+            return error
+        where = f"WSGI_PROM_SD={str(self.registry)!r}: "
+        at = f" at {member}" if member and len(self.registry.members) > 1 else ""
+        text = str(getattr(error, "detail_text", "") or error)
+        told = self._lasting(error, text, at)
+        if told is None:
+            return EtcdError(f"{where}etcd{at} does not answer as it should: {_reason(text)}")
+        return EtcdError(where + told, lasting=True)
+
+    def _lasting(self, error: Exception, text: str, at: str) -> str | None:
+        """Return what is wrong with a setting, and the remedy, if *error* of this *text* says so."""
+        for part, wrong, remedy in _WRONG:
+            if part in text:
+                what = wrong.format(at=at, user=self.registry.user or "nobody", reason=_reason(text))
+                return f"{what}. {remedy.format(prefix=self.registry.path)}"
+        known = text.lstrip().startswith("<") or isinstance(
+            error, ValueError | LookupError | TypeError | AttributeError
+        )
+        if known or type(error).__name__ == "ApiVersionDiscoveryFailedError":
+            return f"what answers{at} is not etcd. Name etcd's client port, which is 2379 by default"
+        return None
+
+    def _log_in(self, member: Address) -> Any:
+        import etcd3gw  # noqa: PLC0415 - an extra
+        import requests  # noqa: PLC0415 - etcd3gw has it
+
+        session = requests.Session()
+        # No proxy, and no password of another service in ~/.netrc.
+        session.trust_env = False
+        session.max_redirects = 0
+        if self.ca:
+            session.verify = self.ca
+        session.cert = self.certificate
+        client = etcd3gw.client(
+            host=member.host,
+            port=member.port,
+            protocol="https" if self.registry.tls else "http",
+            timeout=REQUEST_SECONDS,
+            session=session,
+        )
+        if self.registry.user:
+            login = {"name": self.registry.user, "password": self.password}
+            session.headers["Authorization"] = client.post(client.get_url("/auth/authenticate"), json=login)[
+                "token"
+            ]
+        else:
+            client.get_url("")  # asks for the version
+        return client
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """Return what the methods of a client raise when etcd is away, refuses, or is not etcd."""
+    import requests  # noqa: PLC0415 - an extra
+    from etcd3gw.exceptions import Etcd3Exception  # noqa: PLC0415
+
+    # The last ones: of an answer that is not JSON, or not what was asked for.
+    return (
+        Etcd3Exception,
+        requests.RequestException,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    )
+
+
+def _reason(text: str) -> str:
+    """Return what is at the end of a long message of urllib3, in one line: the error that caused the others."""
+    found = " ".join(text.split()).rpartition("Error(")[2].rpartition("): ")[2]
+    return re.sub(r"^\d+, ['\"]", "", found).rstrip(")'\" ")[-200:] or "no reason is given"

@@ -1,0 +1,70 @@
+"""What keeps targets registered somewhere, until its end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from wsgi_prom.discovery.target_file import TargetFile, TargetFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from wsgi_prom.discovery.targets import Group
+
+    Read = Callable[[], Sequence[Group]]
+
+log = logging.getLogger("wsgi_prom")
+
+# A worker that was killed is noticed in about that time.
+LOOK_SECONDS = 1.0
+
+
+class End:
+    """
+    The end of a registration, once `event` is set: by an orderly end of the exporter, with *withdraw*, or by another one.
+
+    Without *withdraw* the targets stay registered for as long as another process may need to register them again.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.withdraw = False
+
+
+class Registration(Protocol):
+    """Keeps what is read registered, in a thread of its own."""
+
+    def run(self, read: Read, end: End) -> None:
+        """Register what *read* returns, from now until *end*. Retries what fails, and logs it once."""
+
+
+class FileRegistration:
+    """Keeps targets in the file at *path*, and for *seconds* after its exporter was killed."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        self._path = path
+        self._seconds = seconds
+        self._file = TargetFile(path)
+
+    def run(self, read: Read, end: End) -> None:
+        """See `Registration`."""
+        problem: str | None = ""
+        while not end.event.is_set():
+            try:
+                self._file.write(read())
+                if problem is not None:
+                    log.info("targets are registered in %s", self._path)
+                problem = None
+            except TargetFileError as error:
+                if problem != (problem := str(error)):
+                    log.warning(
+                        "WSGI_PROM_SD='file:%s' %s. It is tried again every second", self._path, problem
+                    )
+            end.event.wait(LOOK_SECONDS)
+        if not end.withdraw:
+            # The process that goes on takes the file, and is then the one that removes it.
+            self._file.release()
+            threading.Event().wait(self._seconds)
+        self._file.remove()

@@ -1,0 +1,131 @@
+"""
+A file of targets for Prometheus' file_sd, which one process at a time keeps.
+
+1. A reader finds the former file or the new one, never half of one: a new file is renamed over it.
+2. Whoever keeps the file holds a lock of the kernel on it (flock), and locks a new one before it takes the place. So nobody writes over
+   the file of a living process, and a file without a lock is abandoned.
+3. Everybody can read it (0644): Prometheus runs as another user, and it holds addresses, no secrets.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsgi_prom.errors import WsgiPromError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class TargetFileError(WsgiPromError):
+    """The file cannot be written."""
+
+
+class TargetFile:
+    """The file at *path*, in a directory that is there. Not for two threads at once."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._new = self._path.with_name(f".{self._path.name}.new")
+        # The descriptor by which this process holds the file, and what is in it.
+        self._held: int | None = None
+        self._content = b""
+        # The file that this process has written last.
+        self._written: os.stat_result | None = None
+
+    def write(self, groups: Sequence[Any]) -> None:
+        """
+        Have *groups* in the file, as JSON. Does nothing if they are.
+
+        Raises TargetFileError, whose text goes on behind the file's path: the file is another process's, or cannot be written.
+        """
+        content = json.dumps(groups, indent=2).encode("ascii") + b"\n"
+        if content == self._content and self._is_held():
+            return
+        try:
+            self._replace(content)
+        except OSError as error:
+            raise TargetFileError(f"cannot be written: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Let another process have the file, without a change to it."""
+        if self._held is not None:
+            os.close(self._held)
+        self._held, self._content = None, b""
+
+    def remove(self) -> None:
+        """Remove the file that this process has written, unless there is another by now, or another process keeps it. Never raises."""
+        with suppress(OSError, TargetFileError):
+            there = self._written is not None and os.path.samestat(self._written, self._path.lstat())
+            if there and (self._is_held() or self._take()):
+                self._path.unlink()
+        self.release()
+
+    def _is_held(self) -> bool:
+        """Return whether the file at the path is the one that this process holds: somebody may have removed or replaced it."""
+        try:
+            return self._held is not None and os.path.samestat(os.fstat(self._held), self._path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def _take(self) -> bool:
+        """Lock the file that is there. Returns whether there is one. Raises TargetFileError if another process has it."""
+        try:
+            fd = _opened(self._path, os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        if not _lock(fd):
+            os.close(fd)
+            raise TargetFileError("is kept by another process. Give each server a file of its own")
+        self.release()
+        self._held = fd
+        # Else it was replaced since it was opened.
+        return self._is_held()
+
+    def _replace(self, content: bytes) -> None:
+        new = _opened(self._new, os.O_RDWR | os.O_CREAT)
+        # Only who holds the lock of the new file may put it in the place of the other.
+        if not _lock(new) or not os.path.samestat(os.fstat(new), self._new.lstat()):
+            os.close(new)
+            raise TargetFileError("is written by another process now. Give each server a file of its own")
+        try:
+            if not self._is_held():
+                self._take()
+            os.ftruncate(new, 0)
+            os.fchmod(new, 0o644)
+            with os.fdopen(os.dup(new), "wb") as file:
+                file.write(content)
+            self._new.rename(self._path)
+        except BaseException:
+            with suppress(OSError):
+                self._new.unlink()
+            os.close(new)
+            raise
+        self.release()
+        self._held, self._content, self._written = new, content, os.fstat(new)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open the plain file at *path* of this user. Raises OSError for any other: the directory may be open to everybody."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    found = os.fstat(fd)
+    if found.st_uid == os.geteuid() and found.st_nlink == 1:
+        return fd
+    os.close(fd)
+    raise PermissionError(
+        errno.EPERM, f"it belongs to uid {found.st_uid}, this process runs as uid {os.geteuid()}"
+    )
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
