@@ -31,6 +31,7 @@ _LABELS: Final = {
     "status_class": "`1xx` to `5xx`",
     "exception": "the class of the exception",
     "worker": "the number of the worker's slot",
+    "slot": "on a worker's own page: the number of its slot ([discovery.md](discovery.md))",
     "app": "the application as its server names it, such as `myapp:app`",
     "framework": "the framework that is imported, with its version, such as `flask/3.1.3`",
     "state": "of a worker: `booting`, `idle`, `busy`, `stopping`; of a slot: `live`, `free`; of a task: as Celery names it",
@@ -47,7 +48,7 @@ _OPTIONAL_MARK: Final = " \\*"
 # Run in a process of its own: makes requests until every metric of ours has a value, and prints the page. The first argument
 # is the directory; the others are settings to switch on.
 # Labels that a page has only where a server runs.
-_OF_A_SERVER: Final = {metrics.TARGET_INFO[0]: {"application", "server", "pid"}}
+_OF_A_SERVER: Final = {metrics.TARGET_INFO[0]: {"application", "server", "slot", "pid"}}
 
 _PAGE: Final = """
 import logging, os, socket, sys, tempfile, time

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import etcds
 import live
 import pytest
 
@@ -391,3 +392,38 @@ def test_a_missing_psutil_is_told_with_what_installs_it(tmp_path: Path) -> None:
     assert (None, "pip install 'wsgi-prom[processes]'") == (found["ok"], found["remedy"])
     assert "no process_* metrics" in found["message"]
     assert "processes" not in findings(check("plain:app", "--json", PYTHONPATH=path, WSGI_PROM_BIND="off"))
+
+
+def test_where_targets_are_registered_is_checked(tmp_path: Path) -> None:
+    """`check` says whether this user can write the file of targets, and whether etcd takes one, and leaves nothing in either."""
+    (tmp_path / "data").mkdir()
+    with etcds.etcd(tmp_path / "data") as etcd:
+        url = etcd.url("shop")
+        right = check("--json", WSGI_PROM_SD=f"file:{tmp_path / 'shop.json'},{url}")
+        left = etcd.targets("shop")
+    wrong = check("--json", WSGI_PROM_SD=f"file:{tmp_path / 'missing' / 'shop.json'}")
+    gone = findings(check("--json", WSGI_PROM_SD=url))["targets"]
+    messages = [
+        finding["message"]
+        for finding in json.loads(right.stdout)["findings"]
+        if finding["subject"] == "targets"
+    ]
+    assert ([f"this user can write {tmp_path / 'shop.json'}", f"{url} takes targets"], []) == (messages, left)
+    assert f"{tmp_path / 'missing'} is not a directory" == findings(wrong)["targets"]["message"]
+    assert (False, True) == (
+        gone["ok"],
+        gone["message"].startswith(f"WSGI_PROM_SD={url!r}: etcd does not answer"),
+    )
+    assert ["data"] == os.listdir(tmp_path)
+
+
+def test_a_missing_package_for_etcd_is_told_with_what_installs_it(tmp_path: Path) -> None:
+    """Without the extra, `check` says what to install."""
+    (tmp_path / "etcd3gw.py").write_text("raise ImportError('not installed', name='etcd3gw')\n")
+    found = findings(check("--json", PYTHONPATH=f"{tmp_path}:{live.ROOT}", WSGI_PROM_SD="etcd://a:1/b"))[
+        "targets"
+    ]
+    told = (
+        "WSGI_PROM_SD='etcd://a:1/b' needs etcd3gw, which is not installed. Run pip install 'wsgi-prom[etcd]'"
+    )
+    assert (False, told) == (found["ok"], found["message"])

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_prom.errors import SettingError, WsgiPromError
+from wsgi_prom.setting_values import Registry
 from wsgi_prom.settings import PREFIX, Address, Settings, unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILES = ("token_file", "web_config")
+FILES = ("token_file", "web_config", "etcd_ca_file", "etcd_cert_file", "etcd_key_file", "etcd_password_file")
 
 # Each with texts that are right, and what they mean.
 RIGHT = {
@@ -65,6 +66,22 @@ RIGHT = {
         "0.0.0.0/0,::/0": (ip_network("0.0.0.0/0"), ip_network("::/0")),
     },
     **{name: {"/etc/a b.pem": "/etc/a b.pem"} for name in FILES},
+    "targets": {"application": "application", "workers": "workers"},
+    "targets_ports": {"9100-9199": (9100, 9199), "1-65535": (1, 65535), "9100-9100": (9100, 9100)},
+    "sd_host": {"10.0.0.7": "10.0.0.7", "web-1.example.org": "web-1.example.org", "fe80::1": "fe80::1"},
+    "sd_seconds": {"1": 1.0, "15": 15.0},
+    "sd": {
+        "http": (Registry("http"),),
+        "file:/run/targets/shop.json": (Registry("file", "/run/targets/shop.json"),),
+        "etcd://10.0.0.2:2379/targets/shop": (
+            Registry("etcd", "/targets/shop", (Address("10.0.0.2", 2379),)),
+        ),
+        "file:/a,b.json,http,etcds://a:1,[::1]:2/shop/": (
+            Registry("file", "/a,b.json"),
+            Registry("http"),
+            Registry("etcd", "/shop", (Address("a", 1), Address("::1", 2)), tls=True),
+        ),
+    },
     "labels": {"a=1": (("a", "1"),), "a=1,b_2=x=y": (("a", "1"), ("b_2", "x=y")), "a=": (("a", ""),)},
 }
 WRONG = {
@@ -89,6 +106,12 @@ WRONG = {
     "allow": [",", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "::1/129", "*", "all"],
     **{name: ["relative.pem", "/a\0b", "/", "~/token"] for name in FILES},
     "exclude": ["(", "/a [", "*"],
+    "targets": ["worker", "all", "Workers"],
+    "targets_ports": ["9100", "9199-9100", "0-10", "9100-65536", "a-b", "9100:9199"],
+    "sd_host": ["web-1:9464", "http://web-1", "a b", "[::1]"],
+    "sd_seconds": ["0", "3601", "soon"],
+    "sd": ["https", "file:targets.json", "file:/targets.yml", "file:/.json", "etcd://host/prefix", "etcd://host:2379", "etcd://host:2379/",
+           "etcd://host:2379,/a", "etcd://host:0/a", "http,", "consul://host:8500", "http://host:9464/sd", "file:/a.json,other"],
 }  # fmt: skip
 
 
@@ -146,6 +169,32 @@ def test_a_wrong_keyword_is_refused(name: str, value: object) -> None:
     with pytest.raises(SettingError) as caught:
         Settings.read({}, **{name: value})
     assert str(caught.value).startswith(f"{name}={value!r} is not ")
+
+
+def test_a_password_in_a_url_is_shown_to_nobody() -> None:
+    """A URL with a password is refused, and the error does not hold the password."""
+    with pytest.raises(SettingError) as caught:
+        Settings.read({"WSGI_PROM_SD": "etcd://shop:pa/ss@host:2379/shop"})
+    assert str(caught.value).startswith(
+        "WSGI_PROM_SD='etcd://***@host:2379/shop' is not a list of file:/PATH.json, http and "
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"BIND": "off", "TARGETS": "workers"}, "WSGI_PROM_TARGETS='workers' needs an address at which Prometheus reaches"),
+        ({"BIND": "unix:/a", "SD": "http"}, "WSGI_PROM_BIND='unix:/a' has none. Set WSGI_PROM_BIND to HOST:PORT."),
+        ({"SD": "etcd://shop@a:1/b"}, "WSGI_PROM_SD='etcd://shop@a:1/b': a user and a password are needed together. Set WSGI_PROM_ETCD_PASS"),
+        ({"SD": "etcd://a:1/b", "ETCD_PASSWORD_FILE": "/a"}, "Name the user: etcd://USER@HOST:PORT/PREFIX."),
+        ({"SD": "etcds://a:1/b", "ETCD_KEY_FILE": "/a"}, "a certificate and its key are needed together. Set WSGI_PROM_ETCD_CERT_FILE."),
+    ],
+)  # fmt: skip
+def test_settings_that_need_another(environ: dict[str, str], told: str) -> None:
+    """Settings of the targets that cannot work without another name it."""
+    with pytest.raises(SettingError) as caught:
+        Settings.read({PREFIX + name: value for name, value in environ.items()})
+    assert told in str(caught.value)
 
 
 def test_keywords_win_over_the_environment() -> None:
@@ -245,7 +294,7 @@ def test_no_setting_has_a_name_that_kubernetes_gives() -> None:
 def test_an_unknown_keyword_is_refused() -> None:
     """The error for an unknown keyword lists the known ones."""
     with pytest.raises(
-        SettingError, match=r"bindd='x' is not a setting of wsgi_prom\. The settings are app, "
+        SettingError, match=r"bindd='x' is not a setting of wsgi_prom\. The settings are .*app, "
     ):
         Settings.read({}, bindd="x")
 

@@ -69,23 +69,23 @@ class DiscoverySettings:
                         f"WSGI_PROM_{name}={given!r} needs an address at which Prometheus reaches the targets, and WSGI_PROM_BIND="
                         f"{str(bind) if bind else 'off'!r} has none. Set WSGI_PROM_BIND to HOST:PORT."
                     )
-        if (self.etcd_cert_file is None) != (self.etcd_key_file is None):
-            given, missing = ("CERT", "KEY") if self.etcd_cert_file else ("KEY", "CERT")
-            raise SettingError(
-                f"WSGI_PROM_ETCD_{given}_FILE={self.etcd_cert_file or self.etcd_key_file!r} has no effect alone. Set "
-                f"WSGI_PROM_ETCD_{missing}_FILE too."
-            )
         self.check_login()
 
     def check_login(self) -> None:
-        """Raise SettingError if etcd is given a user without a password, or a password without a user."""
+        """Raise SettingError if what etcd is given lacks its other half: a user and a password, a certificate and its key."""
         for registry in self.sd:
-            if registry.kind == "etcd" and bool(registry.user) != bool(self.etcd_password_file):
+            if registry.kind != "etcd":
+                continue
+            where = f"WSGI_PROM_SD={str(registry)!r}"
+            if bool(registry.user) != bool(self.etcd_password_file):
                 remedy = (
                     "Set WSGI_PROM_ETCD_PASSWORD_FILE"
                     if registry.user
                     else "Name the user: etcd://USER@HOST:PORT/PREFIX"
                 )
+                raise SettingError(f"{where}: a user and a password are needed together. {remedy}.")
+            if bool(self.etcd_cert_file) != bool(self.etcd_key_file):
+                missing = "KEY" if self.etcd_cert_file else "CERT"
                 raise SettingError(
-                    f"WSGI_PROM_SD={str(registry)!r}: a user and a password are needed together. {remedy}."
+                    f"{where}: a certificate and its key are needed together. Set WSGI_PROM_ETCD_{missing}_FILE."
                 )

@@ -174,7 +174,7 @@ GC_COLLECTIONS: Final = ("python_gc_collections", "Garbage collections, by gener
 BUILD_INFO: Final = ("wsgi_prom_build_info", "The version of wsgi_prom that answers.")
 TARGET_INFO: Final = (
     "wsgi_prom_target_info",
-    "Whose metrics these are: the application, its server, the pid of the server's master, the shared directory.",
+    "Whose metrics these are: the application, its server, the pid of the server's master, the shared directory; a worker's slot on its own page.",
 )
 SCRAPE_DURATION: Final = (
     "wsgi_prom_scrape_duration_seconds",

@@ -2,7 +2,8 @@
 Check settings, address, directory and application without starting a server.
 
 1. The check leaves nothing behind: no file, no slot, no socket.
-2. It binds the exporter's address for a moment (check_address.py), and imports the application (check_application.py).
+2. It binds the exporter's address for a moment (check_address.py), imports the application (check_application.py), and puts a key
+   into etcd for a moment (check_targets.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from wsgi_prom.cli import check_address, check_application
+from wsgi_prom.cli import check_address, check_application, check_targets
 from wsgi_prom.cli.arguments import add_json
 from wsgi_prom.cli.output import Finding, write, write_json
 from wsgi_prom.cli.running import psutil, running_servers
@@ -59,6 +60,7 @@ def _findings(reference: str | None) -> Iterator[Finding]:
         yield Finding("settings", not unknown, " ".join(unknown.values()) or f"valid; {where}")
         yield from check_address.findings(settings)
         yield from _access(settings)
+        yield from check_targets.findings(settings)
         if settings.bind is not None:
             yield _processes()
     yield _directory()

@@ -8,6 +8,7 @@ Output of the commands: data to stdout, messages to stderr, one line each.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from dataclasses import dataclass
 
@@ -54,3 +55,9 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def log_as_exporter() -> None:
+    """Log to stderr, in gunicorn's format: an exporter that the hook starts writes to gunicorn's log."""
+    line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsgi_prom.cli.serve import log_as_exporter
+from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.discovery import registrar
 from wsgi_prom.discovery.targets import Targets
 from wsgi_prom.setting_values import address

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsgi_prom.cli.serve import log_as_exporter
+from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.discovery.etcd import Etcd
 from wsgi_prom.discovery.followed import Followed
 from wsgi_prom.discovery.target_file import TargetFile, TargetFileError

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.arguments import add_directory, directory_of, exists
+from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.exporter.process.exporter import serve
 from wsgi_prom.exporter.target import Target
@@ -92,12 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     except WsgiPromError as error:
         log.error("%s", error)
         return 1
-
-
-def log_as_exporter() -> None:
-    """Log to stderr, in gunicorn's format: an exporter that the hook starts writes to gunicorn's log."""
-    line = "[%(asctime)s] [%(process)d] [%(levelname)s] wsgi_prom: %(message)s"
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=line, datefmt="%Y-%m-%d %H:%M:%S %z")
 
 
 def _serve(arguments: argparse.Namespace, path: Path) -> int:

@@ -25,7 +25,7 @@ log = logging.getLogger("wsgi_prom")
 PATH: Final = "/sd"
 _PROGRAM: Final = "from wsgi_prom.cli import main; raise SystemExit(main())"
 # Between two registrars, of which the first has ended at once.
-_PAUSE_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 2.0
 
 
 def announce(

@@ -127,6 +127,16 @@ class Etcd:
         # What somebody has to change is told before what may pass.
         raise next((problem for problem in problems if problem.lasting), problems[-1])
 
+    def check(self) -> None:
+        """See whether a key below the prefix can be put there, and leave none. Raises EtcdError."""
+        try:
+            client = self.connect()
+            lease = client.lease(ttl=2)
+            client.put(f"{self.registry.path}/.check", "", lease)
+            lease.revoke()
+        except errors() as error:
+            raise self.error(error) from error
+
     def error(self, error: Exception, member: Address | None = None) -> EtcdError:
         """Return what *error*, of the client, says."""
         if isinstance(error, EtcdError):

@@ -42,16 +42,18 @@ class Followed:
 
     def run(self, show: Callable[[list[Group]], None], ended: Event) -> None:
         """Call *show* with the targets, again and again, until *ended*. Retries what fails, and logs it once."""
-        while not ended.is_set():
-            client = retried(self._etcd.connect, ended)
+        told = ""
+        while not ended.is_set() and (client := retried(self._etcd.connect, ended, told)) is not None:
             try:
-                while client is not None and not ended.is_set():
+                while not ended.is_set():
                     with self._watch(client) as watch:
                         show(self._read(client))
                         _wait(watch)
                     ended.wait(_PAUSE_SECONDS)
             except errors() as error:
-                log.warning("%s. The targets stay as they were read last", self._etcd.error(error))
+                told = str(self._etcd.error(error))
+                log.warning("%s. The targets stay as they were read last", told)
+                ended.wait(_PAUSE_SECONDS)
 
     def read(self) -> list[Group]:
         """Return the targets as they are now. Raises EtcdError."""

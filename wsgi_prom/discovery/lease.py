@@ -50,7 +50,8 @@ class LeaseRegistration:
                 raise self._etcd.error(error) from error
             return keys
 
-        while (keys := retried(begin, end.event)) is not None:
+        told = ""
+        while (keys := retried(begin, end.event, told)) is not None:
             log.info("targets are registered at %s", self._etcd.registry)
             try:
                 self._keep(keys, read, end)

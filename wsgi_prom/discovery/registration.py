@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from wsgi_prom.discovery.target_file import TargetFile, TargetFileError
@@ -66,5 +67,7 @@ class FileRegistration:
         if not end.withdraw:
             # The process that goes on takes the file, and is then the one that removes it.
             self._file.release()
-            threading.Event().wait(self._seconds)
+            deadline = time.monotonic() + self._seconds
+            while self._file.is_as_written() and (left := deadline - time.monotonic()) > 0:
+                time.sleep(min(left, LOOK_SECONDS))
         self._file.remove()

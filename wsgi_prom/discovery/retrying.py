@@ -22,20 +22,20 @@ _LONGEST_PAUSE: Final = 10.0
 _JITTER: Final = 1.0
 
 
-def retried(function: Callable[[], T], ended: Event) -> T | None:
+def retried(function: Callable[[], T], ended: Event, *told: str) -> T | None:
     """
     Call *function* until it returns, and return that; None once *ended*.
 
-    An EtcdError that it raises is logged unless it is the last one again.
+    Each EtcdError that it raises is logged once, and not if it is among *told*.
     """
     import tenacity  # noqa: PLC0415 - an extra
 
-    problem = ""
+    known = set(told)
 
     def tell(state: Any) -> None:
-        nonlocal problem
         error = state.outcome.exception()
-        if problem != (problem := str(error)):
+        if str(error) not in known:
+            known.add(str(error))
             level = logging.ERROR if error.lasting else logging.WARNING
             log.log(level, "%s. It is tried again every %d s", error, _LONGEST_PAUSE)
 

@@ -62,10 +62,16 @@ class TargetFile:
     def remove(self) -> None:
         """Remove the file that this process has written, unless there is another by now, or another process keeps it. Never raises."""
         with suppress(OSError, TargetFileError):
-            there = self._written is not None and os.path.samestat(self._written, self._path.lstat())
-            if there and (self._is_held() or self._take()):
+            if self.is_as_written() and (self._is_held() or self._take()):
                 self._path.unlink()
         self.release()
+
+    def is_as_written(self) -> bool:
+        """Return whether the file at the path is the one that this process has written. Raises OSError."""
+        try:
+            return self._written is not None and os.path.samestat(self._written, self._path.lstat())
+        except FileNotFoundError:
+            return False
 
     def _is_held(self) -> bool:
         """Return whether the file at the path is the one that this process holds: somebody may have removed or replaced it."""

@@ -79,10 +79,11 @@ class Pages:
         self.sources = Sources(
             hooked=bool(self._target.server),
             concurrency=self._target.concurrency,
-            sockets=self._target.sockets,
-            stats=self._target.stats,
-            heartbeats=self._target.server == "gunicorn",
-            daemons=self._target.server == "uWSGI",
+            # What the slots do not tell is of the whole server, and asked in threads, which a worker with greenlets has not.
+            sockets=self._target.sockets if slot is None else (),
+            stats=self._target.stats if slot is None else "",
+            heartbeats=slot is None and self._target.server == "gunicorn",
+            daemons=slot is None and self._target.server == "uWSGI",
         )
         # By the escaping of names.
         self._renderers: dict[str, Renderer] = {}

@@ -1,0 +1,176 @@
+"""A real Prometheus finds the targets by file, by HTTP and by etcd, and loses those that have ended, however they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from typing import TYPE_CHECKING, Any
+
+import etcds
+import exporters
+import live
+import registered
+import servers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_prometheus_finds_the_workers_in_three_ways(tmp_path: Path) -> None:
+    """
+    Each way shows the same targets, with their labels, and all are up. After SIGKILL of a worker its address goes, and its successor
+    is there with the same labels. At the end of the server no target is registered. (Prometheus looks for changes every 5 s.)
+    """
+    files, out = tmp_path / "files", tmp_path / "etcd" / "targets.json"
+    for folder in (files, out.parent):
+        folder.mkdir()
+    with etcds.etcd(tmp_path / "data") as etcd:
+        registries = f"file:{files / 'shop.json'},http,{etcd.url('shop')}"
+        with servers.start(
+            "gunicorn sync", workers=2, WSGI_PROM_TARGETS="workers", WSGI_PROM_SD=registries,
+            WSGI_PROM_SD_SECONDS=registered.SECONDS, WSGI_PROM_APP="plain:app",
+        ) as server, registered.follower(etcd.url("shop"), out):  # fmt: skip
+            exporter = server.metrics_url.removesuffix("/metrics")
+            jobs = {
+                "file": {"file_sd_configs": [{"files": [f"{files}/*.json"]}]},
+                "http": {"http_sd_configs": [{"url": f"{exporter}/sd", "refresh_interval": "1s"}]},
+                "etcd": {"file_sd_configs": [{"files": [str(out)]}]},
+            }
+            with registered.prometheus(tmp_path, jobs) as prometheus:
+
+                def targets() -> list[list[dict[str, Any]]]:
+                    return [prometheus.targets(job) for job in jobs]
+
+                def agree(found: list[list[dict[str, Any]]]) -> bool:
+                    return all(len(one) == 2 and addresses(one) == addresses(found[0]) for one in found)
+
+                before = live.eventually(targets, agree)
+                server.signal_child(server.workers()[0], signal.SIGKILL)
+                after = live.eventually(
+                    targets, lambda found: agree(found) and addresses(found[0]) != addresses(before[0])
+                )
+            mode = stat.S_IMODE((files / "shop.json").stat().st_mode)
+        left = live.eventually(
+            lambda: (etcd.targets("shop"), os.listdir(files)), lambda left: left == ([], [])
+        )
+    common = {"instance": exporter.removeprefix("http://"), "application": "plain:app", "server": "gunicorn"}
+    expected = [{**common, "job": job, "slot": slot} for job in jobs for slot in ("0", "1")]
+    assert expected == labels(before) == labels(after)
+    assert 1 == len(set(addresses(before[0])) & set(addresses(after[0])))
+    assert (0o644, ([], [])) == (mode, left)
+
+
+def addresses(targets: list[dict[str, Any]]) -> list[str]:
+    return [target["address"] for target in targets]
+
+
+def labels(found: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in target.items() if name != "address"}
+        for one in found
+        for target in sorted(one, key=lambda target: str(target["slot"]))
+    ]
+
+
+def test_an_exporter_that_is_killed(tmp_path: Path) -> None:
+    """
+    A serving process that is killed registers its targets again. When all of the exporter is killed they go within their time; the
+    registrar, when it is killed alone, is started again.
+    """
+    file = tmp_path / "shop.json"
+    with etcds.etcd(tmp_path / "data") as etcd:
+        with servers.start(
+            "gunicorn sync",
+            workers=1,
+            WSGI_PROM_SD=f"file:{file},{etcd.url('shop')}",
+            WSGI_PROM_SD_SECONDS=registered.SECONDS,
+        ) as server:
+
+            def both() -> tuple[Any, Any]:
+                return registered.read(file), etcd.targets("shop")
+
+            (first,), _ = live.eventually(both, lambda found: found[0] and found[0] == found[1])
+            (registrar,) = registered.registrars(server)
+            server.signal_child(registrar, signal.SIGKILL)
+            live.eventually(
+                lambda: registered.registrars(server), lambda found: found and found != [registrar]
+            )
+            registrars = registered.registrars(server)
+            server.signal_child(servers.supervisor_and_serving(server)[1], signal.SIGKILL)
+            live.eventually(
+                lambda: registered.registrars(server), lambda found: len(found) == 1 and found != registrars
+            )
+            again = live.eventually(both, lambda found: found[0] and found[0] == found[1])
+            servers.kill_exporter(server)
+            gone = live.eventually(both, lambda found: found == (None, []))
+            answered = server.get("/").status
+    assert "gunicorn" == first["labels"]["server"]
+    assert (([first], [first]), (None, []), 200) == (again, gone, answered)
+
+
+def test_servers_share_a_directory_and_no_file(tmp_path: Path) -> None:
+    """Two servers have a file each. One that is to have another's says so once, leaves it alone, and has it when the other has ended."""
+    file = tmp_path / "shop.json"
+    with registered.exporter(tmp_path / "one", f"file:{file}") as one:
+        own = [registered.target(one)]
+        live.eventually(lambda: registered.read(file), lambda found: found == own)
+        with registered.exporter(tmp_path / "two", f"file:{file}") as two:
+            two.wait_for_log(
+                rf"WSGI_PROM_SD='file:{file}' is kept by another process. Give each server a file of its own"
+            )
+            with registered.exporter(tmp_path / "three", f"file:{tmp_path / 'blog.json'}") as three:
+                other = live.eventually(lambda: registered.read(tmp_path / "blog.json"), bool)
+                found = registered.read(file), other, [registered.target(three)]
+            one.stop()
+            taken = live.eventually(lambda: registered.read(file), lambda now: now and now != own)
+            log = two.log()
+            expected = [registered.target(two)]
+    assert (own, True) == (found[0], found[1] == found[2])
+    assert (expected, 1) == (taken, log.count("is kept by another process"))
+    assert [] == [path.name for path in tmp_path.iterdir() if "json" in path.name]
+
+
+def test_an_exporter_that_is_replaced_stays_registered(tmp_path: Path) -> None:
+    """At a reload that replaces the exporter, the targets are those of the new one; the file was never missing."""
+    file = tmp_path / "shop.json"
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "from wsgi_prom.hooks.gunicorn import *\nimport os\nraw_env = ['WSGI_PROM_SD_HOST=' + open('host').read()]\n"
+    )
+    (tmp_path / "host").write_text("127.0.0.1")
+    with live.gunicorn(
+        workers=1,
+        config="gunicorn.conf.py",
+        cwd=tmp_path,
+        WSGI_PROM_SD=f"file:{file}",
+        WSGI_PROM_SD_SECONDS="10",
+    ) as server:
+        live.eventually(lambda: registered.read(file), bool)
+        (tmp_path / "host").write_text("web-1")
+        server.kill(signal.SIGHUP)
+        found = []
+
+        def targets() -> list[str]:
+            found.append(registered.read(file))
+            return [target.split(":")[0] for group in found[-1] or [] for target in group["targets"]]
+
+        live.eventually(targets, lambda hosts: hosts == ["web-1"])
+    assert None not in found
+
+
+def test_the_page_is_there_for_who_asks_for_it(tmp_path: Path) -> None:
+    """/sd is JSON with `http` among the registries, and not there without; the 404 says what there is."""
+    with registered.exporter(tmp_path / "one", "http") as server:
+        base = server.metrics_url.removesuffix("/metrics")
+        found, method = live.request(f"{base}/sd"), live.request(f"{base}/sd", method="POST").status
+        other = live.request(f"{base}/other").body
+        expected = [registered.target(server)]
+    with exporters.serve(tmp_path / "two") as server:
+        missing = live.request(server.metrics_url.replace("/metrics", "/sd")).status
+    assert (200, "application/json", expected) == (
+        found.status,
+        found.headers["Content-Type"],
+        json.loads(found.body),
+    )
+    assert (405, b"There are /metrics, /sd, /-/healthy and /-/ready.\n", 404) == (method, other, missing)

@@ -1,0 +1,198 @@
+"""WSGI_PROM_TARGETS=workers: a page of each worker, at a port of its own, and the targets that the exporter's /sd tells."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import live
+import pytest
+import servers
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GEVENT = ("--worker-class", "gevent")
+SERVERS = [
+    ("gunicorn sync", ()),
+    ("gunicorn gthread preload", ()),
+    ("gunicorn sync preload", GEVENT),
+    ("uwsgi prefork", ("--enable-threads",)),
+    ("uwsgi lazy-apps", ("--enable-threads",)),
+]
+
+
+def groups(server: live.LiveServer) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(live.request(server.metrics_url.replace("/metrics", "/sd")).body)
+    return found
+
+
+def wait_for(server: live.LiveServer, number: int) -> dict[str, str]:
+    """Wait until *number* workers have a page; return the addresses by slot."""
+    found = live.eventually(lambda: groups(server), lambda found: len(found) == number)
+    return {group["labels"]["slot"]: group["targets"][0] for group in found}
+
+
+def page(address: str, token: str | None = None) -> live.Response:
+    return live.request(
+        f"http://{address}/metrics", headers={"Authorization": f"Bearer {token}"} if token else None
+    )
+
+
+def samples(address: str) -> live.Samples:
+    answer = page(address)
+    assert 200 == answer.status, answer.body
+    return live.parse_samples(answer.body.decode())
+
+
+def listens(address: str) -> bool:
+    host, port = address.split(":")
+    with socket.socket() as probe:
+        probe.settimeout(10)
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def start(name: str, *options: str, workers: int = 2, **env: str) -> live.LiveServer:
+    return servers.start(
+        name,
+        *options,
+        app="worked:app",
+        workers=workers,
+        WSGI_PROM_TARGETS="workers",
+        WSGI_PROM_SD="http",
+        **env,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), SERVERS, ids=[" ".join([name, *more]) for name, more in SERVERS]
+)
+def test_a_page_of_each_worker(name: str, options: tuple[str, ...]) -> None:
+    """
+    Each worker shows what it has counted itself, with its slot and its own process; all together that is what the exporter shows.
+    When a worker is killed its port goes, and its successor is a target in the same slot; at the end all ports go.
+    """
+    with start(name, *options) as server:
+        before = wait_for(server, 2)
+        live.drive(server.url, ["/"] * 40)
+        pages = {slot: samples(address) for slot, address in before.items()}
+        merged = server.samples()
+        counted = [servers.value(found, "work_seconds_count") or 0 for found in pages.values()]
+        pids = server.workers()
+        told = {
+            dict(labels)["slot"]: dict(labels)["application"]
+            for found in pages.values()
+            for labels in live.labelled(found, "wsgi_prom_target_info")
+        }
+        server.signal_child(pids[0], signal.SIGKILL)
+        after = live.eventually(lambda: wait_for(server, 2), lambda found: found != before)
+        gone = set(before.values()) - set(after.values())
+        closed = [address for address in gone if not listens(address)]
+        successor = samples(next(address for slot, address in after.items() if before[slot] != address))
+    assert (40, 40) == (sum(counted), servers.value(merged, "work_seconds_count"))
+    assert (["0", "1"], 2) == (sorted(told), len(set(before.values())))
+    assert {"gunicorn": "worked:app", "uwsgi": told["0"]}[name.split(maxsplit=1)[0]] == told["0"] == told["1"]
+    assert all(servers.value(found, "process_resident_memory_bytes") for found in pages.values())
+    assert (sorted(before), 1, list(gone)) == (sorted(after), len(gone), closed)
+    # It goes on with the figures of its slot.
+    assert servers.value(successor, "work_seconds_count") in counted
+    assert [] == [address for address in after.values() if listens(address)]
+
+
+def test_ports_of_a_range_belong_to_slots() -> None:
+    """
+    With a range a slot's worker has the same port again. A worker without a free one says so once, is counted, serves, and has a page as
+    soon as a port is free.
+    """
+    with live.hold_port() as held:
+        port = held.getsockname()[1]
+        with start("gunicorn sync", WSGI_PROM_TARGETS_PORTS=f"{port}-{port}") as server:
+            (first,) = wait_for(server, 1).values()
+            server.wait_for_log(
+                f"no port of WSGI_PROM_TARGETS_PORTS='{port}-{port}' is free. Give as many as "
+            )
+            (failed,) = [
+                value
+                for labels, value in live.labelled(server.samples(), "wsgi_prom_errors_total").items()
+                if ("stage", "target") in labels
+            ]
+            live.drive(server.url, ["/"] * 10)
+            owner = next(pid for pid in server.workers() if str(port) in listening(pid))
+            server.signal_child(owner, signal.SIGKILL)
+            live.eventually(
+                lambda: any(str(port) in listening(pid) for pid in server.workers() if pid != owner), bool
+            )
+            log = server.log()
+        assert f"127.0.0.1:{port}" == first
+        assert failed >= 1
+        assert (
+            log.count("no port of WSGI_PROM_TARGETS_PORTS") <= 2
+        )  # of the two workers, the second of which came later
+
+
+def listening(pid: int) -> list[str]:
+    """Return the ports that process *pid* listens on."""
+    import psutil
+
+    try:
+        return [
+            str(found.laddr.port)
+            for found in psutil.Process(pid).net_connections("tcp")
+            if found.status == "LISTEN"
+        ]
+    except psutil.Error:
+        return []
+
+
+def test_who_may_read_a_workers_page(tmp_path: Path) -> None:
+    """The token of the exporter is that of the workers' pages, and of the page that tells the targets."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    token.chmod(0o600)
+    with start("gunicorn sync", workers=1, WSGI_PROM_TOKEN_FILE=str(token)) as server:
+        sd = server.metrics_url.replace("/metrics", "/sd")
+        refused = live.request(sd).status
+
+        def told() -> list[dict[str, Any]]:
+            answer = live.request(sd, headers={"Authorization": "Bearer secret"})
+            assert ("application/json", 200) == (answer.headers["Content-Type"], answer.status)
+            found: list[dict[str, Any]] = json.loads(answer.body)
+            return found
+
+        (group,) = live.eventually(told, bool)
+        address = group["targets"][0]
+        statuses = refused, page(address).status, page(address, "secret").status
+    assert (401, 401, 200) == statuses
+
+
+def test_a_child_of_a_worker_does_not_keep_its_port() -> None:
+    """A process that the application forks does not listen on the port, which is gone with the worker."""
+    with start("gunicorn sync", workers=1) as server:
+        (address,) = wait_for(server, 1).values()
+        worker = int(server.get("/fork").body)
+        (child,) = server.children(worker)
+        ports = listening(child)
+        server.signal_child(worker, signal.SIGKILL)
+        live.eventually(lambda: listens(address), lambda listening: not listening)
+        alive = child in server.processes()
+        server.signal_child(child, signal.SIGKILL)
+    assert address.split(":")[1] not in ports
+    assert alive
+
+
+def test_what_one_target_per_worker_costs() -> None:
+    """With eight workers a default histogram has 136 series where the merged page has 17: the figures of docs/discovery.md."""
+    with start("gunicorn sync", workers=8) as server:
+        addresses = wait_for(server, 8).values()
+        live.drive(server.url, ["/"] * 8)
+        merged = server.scrape()
+        pages = [page(address).body.decode() for address in addresses]
+
+    def series(text: str, prefix: str = "") -> int:
+        return sum(line.startswith(prefix) and not line.startswith("#") for line in text.splitlines())
+
+    of_histogram = sum(series(text, "work_seconds_") - series(text, "work_seconds_created") for text in pages)
+    print(f"all: {sum(map(series, pages))} of workers, {series(merged)} merged")
+    assert (136, 17) == (of_histogram, series(merged, "work_seconds_"))
