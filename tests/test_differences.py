@@ -29,10 +29,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 if {ours}:
-    from wsgi_prom.client import collection, jobs
+    from wsgi_prom.client import asking_thread
     from wsgi_prom.client.patch import install
     from wsgi_prom.store.current_slot import current_slot
-    collection._TICK_SECONDS = 0.1
+    asking_thread._TICK_SECONDS = 0.1
     install()
 def page(openmetrics=False, names=(), ready=""):
     import time

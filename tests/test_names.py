@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as library
 from prometheus_client.utils import floatToGoString
-from test_collected import families, record
+from test_answers import families, record
 from webob import Request
 
 from wsgi_prom import MetricsApp

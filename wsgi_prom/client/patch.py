@@ -19,8 +19,8 @@ from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
 from wsgi_prom.client import info, removal, states, units, unsupported
-from wsgi_prom.client.collection import collection
-from wsgi_prom.client.collectors import collectors
+from wsgi_prom.client.asking_thread import asking_thread
+from wsgi_prom.client.custom_collectors import collectors
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
 from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
@@ -56,7 +56,7 @@ def install() -> None:
         states.install(existing)
         removal.install()
         collectors.install(existing)  # which looks at what is removed
-        collection.install()
+        asking_thread.install()
         metrics.MetricWrapperBase.labels = _with_fast_path(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery import signals, states
 from celery.exceptions import Reject, TimeLimitExceeded
 
-from wsgi_prom.client.collection import collection
+from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.hooks.joined_process import join
 from wsgi_prom.hooks.task_metrics import TaskMetrics
 from wsgi_prom.metrics import LONGEST_LABEL, OTHER
@@ -65,7 +65,7 @@ def _join_worker(**_: Any) -> None:
 
 @_receiver(signals.worker_before_create_process)
 def _leave_collectors_to_children(**_: Any) -> None:
-    collection.leave_to_children()
+    asking_thread.leave_to_children()
 
 
 @_receiver(signals.beat_init)

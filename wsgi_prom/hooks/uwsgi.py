@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uwsgi
 
-from wsgi_prom.client.collection import collection
+from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.discovery.worker_target import worker_target
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import logs, reloads, unwrapped, uwsgi_stats_server
@@ -54,10 +54,10 @@ def _on_import() -> None:
         log.error("no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import")
         return
     if "gevent" in uwsgi.opt:
-        collection.start_thread = worker_target.start_thread = _start_greenlet
+        asking_thread.start_thread = worker_target.start_thread = _start_greenlet
     elif not uwsgi.has_threads:
         # By default, before 2.0.27. The option cannot be set here: uWSGI has looked at it.
-        collection.remedy, worker_target.remedy = _NO_THREADS, _NO_PAGES
+        asking_thread.remedy, worker_target.remedy = _NO_THREADS, _NO_PAGES
     with attempt("no metrics"):
         _call_after_fork(_on_fork)
         # The master of daemonize2 is another process than the one that announced the directory.
@@ -92,7 +92,7 @@ def _on_fork() -> None:
             _exits.begin()
         reloads.count()
         with attempt("the collectors of this worker are not asked"):
-            collection.begin()
+            asking_thread.begin()
         with attempt("this worker has no page of its own"):
             worker_target.begin()
     else:

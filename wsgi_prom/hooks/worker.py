@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import Counter
 
 from wsgi_prom import metrics
-from wsgi_prom.client.collection import collection
+from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.discovery.worker_target import worker_target
 from wsgi_prom.hooks.instance import attempt
 from wsgi_prom.request.garbage import collections
@@ -40,7 +40,7 @@ def serve() -> None:
         current_slot.tell_stage(Stage.SERVING)
         current_slot.renew()
     with attempt("the collectors of this worker are not asked"):
-        collection.begin()
+        asking_thread.begin()
     with attempt("this worker has no page of its own"):
         worker_target.begin()
     app_info.tell()

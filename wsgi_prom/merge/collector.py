@@ -20,7 +20,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.merge import collected
+from wsgi_prom.merge import answers
+from wsgi_prom.merge.answers import AnswerFiles
 from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSource
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wsgi_prom.merge.readers import Reading
-    from wsgi_prom.store.collected import Record
+    from wsgi_prom.store.answer_file import Record
     from wsgi_prom.store.schemas import Row, Schema
 
 
@@ -85,7 +86,7 @@ class Collector:
             self._begin()
             raise
         slots = [reading for reading in readings if reading.nonce is not None]
-        conflicts = self._add_collected(slots, report, without)
+        conflicts = self._add_answers(slots, report, without)
         report.duration = time.perf_counter() - started
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
@@ -112,6 +113,7 @@ class Collector:
         self._exits: dict[int, ExitsSource] = {}
         shared = self._path if self._only is None else None
         self._client_files = None if shared is None else ClientFiles(shared)
+        self._answers = None if self._path is None else AnswerFiles(self._path)
         # By key, in the order in which the sources were met, which is that of the terms of a sum.
         self._last: dict[Hashable, Reading] = {}
         self._present: set[Hashable] = set()
@@ -138,17 +140,17 @@ class Collector:
         self._sums.texts = self._texts.latest(self._sums, self._last.values())
         self._families.update()
 
-    def _add_collected(self, slots: list[Reading], report: Report, without: Collection[str]) -> set[str]:
+    def _add_answers(self, slots: list[Reading], report: Report, without: Collection[str]) -> set[str]:
         """Add to the families what collectors and functions of gauges have told; return the names of metrics that were left out."""
         found: list[tuple[str, Record]] = []
-        if self._path is not None and report.readable:
+        if self._answers is not None and report.readable:
             try:
-                found, unreadable = collected.read(self._path, self._names, slots, self._owners)
+                found, unreadable = self._answers.read(self._names, slots, self._owners)
                 report.unreadable += tuple(unreadable)
             except (OSError, DirectoryError):  # gone since the slots were read
                 report.readable = False
         found = [item for item in found if item[1].collector not in without]
-        merged = collected.merge(found, self._families)
+        merged = answers.merge(found, self._families)
         self._families.others, self._families.more = merged.metrics, merged.more
         return merged.conflicts
 

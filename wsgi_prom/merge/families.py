@@ -113,7 +113,7 @@ class Families:
     def __init__(self, sums: Sums) -> None:
         # Metrics left out because another one has the same name and another type, or samples of the same name.
         self.conflicts: set[str] = set()
-        # What collectors and functions of gauges tell (collected.py): metrics of their own, and more samples of the families.
+        # What collectors and functions of gauges tell (answers.py): metrics of their own, and more samples of the families.
         self.others: list[core.Metric] = []
         self.more: dict[str, dict[tuple[str, Labels], float]] = {}
         # The metric of each name that a sample may have.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # The two files of every slot, and the one of those that have texts (text_file.py).
 KINDS: Final = ("values", "keys")
 TEXTS: Final = "texts"
-_SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9][0-9]{0,5})\.(keys|values|texts|collected)(\.bad|\.new)?")
+_SLOT_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9][0-9]{0,5})\.(keys|values|texts|answers)(\.bad|\.new)?")
 _OTHER_FILES: Final = frozenset({locks.NAME, label_limit.NAME})
 
 _TEMPORARY_NAME: Final = re.compile(r"wsgi_prom-\d+-[0-9a-f]{16}")

@@ -15,7 +15,7 @@ from wsgi_prom.store.slots import MAX_SLOTS, SharedSlot
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Beyond the bytes of collectors (client/jobs.py).
+# Beyond the bytes of collectors (client/question.py).
 _FIRST: Final = 1 << 42
 _PORTS: Final = 1 << 16
 _BYTES: Final = range(_FIRST, _FIRST + MAX_SLOTS * _PORTS)

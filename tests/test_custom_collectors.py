@@ -134,7 +134,7 @@ def test_nothing_runs_where_nothing_is_registered(name: str) -> None:
         (worker,) = server.workers()
         assert 1 == len(os.listdir(f"/proc/{worker}/task"))
         names = os.listdir(servers.shared_directory(server))
-    assert [] == [name for name in names if name.endswith(".collected")]
+    assert [] == [name for name in names if name.endswith(".answers")]
 
 
 def test_the_documentation_shows_what_there_is(tmp_path: Path) -> None:

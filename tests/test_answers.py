@@ -7,6 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import live
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,12 +24,12 @@ from samples import parse_samples
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.exporter.exposition import render
-from wsgi_prom.merge import collected as merging
+from wsgi_prom.merge import answers
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.names import UNDERSCORES, UTF8
 from wsgi_prom.merge.sums import Sums
-from wsgi_prom.store import collected, directory, directory_files, schemas
+from wsgi_prom.store import answer_file, directory, directory_files, schemas
 from wsgi_prom.store.claims import Claim
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 def record(name: str, mode: str, *metrics: Metric, at: float = 0.0, seconds: float = 100.0) -> Any:
     now = time.monotonic()
-    return collected.Record(name, mode, now + at, now + at + seconds, collected.encode(metrics))
+    return answer_file.Record(name, mode, now + at, now + at + seconds, answer_file.encode(metrics))
 
 
 def gauge(name: str, value: float, **labels: str) -> Metric:
@@ -52,14 +53,14 @@ def gauge(name: str, value: float, **labels: str) -> Metric:
 def families(*records: tuple[str, Any]) -> Families:
     """Return a page's families of records alone, each with the number of its slot."""
     found = Families(Sums())
-    merged = merging.merge(records, found)
+    merged = answers.merge(records, found)
     found.others, found.more = merged.metrics, merged.more
     return found
 
 
 def write(path: Path, slot: SharedSlot, records: Iterable[Any], claim: Claim | None = None) -> bool:
     process = (claim or Claim.new())[1:4]
-    return collected.write(path, slot.number, process, map(collected.text, records))
+    return answer_file.write(path, slot.number, process, map(answer_file.text, records))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_no_sample_is_on_the_page_twice_and_none_that_breaks_it() -> None:
     wrong.add_sample("wrong", {}, 1, exemplar=Exemplar({"a": "b"}, 1.0))
     merger = Families(Sums())
     first = record("a", "", twice, CounterMetricFamily("n", "N", 1), odd, twins, reserved, nameless, wrong)
-    merged = merging.merge([("0", first), ("0", record("b", "", gauge("g", 2.0), other, clash))], merger)
+    merged = answers.merge([("0", first), ("0", record("b", "", gauge("g", 2.0), other, clash))], merger)
     merger.others = merged.metrics
     assert {"g", "n_total", "reserved", "nameless"} == merged.conflicts
     # Its labels are two names to a client that reads them in quotes.
@@ -192,7 +193,7 @@ def test_a_sample_that_cannot_be_shown_costs_no_page() -> None:
         late = gauge("late", 1.0)
         late.samples[0] = late.samples[0]._replace(timestamp=time_)
         with pytest.raises(ValueError, match="is no time"):
-            collected.encode([late])
+            answer_file.encode([late])
     good, bad = gauge("good", 1.0), gauge("bad", 2.0)
     bad.samples[0] = bad.samples[0]._replace(value="no number")
     for openmetrics in (False, True):
@@ -225,15 +226,34 @@ def test_figures_end_with_their_process_and_their_time(shared: Path, in_child: A
     assert ["younger"] == in_child(look_at_both)
 
 
+def test_a_file_that_is_as_it_was_is_parsed_once(shared: Path, in_child: Any) -> None:
+    """Scrapes show a changed answer at once, and one that is no longer true not at all, though the file is as it was."""
+
+    def look() -> tuple[list[list[str]], bool]:
+        slot = SharedSlot.claim(shared)
+        collector = Collector(shared)
+        pages = []
+        for value in (1.0, 2.0):
+            write(shared, slot, [record("a", "sum", gauge("g", value))])
+            pages += [render(collector.collect()).splitlines()[2:] for _ in range(2)]
+        write(shared, slot, [record("a", "sum", gauge("g", 3.0), seconds=0.3)])
+        live.eventually(lambda: collector.collect().others, lambda others: not others)
+        with directory_files.opened(shared) as folder:
+            first = answer_file.read(folder, slot.number)
+            return pages, first is answer_file.read(folder, slot.number, None, first)
+
+    assert ([["g 1.0"], ["g 1.0"], ["g 2.0"], ["g 2.0"]], True) == in_child(look)
+
+
 def test_a_file_is_bounded_cleared_and_removed(shared: Path, in_child: Any) -> None:
     """What is too long is left out, a server's start clears what is left of others, and a directory is removed with it."""
 
     def fill() -> None:
         slot = SharedSlot.claim(shared)
-        long = record("long", "", gauge("g", 1, text="x" * collected.MOST_BYTES))
+        long = record("long", "", gauge("g", 1, text="x" * answer_file.MOST_BYTES))
         assert not write(shared, slot, [long, record("short", "", gauge("short", 1))])
         assert ["short"] == [metric.name for metric in Collector(shared).collect().others]
-        file = shared / collected.name(slot.number)
+        file = shared / answer_file.name(slot.number)
         assert 0o600 == file.stat().st_mode & 0o777
         directory.clear(shared, LockFile.of(shared))
         assert file.exists()  # of a living process
@@ -242,18 +262,18 @@ def test_a_file_is_bounded_cleared_and_removed(shared: Path, in_child: Any) -> N
 
     def end() -> list[bool]:
         lock_file = directory.prepare(shared)
-        before = (shared / collected.name(0)).exists()
+        before = (shared / answer_file.name(0)).exists()
         directory.clear(shared, lock_file)
-        return [before, (shared / collected.name(0)).exists()]
+        return [before, (shared / answer_file.name(0)).exists()]
 
     assert [True, False] == in_child(end)
     with pytest.raises(ValueError, match="more than 10000 samples"):
-        collected.encode([InfoMetricFamily("i", "I", {"a": "b"}), many()])
+        answer_file.encode([InfoMetricFamily("i", "I", {"a": "b"}), many()])
 
 
 def many() -> Metric:
     family = GaugeMetricFamily("many", "M", labels=["n"])
-    for number in range(collected.MOST_SAMPLES):
+    for number in range(answer_file.MOST_SAMPLES):
         family.add_metric([str(number)], 1)
     return family
 
@@ -264,12 +284,12 @@ def test_a_damaged_file_costs_its_own_figures(shared: Path, in_child: Any) -> No
     def damage() -> tuple[list[str], tuple[str, ...]]:
         slot = SharedSlot.claim(shared)
         write(shared, slot, [record("a", "", gauge("a", 1))])
-        good = (shared / collected.name(slot.number)).read_bytes()
-        (shared / collected.name(5)).write_bytes(good[:-9])
+        good = (shared / answer_file.name(slot.number)).read_bytes()
+        (shared / answer_file.name(5)).write_bytes(good[:-9])
         collector = Collector(shared)
         return [metric.name for metric in collector.collect().others], collector.report.unreadable
 
-    assert (["a"], ("wsgi_prom.5.collected",)) == in_child(damage)
+    assert (["a"], ("wsgi_prom.5.answers",)) == in_child(damage)
 
 
 @given(st.binary(max_size=200) | st.recursive(
@@ -280,11 +300,11 @@ def test_anything_in_a_file_is_an_error_of_its_format(tmp_path_factory: Any, con
     """Random bytes, and JSON of another shape, raise no other error."""
     path = tmp_path_factory.mktemp("c")
     content = content if isinstance(content, bytes) else json.dumps([[1, 2, 3], [content]]).encode()
-    (path / collected.name(1)).write_bytes(content)
+    (path / answer_file.name(1)).write_bytes(content)
     with directory_files.opened(path) as folder:
         with contextlib.suppress(FormatError):
-            collected.read(folder, 1)
-    assert [] == collected.of_application(path, 1)
+            answer_file.read(folder, 1)
+    assert [] == answer_file.of_application(path, 1)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +314,7 @@ def test_a_damaged_sample_is_an_error_of_the_file(shared: Path, sample: Any) -> 
     """Labels that are none, and numbers that no float or page can have, keep no process from writing its own answers."""
     shared.mkdir(mode=0o700)
     content = [[1, 2, 3], [["c", "", 0.0, 1e9, [["g", "G", "gauge", "", [sample]]], 1]]]
-    (shared / collected.name(1)).write_text(json.dumps(content))
+    (shared / answer_file.name(1)).write_text(json.dumps(content))
     with directory_files.opened(shared) as folder, pytest.raises(FormatError):
-        collected.read(folder, 1)
-    assert [] == collected.of_application(shared, 1)
+        answer_file.read(folder, 1)
+    assert [] == answer_file.of_application(shared, 1)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import Counter
 
 from wsgi_prom import metrics
-from wsgi_prom.store import collected
+from wsgi_prom.store import answer_file
 
 if TYPE_CHECKING:
-    from wsgi_prom.client.collectors import Asked
+    from wsgi_prom.client.custom_collectors import Asked
 
 log = logging.getLogger("wsgi_prom")
 
@@ -25,7 +25,7 @@ _FIRST_LOCK: Final = 1 << 40
 _STAGE: Final = "collect"
 
 
-class Job:
+class Question:
     """One collector or gauge of this process, the *ordinal*-th of its name, and its last answer."""
 
     def __init__(self, asked: Asked, ordinal: int, seconds: float) -> None:
@@ -44,11 +44,11 @@ class Job:
         self.began = began = time.monotonic()
         self.due = began + self._seconds
         try:
-            families = collected.encode(self.asked.ask())
+            families = answer_file.encode(self.asked.ask())
             at = time.monotonic()
             until = at + _ROUNDS * self._seconds
-            record = collected.Record(self.asked.name, self.asked.mode, at, until, families, self.ordinal)
-            self.text = collected.text(record)
+            record = answer_file.Record(self.asked.name, self.asked.mode, at, until, families, self.ordinal)
+            self.text = answer_file.text(record)
             self.until = until
             self._failing = False
         except (

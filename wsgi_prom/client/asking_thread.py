@@ -19,11 +19,11 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.client.collectors import collectors
-from wsgi_prom.client.jobs import Failures, Job
+from wsgi_prom.client.custom_collectors import collectors
+from wsgi_prom.client.question import Failures, Question
 from wsgi_prom.errors import SettingError
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import collected, locks
+from wsgi_prom.store import answer_file, locks
 from wsgi_prom.store.claims import Claim, Stage
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from wsgi_prom.client.collectors import Asked
-    from wsgi_prom.store.collected import Process, Record
+    from wsgi_prom.client.custom_collectors import Asked
+    from wsgi_prom.store.answer_file import Process, Record
     from wsgi_prom.store.memory_slot import Slot
 
 log = logging.getLogger("wsgi_prom")
@@ -56,7 +56,7 @@ class _Thread:
         self._process: Process = (0, 0, 0)
         self._seconds = 0.0
         self._failures = Failures()
-        self._jobs: dict[object, Job] = {}
+        self._questions: dict[object, Question] = {}
         self._written: list[bytes] = []
         # The slot that this is of, and what its former owner has told of the application, as long as that is true.
         self._number = -1
@@ -76,13 +76,13 @@ class _Thread:
                 log.exception("the collectors of process %d are asked no more", self.pid)
         else:
             if self._is_own():
-                collection.ended()
+                asking_thread.ended()
             elif self.pid == os.getpid():
-                for job in self._jobs.values():
-                    self._release(job)
+                for question in self._questions.values():
+                    self._release(question)
 
     def _is_own(self) -> bool:
-        return self.pid == os.getpid() and collection.thread is self
+        return self.pid == os.getpid() and asking_thread.thread is self
 
     def _wait_for_application(self) -> None:
         # One that is being loaded may not be ready for what its collectors do.
@@ -93,55 +93,63 @@ class _Thread:
 
     def _round(self) -> bool:
         """Ask all that is due; return whether there is anything."""
-        self._look_for_jobs()
+        self._look_for_questions()
         slot, now = current_slot.slot, time.monotonic()
         if isinstance(slot, SharedSlot):
             try:
-                self._ask([job for job in self._jobs.values() if self._is_due(job, slot, now)])
+                self._ask(
+                    [question for question in self._questions.values() if self._is_due(question, slot, now)]
+                )
                 if not self._is_own():
                     return False
                 self._write(slot)
             except Exception as error:  # no more threads, a full disk
                 self._tell(f"{type(error).__name__}: {error}")
         self._failures.tell()
-        return bool(self._jobs)
+        return bool(self._questions)
 
-    def _is_due(self, job: Job, slot: SharedSlot, now: float) -> bool:
-        return job.due <= now and job.began is None and bool(job.asked.mode or self._holds(slot.path, job))
+    def _is_due(self, question: Question, slot: SharedSlot, now: float) -> bool:
+        return (
+            question.due <= now
+            and question.began is None
+            and bool(question.asked.mode or self._holds(slot.path, question))
+        )
 
-    def _look_for_jobs(self) -> None:
+    def _look_for_questions(self) -> None:
         found = {asked.identity: asked for asked in collectors.asked()}
-        for identity in [identity for identity in self._jobs if identity not in found]:
-            self._release(self._jobs.pop(identity))
+        for identity in [identity for identity in self._questions if identity not in found]:
+            self._release(self._questions.pop(identity))
         for identity, asked in found.items():
-            if identity not in self._jobs:
-                self._jobs[identity] = Job(asked, self._ordinal(asked), self._seconds)
+            if identity not in self._questions:
+                self._questions[identity] = Question(asked, self._ordinal(asked), self._seconds)
 
     def _ordinal(self, asked: Asked) -> int:
         """Return the lowest number that no other of this name has, for those without a mode: another process's is the same."""
         if asked.mode:
             return 1
-        taken = {job.ordinal for job in self._jobs.values() if job.asked.name == asked.name}
+        taken = {
+            question.ordinal for question in self._questions.values() if question.asked.name == asked.name
+        }
         return next(number for number in count(1) if number not in taken)
 
-    def _holds(self, path: Path, job: Job) -> bool:
+    def _holds(self, path: Path, question: Question) -> bool:
         try:
-            return LockFile.of(path).acquire(job.lock)
+            return LockFile.of(path).acquire(question.lock)
         except (
             Exception
         ):  # the directory is gone, or no descriptor is left: nobody can read what it would tell
             return False
 
-    def _release(self, job: Job) -> None:
+    def _release(self, question: Question) -> None:
         slot = current_slot.slot
-        if not job.asked.mode and isinstance(slot, SharedSlot):
+        if not question.asked.mode and isinstance(slot, SharedSlot):
             try:
-                LockFile.of(slot.path).release(job.lock)
+                LockFile.of(slot.path).release(question.lock)
             except Exception:
-                log.debug("the lock of %s is kept", job.asked.subject, exc_info=True)
+                log.debug("the lock of %s is kept", question.asked.subject, exc_info=True)
 
-    def _ask(self, jobs: Iterable[Job]) -> None:
-        waiting = deque(jobs)
+    def _ask(self, questions: Iterable[Question]) -> None:
+        waiting = deque(questions)
         while waiting and self._is_own():
             ended = threading.Event()
             threading.Thread(
@@ -156,29 +164,29 @@ class _Thread:
                 except IndexError:
                     break
 
-    def _ask_each(self, waiting: deque[Job], ended: threading.Event) -> None:
+    def _ask_each(self, waiting: deque[Question], ended: threading.Event) -> None:
         while True:
             try:
-                job = waiting.popleft()
+                question = waiting.popleft()
             except IndexError:
                 break
-            job.run(self._failures)
+            question.run(self._failures)
             if self.pid != os.getpid():
                 return  # a child that the collector has forked
         ended.set()
 
     def _write(self, slot: SharedSlot) -> None:
         now = time.monotonic()
-        for job in self._jobs.values():
-            job.look(now, self._failures)
+        for question in self._questions.values():
+            question.look(now, self._failures)
         if slot.number != self._number:
-            self._number, self._inherited = slot.number, collected.of_application(slot.path, slot.number)
-        texts = [job.text for job in self._jobs.values() if job.text]
-        texts += [collected.text(record) for record in self._inherited if record.until > now]
+            self._number, self._inherited = slot.number, answer_file.of_application(slot.path, slot.number)
+        texts = [question.text for question in self._questions.values() if question.text]
+        texts += [answer_file.text(record) for record in self._inherited if record.until > now]
         if texts != self._written:
-            whole = collected.write(slot.path, slot.number, self._process, texts)
+            whole = answer_file.write(slot.path, slot.number, self._process, texts)
             self._written = texts
-            self._tell("" if whole else f"they are longer than {collected.MOST_BYTES} bytes")
+            self._tell("" if whole else f"they are longer than {answer_file.MOST_BYTES} bytes")
 
     def _tell(self, problem: str) -> None:
         if problem:
@@ -187,7 +195,7 @@ class _Thread:
         self._problem = problem
 
 
-class Collection:
+class AskingThread:
     """The thread of this process, if it has one. Bound to the current slot, to know when there is one."""
 
     def __init__(self) -> None:
@@ -269,4 +277,4 @@ def _seconds() -> float:
         return Settings().collect_seconds
 
 
-collection: Final = Collection()
+asking_thread: Final = AskingThread()

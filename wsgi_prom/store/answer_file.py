@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.samples import Sample
 
-_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.collected", re.ASCII)
+_FILE: Final = re.compile(r"wsgi_prom\.(0|[1-9]\d{0,5})\.answers", re.ASCII)
 
 # Some 10,000 samples. What is beyond is not written, and a longer file is not read.
 MOST_BYTES: Final = 1 << 20
@@ -46,7 +46,7 @@ class Exemplar(NamedTuple):
     timestamp: float | None
 
 
-class Collected(NamedTuple):
+class AnsweredSample(NamedTuple):
     """A sample: its full name, its labels, its value, and what the collector has said beside."""
 
     name: str
@@ -63,7 +63,7 @@ class Family(NamedTuple):
     documentation: str
     type: str
     unit: str
-    samples: list[Collected]
+    samples: list[AnsweredSample]
 
 
 class Record(NamedTuple):
@@ -82,8 +82,16 @@ class Record(NamedTuple):
     ordinal: int = 1
 
 
+class Contents(NamedTuple):
+    """What a file holds: whose it is, and its records, also those that are no longer true. *state* tells it from the next one."""
+
+    state: tuple[int, int, int]
+    process: Process
+    records: list[Record]
+
+
 def name(number: int) -> str:
-    return f"wsgi_prom.{number}.collected"
+    return f"wsgi_prom.{number}.answers"
 
 
 def numbers(names: Iterable[str]) -> list[int]:
@@ -144,37 +152,37 @@ def write(path: Path, number: int, process: Process, records: Iterable[bytes]) -
     return whole
 
 
-def read(folder: int, number: int, owners: frozenset[int] | None = None) -> tuple[Process, list[Record]]:
+def read(
+    folder: int, number: int, owners: frozenset[int] | None = None, former: Contents | None = None
+) -> Contents:
     """
-    Return whose the file of slot *number* in the directory *folder* is, and its records that are still true.
+    Return what is in the file of slot *number* in the directory *folder*: *former*, if that is the same file as it was.
 
     Raises FormatError for anything but what `write` has written, also for a file of other users than *owners*, uids; OSError.
     """
-    fd, _ = client_format.open_plain(name(number), owners, folder=folder)
+    fd, found = client_format.open_plain(name(number), owners, folder=folder)
     try:
+        state = found.st_ino, found.st_mtime_ns, found.st_size
+        if former is not None and former.state == state:
+            return former
         data = os.pread(fd, MOST_BYTES + 1, 0)
     finally:
         os.close(fd)
     if len(data) > MOST_BYTES:
         raise FormatError(f"{name(number)} is too long")
-    now = time.monotonic()
     try:
-        (pid, started, namespace), found = json.loads(data)
-        records = [_decoded(*record) for record in found if record[3] > now]
+        (pid, started, namespace), records = json.loads(data)
+        return Contents(state, (pid, started, namespace), [_decoded(*record) for record in records])
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(f"{name(number)} holds no metrics: {error}") from error
-    return (pid, started, namespace), records
 
 
 def of_application(path: Path, number: int) -> list[Record]:
     """Return the records of the file of slot *number* in *path* that are the application's, and still true. Never raises."""
     try:
         with directory_files.opened(path) as folder:
-            return [
-                record
-                for record in read(folder, number, frozenset({os.fstat(folder).st_uid}))[1]
-                if not record.mode
-            ]
+            found = read(folder, number, frozenset({os.fstat(folder).st_uid}))
+            return [record for record in found.records if not record.mode and record.until > time.monotonic()]
     except Exception:  # most slots have none, and one that is damaged may ask for any amount of memory
         return []
 
@@ -185,7 +193,7 @@ def _has_line(typ: str, sample: Sample) -> bool:
     return not created and getattr(sample, "native_histogram", None) is None
 
 
-def _encoded(typ: str, sample: Sample) -> Collected:
+def _encoded(typ: str, sample: Sample) -> AnsweredSample:
     # The library lets a newline at the end of a name pass, which would end the line.
     labels = {str(label).replace("\n", "_"): str(value) for label, value in sample.labels.items()}
     timestamp = _seconds(sample.timestamp)
@@ -196,7 +204,9 @@ def _encoded(typ: str, sample: Sample) -> Collected:
         given = sample.exemplar
         texts = {str(label): str(value) for label, value in given.labels.items()}
         exemplar = Exemplar(texts, float(given.value), _seconds(given.timestamp))
-    return Collected(str(sample.name).replace("\n", "_"), labels, float(sample.value), timestamp, exemplar)
+    return AnsweredSample(
+        str(sample.name).replace("\n", "_"), labels, float(sample.value), timestamp, exemplar
+    )
 
 
 def _seconds(timestamp: Any) -> float | None:
@@ -219,9 +229,9 @@ def _family(name: Any, documentation: Any, typ: Any, unit: Any, samples: Any) ->
     )
 
 
-def _sample(name: Any, labels: Any, value: Any, timestamp: Any, exemplar: Any) -> Collected:
+def _sample(name: Any, labels: Any, value: Any, timestamp: Any, exemplar: Any) -> AnsweredSample:
     found = None if exemplar is None else _exemplar(*exemplar)
-    return Collected(_text(name), _labels(labels), float(value), _seconds(timestamp), found)
+    return AnsweredSample(_text(name), _labels(labels), float(value), _seconds(timestamp), found)
 
 
 def _exemplar(labels: Any, value: Any, timestamp: Any) -> Exemplar:
