@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import live
 
-from wsgi_prom.store import named_directory
+from wsgi_prom.store import directory_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +59,11 @@ class Joined:
         if self._process.stdout.readline() != f"{expected}\n":
             raise AssertionError(self._process.communicate(timeout=live.STOP_SECONDS)[1])
 
+    def until(self, words: str) -> str:
+        """Wait for a line with *words* that it writes to stderr, and return it."""
+        assert self._process.stderr is not None
+        return next(line for line in self._process.stderr if words in line)
+
     def end(self, number: int | None = None) -> str:
         """Have it end by itself, or by signal *number*, and return what it has written to stderr."""
         if number is not None:
@@ -81,7 +86,7 @@ def joined(first: str = "wsgi_prom.join(role='consumer')", **env: str) -> Iterat
 def new_name() -> tuple[str, Path]:
     """Return a name that nobody has, and the directory of those who share it."""
     name = f"test_{uuid.uuid4().hex}"
-    return name, named_directory.directory_of(name)
+    return name, directory_names.directory_of(name)
 
 
 def gone(path: Path) -> bool:

@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import etcds
+import joined
 import live
 import pytest
 
@@ -177,6 +178,37 @@ def test_a_directory_that_is_open_to_all_has_one_of_the_users_own_below_it() -> 
     (found,) = [item for item in json.loads(done.stdout)["findings"] if item["subject"] == "directory"]
     assert found["ok"]
     assert f"/tmp/wsgi_prom-{os.geteuid()}" in found["message"].split()
+
+
+def test_a_name_is_checked(tmp_path: Path) -> None:
+    """`check` says where the processes of a name meet, whether they can, and that a directory wins over a name."""
+    name, path = joined.new_name()
+
+    def said(**env: str) -> list[tuple[str, bool | None, str]]:
+        found = json.loads(check("--json", WSGI_PROM_NAME=name, **env).stdout)["findings"]
+        return [
+            (each["subject"], each["ok"], each["message"])
+            for each in found
+            if each["subject"] in {"name", "directory"}
+        ]
+
+    made = f"the first process of the name {name} makes {path}, and the last one removes it"
+    assert [("directory", True, made)] == said()
+    path.mkdir(mode=0o700)
+    try:
+        assert [
+            ("directory", True, f"the processes of the name {name} share {path}, which can be used")
+        ] == said()
+        path.chmod(0o777)
+        ((_, ok, message),) = said()
+        assert (False, True) == (
+            ok,
+            f"{path} (WSGI_PROM_NAME={name!r}) can be written by everybody" in message,
+        )
+    finally:
+        path.rmdir()
+    unused = f"WSGI_PROM_NAME={name!r} is not used, since PROMETHEUS_MULTIPROC_DIR names a directory"
+    assert ("name", None, unused) == said(PROMETHEUS_MULTIPROC_DIR=str(tmp_path))[0]
 
 
 def test_what_is_not_there_yet_is_all_right(tmp_path: Path) -> None:

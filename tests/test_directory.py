@@ -108,7 +108,8 @@ def test_prepare_gives_the_directory_to_the_workers_user(shared: Path) -> None:
 
 
 def refused(path: Path, *arguments: Any, **options: Any) -> str:
-    with pytest.raises(DirectoryError) as caught:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DirectoryError) as caught:
+        patch.setenv(environment.VARIABLE, str(path))
         directory.prepare(path, *arguments, **options)
     message = str(caught.value)
     assert f"{environment.VARIABLE}={str(path)!r}" in message

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import processes
 import pytest
 
-from wsgi_prom.store import directory, locks, named_directory
+from wsgi_prom.store import directory, directory_names, locks
 from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def test_a_clock_that_is_set_forward_during_a_start(
         from wsgi_prom.hooks.instance import Instance
 
         os.environ["WSGI_PROM_BIND"] = "off"
-        named_directory._SHARED_MEMORY = tmp_path  # type: ignore[misc]
+        directory_names._SHARED_MEMORY = tmp_path  # type: ignore[misc]
         directory.time = Later  # type: ignore[assignment]
         clear, discarded = directory.clear, []
 
@@ -71,7 +71,7 @@ def test_what_servers_have_left_is_still_swept(in_child: Callable[..., Any], tmp
         from wsgi_prom.hooks.instance import Instance
 
         os.environ["WSGI_PROM_BIND"] = "off"
-        named_directory._SHARED_MEMORY = tmp_path  # type: ignore[misc]
+        directory_names._SHARED_MEMORY = tmp_path  # type: ignore[misc]
         left = directory.name_temporary()
         directory.prepare(left).close()
         os.utime(left, (0, 0))

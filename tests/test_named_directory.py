@@ -24,7 +24,7 @@ from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.slots import SharedSlot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -131,6 +131,45 @@ def test_a_name_that_is_not_used_is_told(tmp_path: Path) -> None:
         (line,) = process.end().splitlines()
     assert f"the name shop is not used: this process joins those of {shared}" in line
     assert directory.slot_numbers(shared)
+
+
+@pytest.fixture
+def foreign() -> Iterator[tuple[str, Path]]:
+    """A name, and its directory, which another user has made."""
+    name, path = joined.new_name()
+    path.mkdir(mode=0o700)
+    os.chown(path, 12345, 12345)
+    yield name, path
+    path.rmdir()
+
+
+def test_a_name_that_another_user_has_taken_is_told(foreign: tuple[str, Path]) -> None:
+    """The message names the setting that was set: the variable, the keyword, or neither of another name's."""
+    name, path = foreign
+    told = "belongs to uid 12345, the workers run as uid 0. Remove it, or choose another name."
+    server = live.gunicorn(workers=1, WSGI_PROM_NAME=name)
+    with pytest.raises(RuntimeError) as failed:
+        server.__enter__()
+    assert f"{path} (WSGI_PROM_NAME={name!r}) {told}" in str(failed.value)
+    assert "MULTIPROC" not in str(failed.value)
+    for first, env, setting in [
+        ("wsgi_prom.join()", {"WSGI_PROM_NAME": name}, "WSGI_PROM_NAME"),
+        (f"wsgi_prom.join(name={name!r})", {}, "name"),
+    ]:
+        with joined.joined(first, **env) as process:
+            log = process.end()
+        assert f"{path} ({setting}={name!r}) {told}" in log
+        assert "MULTIPROC" not in log
+
+
+def test_a_process_that_is_to_serve_says_why_nobody_does() -> None:
+    """With WSGI_PROM_BIND=off, of the process or of its server, `join(serve=True)` says that there is no exporter."""
+    name, _ = joined.new_name()
+    first = f"wsgi_prom.join(name={name!r}, serve=True)"
+    with joined.joined(first, WSGI_PROM_BIND="off") as process:
+        assert "join(serve=True) starts no exporter, since WSGI_PROM_BIND is off" in process.end()
+    with live.gunicorn(workers=1, WSGI_PROM_NAME=name, WSGI_PROM_BIND="off"), joined.joined(first) as process:
+        assert "the server that this process has joined has no exporter" in process.until("nobody serves")
 
 
 def test_a_module_that_joins_may_be_imported_by_the_server(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from users import needs_root
 
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.store import directory, directory_files, label_limit, locks, named_directory, schemas
+from wsgi_prom.store import directory, directory_files, directory_names, label_limit, locks, schemas
 from wsgi_prom.store.label_limit import LabelSets
 from wsgi_prom.store.slots import SharedSlot
 from wsgi_prom.store.text_format import Text
@@ -279,7 +279,7 @@ def test_a_name_is_chosen_where_nothing_can_be_written_to(
     """Choosing a name never raises, even if nothing can be written to; making the directory does."""
     import tempfile
 
-    monkeypatch.setattr(named_directory, "_SHARED_MEMORY", tmp_path / "none")
+    monkeypatch.setattr(directory_names, "_SHARED_MEMORY", tmp_path / "none")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError("none")))
     path = directory.name_temporary()
     assert tmp_path / "none" == path.parent

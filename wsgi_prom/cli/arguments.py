@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory_files, environment, named_directory
+from wsgi_prom.store import directory_files, directory_names, environment
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +33,7 @@ def directory_of(arguments: argparse.Namespace) -> Path:
 
 def _of_name(name: str) -> Path:
     """Return the directory of *name*. For root: that of the only user who has one."""
-    own = named_directory.directory_of(name)
+    own = directory_names.directory_of(name)
     if own.exists() or os.geteuid() != 0:
         return own
     found = sorted(own.parent.glob(f"wsgi_prom-*.{name}"))

@@ -19,11 +19,12 @@ from wsgi_prom.cli.running import psutil, running_servers
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
-from wsgi_prom.store import directory, directory_files, environment
+from wsgi_prom.store import directory, directory_files, directory_names, environment
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +64,7 @@ def _findings(reference: str | None) -> Iterator[Finding]:
         yield from check_targets.findings(settings)
         if settings.bind is not None:
             yield _processes()
-    yield _directory()
+    yield from _directory()
     for server in running_servers():
         yield Finding("running", None, str(server))
     yield from check_application.findings(reference, "application" if named else "WSGI_PROM_APP")
@@ -87,8 +88,33 @@ def _processes() -> Finding:
     return Finding("processes", True, "psutil reads the process_* metrics")
 
 
-def _directory() -> Finding:
-    path = environment.configured()
+def _directory() -> Iterator[Finding]:
+    path, name = environment.configured(), environment.name()
+    if path is not None and name is not None:
+        message = f"WSGI_PROM_NAME={name!r} is not used, since {environment.VARIABLE} names a directory"
+        yield Finding("name", None, message, "unset one of the two")
+    elif name is not None:
+        yield _directory_of_name(name)
+        return
+    yield _directory_at(path)
+
+
+def _directory_of_name(name: str) -> Finding:
+    path = directory_names.directory_of(name)
+    try:
+        directory.check(path)
+    except WsgiPromError as error:
+        if os.path.lexists(path) or not os.access(path.parent, os.W_OK | os.X_OK):
+            return Finding("directory", False, str(error))
+        return Finding(
+            "directory",
+            True,
+            f"the first process of the name {name} makes {path}, and the last one removes it",
+        )
+    return Finding("directory", True, f"the processes of the name {name} share {path}, which can be used")
+
+
+def _directory_at(path: Path | None) -> Finding:
     if path is None:
         base = directory.name_temporary().parent
         if os.access(base, os.W_OK | os.X_OK):

@@ -22,7 +22,7 @@ from wsgi_prom.exporter.process.exporter import serve
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import named_directory
+from wsgi_prom.store import directory_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,7 +111,7 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         (*[ListeningSocket(*item) for item in arguments.sockets], *_queues(arguments)),
         arguments.stats,
     )
-    if arguments.parent is None and not named_directory.is_own(path):
+    if arguments.parent is None and not directory_names.is_own(path):
         _wait_for(path)
     serve(
         path, settings.bind, settings, target, parent=arguments.parent, replace=arguments.replace, launch=arguments.launch,

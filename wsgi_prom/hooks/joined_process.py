@@ -24,7 +24,7 @@ from wsgi_prom.exporter.process.launch import exporter_environment, launch
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import instance, logs
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import directory, entry, environment, joined_role, locks, named_directory
+from wsgi_prom.store import directory, directory_names, entry, environment, joined_role, locks
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.shared_directory import shared_directory
@@ -46,7 +46,8 @@ _TAKEN: Final = frozenset(
 _LOOK_SECONDS: Final = 1.0
 _START_SECONDS: Final = 4.0
 _LONGEST_PAUSE_SECONDS: Final = 300.0
-# The warnings that were given.
+# After so many looks at a server that has no exporter, this is told.
+_UNSERVED_LOOKS: Final = 5
 
 
 def join(role: str = "task", *, name: str | None = None, serve: bool = False) -> None:
@@ -67,14 +68,14 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
         return
     logs.install()
     shared = shared_directory()
-    path = shared or (settings.name and named_directory.directory_of(settings.name)) or None
+    path = shared or (settings.name and directory_names.directory_of(settings.name)) or None
     if path is None:
         warn_once(
             "the metrics of this process are on no page, since it has found no other to join. Set WSGI_PROM_NAME to the same name for it "
             f"and for the server, or {environment.VARIABLE} to the same directory"
         )
         return
-    if shared and settings.name and not named_directory.is_of(shared, settings.name):
+    if shared and settings.name and directory_names.name_of(shared) != settings.name:
         warn_once(
             f"the name {settings.name} is not used: this process joins those of {shared}, which its environment names"
         )
@@ -83,7 +84,11 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
         patch.install()
         _enter(path, joined_role.current)
         atexit.register(_leave, path)
-        if serve and settings.bind is not None:
+        if serve and settings.bind is None:
+            warn_once(
+                "join(serve=True) starts no exporter, since WSGI_PROM_BIND is off; set it to an address, or leave out serve=True"
+            )
+        elif serve and settings.bind is not None:
             arguments = path, settings.bind, settings.app or settings.name or ""
             Thread(target=_serve, args=arguments, name="wsgi_prom exporter", daemon=True).start()
 
@@ -163,17 +168,24 @@ def _serve(path: Path, address: Address, application: str) -> None:
     """Start an exporter whenever the directory *path* has neither one nor a server: at once, when one has ended, and when it was killed."""
     # An application may change its environment later.
     environ = exporter_environment()
-    problem, pause = "", _LOOK_SECONDS
+    problem, pause, unserved = "", _LOOK_SECONDS, 0
     while True:
         try:
             lock_file = LockFile.of(path)
             if lock_file.holder(locks.EXPORTER) is not None:
-                problem, pause = "", _LOOK_SECONDS
+                problem, pause, unserved = "", _LOOK_SECONDS, 0
             elif not any(True for _ in lock_file.servers()):
                 launch(path, address, target=Target(application), environ=environ)
                 # Longer than it takes to come up. One that ends at once, which says why, is started less and less often.
                 time.sleep(_START_SECONDS)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            else:  # one that starts has none yet
+                unserved += 1
+                if unserved == _UNSERVED_LOOKS:
+                    warn_once(
+                        "nobody serves the metrics: the server that this process has joined has no exporter, and join(serve=True) "
+                        "starts one only where there is no server. Set WSGI_PROM_BIND of the server to an address, or run `wsgi-prom serve`"
+                    )
         except Exception as error:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
             if problem != (problem := f"{type(error).__name__}: {error}"):
@@ -184,6 +196,6 @@ def _serve(path: Path, address: Address, application: str) -> None:
 def _leave(path: Path) -> None:
     """Remove the directory of a name that no other process uses."""
     _watch.end()
-    if named_directory.is_named(path):
+    if directory_names.is_named(path):
         with instance.attempt(f"{path} stays there"), suppress(FileNotFoundError):
             directory.discard(path, LockFile.of(path))

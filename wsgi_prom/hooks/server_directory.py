@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory, directory_files, entry, environment, locks, named_directory
+from wsgi_prom.store import directory, directory_files, directory_names, entry, environment, locks
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -42,9 +42,9 @@ class ServerDirectory:
         name = environment.name()
         self._new = found is None
         if found is not None:
-            self.path = Path(os.path.abspath(found))  # noqa: PTH100
+            self.path = Path(os.path.normpath(found.absolute()))
         elif name is not None:
-            self.path = named_directory.directory_of(name, owner and owner[0])
+            self.path = directory_names.directory_of(name, owner and owner[0])
         else:
             self.path = directory.name_temporary()
         # Before the application is imported, which may look at the variable.
@@ -94,7 +94,7 @@ class ServerDirectory:
         # A daemon is another process than the one that read the configuration.
         self._announce()
         # Again, if the sweep of another server that starts, or the last process of the name, has removed it before it was locked.
-        own = self._new and not named_directory.is_named(self.path)
+        own = self._new and not directory_names.is_named(self.path)
         entry.enter(self.path, self._lock, new=own and not self._made_early, owner=owner)
         if self._new:
             directory.sweep(self.path, owner)

@@ -10,7 +10,6 @@ The age of the last heartbeat of each worker of gunicorn, from the file by which
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from wsgi_prom import metrics
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable
 
     from prometheus_client.metrics_core import Metric
@@ -81,7 +81,7 @@ class _File:
         with suppress(OSError):
             for path in Path(f"/proc/{claim.pid}/fd").iterdir():
                 with suppress(OSError):  # closed meanwhile
-                    target = os.readlink(path)  # noqa: PTH115 - no path: the kernel adds a word
+                    target = str(path.readlink())  # with a word that the kernel adds
                     if _NAME in target and target.endswith(_UNLINKED):
                         found[_identity(path)] = path
         if len(found) != 1:

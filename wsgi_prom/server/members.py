@@ -140,18 +140,18 @@ class Members:
 
     def _programs(self, master: int) -> Iterator[Identity]:
         """Yield the children of *master* that run another program, and the descendants of these."""
-        Error = self._psutil.Error  # noqa: N806 - a class
+        failed = self._psutil.Error
         try:
             process = self._psutil.Process(master)
             # What an exec changes; a title for `ps` does not. And any user may read it.
             name, descendants = process.name(), process.children(recursive=True)
-        except Error:
+        except failed:
             return
         # In a container the master is process 1, and so the exporter's parent.
         own = self._roles()
         pids: set[int] = set()
         for descendant in descendants:  # parents come before their children
-            with suppress(OSError, ValueError, Error):  # it has ended
+            with suppress(OSError, ValueError, failed):  # it has ended
                 parent = descendant.ppid()
                 other = parent == master and descendant.name() != name and descendant.pid not in own
                 if parent in pids or other:

@@ -95,7 +95,7 @@ def namespace() -> int:
     """Return a number for the boot and the pid namespace, in which a pid is one process at a time; 0 where it is not known."""
     try:
         # /proc may be that of another pid namespace, where the same pid is another process.
-        if os.readlink("/proc/self") != str(os.getpid()):  # noqa: PTH115 - no path
+        if Path("/proc/self").readlink().name != str(os.getpid()):
             return 0
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
         return crc32(boot) << 32 | Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF

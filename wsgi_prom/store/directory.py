@@ -23,7 +23,9 @@ from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import (
     archive,
     client_format,
+    directory_errors,
     directory_files,
+    directory_names,
     exit_counts,
     exporter_files,
     label_limit,
@@ -31,7 +33,6 @@ from wsgi_prom.store import (
     named_directory,
     stats_socket,
 )
-from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ _ATTEMPTS: Final = 3
 
 def name_temporary() -> Path:
     """Choose a name for a directory of one server, without making it. Never raises."""
-    return named_directory.base() / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
+    return directory_names.base() / f"wsgi_prom-{os.geteuid()}-{os.urandom(8).hex()}"
 
 
 def is_temporary(path: Path) -> bool:
     """Return whether *path* is a name for a directory of one server, or of those of one name, which is removed at their end."""
-    return _TEMPORARY_NAME.fullmatch(path.name) is not None or named_directory.is_named(path)
+    return _TEMPORARY_NAME.fullmatch(path.name) is not None or directory_names.is_named(path)
 
 
 def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> LockFile:
@@ -74,18 +75,15 @@ def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Loc
     for _ in range(_ATTEMPTS):
         try:
             with directory_files.made(path, uid, owner, new=new) as folder:
-                if not directory_files.writable(folder):
-                    raise DirectoryError(_unwritable(path))
+                _refuse_unwritable(path, folder)
                 return LockFile.within(folder, path, create=True)
         except FileNotFoundError as error:  # another process may remove it before there is a lock in it
             problem = error
         except OSError as error:
             problem = error
             break
-    raise DirectoryError(
-        f"{VARIABLE}={str(path)!r}: {(problem and problem.strerror) or problem}. "
-        "Name a directory that the server's user can write to, or unset it to have one made."
-    ) from problem
+    said = f": {(problem and problem.strerror) or problem}"
+    raise directory_errors.error(path, said, directory_errors.WRITABLE) from problem
 
 
 def check(path: Path, uid: int | None = None) -> None:
@@ -96,12 +94,9 @@ def check(path: Path, uid: int | None = None) -> None:
     """
     try:
         with directory_files.opened(path, os.geteuid() if uid is None else uid) as folder:
-            if not directory_files.writable(folder):
-                raise DirectoryError(_unwritable(path))
+            _refuse_unwritable(path, folder)
     except OSError as error:
-        raise DirectoryError(
-            f"{VARIABLE}={str(path)!r}: {error.strerror or error}. {_remedy(path)}"
-        ) from error
+        raise directory_errors.error(path, f": {error.strerror or error}", directory_errors.OWN) from error
 
 
 def slot_numbers(path: Path) -> list[int]:
@@ -245,7 +240,7 @@ def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
 
 
 def _in_use(path: Path, *lock_files: LockFile) -> bool:
-    named = named_directory.is_named(path)
+    named = directory_names.is_named(path)
     return any(
         any(True for _ in file.servers()) or (named and named_directory.in_use(file)) for file in lock_files
     )
@@ -283,12 +278,9 @@ def sweep(own: Path, owner: Owner | None = None) -> None:
             continue  # another server sweeps too, or the directory holds what is not ours
 
 
-def _remedy(path: Path) -> str:
-    return f"Name a directory of its own, such as {str(path / 'wsgi_prom')!r}: it is made at start."
-
-
-def _unwritable(path: Path) -> str:
-    return f"{VARIABLE}={str(path)!r} cannot be written by this process. {_remedy(path)}"
+def _refuse_unwritable(path: Path, folder: int) -> None:
+    if not directory_files.writable(folder):
+        raise directory_errors.error(path, " cannot be written by this process", directory_errors.OWN)
 
 
 def _remove(name: str, folder: int) -> None:

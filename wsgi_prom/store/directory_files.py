@@ -12,6 +12,7 @@ import os
 import stat
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
@@ -19,7 +20,6 @@ from wsgi_prom.store.directory_walk import Descent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from wsgi_prom.store.directory_walk import Owner
 
@@ -45,7 +45,7 @@ def own_directory(path: Path, owner: Owner | None = None) -> Path:
     uid = os.geteuid() if owner is None else owner[0]
     try:
         found = path.stat()
-        roots = found.st_uid in {0, os.stat("/").st_uid}  # noqa: PTH116 - no Path for it
+        roots = found.st_uid in {0, Path("/").stat().st_uid}
     except OSError:
         return path
     open_to_all = bool(found.st_mode & stat.S_IWOTH)

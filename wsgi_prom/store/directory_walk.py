@@ -14,13 +14,13 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store.environment import VARIABLE
+from wsgi_prom.store import directory_errors
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from wsgi_prom.errors import DirectoryError
 
 # O_PATH: to pass through a directory takes no right to list it.
 _PASS_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,13 +49,13 @@ class Descent:
         self._make = make
         self._new = new
         # Each with whether it comes from a link: what a link leads to is not made.
-        self._names = [(name, False) for name in reversed(os.path.abspath(path).split("/"))]  # noqa: PTH100 - links stay
+        self._names = [(name, False) for name in reversed(os.path.normpath(path.absolute()).split("/"))]
         self._links = 0
         # Directories and links on the way, and whose they are.
-        self._passed: list[tuple[str, str, int]] = []
+        self._passed: list[tuple[Path, str, int]] = []
         self._here = os.open("/", _PASS_FLAGS)
         self._found = os.fstat(self._here)
-        self._where = "/"
+        self._where = Path("/")
         # Where root is not mapped (a user namespace), the owner of the root directory stands for it.
         self._root_uids = {0, self._found.st_uid}
         # Whether nobody but root can have chosen what is here.
@@ -104,7 +104,7 @@ class Descent:
         above, self._found = self._found, os.fstat(fd)
         self._passed.append((self._where, "belongs", above.st_uid))
         self._chosen_by_root = self._chosen_by_root and self._fixed(above, self._found)
-        self._where = os.path.join(self._where, name)  # noqa: PTH118
+        self._where /= name
         os.close(self._here)
         self._here = fd
 
@@ -115,9 +115,7 @@ class Descent:
             found = os.fstat(link)
             if not stat.S_ISLNK(found.st_mode):
                 if last:
-                    raise DirectoryError(
-                        f"{self._shown} is not a directory. Name a directory, or unset it to have one made."
-                    )
+                    raise self._error(" is not a directory", directory_errors.NO_DIRECTORY)
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
             # By its descriptor: another one may be in its place by now.
             target = os.readlink("", dir_fd=link)
@@ -127,41 +125,33 @@ class Descent:
         if self._links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
         self._passed.append((self._where, "belongs", self._found.st_uid))
-        self._passed.append((os.path.join(self._where, name), "is a link that belongs", found.st_uid))  # noqa: PTH118
+        self._passed.append((self._where / name, "is a link that belongs", found.st_uid))
         self._chosen_by_root = self._chosen_by_root and self._fixed(self._found, found)
         self._names += [(part, True) for part in reversed(target.split("/"))]
         if target.startswith("/"):
             os.close(self._here)
             self._here = os.open("/", _PASS_FLAGS)
-            self._found, self._where = os.fstat(self._here), "/"
+            self._found, self._where = os.fstat(self._here), Path("/")
 
     def _refuse_strangers(self, uid: int) -> None:
         for where, belongs, owner in self._passed:
             if owner not in self._root_uids | {uid, os.geteuid()}:
-                shown = self._shown if where == str(self._path) else f"{self._shown}: {where}"
-                remedy = (
-                    "Name a directory itself, or remove the link."
-                    if "link" in belongs
-                    else "Name a directory below one of root's."
-                )
-                raise DirectoryError(
-                    f"{shown} {belongs} to uid {owner}, who can put another directory there; the workers run as uid {uid}. {remedy}"
+                which = "" if where == self._path else f": {where}"
+                raise self._error(
+                    f"{which} {belongs} to uid {owner}, who can put another directory there; the workers run as uid {uid}",
+                    directory_errors.NO_LINK if "link" in belongs else directory_errors.BELOW_ROOTS,
                 )
 
     def _check(self, uid: int) -> None:
-        remedy = (
-            f"Name a directory of its own, such as {str(self._path / 'wsgi_prom')!r}: it is made at start."
-        )
         if self._found.st_uid != uid:
-            raise DirectoryError(
-                f"{self._shown} belongs to uid {self._found.st_uid}, the workers run as uid {uid}. {remedy}"
+            raise self._error(
+                f" belongs to uid {self._found.st_uid}, the workers run as uid {uid}", directory_errors.OWN
             )
         if self._found.st_mode & stat.S_IWOTH:
-            raise DirectoryError(f"{self._shown} can be written by everybody. {remedy}")
+            raise self._error(" can be written by everybody", directory_errors.OWN)
 
-    @property
-    def _shown(self) -> str:
-        return f"{VARIABLE}={str(self._path)!r}"
+    def _error(self, problem: str, remedy: directory_errors.Remedy) -> DirectoryError:
+        return directory_errors.error(self._path, problem, remedy)
 
     def _make_directory(self, name: str, last: bool) -> None:
         self._passed.append((self._where, "belongs", self._found.st_uid))
@@ -173,9 +163,9 @@ class Descent:
                 os.mkdir(name, mode, dir_fd=self._here)
             return
         if not self._chosen_by_root and self._found.st_uid != self._owner[0]:
-            raise DirectoryError(
-                f"{self._shown} cannot be made: {self._where} is root's, and another user can put it there. Make the "
-                "directory yourself, or name one below a directory that only root can write to."
+            raise self._error(
+                f" cannot be made: {self._where} is root's, and another user can put it there",
+                directory_errors.MADE_BY_HAND,
             )
         # Root keeps a parent only where nobody else can replace it.
         owner = self._owner if last or not self._fixed(self._found) else (os.geteuid(), os.getegid())

@@ -19,10 +19,8 @@ import struct
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.errors import DirectoryError
-from wsgi_prom.store import directory_files
+from wsgi_prom.store import directory_errors, directory_files
 from wsgi_prom.store.descriptor import Descriptor
-from wsgi_prom.store.environment import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,9 +88,8 @@ class LockFile:
         try:
             fd = directory_files.open_file(NAME, folder, os.O_RDWR, create=create)
         except directory_files.NotOwnFileError as error:
-            raise DirectoryError(
-                f"{VARIABLE}={str(directory)!r}: {NAME} in it {error.strerror}. Remove that file, or name another directory."
-            ) from error
+            problem = f": {NAME} in it {error.strerror}"
+            raise directory_errors.error(directory, problem, directory_errors.FOREIGN_FILE) from error
         found = os.fstat(fd)
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
         lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.process.watch import send_signal
-from wsgi_prom.store import directory, directory_files, entry, locks, named_directory
+from wsgi_prom.store import directory, directory_files, directory_names, entry, locks, named_directory
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.store.tmpfiles import TmpfilesLock
 
@@ -139,7 +139,7 @@ class ExporterLock:
         """Remove the directory if it was made for a server and no server uses it. Return whether it may be tried again. Never raises."""
         if next(self.servers(), None) is not None:
             return False
-        return not directory.discard(self.path, self._lock_file) and named_directory.is_named(self.path)
+        return not directory.discard(self.path, self._lock_file) and directory_names.is_named(self.path)
 
     @classmethod
     @contextmanager
@@ -149,7 +149,7 @@ class ExporterLock:
 
         The directory of a name is kept meanwhile, and removed then if it is not used. Raises DirectoryError.
         """
-        if not named_directory.is_named(path):
+        if not directory_names.is_named(path):
             yield cls(path, directory.prepare(path), launch)
             return
         lock = cls(path, entry.enter(path, cls._hold_kept), launch)
