@@ -132,6 +132,28 @@ def test_servers_share_a_directory_and_no_file(tmp_path: Path) -> None:
     assert [] == [path.name for path in tmp_path.iterdir() if "json" in path.name]
 
 
+def test_what_cannot_be_registered_is_told(tmp_path: Path) -> None:
+    """A directory that is missing and a password that is open to others are told in one line each; the page is served."""
+    file, password = tmp_path / "missing" / "shop.json", tmp_path / "password"
+    password.write_text("secret")
+    password.chmod(0o644)
+    registries = f"file:{file},etcd://shop@127.0.0.1:1/shop"
+    with registered.exporter(
+        tmp_path / "shop", registries, WSGI_PROM_ETCD_PASSWORD_FILE=str(password)
+    ) as server:
+        server.wait_for_log(
+            rf"WSGI_PROM_SD='file:{file}' cannot be written: No such file or directory\. Name a file in a "
+        )
+        server.wait_for_log(
+            rf"WSGI_PROM_ETCD_PASSWORD_FILE='{password}' can be read or written by others\. Run chmod o-rwx on it"
+        )
+        assert 200 == live.request(server.metrics_url).status
+        file.parent.mkdir()
+        assert live.eventually(lambda: registered.read(file), bool) == [registered.target(server)]
+        log = server.log()
+    assert (1, 0) == (log.count("cannot be written"), log.count("secret"))
+
+
 def test_an_exporter_that_is_replaced_stays_registered(tmp_path: Path) -> None:
     """At a reload that replaces the exporter, the targets are those of the new one; the file was never missing."""
     file = tmp_path / "shop.json"

@@ -45,10 +45,15 @@ def test_an_etcd_that_goes_and_comes_back(tmp_path: Path) -> None:
                 assert 200 == live.request(server.metrics_url).status
                 etcd.start()
                 server.wait_for_log(r"targets are registered at etcd://", count=2 + forget)
+                follower.wait_for_log(r"etcd://\S+ answers again", count=1 + forget)
                 shown.append(live.eventually(lambda: etcd.targets("shop"), bool))
             etcd.post("kv/deleterange", key=etcds.coded("/shop/"), range_end=etcds.coded("/shop0"))
             shown.append(live.eventually(lambda: etcd.targets("shop"), bool))
             shown.append(live.eventually(lambda: registered.read(out), lambda found: found == own))
+            # Each outage is told once.
+            assert [2, 2] == [
+                program.log().count("does not answer as it should") for program in (server, follower)
+            ]
         assert [own] * len(shown) == shown
         assert [] == live.eventually(lambda: etcd.targets("shop"), lambda found: not found)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import etcds
 import live
 import pytest
 import servers
@@ -21,6 +25,7 @@ SERVERS = [
     ("gunicorn sync preload", GEVENT),
     ("uwsgi prefork", ("--enable-threads",)),
     ("uwsgi lazy-apps", ("--enable-threads",)),
+    ("uwsgi prefork", ("--gevent", "10", "--gevent-monkey-patch")),
 ]
 
 
@@ -110,9 +115,7 @@ def test_ports_of_a_range_belong_to_slots() -> None:
         port = held.getsockname()[1]
         with start("gunicorn sync", WSGI_PROM_TARGETS_PORTS=f"{port}-{port}") as server:
             (first,) = wait_for(server, 1).values()
-            server.wait_for_log(
-                f"no port of WSGI_PROM_TARGETS_PORTS='{port}-{port}' is free. Give as many as "
-            )
+            server.wait_for_log(f"no port of WSGI_PROM_TARGETS_PORTS='{port}-{port}' is free")
             (failed,) = [
                 value
                 for labels, value in live.labelled(server.samples(), "wsgi_prom_errors_total").items()
@@ -147,24 +150,33 @@ def listening(pid: int) -> list[str]:
 
 
 def test_who_may_read_a_workers_page(tmp_path: Path) -> None:
-    """The token of the exporter is that of the workers' pages, and of the page that tells the targets."""
-    token = tmp_path / "token"
+    """The exporter's token and TLS are those of the workers' pages, and of the page that tells the targets; Prometheus is told the scheme."""
+    token, files = tmp_path / "token", etcds.certificates(tmp_path)
     token.write_text("secret")
     token.chmod(0o600)
-    with start("gunicorn sync", workers=1, WSGI_PROM_TOKEN_FILE=str(token)) as server:
-        sd = server.metrics_url.replace("/metrics", "/sd")
-        refused = live.request(sd).status
+    (tmp_path / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {files['cert']}, key_file: {files['key']}}}\n"
+    )
+    settings = {"WSGI_PROM_TOKEN_FILE": str(token), "WSGI_PROM_WEB_CONFIG": str(tmp_path / "web.yml")}
+    context = ssl.create_default_context(cafile=files["ca"])
 
-        def told() -> list[dict[str, Any]]:
-            answer = live.request(sd, headers={"Authorization": "Bearer secret"})
-            assert ("application/json", 200) == (answer.headers["Content-Type"], answer.status)
-            found: list[dict[str, Any]] = json.loads(answer.body)
-            return found
+    def get(url: str, given: str = "secret") -> tuple[int, bytes]:
+        asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {given}"})
+        try:
+            with urllib.request.urlopen(asked, context=context, timeout=60) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, b""
 
-        (group,) = live.eventually(told, bool)
-        address = group["targets"][0]
-        statuses = refused, page(address).status, page(address, "secret").status
-    assert (401, 401, 200) == statuses
+    with start("gunicorn sync", workers=1, **settings) as server:
+        sd = server.wait_for_log(r"metrics at (https://\S+)/metrics")[1] + "/sd"
+        (group,) = json.loads(live.eventually(lambda: get(sd)[1], lambda body: body not in {b"", b"[]"}))
+        own = f"https://{group['targets'][0]}/metrics"
+        statuses = [get(url, given)[0] for url in (sd, own) for given in ("guess", "secret")]
+        with pytest.raises(OSError):
+            page(group["targets"][0])
+    assert ("https", [401, 200, 401, 200]) == (group["labels"]["__scheme__"], statuses)
 
 
 def test_a_child_of_a_worker_does_not_keep_its_port() -> None:

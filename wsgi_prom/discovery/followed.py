@@ -48,6 +48,9 @@ class Followed:
                 while not ended.is_set():
                     with self._watch(client) as watch:
                         show(self._read(client))
+                        if told:
+                            log.info("%s answers again", self._etcd.registry)
+                            told = ""
                         _wait(watch)
                     ended.wait(_PAUSE_SECONDS)
             except errors() as error:

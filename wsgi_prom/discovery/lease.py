@@ -56,9 +56,8 @@ class LeaseRegistration:
             try:
                 self._keep(keys, read, end)
             except errors() as error:
-                log.warning(
-                    "%s. The targets are registered again as soon as possible", self._etcd.error(error)
-                )
+                told = str(self._etcd.error(error))
+                log.warning("%s. The targets are registered again as soon as possible", told)
                 continue
             if end.withdraw:
                 keys.withdraw()

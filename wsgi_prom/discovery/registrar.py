@@ -39,7 +39,10 @@ def run(targets: Targets, settings: Settings, exporter: int) -> None:
         try:
             found = _registration(registry, settings)
         except SettingError as error:
-            log.error("%s Until then Prometheus does not find the targets there", error)
+            log.error(
+                "%s. Until then, and until a restart, the targets are not registered there",
+                str(error).rstrip("."),
+            )
             continue
         if found is not None:
             thread = threading.Thread(target=found.run, args=(reader.read, end), name=str(registry))

@@ -51,7 +51,9 @@ class TargetFile:
         try:
             self._replace(content)
         except OSError as error:
-            raise TargetFileError(f"cannot be written: {error.strerror}") from error
+            raise TargetFileError(
+                f"cannot be written: {error.strerror}. Name a file in a directory that this process (uid {os.geteuid()}) can write to"
+            ) from error
 
     def release(self) -> None:
         """Let another process have the file, without a change to it."""

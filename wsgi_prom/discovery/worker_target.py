@@ -75,21 +75,25 @@ class WorkerTarget:
         self._pid = os.getpid()
         if not self._watches_forks:
             self._watches_forks = True
-            os.register_at_fork(after_in_child=self._close_in_child)
+            os.register_at_fork(after_in_child=self._close)
         self.start_thread(self._run)
 
-    def _close_in_child(self) -> None:
+    def _close(self) -> None:
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.close()
 
     def _run(self) -> None:
-        try:
-            if self._configured is not None:
+        while self._configured is not None and self._pid == os.getpid():
+            try:
                 self._serve(*self._configured)
-        except Exception as error:
-            log.error("worker %d has no page of its own: %s", os.getpid(), error)
-            _failures().inc()
+            except Exception as error:
+                warn_once(
+                    f"a worker has no page of its own: {error}. It tries again every {_RETRY_SECONDS:g} s"
+                )
+                _failures().inc()
+                self._close()
+                time.sleep(_RETRY_SECONDS)
 
     def _serve(self, settings: Settings, target: Target) -> None:
         from wsgi_prom.exporter.app import ExporterApp, MetricsApp  # noqa: PLC0415 - see configure
@@ -115,7 +119,7 @@ class WorkerTarget:
                 log.debug("the port of worker %d is not told", os.getpid(), exc_info=True)
 
     def _listen(self, settings: Settings) -> Listening:
-        """Return a socket that listens on a port for the slot of this worker, as soon as there is one."""
+        """Return a socket that listens on a port for the slot of this worker, as soon as there is one. Raises OSError without a free port."""
         from wsgi_prom.exporter.http.listening import AddressInUseError, Listening  # noqa: PLC0415 - see configure
 
         host = settings.bind.host if settings.bind else ""
@@ -128,21 +132,13 @@ class WorkerTarget:
                 try:
                     return Listening(Address(host, port))
                 except AddressInUseError as error:
-                    problem = error
-            self._tell_failure(problem, settings.targets_ports)
-            time.sleep(_RETRY_SECONDS)
-
-    def _tell_failure(self, error: Exception, ports: tuple[int, int] | None) -> None:
-        _failures().inc()
-        if ports is None:
-            message = f"a worker has no page of its own: {error.__cause__}. It tries again every {_RETRY_SECONDS:g} s"
-        else:
-            given = "-".join(map(str, ports))
-            message = (
-                f"a worker has no page of its own: no port of WSGI_PROM_TARGETS_PORTS={given!r} is free. Give as many as there are "
-                f"workers, twice as many for reloads. It tries again every {_RETRY_SECONDS:g} s"
+                    problem = error.__cause__
+            if settings.targets_ports is None:
+                raise OSError(problem)
+            given = "-".join(map(str, settings.targets_ports))
+            raise OSError(
+                f"no port of WSGI_PROM_TARGETS_PORTS={given!r} is free. Give twice as many as there are workers, for reloads"
             )
-        warn_once(message)
 
 
 def _ports(ports: tuple[int, int] | None, slot: int) -> Iterator[int]:

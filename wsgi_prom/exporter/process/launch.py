@@ -40,9 +40,10 @@ _PROGRAM: Final = (
     "import os, sys; '--socket' in sys.argv or os.fork() and os._exit(0); from wsgi_prom.cli import main; "
     "raise SystemExit(main())"
 )
-# The settings that say where the page is and who may read it. Servers that share a directory have one exporter.
+# The settings that say where the page is, who may read it, and who is told of it. Servers that share a directory have one exporter.
 _ACCESS_VARIABLES: Final = {
-    f"WSGI_PROM_{name}" for name in ("BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG")
+    f"WSGI_PROM_{name}"
+    for name in ("BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG", "TARGETS", "SD", "SD_HOST")
 }
 # Python's own start takes 20 ms. A master waits no longer than this for one that hangs.
 _START_SECONDS: Final = 5.0
