@@ -81,6 +81,16 @@ ENUM = 'Enum("e", "E", states=["up"]).state("up")\nCounter("c", "C").inc()\nprin
 OWN_PID = 'Gauge("g", "G", ["pid"]).labels("mine").set(1)\nprint([line.replace(str(os.getpid()), "0") for line in page()])'
 INFO = 'Info("i", "I").info({"v": "1"})\nCounter("c", "C").inc()\nprint(page())'
 NAMES = 'Counter("c", "C").inc()\nCounter("d", "D").inc()\nprint(page(names=["c_total"]))'
+TWICE = """
+registry = CollectorRegistry()
+MultiProcessCollector(registry)
+c = Counter("c", "C")
+registry.register(c)
+c.inc()
+forked(c.inc)
+for chosen in (registry, registry.restricted_registry(["c_total"])):
+    print(sorted(line for line in generate_latest(chosen).decode().splitlines() if line.startswith("c_total")))
+"""
 NO_DIRECTORY = """
 try:
     MultiProcessCollector(CollectorRegistry(), path + "/none")
@@ -102,6 +112,11 @@ CASES: dict[str, tuple[str, str, str]] = {
     "an Enum": (ENUM, "['c_total 1.0']", """['c_total 1.0', 'e{e="up"} 1.0']"""),
     "a label pid": (OWN_PID, """['g{pid="0"} 1.0']""", """['g{exported_pid="mine",pid="0"} 1.0']"""),
     "names": (NAMES, "[]", "['c_total 1.0']"),
+    "a metric in the registry of a MultiProcessCollector": (
+        TWICE,
+        "['c_total 1.0', 'c_total 2.0']\n['c_total 1.0']",
+        "['c_total 2.0']\n['c_total 2.0']",
+    ),
     "no directory": (NO_DIRECTORY, "ValueError", "empty"),
 }
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import info, removal, states, units, unsupported
+from wsgi_prom.client import info, merged_metrics, removal, states, units, unsupported
 from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.client.custom_collectors import collectors
+from wsgi_prom.client.merged_metrics import MergedMetric
 from wsgi_prom.client.slot_values import LatestValue, SlotValue
 from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
@@ -57,6 +58,7 @@ def install() -> None:
         removal.install()
         collectors.install(existing)  # which looks at what is removed
         asking_thread.install()
+        merged_metrics.install()
         metrics.MetricWrapperBase.labels = _with_fast_path(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
         multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
@@ -187,6 +189,6 @@ def _collect(self: Any) -> Iterable[Metric]:
         try:
             classes, names = collectors.beside(self)
             found = self._merged[1].collect(without=classes).to_metrics()
-            return [metric for metric in found if metric.name not in names]
+            return [MergedMetric.of(metric) for metric in found if metric.name not in names]
         except DirectoryError:
             return []  # as the library shows a directory that has no files
