@@ -75,6 +75,10 @@ GROUPS_IN_INSTRUCTIONS: Final = (
     Group("bare 204", {"bare 204": "bare_empty", "ours 204": "ours_empty"}),
     Group("bare proxied", {"bare proxied": "bare_proxied", "ours proxied": "ours_proxied"}),
     Group("bare body", {"bare body": "bare_body", "ours body": "ours_body"}),
+    # With exemplars: of a request without a trace, of one whose trace is not sampled, and of one whose trace is.
+    Group("bare exemplars", {"bare exemplars": "bare", "ours exemplars": "ours_exemplars"}),
+    Group("bare unsampled", {"bare unsampled": "bare_unsampled", "ours unsampled": "ours_unsampled"}),
+    Group("bare sampled", {"bare sampled": "bare_sampled", "ours sampled": "ours_sampled"}),
 )
 
 # The first figure is at most this many times the second.
@@ -94,7 +98,9 @@ PROMISED_IN_INSTRUCTIONS: Final = (
     ("ours 204", "stock", 0.30),
 )
 # Shown, and not judged.
-SHOWN_IN_INSTRUCTIONS: Final = (("ours proxied", "stock", None), ("ours body", "stock", None))
+SHOWN_IN_INSTRUCTIONS: Final = tuple(
+    (f"ours {name}", "stock", None) for name in ("proxied", "body", "exemplars", "unsampled", "sampled")
+)
 
 
 def measure(scale: Scale) -> Part:
