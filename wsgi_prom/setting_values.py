@@ -27,6 +27,8 @@ _RESERVED_LABELS: Final = frozenset(
     {"method", "route", "status", "status_class", "exception", "le", "quantile", "pid", "worker"}
 )
 _SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+# Hosts that a socket listens on, and nobody connects to.
+WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - only compared
 
 
 @dataclass(frozen=True)

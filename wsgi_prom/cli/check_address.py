@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.cli.output import Finding
 from wsgi_prom.cli.running import command_line, listening, psutil, running_servers
+from wsgi_prom.setting_values import WILDCARDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _CHANGE: Final = "set WSGI_PROM_BIND to another address, or to off"
 _INSTALL: Final = "to see which process has it, pip install 'wsgi-prom[processes]'"
-_WILDCARDS: Final = {"0.0.0.0", "::"}  # noqa: S104 - only compared
 
 
 def findings(settings: Settings) -> Iterator[Finding]:
@@ -122,7 +122,7 @@ def _overlap(address: Address, other: Address) -> bool:
     if address.path or address.port != other.port:
         return address == other
     host = _resolve(address)[1][0]
-    return host == other.host or bool(_WILDCARDS & {host, other.host})
+    return host == other.host or bool(WILDCARDS & {host, other.host})
 
 
 def _loopback(address: Address) -> bool:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from wsgi_prom.setting_values import Address
+from wsgi_prom.setting_values import WILDCARDS, Address
 from wsgi_prom.store import worker_ports
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from wsgi_prom.settings import Settings
 
     Group = dict[str, Any]
-
-# Addresses that a socket listens on, and nobody connects to.
-_WILDCARDS: Final = {"0.0.0.0", "::"}  # noqa: S104 - only compared
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Targets:
         server: str,
     ) -> Targets:
         """Return the targets of an exporter with *settings*, which serves on *listening*, a host and a port."""
-        host = settings.sd_host or (socket.gethostname() if listening[0] in _WILDCARDS else listening[0])
+        host = settings.sd_host or (socket.gethostname() if listening[0] in WILDCARDS else listening[0])
         address = Address(host, listening[1])
         return cls(path, address, scheme, application, server, settings.targets == "workers")
 
