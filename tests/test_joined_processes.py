@@ -52,6 +52,7 @@ def test_counts_of_a_process_that_has_joined_outlive_restarts_of_the_server(
                 assert expected / 9 == sum(live.labelled(samples, "http_requests_total").values())
                 assert 1 == servers.value(samples, "wsgi_prom_joined_processes", role="consumer")
                 assert 2 == sum(live.labelled(samples, "wsgi_workers").values())
+                joined.stop(server)
             assert path.exists()
         process.end()
     assert path.exists() if by == "variable" else joined.gone(path)
@@ -133,6 +134,7 @@ def test_without_a_server_a_process_serves_the_page_itself() -> None:
                 with servers.start("gunicorn sync", workers=1, **own) as server:
                     assert shows("wsgi_worker_capacity")
                     assert server.metrics_url.startswith(f"http://{bind}")
+                    joined.stop(server)
                 assert shows("jobs_done_total")
             assert 4 == servers.value(page(), "jobs_done_total")
             process.end()

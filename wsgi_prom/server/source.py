@@ -53,8 +53,8 @@ class Source:
         """
         Return a reading for a scrape that arrived at *arrival*, or one that began before it and has not ended.
 
-        *read*, which may raise any error, is called in the source's thread where there is neither. What it starts from was
-        *collected* then, by default now.
+        *read*, which may raise any error, is called in the source's thread where there is neither. *collected* is when the slots
+        that it uses were collected, by default now.
         """
         with self._lock:
             last = self._last

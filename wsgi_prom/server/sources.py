@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from wsgi_prom.merge.readers import Reading
     from wsgi_prom.server.listen_queues import ListeningSocket
 
-    # What its argument, the slots, and a source tell.
+    # Returns the metrics of a source, which may use the slots.
     Read = Callable[[list[Reading]], list[Metric]]
 
 log = logging.getLogger("wsgi_prom")
@@ -115,18 +115,19 @@ class Sources:
         return found
 
     def families(
-        self, slots: list[Reading], arrival: float, deadline: float, began: float = inf
+        self, slots: list[Reading], arrival: float, deadline: float, collected: float = inf
     ) -> list[list[Metric]]:
         """
         Return the metrics of each other source, for a scrape that arrived at *arrival*; of those that answer by *deadline*.
 
-        The collection of *slots* began at *began*, by default now. All are times of time.monotonic. Scrapes at the same time get the same lists. Never raises. For any number of threads.
+        *collected* is when *slots* were collected, by default now. All are times of time.monotonic. Scrapes at the same time get the
+        same lists. Never raises. For any number of threads.
         """
         sources = [(source, partial(read, slots)) for source, read in self._outside]
         for source, read in sources:
-            reading = source.begin(read, arrival, began)
+            reading = source.begin(read, arrival, collected)
             reading.ended.wait(max(min(deadline - time.monotonic(), _ALONE), 0))
-        return [source.families(read, arrival, deadline, began) for source, read in sources]
+        return [source.families(read, arrival, deadline, collected) for source, read in sources]
 
 
 def _uwsgi(address: str) -> list[Metric]:

@@ -68,6 +68,7 @@ def make_server(
     limits = {**LIMITS, "threads": threads}
     made: Any = create_server(app, sockets=[listening], url_scheme=scheme(access), **limits)
     admission = Admission(made, access, connections)
+    # waitress calls channel_class(server, socket, address, adjustments, map=...) for each connection.
     made.channel_class, made.handle_accept = admission.admit, admission.accept
     made.maintenance = lambda _: admission.sweep()
     return made

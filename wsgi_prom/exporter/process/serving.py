@@ -38,7 +38,11 @@ log = logging.getLogger("wsgi_prom")
 # collections, which took 2 ms, and every fortieth or so a full one of 40 ms. Cycles are few: they are collected when there are so many.
 COLLECT_AFTER: Final = 10_000
 
+# Between two looks at the lock, of which a scrape would cause several (0.1 ms each); the longest turn of the loop; between two
+# looks for files of ended processes.
 _KEEP_SECONDS: Final = 1.0
+_TURN_SECONDS: Final = 1.0
+_ARCHIVE_SECONDS: Final = 1.0
 # How long requests that have begun may take until the process ends or becomes the supervisor.
 _FINISH_SECONDS: Final = 2.0
 
@@ -108,14 +112,12 @@ class ServingProcess:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
             while not (self._told_to_end or is_over()):
-                if (
-                    time.monotonic() - kept >= _KEEP_SECONDS
-                ):  # not each turn, of which a scrape takes several: 0.1 ms
+                if time.monotonic() - kept >= _KEEP_SECONDS:
                     self._lock.keep()
                     if self._announcement is not None:
                         self._announcement.keep()
                     kept = time.monotonic()
-                self._turn(_KEEP_SECONDS)
+                self._turn(_TURN_SECONDS)
                 if not self._server.accepting:
                     # Waitress closes its listener after an error that it takes for fatal.
                     raise RuntimeError("waitress has closed its listener")
@@ -184,4 +186,4 @@ def _archive_ended(path: Path) -> None:
     archiver = Archiver(path)
     while True:
         archiver.archive_ended()
-        time.sleep(_KEEP_SECONDS)
+        time.sleep(_ARCHIVE_SECONDS)
