@@ -13,7 +13,7 @@ QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body colle
 	interleaving measures middleware nesting page scrapes settings slots totals unsupported))
 NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys never_go_back killed_while \
 	taking_over checks_a_slot across_all random_damage names_in_a_slot many_changes
-CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded referee))
+CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded forks referee))
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server
 
 .PHONY: demo test test-quick coverage test-oldest chaos lint docs bench bench-quick tools clean

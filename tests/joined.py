@@ -11,7 +11,6 @@ import uuid
 from typing import TYPE_CHECKING
 
 import live
-import servers
 
 from wsgi_prom.store import directory_names
 
@@ -88,16 +87,6 @@ def new_name() -> tuple[str, Path]:
     """Return a name that nobody has, and the directory of those who share it."""
     name = f"test_{uuid.uuid4().hex}"
     return name, directory_names.directory_of(name)
-
-
-def stop(server: live.LiveServer) -> None:
-    """Stop *server*, and its exporter, which waits 20 s for the others to leave the directory of a name unless it is told to end."""
-    supervisors = servers.exporters(server)
-    server.kill(signal.SIGTERM)
-    server.wait()
-    for pid in supervisors:
-        with contextlib.suppress(ValueError, ProcessLookupError):  # it has ended
-            server.signal_child(pid, signal.SIGTERM)
 
 
 def gone(path: Path) -> bool:

@@ -6,8 +6,11 @@ Starting a server sends no request: tests assert exact counts, so readiness is r
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from clients import REQUEST_SECONDS, Driven, Response, drive, request
@@ -48,6 +51,20 @@ class LiveServer(Server):
         super().__exit__(kind, error, trace)
         if kind is not None:
             print(f"--- log of {' '.join(self.command)}\n{self.log()}", file=sys.stderr)
+
+    def stop(self) -> None:
+        """
+        Stop the server, and its exporter too, which waits 20 s for others to leave the directory of a name unless it is told to end.
+        """
+        if self._env.get("WSGI_PROM_NAME") and self._process is not None and self.running:
+            exporters = [pid for pid in self.processes() if " serve --directory " in command_line(pid)]
+            self.kill(self.stop_signal)
+            with suppress(subprocess.TimeoutExpired):
+                self.wait()
+            for pid in exporters:
+                with suppress(ValueError, ProcessLookupError):  # it has ended
+                    self.signal_child(pid, signal.SIGTERM)
+        super().stop()
 
     def get(
         self,

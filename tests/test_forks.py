@@ -14,6 +14,7 @@ import live
 import processes
 import pytest
 import servers
+from chaos.scale import FULL, scale
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -173,7 +174,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     yield b"ok"
 
 
-CHILDREN = 200
+CHILDREN = 200 if scale is FULL else 48
 AT_ONCE = 8
 EACH = 10
 
@@ -200,7 +201,7 @@ class Recording:
 
 
 def test_children_of_a_process_whose_threads_record(in_child: Callable[..., Any], shared: Path) -> None:
-    """200 children, forked at any instant, neither hang nor count more or less than they recorded."""
+    """Children that are forked at any instant neither hang nor count more or less than they recorded."""
 
     def run() -> tuple[int, dict[str, float]]:
         os.environ[VARIABLE] = str(shared)
@@ -256,7 +257,7 @@ def test_children_of_a_process_whose_threads_record(in_child: Callable[..., Any]
     assert 0.0 == found["http_requests_in_progress[]"]
 
 
-ROUNDS = 10
+ROUNDS = 10 if scale is FULL else 3
 PREFORK = {
     "gunicorn preload": lambda app: live.gunicorn(app, "--preload", workers=2),
     "uwsgi": lambda app: live.uwsgi("--enable-threads", app=app, workers=2),
@@ -278,7 +279,7 @@ PREFORK = {
     ],
 )
 def test_workers_of_a_master_with_a_thread(name: str, app: str) -> None:
-    """20 workers that are forked while a thread of the master is in labels() all serve and count."""
+    """Workers that are forked while a thread of the master is in labels() all serve and count."""
     with PREFORK[name](app) as server:
         for _ in range(ROUNDS):
             killed = live.eventually(server.workers, lambda pids: len(pids) == 2)
