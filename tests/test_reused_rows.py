@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from typing import TYPE_CHECKING, Any
 
 import processes
@@ -15,6 +17,7 @@ from test_values import MODES
 from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.store.removing import removing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -285,3 +288,89 @@ def test_a_copy_of_a_slot_has_the_rows_that_were_used_again(
 
     expected = {**{f"{number}": 1.0 for number in range(301, 500)}, "300": 2.0}
     assert [expected, expected] == in_child(run)
+
+
+def test_rows_are_not_given_away_while_a_removal_is_in_progress(
+    in_child: Callable[..., Any], shared: Path
+) -> None:
+    """
+    A process that is stopped in the middle of a removal delays nobody: the slot's owner makes rows at the end of its files,
+    where those of former label sets come back too. Afterwards it gives rows away again.
+    """
+
+    def run() -> list[Any]:
+        share(shared)
+        install()
+        metric, collector, found = make("counter"), Collector(shared), []
+        for number in range(300):
+            use(metric, "a", f"{number}")
+        shown(collector)
+        metric.clear()
+        fd = os.open(shared / "wsgi_prom.0.values", os.O_RDWR)
+        with removing(fd):
+            for number in range(200, 400):
+                use(metric, "a", f"{number}")
+        found += [shown(collector), shown(shared)]
+        metric.remove("a", "250")
+        fork(lambda: metric.remove("a", "251"))
+        use(metric, "a", "250")
+        found += [shown(collector), shown(shared)]
+        for turn in range(5):
+            metric.clear()
+            for number in range(300):
+                use(metric, "b", f"{turn * 300 + number}")
+        found += [shown(collector), shown(shared)]
+        return [size(shared) < SHORT, *found]
+
+    expected = {f"{number}": 1.0 for number in range(200, 400)}
+    without = {user: value for user, value in expected.items() if user != "251"}
+    last = {f"{number}": 1.0 for number in range(1200, 1500)}
+    assert [True, expected, expected, without, without, last, last] == in_child(run)
+
+
+def test_threads_lose_nothing_while_rows_are_given_away(in_child: Callable[..., Any], shared: Path) -> None:
+    """Three threads make and remove label sets, and another process removes some of theirs: what nobody removes is exact."""
+
+    def run() -> list[Any]:
+        share(shared)
+        install()
+        metric = make("counter")
+        kept = metric.labels("a", "kept")
+        kept.inc()
+
+        def churn(first: int) -> None:
+            for number in range(first, first + 600):
+                metric.labels("job", str(number)).inc(number)
+                kept.inc()
+                if (number - 3) % 10:
+                    metric.remove("job", str(number - 3))
+
+        def remove_others() -> None:
+            for number in range(600):
+                for first in (10**6, 2 * 10**6, 3 * 10**6):
+                    if number % 10:
+                        metric.remove("job", str(first + number))
+
+        child = processes.Child(remove_others)
+        child.send()
+        threads = [threading.Thread(target=churn, args=(turn * 10**6,)) for turn in (1, 2, 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        child.receive()
+        child.stop()
+        found = shown(shared)
+        return [
+            found.pop("kept"),
+            [user for user, value in found.items() if value != float(user)],
+            [
+                n
+                for turn in (1, 2, 3)
+                for n in range(turn * 10**6, turn * 10**6 + 600, 10)
+                if str(n) not in found
+            ],
+            size(shared) < 2 * SHORT,
+        ]
+
+    assert [1801.0, [], [], True] == in_child(run)
