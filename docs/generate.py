@@ -40,6 +40,7 @@ _LABELS: Final = {
     "generation": "of objects that the garbage collector looks at: `0` to `2`, the oldest",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
     "code": "the status code of the exporter's answer",
+    "registry": "where targets are registered, as `WSGI_PROM_SD` names it, such as `file:/run/targets/shop.json`",
     "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `stop` (of an arbiter that another has replaced), `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
 }
 
@@ -58,6 +59,7 @@ from pathlib import Path
 from wsgiref.util import setup_testing_defaults
 from prometheus_client import Counter, REGISTRY
 from wsgi_prom import PrometheusMiddleware, metrics, set_route
+from wsgi_prom.discovery.announcement import Registered
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
@@ -65,6 +67,7 @@ from wsgi_prom.hooks import reloads
 from wsgi_prom.hooks.task_metrics import TaskMetrics
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
+from wsgi_prom.setting_values import Registry
 from wsgi_prom.store import locks
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.joined_role import JoinedRole
@@ -114,7 +117,8 @@ lock_file.set_number(locks.WORKERS[locks.SERVERS[0]], 3)
 web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 
-exporter = lambda: [*Scrapes().families(), *certificate(time.time())]
+registered = Registered(None, [Registry("file", "/run/targets/shop.json")])
+exporter = lambda: [*Scrapes().families(), *certificate(time.time()), *registered.collect()]
 
 pages = Pages(Path(sys.argv[1]), REGISTRY, target)
 pages.sources.watch(pages.path)

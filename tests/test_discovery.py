@@ -132,8 +132,13 @@ def test_servers_share_a_directory_and_no_file(tmp_path: Path) -> None:
     assert [] == [path.name for path in tmp_path.iterdir() if "json" in path.name]
 
 
+def states(server: live.LiveServer) -> dict[str, float]:
+    found = live.labelled(server.samples(), "wsgi_prom_registered")
+    return {dict(labels)["registry"]: value for labels, value in found.items()}
+
+
 def test_what_cannot_be_registered_is_told(tmp_path: Path) -> None:
-    """A directory that is missing and a password that is open to others are told in one line each; the page is served."""
+    """A directory that is missing and a password that is open to others are told in one line each, and by the page, which is served."""
     file, password = tmp_path / "missing" / "shop.json", tmp_path / "password"
     password.write_text("secret")
     password.chmod(0o644)
@@ -147,9 +152,12 @@ def test_what_cannot_be_registered_is_told(tmp_path: Path) -> None:
         server.wait_for_log(
             rf"WSGI_PROM_ETCD_PASSWORD_FILE='{password}' can be read or written by others\. Run chmod o-rwx on it"
         )
-        assert 200 == live.request(server.metrics_url).status
+        told = {f"file:{file}": 0.0, "etcd://shop@127.0.0.1:1/shop": 0.0}
+        assert told == states(server)
         file.parent.mkdir()
         assert live.eventually(lambda: registered.read(file), bool) == [registered.target(server)]
+        told[f"file:{file}"] = 1.0
+        live.eventually(lambda: states(server), lambda found: found == told)
         log = server.log()
     assert (1, 0) == (log.count("cannot be written"), log.count("secret"))
 

@@ -206,6 +206,10 @@ SCRAPES_IN_FLIGHT: Final = (
     "wsgi_prom_scrapes_in_flight",
     "Scrapes that the exporter is answering now, this one included.",
 )
+REGISTERED: Final = (
+    "wsgi_prom_registered",
+    "Whether the targets are registered where WSGI_PROM_SD says: in a file, in etcd. Absent without it.",
+)
 CERTIFICATE_EXPIRY: Final = (
     "wsgi_prom_certificate_expiry_timestamp_seconds",
     "When the certificate that the exporter serves expires, since the epoch. Absent without TLS.",

@@ -1,4 +1,4 @@
-"""Keep the targets of an exporter registered, in files and in etcd. The exporter starts this itself, with a pipe as its stdin."""
+"""Keep the targets of an exporter registered, in files and in etcd. The exporter starts this itself, with pipes as its stdin and stdout."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.server,
         settings.targets == "workers",
     )
-    registrar.run(targets, settings, sys.stdin.fileno())
+    registrar.run(targets, settings, sys.stdin.fileno(), sys.stdout.fileno())
     return 0

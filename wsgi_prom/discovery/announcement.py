@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from prometheus_client.metrics_core import GaugeMetricFamily
+
+from wsgi_prom import metrics
 from wsgi_prom.discovery.registrar import WITHDRAW
 from wsgi_prom.discovery.targets import Targets
 from wsgi_prom.exporter.process.launch import exporter_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from prometheus_client.metrics_core import Metric
+
     from wsgi_prom.exporter.target import Target
+    from wsgi_prom.setting_values import Registry
     from wsgi_prom.settings import Settings
 
 log = logging.getLogger("wsgi_prom")
@@ -39,20 +46,32 @@ def announce(
     kinds = {registry.kind for registry in settings.sd}
     targets = Targets.of(settings, path, scheme, listening, target.application, target.server)
     pages = {PATH: targets.groups} if "http" in kinds else {}
-    return (Registered(targets) if kinds - {"http"} else None), pages
+    return (Registered(targets, settings.sd) if kinds - {"http"} else None), pages
 
 
 class Registered:
-    """Keeps *targets* registered, by a registrar. For one thread."""
+    """Keeps *targets* registered in *registries*, by a registrar, and tells where they are. For one thread, but for `collect`."""
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: Targets, registries: Sequence[Registry]) -> None:
         self._targets = targets
+        self._registries = registries
         self._registrar: subprocess.Popen[bytes] | None = None
         self._next_start = 0.0
+        self._told = b""
+
+    def collect(self) -> list[Metric]:
+        """Return wsgi_prom_registered. For any number of threads."""
+        family, told = GaugeMetricFamily(*metrics.REGISTERED, labels=["registry"]), self._told
+        last = {line[:-2]: line[-1:] for line in told.split(b"\n")}
+        for number, registry in enumerate(self._registries):
+            if registry.kind != "http":
+                family.add_metric([str(registry)], last.get(b"%d" % number) == b"1")
+        return [family]
 
     def keep(self) -> None:
         """Start the registrar if it does not run. Never raises."""
         if self._registrar is not None and self._registrar.poll() is None:
+            self._read(self._registrar)
             return
         if time.monotonic() < self._next_start:
             return
@@ -69,11 +88,21 @@ class Registered:
                 cwd="/",
                 env=exporter_environment(),
                 stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 # A signal for the exporter's session is not for it: it takes the targets back.
                 start_new_session=True,
             )
+            self._told = b""
+            if self._registrar.stdout is not None:
+                os.set_blocking(self._registrar.stdout.fileno(), False)
         except OSError as error:
             log.error("the targets are not registered: %s", error)
+
+    def _read(self, registrar: subprocess.Popen[bytes]) -> None:
+        # Lines in pieces do not occur: a pipe takes so few bytes at once.
+        with suppress(OSError):  # nothing new
+            if registrar.stdout is not None:
+                self._told = (self._told + os.read(registrar.stdout.fileno(), 4096))[-4096:]
 
     def end(self, *, replaced: bool) -> None:
         """Have the registrar take the targets back, unless the exporter is *replaced* by another that registers them too. Never raises."""
@@ -86,6 +115,7 @@ class Registered:
         self._close()
 
     def _close(self) -> None:
-        if self._registrar is not None and self._registrar.stdin is not None:
-            with suppress(OSError):
-                self._registrar.stdin.close()
+        for pipe in (self._registrar.stdin, self._registrar.stdout) if self._registrar is not None else ():
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wsgi_prom.discovery.etcd import Etcd
-    from wsgi_prom.discovery.registration import End, Read
+    from wsgi_prom.discovery.registration import End, Read, Tell
     from wsgi_prom.discovery.targets import Group
 
 log = logging.getLogger("wsgi_prom")
@@ -39,7 +39,7 @@ class LeaseRegistration:
         self._etcd = etcd
         self._seconds = seconds
 
-    def run(self, read: Read, end: End) -> None:
+    def run(self, read: Read, tell: Tell, end: End) -> None:
         """See `Registration`."""
 
         def begin() -> _Keys:
@@ -53,9 +53,11 @@ class LeaseRegistration:
         told = ""
         while (keys := retried(begin, end.event, told)) is not None:
             log.info("targets are registered at %s", self._etcd.registry)
+            tell(True)
             try:
                 self._keep(keys, read, end)
             except errors() as error:
+                tell(False)
                 told = str(self._etcd.error(error))
                 log.warning("%s. The targets are registered again as soon as possible", told)
                 continue

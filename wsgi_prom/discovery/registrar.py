@@ -4,7 +4,8 @@ The registrar: a process that keeps the targets of an exporter registered, in fi
 1. It is a process of its own: it outlives an exporter that is killed, and takes the targets back if no other exporter comes.
 2. Its stdin is a pipe from the exporter's serving process. A line there says that the exporter ends in order; its end without a line,
    that the exporter was killed or is replaced.
-3. Each place of registration has a thread: one that hangs keeps no other waiting.
+3. Its stdout is a pipe to that process, which it tells where the targets are registered now, for the page.
+4. Each place of registration has a thread: one that hangs keeps no other waiting.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.discovery.etcd import Etcd
@@ -31,11 +33,11 @@ log = logging.getLogger("wsgi_prom")
 WITHDRAW: Final = b"withdraw\n"
 
 
-def run(targets: Targets, settings: Settings, exporter: int) -> None:
-    """Keep *targets* registered as *settings* say, until the pipe *exporter* ends."""
+def run(targets: Targets, settings: Settings, exporter: int, page: int) -> None:
+    """Keep *targets* registered as *settings* say, until the pipe *exporter* ends. The pipe *page* gets a line for each change."""
     reader, end = _Reader(targets), End()
     threads = []
-    for registry in settings.sd:
+    for number, registry in enumerate(settings.sd):
         try:
             found = _registration(registry, settings)
         except SettingError as error:
@@ -45,7 +47,9 @@ def run(targets: Targets, settings: Settings, exporter: int) -> None:
             )
             continue
         if found is not None:
-            thread = threading.Thread(target=found.run, args=(reader.read, end), name=str(registry))
+            thread = threading.Thread(
+                target=found.run, args=(reader.read, _State(number, page).tell, end), name=str(registry)
+            )
             thread.start()
             threads.append(thread)
     told = b""
@@ -64,6 +68,26 @@ def _registration(registry: Registry, settings: Settings) -> Registration | None
     if registry.kind == "etcd":
         return LeaseRegistration(Etcd.of(registry, settings), settings.sd_seconds)
     return None
+
+
+class _State:
+    """Whether the targets are registered at place *number* of the setting: told to the pipe *page* when it changes."""
+
+    def __init__(self, number: int, page: int) -> None:
+        self._number = number
+        self._page = page
+        self._told = False
+
+    def tell(self, works: bool) -> None:
+        if works != self._told:
+            self._told = works
+            with suppress(OSError):  # the exporter was killed
+                os.write(self._page, state_line(self._number, works=works))
+
+
+def state_line(number: int, *, works: bool) -> bytes:
+    """Return what the registrar tells the exporter of place *number*."""
+    return b"%d %d\n" % (number, works)
 
 
 class _Reader:

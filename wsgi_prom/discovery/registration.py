@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wsgi_prom.discovery.targets import Group
 
     Read = Callable[[], Sequence[Group]]
+    Tell = Callable[[bool], None]
 
 log = logging.getLogger("wsgi_prom")
 
@@ -37,8 +38,10 @@ class End:
 class Registration(Protocol):
     """Keeps what is read registered, in a thread of its own."""
 
-    def run(self, read: Read, end: End) -> None:
-        """Register what *read* returns, from now until *end*. Retries what fails, and logs it once."""
+    def run(self, read: Read, tell: Tell, end: End) -> None:
+        """
+        Register what *read* returns, from now until *end*. Retries what fails, logs it once, and calls *tell* with whether it works.
+        """
 
 
 class FileRegistration:
@@ -49,7 +52,7 @@ class FileRegistration:
         self._seconds = seconds
         self._file = TargetFile(path)
 
-    def run(self, read: Read, end: End) -> None:
+    def run(self, read: Read, tell: Tell, end: End) -> None:
         """See `Registration`."""
         problem: str | None = ""
         while not end.event.is_set():
@@ -58,7 +61,9 @@ class FileRegistration:
                 if problem is not None:
                     log.info("targets are registered in %s", self._path)
                 problem = None
+                tell(True)
             except TargetFileError as error:
+                tell(False)
                 if problem != (problem := str(error)):
                     log.warning(
                         "WSGI_PROM_SD='file:%s' %s. It is tried again every second", self._path, problem

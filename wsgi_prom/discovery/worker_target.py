@@ -100,7 +100,7 @@ class WorkerTarget:
         from wsgi_prom.exporter.http.server import make_server  # noqa: PLC0415
 
         metrics_app = MetricsApp(settings=settings, target=target, own=True)
-        app = ExporterApp(metrics_app, collectors=[ProcessCollector(registry=None)])
+        app = ExporterApp(metrics_app, collectors=[ProcessCollector(registry=None).collect])
         self._listening = listening = self._listen(settings)
         server = make_server(app, listening.socket, metrics_app.access, _CONNECTIONS, threads=1)
         port, told = WorkerPort(listening.socket.getsockname()[1]), float("-inf")

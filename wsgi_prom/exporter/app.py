@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from prometheus_client.metrics_core import Metric
-    from prometheus_client.registry import Collector, CollectorRegistry
+    from prometheus_client.registry import CollectorRegistry
 
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
@@ -170,14 +170,14 @@ class ExporterApp:
     The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
 
     `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing. *pages* are
-    others by path, each with a function that returns its JSON. *collectors* are asked for each page of metrics.
+    others by path, each with a function that returns its JSON. *collectors* return more metrics for each page of them.
     """
 
     def __init__(
         self,
         metrics: MetricsApp,
         pages: Mapping[str, Callable[[], object]] | None = None,
-        collectors: Iterable[Collector] = (),
+        collectors: Iterable[Callable[[], Iterable[Metric]]] = (),
     ) -> None:
         self._metrics = metrics
         self._scrapes = Scrapes()
@@ -217,7 +217,7 @@ class ExporterApp:
     def _own_metrics(self) -> list[Metric]:
         web = self._metrics.access.web
         expiry = web.tls.expiry if web and web.tls else None
-        asked = chain.from_iterable(collector.collect() for collector in self._collectors)
+        asked = chain.from_iterable(collect() for collect in self._collectors)
         return [*self._scrapes.families(), *certificate(expiry), *asked]
 
 

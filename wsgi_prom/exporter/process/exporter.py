@@ -132,7 +132,10 @@ def _run(
         announcement = pages = None
         if announce is not None and listening.socket.family != socket.AF_UNIX:
             announcement, pages = announce(scheme(access), listening.socket.getsockname()[:2])
-        server = make_server(ExporterApp(metrics, pages), listening.socket.dup(), access, connections)
+        collectors = [announcement.collect] if announcement else []
+        server = make_server(
+            ExporterApp(metrics, pages, collectors), listening.socket.dup(), access, connections
+        )
         ServingProcess(lock, listening, server, files, supervisor, master, announcement).run()
 
     if parent is None:

@@ -26,7 +26,9 @@ from wsgi_prom.exporter.process.supervisor import END_SIGNALS
 from wsgi_prom.merge.archiving import Archiver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client.metrics_core import Metric
 
     from wsgi_prom.exporter.http.listening import Listening
     from wsgi_prom.exporter.process.lock import ExporterLock
@@ -52,6 +54,9 @@ class Announcement(Protocol):
 
     def keep(self) -> None:
         """See to it that it is told: once a second."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics about it. For any number of threads."""
 
     def end(self, *, replaced: bool) -> None:
         """Take it back at the end of this process, unless it is *replaced* by another that tells the same."""
