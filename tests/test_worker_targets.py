@@ -135,6 +135,40 @@ def test_ports_of_a_range_belong_to_slots() -> None:
         )  # of the two workers, the second of which came later
 
 
+def test_a_reload_switches_it_on_and_off(tmp_path: Path) -> None:
+    """A reload of gunicorn with another WSGI_PROM_TARGETS changes the targets, and the former ports go."""
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "from wsgi_prom.hooks.gunicorn import *\nraw_env = ['WSGI_PROM_TARGETS=' + open('targets').read()]\n"
+    )
+    (tmp_path / "targets").write_text("application")
+    with live.gunicorn(
+        "worked:app", workers=2, config="gunicorn.conf.py", cwd=tmp_path, WSGI_PROM_SD="http"
+    ) as server:
+        (before,) = groups(server)
+        found = []
+        for targets, number in (("workers", 2), ("application", 1)):
+            (tmp_path / "targets").write_text(targets)
+            server.kill(signal.SIGHUP)
+            # The exporter is replaced: for a moment there is none.
+            found.append(
+                live.eventually(lambda: groups_if_any(server), lambda told, n=number: len(told) == n)
+            )
+        live.eventually(
+            lambda: any(listens(group["targets"][0]) for group in found[0]), lambda open_: not open_
+        )
+    assert before.keys() == found[1][0].keys()
+    assert [True, True, False] == ["slot" in group["labels"] for told in found for group in told]
+
+
+def groups_if_any(server: live.LiveServer) -> list[dict[str, Any]]:
+    try:
+        found = groups(server)
+    except OSError:
+        return []
+    # With a former exporter's answer, targets that do not fit each other.
+    return found if len({"slot" in group["labels"] for group in found}) == 1 else []
+
+
 def listening(pid: int) -> list[str]:
     """Return the ports that process *pid* listens on."""
     import psutil
