@@ -17,11 +17,13 @@ from test_answers import families, record
 from webob import Request
 
 from wsgi_prom import MetricsApp
+from wsgi_prom.client import patch
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import ESCAPINGS, UNDERSCORES, UTF8, label_name, metric_name
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import schemas
+from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.slots import SharedSlot
 from wsgi_prom.version import installed
 
@@ -131,7 +133,7 @@ def test_an_exporter_shows_what_an_application_was_allowed_to_name(
 
 
 def test_a_unit_is_shown_if_any_process_has_it(recording: Callable[..., Any], shared: Path) -> None:
-    """Metrics made before the installation have theirs, those made again their new one, and one process's is all processes'."""
+    """It is all processes', also of those that run a version of the application without one."""
 
     def work() -> list[str]:
         other = SharedSlot.claim(shared)
@@ -145,6 +147,28 @@ def test_a_unit_is_shown_if_any_process_has_it(recording: Callable[..., Any], sh
         ]
 
     assert ["# UNIT told_seconds seconds"] == recording(work)
+
+
+def test_metrics_that_exist_before_the_installation_have_their_unit(shared: Path, in_child: Any) -> None:
+    """So do labelled ones that have no child yet, and one that is made again without it."""
+
+    def work() -> list[str]:
+        early = Counter("early", "E", unit="bytes", registry=None)
+        labelled = Histogram("late", "L", ["a"], unit="seconds", registry=None)
+        patch.install()
+        current_slot.attach(shared)
+        early.inc()
+        labelled.labels("x").observe(1)
+        for unit in ("bytes", ""):
+            Gauge("again_bytes", "A", unit=unit, registry=None, multiprocess_mode="sum").inc()
+        page = render(Collector(shared).collect(), openmetrics=True)
+        return [line for line in page.splitlines() if line.startswith("# UNIT")]
+
+    assert [
+        "# UNIT again_bytes bytes",
+        "# UNIT early_bytes bytes",
+        "# UNIT late_seconds seconds",
+    ] == in_child(work)
 
 
 def test_counters_beyond_what_a_float_counts_do_not_go_back(shared: Path, in_child: Any) -> None:

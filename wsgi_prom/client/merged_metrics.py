@@ -1,12 +1,14 @@
 """
-A registry with a MultiProcessCollector shows each metric once, as of all processes.
+A registry with a MultiProcessCollector shows each metric once, as of all processes; by `name[]` as well.
 
-The library shows one that is registered there as well twice: as of all, and as of the process that answers.
+1. The library shows one that is registered there too twice: as of all, and as of the process that answers.
+2. By `name[]` it asks no collector whose names it does not know, unless the registry was made for such.
 """
 
 from __future__ import annotations
 
 from functools import wraps
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from prometheus_client import registry
@@ -37,24 +39,37 @@ class MergedMetric(Metric):
 
 
 def install() -> None:
-    """Have registries, also by `name[]`, leave out what is merged already. Call it once."""
-    kind: Any = registry.CollectorRegistry
-    kind.collect = _once(kind.collect, lambda asked: asked)
-    kind = registry.RestrictedRegistry
-    kind.collect = _once(kind.collect, lambda asked: asked._registry)
+    """Have registries do so. Call it once."""
+    _replace(registry.CollectorRegistry, lambda asked: asked, lambda _asked, _collector: [])
+    _replace(registry.RestrictedRegistry, lambda asked: asked._registry, _restricted)
 
 
-def _once(
-    collect: Callable[[Any], Iterable[Metric]], registry_of: Callable[[Any], Any]
-) -> Callable[[Any], Iterable[Metric]]:
+def _replace(
+    kind: Any, registry_of: Callable[[Any], Any], more: Callable[[Any, Any], Iterable[Metric]]
+) -> None:
+    collect = kind.collect
+
     @wraps(collect)
     def collect_once(asked: Any) -> Iterable[Metric]:
-        collectors = list(registry_of(asked)._collector_to_names)
         # By type, since asking a proxy for its class runs the application's code.
-        if not any(issubclass(type(collector), MultiProcessCollector) for collector in collectors):
-            return collect(asked)
-        found = list(collect(asked))
-        merged = {metric.name for metric in found if isinstance(metric, MergedMetric)}
-        return [metric for metric in found if isinstance(metric, MergedMetric) or metric.name not in merged]
+        merging = [
+            collector
+            for collector in list(registry_of(asked)._collector_to_names)
+            if issubclass(type(collector), MultiProcessCollector)
+        ]
+        if not merging:
+            found: Iterable[Metric] = collect(asked)
+            return found
+        every = [*collect(asked), *chain.from_iterable(more(asked, collector) for collector in merging)]
+        merged = {metric.name for metric in every if isinstance(metric, MergedMetric)}
+        return [metric for metric in every if isinstance(metric, MergedMetric) or metric.name not in merged]
 
-    return collect_once
+    kind.collect = collect_once
+
+
+def _restricted(asked: Any, collector: Any) -> Iterable[Metric]:
+    """Return what *asked*, a RestrictedRegistry, selects of *collector*, if the library does not ask that."""
+    if collector in getattr(asked._registry, "_collectors_without_names", ()):
+        return []
+    found = [metric._restricted_metric(asked._name_set) for metric in collector.collect()]
+    return [metric for metric in found if metric is not None]

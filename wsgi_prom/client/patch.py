@@ -166,10 +166,6 @@ def _init(self: Any, registry: CollectorRegistry | None, path: str | None = None
     self._merged = None
     if registry:
         registry.register(self)
-        # For `name[]`: the library asks a collector whose names it does not know only in a registry that was made for it.
-        without_names = getattr(registry, "_collectors_without_names", None)
-        if without_names is not None and self not in without_names:
-            without_names.append(self)
 
 
 def _collect(self: Any) -> Iterable[Metric]:
