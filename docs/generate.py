@@ -39,6 +39,8 @@ _LABELS: Final = {
     "role": "what a process is: `worker`, `master`, `exporter`, `supervisor` (of the exporter), `mule`, `spooler`, `daemon` (another program that uWSGI's master runs), `dirty` (gunicorn's dirty workers), what a process that is no web worker has [joined](processes.md) as, `task` (any other that records)",
     "generation": "of objects that the garbage collector looks at: `0` to `2`, the oldest",
     "socket": "what the server listens on, such as `127.0.0.1:8000` or `unix:/run/app.sock`",
+    "to": "where `wsgi-prom push` sends to: `statsd`, `remote_write`, `pushgateway`, `otlp`",
+    "result": "`sent` or `failed`",
     "code": "the status code of the exporter's answer",
     "registry": "where targets are registered, as `WSGI_PROM_SD` names it, such as `file:/run/targets/shop.json`",
     "reason": "why a worker ended: the name of a signal, `timeout`, `exit_1` and the like, `max_requests`, `reload`, `boot_error`, `cheaped`, `harakiri`, `stop` (of an arbiter that another has replaced), `unknown`: uWSGI tells of no other signal than SIGSEGV, SIGINT and SIGTERM, and of none that ends a request",
@@ -64,6 +66,9 @@ from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import reloads
+from wsgi_prom.push.road import Road, families
+from wsgi_prom.push.statsd import Statsd
+from wsgi_prom.setting_values import Address
 from wsgi_prom.hooks.task_metrics import TaskMetrics
 from wsgi_prom.hooks.worker import begin
 from wsgi_prom.server.listen_queues import ListeningSocket
@@ -118,7 +123,8 @@ web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 
 registered = Registered(None, [Registry("file", "/run/targets/shop.json")])
-exporter = lambda: [*Scrapes().families(), *certificate(time.time()), *registered.collect()]
+push = [Road(Statsd(Address("127.0.0.1", 8125)))]
+exporter = lambda: [*Scrapes().families(), *certificate(time.time()), *registered.collect(), *families(push)]
 
 pages = Pages(Path(sys.argv[1]), REGISTRY, target)
 pages.sources.watch(pages.path)

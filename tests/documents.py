@@ -29,6 +29,7 @@ SERVERS: Final = {
     "redis-server": r"(?i)ready to accept connections",
     "celery worker": r"\[queues\]",
     "wsgi-prom serve": r"metrics at",
+    "wsgi-prom push": r"are sent to",
     "wsgi-prom sd": r"has \d+ targets",
     "etcd": r"ready to serve client requests",
     "python consumer.py": r"metrics at",

@@ -70,6 +70,7 @@ RIGHT = {
     "targets_ports": {"9100-9199": (9100, 9199), "1-65535": (1, 65535), "9100-9100": (9100, 9100)},
     "sd_host": {"10.0.0.7": "10.0.0.7", "web-1.example.org": "web-1.example.org", "fe80::1": "fe80::1"},
     "sd_seconds": {"1": 1.0, "15": 15.0},
+    "push_seconds": {"1": 1.0, "10": 10.0},
     "sd": {
         "http": (Registry("http"),),
         "file:/run/targets/shop.json": (Registry("file", "/run/targets/shop.json"),),
@@ -110,6 +111,7 @@ WRONG = {
     "targets_ports": ["9100", "9199-9100", "0-10", "9100-65536", "a-b", "9100:9199"],
     "sd_host": ["web-1:9464", "http://web-1", "a b", "[::1]"],
     "sd_seconds": ["0", "3601", "soon"],
+    "push_seconds": ["0", "3601", "soon"],
     "sd": ["https", "file:targets.json", "file:/targets.yml", "file:/.json", "etcd://host/prefix", "etcd://host:2379", "etcd://host:2379/",
            "etcd://host:2379,/a", "etcd://host:0/a", "http,", "consul://host:8500", "http://host:9464/sd", "file:/a.json,other"],
 }  # fmt: skip

@@ -214,3 +214,11 @@ CERTIFICATE_EXPIRY: Final = (
     "wsgi_prom_certificate_expiry_timestamp_seconds",
     "When the certificate that the exporter serves expires, since the epoch. Absent without TLS.",
 )
+PUSH_READINGS: Final = (
+    "wsgi_prom_push_readings",
+    "Readings that `wsgi-prom push` has sent, or could not send; in what it sends, from 0 when it starts.",
+)
+PUSH_LOST: Final = (
+    "wsgi_prom_push_lost_samples",
+    "Samples that `wsgi-prom push` could not send, or whose receiver has refused them.",
+)

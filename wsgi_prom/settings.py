@@ -148,6 +148,11 @@ class Settings(DiscoverySettings):
         "Exporter", 0o600, setting_values.mode, "the mode of the socket, three octal digits such as 660",
         "the mode of the socket at `unix:/PATH`", shown="600", keyword=False,
     )  # fmt: skip
+    # As often as statsd sums up its counts.
+    push_seconds: float = _setting(
+        "Exporter", 10.0, setting_values.seconds, "a number of seconds, 1 to 3600",
+        "how often `wsgi-prom push` sends a reading, in seconds ([push.md](push.md))", shown="10", keyword=False,
+    )  # fmt: skip
     allow: tuple[Network, ...] = _setting(
         "Access", (), setting_values.networks, "a list of addresses and networks, such as 10.0.0.0/8,::1",
         "addresses and networks that may connect, such as `10.0.0.0/8,::1`", shown="everybody",

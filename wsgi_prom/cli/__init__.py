@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "check": "Check settings, directory and application without starting anything.",
     "run": "Run a program whose Python processes join those of a server: a command, a cron job, a worker of a queue.",
     "sd": "Follow the targets that are registered in etcd, and write them to a file for Prometheus' file_sd.",
+    "push": "Send the metrics of a shared directory every few seconds: to statsd, by remote write, to a Pushgateway, by OTLP.",
     "register": "Keep the targets of an exporter registered; the exporter starts this itself.",
     "reset": "Remove the metrics of ended processes from a directory that no process uses.",
 }

@@ -1,0 +1,99 @@
+"""What the tests of `wsgi-prom push` share: an application that records, the command, and readings made by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import live
+from processes import Child, share
+from prometheus_client import Counter, Gauge, Histogram
+
+from wsgi_prom.client.patch import install
+from wsgi_prom.push.reading import Child as Labelled
+from wsgi_prom.push.reading import Metric, Reading, Sample
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from wsgi_prom.push.reading import Labels
+
+
+@contextlib.contextmanager
+def application(shared: Path) -> Iterator[Callable[..., Any]]:
+    """Yield a function that records in a process of its own: so many orders of a kind, a balance, waits in seconds."""
+    made: list[Any] = []
+
+    def record(kind: str, orders: float = 0, balance: float = 0, waits: Sequence[float] = ()) -> None:
+        if not made:
+            share(shared)
+            install()
+            made.append(Counter("shop_orders", "Orders.", ["kind"], registry=None))
+            made.append(Gauge("shop_balance", "Balance.", registry=None, multiprocess_mode="livesum"))
+            made.append(Histogram("shop_wait_seconds", "Wait.", registry=None, buckets=(0.1, 0.5, 2.5)))
+        made[0].labels(kind).inc(orders)
+        made[1].set(balance)
+        for wait in waits:
+            made[2].observe(wait)
+
+    with Child(record) as child:
+        yield child.call
+
+
+def command(shared: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "wsgi_prom", "push", "--directory", str(shared), *options]
+
+
+def pushing(shared: Path, *options: str, before: Sequence[str] = (), **env: str) -> live.LiveServer:
+    """Return `wsgi-prom push` of *shared*, not yet started; *before* are words before the command."""
+    return live.LiveServer(
+        [*before, *command(shared, "--interval", "1", *options)], env=env, ready=(r"are sent to", 1)
+    )
+
+
+def once(shared: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Push one reading."""
+    environ = live.environment(env, runtime=live.ROOT)
+    return subprocess.run(
+        command(shared, "--once", *options),
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def metric(kind: str, name: str, *children: tuple[Labels, Sequence[Sample]], start: float = 0.0) -> Metric:
+    return Metric(
+        name, kind, "Help.", "", [Labelled(labels, start, tuple(found)) for labels, found in children]
+    )
+
+
+def histogram(
+    name: str, labels: Labels, counts: dict[str, float], total: float, start: float = 0.0
+) -> Metric:
+    """Return a histogram with one label set; *counts* are those of the buckets, by `le`."""
+    buckets = [Sample(f"{name}_bucket", (("le", le),), count) for le, count in counts.items()]
+    last = [*counts.values()][-1]
+    return metric(
+        "histogram",
+        name,
+        (labels, [*buckets, Sample(f"{name}_count", (), last), Sample(f"{name}_sum", (), total)]),
+        start=start,
+    )
+
+
+def counter(name: str, labels: Labels, value: float, start: float = 0.0) -> Metric:
+    return metric("counter", name, (labels, [Sample(f"{name}_total", (), value)]), start=start)
+
+
+def gauge(name: str, labels: Labels, value: float) -> Metric:
+    return metric("gauge", name, (labels, [Sample(name, (), value)]))
+
+
+def reading(*metrics: Metric, time: float = 1000.0) -> Reading:
+    return Reading(time, list(metrics))

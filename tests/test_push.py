@@ -1,0 +1,193 @@
+"""`wsgi-prom push`: its readings, its loop with receivers that fail or hang, its end, and what it says of wrong options."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import live
+import pushed
+import pytest
+from exporters import fill
+from prometheus_client import Counter, Histogram, Info
+from samples import parse_samples
+from servers import remove
+
+from wsgi_prom.cli import main
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.exporter.target import Target
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.push.pushing import push
+from wsgi_prom.push.reading import Reader
+from wsgi_prom.push.road import PushError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from wsgi_prom.push.reading import Reading
+
+
+class FakeReceiver:
+    """Keeps what it is sent, after it has called *before* with the number of the reading, from 1 on."""
+
+    def __init__(self, name: str, before: Callable[[int], object] = lambda _: None) -> None:
+        self.name = name
+        self.where = f"--{name}"
+        self.calls = 0
+        self.readings: list[Reading] = []
+        self._before = before
+
+    def send(self, reading: Reading, _ended: threading.Event) -> None:
+        self.calls += 1
+        self._before(self.calls)
+        self.readings.append(reading)
+
+
+def times(number: int, between: Callable[[], object] = lambda: None) -> Callable[[float], bool]:
+    """Return what ends a loop after *number* readings, and calls *between* after each."""
+    left = itertools.count(number, -1)
+
+    def wait(_: float) -> bool:
+        remaining = next(left)
+        if remaining < number:
+            between()
+        return remaining == 1
+
+    return wait
+
+
+def counted(reading: Reading, to: str) -> dict[str, float]:
+    """Return what *reading* says of the road *to*: by result, and the lost samples."""
+    return {
+        dict(labels).get("result", "lost"): value
+        for name, labels, value in reading.series
+        if name.startswith("wsgi_prom_push_") and dict(labels)["to"] == to
+    }
+
+
+def test_a_reading_is_what_a_page_shows(recording: Any, shared: Path) -> None:
+    """Each sample of a page of the directory is in a reading, with the same name, labels and value, and the time of its start."""
+
+    def run() -> tuple[dict[Any, float], dict[Any, float], list[float]]:
+        Counter("hits", "H", ["page"], registry=None).labels("/é\ud800").inc(3)
+        Histogram("wait_seconds", "W", registry=None, buckets=(0.1, 2.0)).observe(1)
+        Info("build", "B", registry=None).info({"a.b": "c"})
+        Counter("dotted.name", "D", registry=None).inc()
+        page = parse_samples(render(Collector(shared).collect()))
+        found = Reader(shared, Target()).read()
+        assert found is not None
+        series = {(name, frozenset(labels)): value for name, labels, value in found.series}
+        hits = [child.start for metric in found.metrics if metric.name == "hits" for child in metric.children]
+        return page, {key: value for key, value in series.items() if not key[0].startswith("wsgi")}, hits
+
+    page, series, (start,) = recording(run)
+    assert page == series
+    assert start > 1e9
+
+
+def test_a_receiver_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Readings go to the other road; of those for the road that hangs the newest is kept, and the others are counted as failed."""
+    fill(tmp_path / "shared", 1)
+    held, hangs = threading.Event(), threading.Event()
+    other = FakeReceiver("other")
+
+    def hang(number: int) -> None:
+        hangs.set()
+        assert held.wait(live.START_SECONDS)
+
+    hanging = FakeReceiver("hanging", hang)
+    done: list[int] = []
+
+    def between() -> None:
+        hangs.wait(live.START_SECONDS)
+        done.append(1)
+        live.eventually(lambda: len(other.readings), lambda found: found == len(done))
+        if len(done) == 4:
+            held.set()
+
+    push(Reader(tmp_path / "shared", Target()), [hanging, other], 1.0, times(5, between))
+    last = other.readings[-1]
+    assert 5 == len(other.readings)
+    assert {"sent": 0.0, "failed": 2.0}.items() <= counted(last, "hanging").items()
+    assert {"sent": 4.0, "failed": 0.0, "lost": 0.0} == counted(last, "other")
+    assert hanging.readings[-1] is last
+
+
+def test_a_failure_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A receiver that fails for a while is logged once, and once when it works again, with what was lost; a bug of ours ends nothing."""
+    fill(tmp_path / "shared", 1)
+
+    def fail(number: int) -> None:
+        if number in {2, 3}:
+            raise PushError(f"--failing is away for the {number}. time", lost=5)
+        if number == 4:
+            raise ZeroDivisionError
+
+    failing = FakeReceiver("failing", fail)
+    numbers = itertools.count(1)
+    caplog.set_level(logging.WARNING, "wsgi_prom")
+
+    def between() -> None:
+        expected = next(numbers)
+        live.eventually(lambda: failing.calls, lambda found: found == expected)
+
+    assert push(Reader(tmp_path / "shared", Target()), [failing], 1.0, times(6, between))
+    assert [
+        "--failing is away for the 2. time. It is tried again with each reading",
+        f"--failing works again; 3 readings were not sent, {10 + len(failing.readings[0])} samples",
+    ] == [record.getMessage() for record in caplog.records]
+
+
+def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a directory nothing is sent, which is logged once; the counts of the next one are its own."""
+    shared = tmp_path / "shared"
+    receiver = FakeReceiver("receiver")
+    steps = iter([lambda: None, lambda: fill(shared, 1), lambda: remove(shared), lambda: fill(shared, 2)])
+
+    def step() -> None:
+        next(steps)()
+
+    caplog.set_level(logging.WARNING, "wsgi_prom")
+    push(Reader(shared, Target()), [receiver], 1.0, times(5, step))
+    told = "there is no directory; nothing is sent until a server makes it and it can be read"
+    again = "the directory can be read again"
+    assert [told, again, told, again] == [record.getMessage() for record in caplog.records]
+    assert [1.0, 2.0] == [
+        sum(value for name, _, value in reading.series if name == "filled_total")
+        for reading in receiver.readings
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", "push has nowhere to send to. Give --statsd HOST:PORT."),
+        (
+            "--statsd nowhere",
+            "--statsd='nowhere' is not an address. Give HOST:PORT, [IPV6]:PORT or unix:/PATH.",
+        ),
+        ("--statsd localhost:1 --interval soon", "--interval='soon' is not a number of seconds, 1 to 3600."),
+        (
+            "--statsd localhost:1 --datagram-bytes 0",
+            "--datagram-bytes=0 is not a number of bytes. Give 1 to 65507.",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    options: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option that cannot be used is named with its value and what to give, before anything is sent."""
+    status = main(["push", "--directory", str(tmp_path), *options.split()])
+    assert (1, f"wsgi_prom: {expected}\n") == (status, capsys.readouterr().err)
+
+
+def test_a_receiver_that_is_not_there_is_told_by_once(tmp_path: Path) -> None:
+    """`--once` sends one reading, and ends with 1 and a line if it could not."""
+    fill(tmp_path / "shared", 1)
+    result = pushed.once(tmp_path / "shared", "--statsd", f"unix:{tmp_path}/none")
+    (problem,) = [line for line in result.stderr.splitlines() if "WARNING" in line]
+    assert f"--statsd='unix:{tmp_path}/none' gets nothing (No such file or directory)" in problem
+    assert 1 == result.returncode

@@ -1,0 +1,112 @@
+"""
+Send the metrics of a shared directory every few seconds, where nothing can scrape them. It runs beside the server.
+
+Under systemd, as a daemon of uWSGI's master or in a sidecar, it ends by SIGTERM, and sends once more before that.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.cli.arguments import add_directory, directory_of
+from wsgi_prom.cli.output import log_as_exporter
+from wsgi_prom.errors import SettingError
+from wsgi_prom.exporter.target import Target
+from wsgi_prom.push.pushing import push
+from wsgi_prom.push.reading import Reader
+from wsgi_prom.push.statsd import UDP_BYTES, UNIX_BYTES, Statsd
+from wsgi_prom.push.statsd_lines import TAGS
+from wsgi_prom.setting_values import address
+from wsgi_prom.settings import Settings
+
+if TYPE_CHECKING:
+    import argparse
+
+    from wsgi_prom.push.road import Receiver
+
+log = logging.getLogger("wsgi_prom")
+
+_ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+# Of an IP packet.
+_MOST_BYTES: Final = 65507
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_directory(parser)
+    parser.add_argument(
+        "--interval",
+        metavar="SECONDS",
+        help="how often a reading is sent (default: WSGI_PROM_PUSH_SECONDS, or 10)",
+    )
+    parser.add_argument(
+        "--once", action="store_true", help="send one reading, and end: with 1 if it could not be sent"
+    )
+    _add_statsd(parser)
+
+
+def _add_statsd(parser: argparse.ArgumentParser) -> None:
+    statsd = parser.add_argument_group("statsd")
+    statsd.add_argument(
+        "--statsd", metavar="ADDRESS", help="HOST:PORT, [IPV6]:PORT or unix:/PATH, of a datagram socket"
+    )
+    statsd.add_argument(
+        "--tags",
+        choices=TAGS,
+        default=TAGS[0],
+        help="how labels are written; none: their values become parts of the name (default: %(default)s)",
+    )
+    statsd.add_argument(
+        "--datagram-bytes",
+        type=int,
+        metavar="BYTES",
+        help=f"how long a datagram is at most (default: {UDP_BYTES}, of unix sockets {UNIX_BYTES})",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    path = directory_of(arguments)
+    try:
+        settings = Settings.read(push_seconds=arguments.interval)
+    except SettingError as error:
+        raise SettingError(str(error).replace("push_seconds=", "--interval=")) from None
+    receivers = _receivers(arguments)
+    if not receivers:
+        raise SettingError("push has nowhere to send to. Give --statsd HOST:PORT.")
+    log_as_exporter()
+    # Before there are threads, which then do not get them either.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    log.info("the metrics of %s are sent to %s", path, ", ".join(receiver.where for receiver in receivers))
+    reader = Reader(path, Target(settings.app or ""))
+    wait = (lambda _: True) if arguments.once else _ends_within
+    done = push(reader, receivers, settings.push_seconds, wait)
+    return int(arguments.once and not done)
+
+
+def _ends_within(seconds: float) -> bool:
+    """Wait for so many *seconds*. Return whether somebody ends this process meanwhile."""
+    return signal.sigtimedwait(_ENDS, seconds) is not None
+
+
+def _receivers(arguments: argparse.Namespace) -> list[Receiver]:
+    """Return where to send to. Raises SettingError."""
+    found: list[Receiver] = []
+    if arguments.statsd is not None:
+        found.append(_statsd(arguments))
+    return found
+
+
+def _statsd(arguments: argparse.Namespace) -> Statsd:
+    try:
+        where = address(arguments.statsd)
+    except ValueError:
+        where = None
+    if where is None or not (where.path or where.port):
+        raise SettingError(
+            f"--statsd={arguments.statsd!r} is not an address. Give HOST:PORT, [IPV6]:PORT or unix:/PATH."
+        )
+    most = arguments.datagram_bytes
+    if most is not None and not 1 <= most <= _MOST_BYTES:
+        raise SettingError(f"--datagram-bytes={most} is not a number of bytes. Give 1 to {_MOST_BYTES}.")
+    return Statsd(where, arguments.tags, most)
