@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 import etcds
@@ -41,6 +42,7 @@ def test_prometheus_finds_the_workers_in_three_ways(tmp_path: Path) -> None:
             with registered.prometheus(tmp_path, jobs) as prometheus:
 
                 def targets() -> list[list[dict[str, Any]]]:
+                    time.sleep(0.2)
                     return [prometheus.targets(job) for job in jobs]
 
                 def agree(found: list[list[dict[str, Any]]]) -> bool:

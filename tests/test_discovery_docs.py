@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 import documents
@@ -39,18 +40,18 @@ def test_there_is_no_block_that_no_test_runs() -> None:
 def test_the_blocks_of_the_page(reader: documents.Reader) -> None:
     """The commands run as they stand, one after the other, and print what the page shows as soon as it is so."""
     for block in BLOCKS:
-        for command, shown in documents.steps(block.text) if block.language == "console" else ():
+        for typed, shown in documents.steps(block.text) if block.language == "console" else ():
+            command = typed
             if command.startswith("pip install"):
                 continue
             if command.startswith(("cat", "curl")):
-                # A target is registered, and scraped, a moment after the start.
-                patient = f"{command} || true"
-                live.eventually(
-                    lambda command=patient: reader.type(command),
-                    lambda printed, shown=shown: documents.matches(
-                        f"{shown.rstrip()}\n", f"{printed.rstrip()}\n"
-                    ),
-                )
+                # A target is registered, and scraped, a moment after the start: until then there is no file.
+                command, deadline = f"{command} || true", time.monotonic() + live.START_SECONDS
+                printed = reader.type(command)
+                while not documents.matches(f"{shown.rstrip()}\n", f"{printed.rstrip()}\n"):
+                    assert time.monotonic() < deadline, printed
+                    time.sleep(0.5)
+                    printed = reader.type(command)
             else:
                 printed = reader.type(command)
                 assert documents.matches(shown, printed), printed
