@@ -50,7 +50,7 @@ class InfoRow(BoundRow):
         super().__init__((Schema(names, 1, (metric,)), values))
 
     def move(self, columns: Columns, first: int, *, keep: bool) -> None:
-        """Have a row, so that an Info which nobody has set is shown; see `BoundRow`."""
+        """Make a row, so that an Info which nobody has set is shown; see `BoundRow`."""
         if keep and len(self._columns) > 1:
             columns[first] = max(columns[first], self._columns[self._start + 1])
 

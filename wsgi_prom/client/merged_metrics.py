@@ -39,7 +39,7 @@ class MergedMetric(Metric):
 
 
 def install() -> None:
-    """Have registries do so. Call it once."""
+    """Make registries do so. Call it once."""
     _replace(registry.CollectorRegistry, lambda asked: asked, lambda _asked, _collector: [])
     _replace(registry.RestrictedRegistry, lambda asked: asked._registry, _restricted)
 

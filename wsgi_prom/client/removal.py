@@ -37,14 +37,14 @@ def install() -> None:
 
 
 def know(parent: Any) -> None:
-    """Have removals find *parent*, which has children or is to have some."""
+    """Register *parent*, which has children or is to have some, for removals to find."""
     identity = id(parent)
     if identity not in _parents and hasattr(parent, "_metrics"):
         _parents[identity] = weakref.ref(parent, lambda _: _parents.pop(identity, None))
 
 
 def forget_removed() -> None:
-    """Have all metrics forget the children whose rows were removed. Never raises."""
+    """Make all metrics forget the children whose rows were removed. Never raises."""
     try:
         _forget_removed()
     except Exception:

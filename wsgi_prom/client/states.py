@@ -45,7 +45,7 @@ class StateRow(BoundRow):
     __slots__ = ()
 
     def move(self, columns: Columns, first: int, *, keep: bool) -> None:
-        """Have a row, so that an Enum which nobody has set shows its first state; see `BoundRow`."""
+        """Make a row, so that an Enum which nobody has set shows its first state; see `BoundRow`."""
         if keep and len(self._columns) > 2 and self._columns[self._start + 2] > columns[first + 1]:
             for column in (0, 1):
                 columns[first + column] = self._columns[self._start + 1 + column]

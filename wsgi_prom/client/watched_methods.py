@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def watch(kind: type, name: str, look: Callable[..., None]) -> None:
-    """Have *look* called with all arguments, the object first, after each call of the method *name* of *kind* that raises nothing."""
+    """Call *look*, with all arguments, the object first, after each call of the method *name* of *kind* that raises nothing."""
     method = getattr(kind, name)
 
     @wraps(method)

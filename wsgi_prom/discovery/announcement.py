@@ -105,7 +105,7 @@ class Registered:
                 self._told = (self._told + os.read(registrar.stdout.fileno(), 4096))[-4096:]
 
     def end(self, *, replaced: bool) -> None:
-        """Have the registrar take the targets back, unless the exporter is *replaced* by another that registers them too. Never raises."""
+        """Tell the registrar to take the targets back, unless the exporter is *replaced* by another that registers them too. Never raises."""
         if self._registrar is None:
             return
         if not replaced and self._registrar.stdin is not None:

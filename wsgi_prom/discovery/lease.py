@@ -86,7 +86,7 @@ class _Keys:
         self._values: dict[str, str] = {}
 
     def put(self, targets: Sequence[Group]) -> None:
-        """Have *targets* there, and no others of this process."""
+        """Register *targets* there, and no others of this process."""
         wanted = {self._key(target): json.dumps(target) for target in targets}
         for key in self._values.keys() - wanted.keys():
             self._client.delete(key)

@@ -91,8 +91,8 @@ class MetricsApp:
             response = plain(403, "Clients of this address are not answered.\n")
         return response(environ, start_response)
 
-    def respond(self, request: Request, exporter: Callable[[], Iterable[Metric]] = tuple) -> Response:
-        """Return the page for *request*, whoever sent it, with the metrics that *exporter* returns when the page is made."""
+    def respond(self, request: Request, more_metrics: Callable[[], Iterable[Metric]] = tuple) -> Response:
+        """Return the page for *request*, whoever sent it, with the metrics that *more_metrics* returns when the page is made."""
         arrival = request.environ.get(ARRIVAL, time.monotonic())
         wrong_method = _wrong_method(request)
         if wrong_method is not None:
@@ -111,7 +111,7 @@ class MetricsApp:
                 escaping=chosen.escaping,
                 names=names,
                 deadline=_deadline(request, arrival),
-                exporter=exporter,
+                more_metrics=more_metrics,
             )
         except (DirectoryError, OSError) as error:
             return plain(503, f"{error}\n")

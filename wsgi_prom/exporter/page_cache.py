@@ -106,13 +106,13 @@ class Pages:
         escaping: str = UNDERSCORES,
         names: Collection[str] = (),
         deadline: float | None = None,
-        exporter: Callable[[], Iterable[Metric]] = tuple,
+        more_metrics: Callable[[], Iterable[Metric]] = tuple,
     ) -> Page:
         """
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.
 
         Sources that have not answered by *deadline*, a second from now by default, are left out. Two scrapes at a time can wait
-        for longer than that. *exporter* returns metrics of the process that serves the page, as of now. Raises DirectoryError if the directory
+        for longer than that. *more_metrics* returns metrics of the process that serves the page, as of now. Raises DirectoryError if the directory
         cannot be read at all.
         """
         # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
@@ -125,10 +125,10 @@ class Pages:
         with self._lock:
             if names:
                 # Not kept: there are too many filters.
-                return self._rendered(found, exporter, openmetrics, escaping, names)
+                return self._rendered(found, more_metrics, openmetrics, escaping, names)
             page, sources = self._cache.get((openmetrics, escaping), (None, []))
             if page is None or not all(map(operator.is_, sources, found)):
-                page = self._rendered(found, exporter, openmetrics, escaping)
+                page = self._rendered(found, more_metrics, openmetrics, escaping)
                 self._cache[openmetrics, escaping] = page, found
             return page
 
@@ -159,7 +159,7 @@ class Pages:
     def _rendered(
         self,
         found: list[list[Metric]],
-        exporter: Callable[[], Iterable[Metric]],
+        more_metrics: Callable[[], Iterable[Metric]],
         openmetrics: bool,
         escaping: str,
         names: Collection[str] = (),
@@ -177,7 +177,7 @@ class Pages:
                 *self._target.server_info(),
                 *self._workers,
                 *chain.from_iterable(found),
-                *exporter(),
+                *more_metrics(),
             )
         renderer = self._renderers.setdefault(escaping, Renderer(escaping))
         page = renderer.render(self._families, own, registry=registry, openmetrics=openmetrics, names=names)

@@ -36,7 +36,7 @@ _late: Final[deque[str]] = deque(maxlen=100)
 
 
 def _receiver(*sent: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Have Celery call a function at the signals *sent*. An error of ours is logged once, and reaches neither Celery nor a task."""
+    """Connect a function to Celery's signals *sent*. An error of ours is logged once, and reaches neither Celery nor a task."""
 
     def connect(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)

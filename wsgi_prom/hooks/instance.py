@@ -106,7 +106,7 @@ class Instance:
     def reload(
         self, *, target: Target, owner: Owner | None = None, log_file: IO[bytes] | int | None = None
     ) -> None:
-        """Have the exporter serve with the settings of now, or end if they are wrong. For a reload without a start."""
+        """Restart the exporter with the settings of now, or end it if they are wrong. For a reload without a start."""
         if self._launch is None:
             return
         try:

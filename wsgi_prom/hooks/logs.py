@@ -35,6 +35,6 @@ _handler.setFormatter(
 
 
 def install(server: logging.Logger | None = None) -> None:
-    """Have the lines written to *server*, a server's own logger, or to stderr. The last call counts."""
+    """Write the lines to *server*, a server's own logger, or to stderr. The last call counts."""
     _handler.server = server
     _log.addHandler(_handler)  # once, whoever calls again

@@ -1,7 +1,7 @@
 """
 The collector: everything in a directory merged into one page's families.
 
-1. Each scrape adds up and makes all values anew. What is kept from scrape to scrape are the keys that were read, and each
+1. Each collection adds up and makes all values anew. What is kept from one to the next are the keys that were read, and each
    source's last reading.
 2. A counter never goes back. A slot that is gone or can no longer be read counts with its last reading for as long as the
    collector lives; its gauges do not, since they tell the present.
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """Figures of the last scrape, in seconds and bytes. *unreadable* are files that were left out."""
+    """Figures of the last collection, in seconds and bytes. *unreadable* are files that were left out."""
 
     readable: bool = True
     duration: float = 0.0
@@ -70,7 +70,7 @@ class Collector:
 
     def collect(self, *, without: Collection[str] = ()) -> Families:
         """
-        Scrape. Each call returns the same families, or new ones if a series is gone, and changes their values.
+        Collect. Each call returns the same families, or new ones if a series is gone, and changes their values.
 
         *without* are names of custom collectors whose figures are left out.
         Raises DirectoryError if the directory has never been read; a single file that cannot be read is left out.
@@ -82,7 +82,7 @@ class Collector:
         try:
             self._merge(readings)
         except BaseException:
-            # Out of memory, perhaps: the next scrape finds nothing half done, nor what filled the memory.
+            # Out of memory, perhaps: the next collection finds nothing half done, nor what filled the memory.
             self._begin()
             raise
         slots = [reading for reading in readings if reading.nonce is not None]

@@ -140,7 +140,7 @@ class MeasuredRequest:
         return self.own_extras
 
     def measure_more(self) -> None:
-        """Have the body counted as it is read, and note the time that the request was in the proxy's queue."""
+        """Count the body as it is read, and keep the time that the request was in the proxy's queue."""
         extras = self.more_extras()
         if self.recorder.counts_received:
             extras.received = self._input()

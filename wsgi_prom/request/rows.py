@@ -215,10 +215,10 @@ class Rows:
         return (schemas.registered(method), route, *more, *self._static, *added)
 
     def _remember(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
-        """Have `record` find the row of such requests. The caller holds the lock."""
+        """Let `record` find the row of such requests. The caller holds the lock."""
         rows = self.requests.setdefault(method, {}).setdefault(labels, {})
         # A client may not add statuses, and an application that does is bounded here.
-        if status in rows or self._remembered < 4 * self._limit:
+        if status in rows or self._remembered < 4 * self._limit:  # four statuses for each label set
             self._remembered += status not in rows
             rows[status] = columns
 

@@ -70,7 +70,7 @@ class Bindings:
             raise failed
 
     def let_go(self) -> None:
-        """Have all bindings let go of what was removed."""
+        """Tell all bindings to let go of what was removed."""
         for reference in list(self._references):
             binding: object = reference()
             if isinstance(binding, RemovableBinding):

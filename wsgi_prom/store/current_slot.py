@@ -204,7 +204,7 @@ class CurrentSlot:
         self.renew()
 
     def look_for_incomplete(self) -> None:
-        """Have the next record try to put into the files what is in memory, but not more than once a second."""
+        """Let the next record try to put into the files what is in memory, but not more than once a second."""
         if self.fork_guard[0] and isinstance(self.slot, SharedSlot) and self.slot.incomplete:
             self.fork_guard[0] = 0
 

@@ -149,7 +149,7 @@ def read_file(name: str, folder: int, most: int) -> bytes:
 
 
 def replace_file(name: str, folder: int, data: bytes) -> None:
-    """Have *data*, and no more, in the file *name* of the directory *folder*, in one step. Raises OSError, and leaves the former one then."""
+    """Replace the file *name* of the directory *folder* by one with *data*, in one step. Raises OSError, and leaves the former one then."""
     new = f"{name}.new"
     try:
         with os.fdopen(open_file(new, folder, os.O_WRONLY), "wb") as file:

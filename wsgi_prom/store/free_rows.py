@@ -50,14 +50,14 @@ class FreeRows:
         self._starts: dict[int, dict[int, list[int]]] = {}
 
     def fill(self, places: Iterable[tuple[int, Place]]) -> None:
-        """Have *places*, each with its row's stride, and no others."""
+        """Keep *places*, each with its row's stride, and no others."""
         self._places, self._starts = {}, {}
         for stride, place in places:
             self._places[place.start] = stride, place
             self._starts.setdefault(stride, {}).setdefault(place.length, []).append(place.start)
 
     def forget(self, start: int) -> None:
-        """Have no place at the column *start*, whose row is in use."""
+        """Forget the place at the column *start*, whose row is in use."""
         self._places.pop(start, None)
 
     def take(self, stride: int, length: int) -> Place | None:

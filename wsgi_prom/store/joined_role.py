@@ -44,7 +44,7 @@ current: JoinedRole | None = None
 
 
 def leave() -> None:
-    """Have no role any more: `wsgi-prom run` has started a server, whose hook says what its processes are."""
+    """Give up the role: `wsgi-prom run` has started a server, whose hook says what its processes are."""
     global current
     if current is not None:
         current.leave()

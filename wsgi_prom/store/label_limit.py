@@ -1,5 +1,5 @@
 """
-Which label sets a metric may have: one decision for all processes of a directory, without a lock.
+Which label sets a metric may have: one decision for all processes of a directory, without a lock between them.
 
 A process that meets a new label set appends a line to a shared file and reads on to its end. O_APPEND puts the lines
 into one order, which is the same for all processes: the first lines of a metric, up to its limit, are allowed.
@@ -34,7 +34,7 @@ _LARGEST: Final = 64 * 1024 * 1024
 
 class LabelSets:
     """
-    The label sets that metrics have met, in this process and, if *path* is given, in all others that share it.
+    The label sets that metrics are allowed, in this process and, if *path* is given, in all others that share it.
 
     Where the file cannot be used, or as long as it cannot be written, a process decides for itself: the limit holds
     for it alone then. Make one after the fork. Thread safe.

@@ -149,7 +149,7 @@ class LockFile:
         return int.from_bytes(os.pread(self._file.number(), 8, 8 * place), "little")
 
     def set_number(self, place: int, number: int) -> None:
-        """Have `number` return *number*, in every process. Raises OSError on a full disk."""
+        """Set what `number` returns, in every process. Raises OSError on a full disk."""
         os.pwrite(self._file.number(), number.to_bytes(8, "little"), 8 * place)
 
     def keep_at_exec(self) -> None:

@@ -84,7 +84,7 @@ class Watch:
         self.word = word
 
     def alert(self) -> None:
-        """Have the process look for removed rows, whatever the word says."""
+        """Make the process look for removed rows, whatever the word says."""
         self.seen = _ALERTED
 
 

@@ -92,7 +92,7 @@ class SlotRows:
         return file_format.row_line(number, labelvalues)
 
     def append(self, schema: Schema, labelvalues: tuple[str, ...]) -> int:
-        """Have a row at the end, and return its first column."""
+        """Add a row at the end, and return its first column."""
         if schema not in self._schemas:
             self._schemas[schema] = len(self._strides)
             self._strides.append(schema.stride)
@@ -100,7 +100,7 @@ class SlotRows:
         return self.put(schema, labelvalues, start)
 
     def put(self, schema: Schema, labelvalues: tuple[str, ...], start: int) -> int:
-        """Have a row at the column *start*, and return its first column."""
+        """Add a row at the column *start*, and return its first column."""
         self._made += 1
         first = self._rows[self._schemas[schema], labelvalues] = start + 1
         return first
@@ -125,11 +125,11 @@ class SlotRows:
         self._free.forget(first - 1)
 
     def forget(self, schema: Schema, labelvalues: tuple[str, ...]) -> None:
-        """Have no row of these label values; its place stays until `sweep` finds it."""
+        """Forget the row of these label values; `sweep` finds its columns later."""
         self._rows.pop((self._schemas[schema], labelvalues), None)
 
     def hurry(self) -> None:
-        """Have `need_sweep` say so as soon as a row was removed."""
+        """Let `need_sweep` be true as soon as a row was removed."""
         self._enough = 0
 
     def need_sweep(self, removed: int) -> bool:

@@ -175,7 +175,7 @@ class SharedSlot:
                 self._appending = False
 
     def write_text(self, column: int, text: Text) -> bool:
-        """Have *text* for *column*, an index of a row's columns, in the files. Returns False if they have no room for it."""
+        """Write *text* for *column*, an index of a row's columns, into the files. Returns False if they have no room for it."""
         if self.error is None and not self._appending:
             self._appending = True
             try:
@@ -199,7 +199,7 @@ class SharedSlot:
         return self._files.removed
 
     def retry(self) -> None:
-        """Have `row` and `write_text` try again to put into the files what had no space there."""
+        """Let `row` and `write_text` try again to put into the files what had no space there."""
         self.incomplete, self.error = False, None
         self._rows.hurry()
 

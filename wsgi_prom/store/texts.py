@@ -43,7 +43,7 @@ class Texts:
         self._said = False
 
     def put(self, row: Row, column: int, text: Text) -> None:
-        """Have *text* for *column* of *row*, in the place of the former one."""
+        """Store *text* for *column* of *row*, in the place of the former one."""
         current = self._current
         if not current.fork_guard[0]:
             current.renew()
