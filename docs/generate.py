@@ -131,7 +131,7 @@ pages.sources.watch(pages.path)
 # The figures that are not read at each scrape come a while after the first.
 deadline, content = time.monotonic() + 30, b""
 while metrics.PROCESS_PROPORTIONAL[0].encode() + b"{" not in content and time.monotonic() < deadline:
-    content = pages.page(time.monotonic(), exporter=exporter).content
+    content = pages.page(time.monotonic(), more_metrics=exporter).content
     time.sleep(0.1)
 sys.stdout.buffer.write(content)
 """

@@ -116,7 +116,7 @@ def test_a_page_is_rendered_and_compressed_once(monkeypatch: pytest.MonkeyPatch)
     for _ in range(100):
         registry.let.release()
     collector = Counting(None)
-    monkeypatch.setattr(page_cache, "Collector", lambda _: collector)
+    monkeypatch.setattr(page_cache, "Collector", lambda *_: collector)
     pages = Pages(None, registry)
     arrival = time.monotonic()
     for openmetrics in (False, True):
