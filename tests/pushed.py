@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import live
+import waitress
 from processes import Child, share
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -65,6 +67,51 @@ def once(shared: Path, *options: str, **env: str) -> subprocess.CompletedProcess
         timeout=60,
         check=False,
     )
+
+
+class Answer(NamedTuple):
+    """What a receiver answers: a status, headers, a body."""
+
+    status: str = "200 OK"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+class Http:
+    """A receiver over HTTP: it keeps the requests, and gives each of *answers* once, in their order, and 200 then."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[dict[str, Any], bytes]] = []
+        self.answers: list[Answer] = []
+        self.url = ""
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        answer = self.answers.pop(0) if self.answers else Answer()
+        start_response(answer.status, list(answer.headers))
+        self.requests.append((environ, body))
+        return [answer.body]
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [body for _, body in self.requests]
+
+
+@contextlib.contextmanager
+def http() -> Iterator[Http]:
+    """Serve an `Http` from a thread."""
+    app = Http()
+    server = waitress.create_server(app, host="127.0.0.1", port=0)
+    app.url = f"http://127.0.0.1:{server.effective_port}/"
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield app
+    finally:
+        # In its own thread, whose loop ends once it has no sockets.
+        server.trigger.pull_trigger(lambda: (server.close(), server._map.clear()))
+        thread.join(live.STOP_SECONDS)
+        server.task_dispatcher.shutdown()
 
 
 def metric(kind: str, name: str, *children: tuple[Labels, Sequence[Sample]], start: float = 0.0) -> Metric:

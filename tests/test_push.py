@@ -164,7 +164,7 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", "push has nowhere to send to. Give --statsd HOST:PORT."),
+        ("", "push has nowhere to send to. Give --statsd HOST:PORT or --remote-write URL."),
         (
             "--statsd nowhere",
             "--statsd='nowhere' is not an address. Give HOST:PORT, [IPV6]:PORT or unix:/PATH.",

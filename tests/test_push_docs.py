@@ -33,8 +33,8 @@ def reader(tmp_path: Path) -> Iterator[documents.Reader]:
 
 
 def test_there_is_no_block_that_no_test_runs() -> None:
-    """The page has commands, and the application."""
-    assert ["myapp.py"] == [block.file for block in BLOCKS if block.language != "console"]
+    """The page has commands, the application, and a configuration of Prometheus."""
+    assert ["myapp.py", "prometheus.yml"] == [block.file for block in BLOCKS if block.language != "console"]
 
 
 def test_the_blocks_of_the_page(reader: documents.Reader) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.cli.arguments import add_directory, directory_of
 from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.target import Target
+from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.pushing import push
 from wsgi_prom.push.reading import Reader
+from wsgi_prom.push.remote_write import RemoteWrite
 from wsgi_prom.push.statsd import UDP_BYTES, UNIX_BYTES, Statsd
 from wsgi_prom.push.statsd_lines import TAGS
 from wsgi_prom.setting_values import address
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+# What a scrape's job is called is written in prometheus.yml, and is anything.
+_JOB: Final = "wsgi"
 # Of an IP packet.
 _MOST_BYTES: Final = 65507
 
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--once", action="store_true", help="send one reading, and end: with 1 if it could not be sent"
     )
     _add_statsd(parser)
+    _add_http(parser)
 
 
 def _add_statsd(parser: argparse.ArgumentParser) -> None:
@@ -65,15 +71,42 @@ def _add_statsd(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_http(parser: argparse.ArgumentParser) -> None:
+    http = parser.add_argument_group("over HTTP")
+    http.add_argument(
+        "--remote-write",
+        metavar="URL",
+        help="a receiver of Prometheus remote write, such as http://HOST:9090/api/v1/write",
+    )
+    http.add_argument(
+        "--job", default=_JOB, metavar="NAME", help="the label job of what is sent (default: %(default)s)"
+    )
+    http.add_argument(
+        "--instance",
+        default=socket.gethostname(),
+        metavar="NAME",
+        help="the label instance (default: the machine's name)",
+    )
+    http.add_argument("--user", default="", metavar="NAME", help="log in as this user")
+    http.add_argument("--password-file", default="", metavar="FILE", help="a file with the user's password")
+    http.add_argument("--token-file", default="", metavar="FILE", help="a file with a bearer token")
+    http.add_argument(
+        "--ca-file",
+        default="",
+        metavar="FILE",
+        help="the certificates that the receiver's is verified by (default: the system's)",
+    )
+
+
 def run(arguments: argparse.Namespace) -> int:
     path = directory_of(arguments)
     try:
         settings = Settings.read(push_seconds=arguments.interval)
     except SettingError as error:
         raise SettingError(str(error).replace("push_seconds=", "--interval=")) from None
-    receivers = _receivers(arguments)
+    receivers = _receivers(arguments, settings.push_seconds)
     if not receivers:
-        raise SettingError("push has nowhere to send to. Give --statsd HOST:PORT.")
+        raise SettingError("push has nowhere to send to. Give --statsd HOST:PORT or --remote-write URL.")
     log_as_exporter()
     # Before there are threads, which then do not get them either.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
@@ -89,11 +122,19 @@ def _ends_within(seconds: float) -> bool:
     return signal.sigtimedwait(_ENDS, seconds) is not None
 
 
-def _receivers(arguments: argparse.Namespace) -> list[Receiver]:
+def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
     """Return where to send to. Raises SettingError."""
     found: list[Receiver] = []
     if arguments.statsd is not None:
         found.append(_statsd(arguments))
+    for option in ("job", "instance"):
+        if not getattr(arguments, option):
+            raise SettingError(f"--{option}='' is empty. Give a name.")
+    login = Login(arguments.user, arguments.password_file, arguments.token_file, arguments.ca_file)
+    login.check()
+    labels = {"job": arguments.job, "instance": arguments.instance}
+    if arguments.remote_write is not None:
+        found.append(RemoteWrite(arguments.remote_write, login, labels, seconds))
     return found
 
 

@@ -1,0 +1,284 @@
+"""Remote write: a real Prometheus has a scrape's figures, also after an outage; what is asked, answered and told."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import cramjam
+import etcds
+import live
+import pushed
+import pytest
+from queries import Prometheus
+from samples import parse_samples
+
+from wsgi_prom.cli import main
+from wsgi_prom.errors import SettingError
+from wsgi_prom.exporter.exposition import render
+from wsgi_prom.merge.collector import Collector
+from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.remote_write import RemoteWrite
+from wsgi_prom.push.road import PushError
+from wsgi_prom.push.write_request import write_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OWN = {"job": "shop", "instance": "web-1"}
+NOBODY = Login()
+
+
+@pytest.fixture
+def receiver() -> Iterator[pushed.Http]:
+    with pushed.http() as found:
+        yield found
+
+
+def road(url: str, login: Login = NOBODY, seconds: float = 10.0) -> RemoteWrite:
+    return RemoteWrite(url, login, OWN, seconds)
+
+
+def send(road: RemoteWrite, *metrics: Any, time: float = 1000.0) -> None:
+    road.send(pushed.reading(*metrics, time=time), threading.Event())
+
+
+def decoded(body: bytes) -> Any:
+    request = write_request()()
+    request.ParseFromString(bytes(cramjam.snappy.decompress_raw(body)))
+    return request
+
+
+def written(body: bytes) -> list[tuple[list[tuple[str, str]], list[tuple[float, int]]]]:
+    """Return the labels of each series of *body*, and its samples."""
+    return [
+        (
+            [(label.name, label.value) for label in series.labels],
+            [(sample.value, sample.timestamp) for sample in series.samples],
+        )
+        for series in decoded(body).timeseries
+    ]
+
+
+def test_a_real_prometheus(shared: Path, tmp_path: Path) -> None:
+    """
+    Prometheus has for each series of the application the figure that a page of the directory shows, and no other series. While it is
+    away nothing is kept but counted, and logged once; back, it has the figures of then. A gauge whose process ended is gone at once.
+    """
+    (tmp_path / "prometheus.yml").write_text("{}")
+    with live.hold_port() as held, pushed.application(shared) as record:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={address}",
+                   f"--storage.tsdb.path={tmp_path}/data", "--web.enable-remote-write-receiver"]  # fmt: skip
+
+        def prometheus() -> live.LiveServer:
+            return live.LiveServer(
+                command, ready=(r"ready to receive web requests", 1), url=f"http://{address}", stop_signal=9
+            )
+
+        def shown(server: live.LiveServer) -> dict[Any, float]:
+            found = Prometheus(server).query('{__name__=~"shop_.*",job="shop",instance="web-1"}')
+            return {
+                (
+                    item["metric"].pop("__name__"),
+                    frozenset(item["metric"].items() - OWN.items()),
+                ): item["value"]
+                for item in found
+            }
+
+        def page() -> dict[Any, float]:
+            found = parse_samples(render(Collector(shared).collect()))
+            return {key: value for key, value in found.items() if key[0].startswith("shop_")}
+
+        record("book", 3, -4.5, [0.2, 9.0])
+        options = ["--remote-write", f"http://{address}/api/v1/write", "--job", "shop", "--instance", "web-1"]
+        with prometheus() as server, pushed.pushing(shared, *options) as push:
+            figures = [(page(), live.eventually(lambda: shown(server), lambda found: found == page()))]
+            server.stop()
+            push.wait_for_log(r"does not answer")
+            record("game", 1, 7)
+            record("book", 0.5, 7)
+            with prometheus() as again:
+                push.wait_for_log(r"works again; \d+ readings were not sent")
+                figures.append((page(), live.eventually(lambda: shown(again), lambda found: found == page())))
+                record.__self__.stop()
+                live.eventually(lambda: shown(again), lambda found: found == page())
+                gone = ("shop_balance", frozenset()) not in shown(again)
+                lost = Prometheus(again).query('wsgi_prom_push_lost_samples_total{to="remote_write"}')
+                push.kill(15)
+                assert 0 == push.wait()
+                log = push.log()
+    assert all(pages == stored for pages, stored in figures)
+    assert [8, 9] == [len(pages) for pages, _ in figures]
+    assert gone
+    assert lost[0]["value"] > 0
+    assert 1 == log.count("does not answer")
+
+
+def test_what_is_asked(receiver: pushed.Http) -> None:
+    """
+    The headers are the specification's. Labels are sorted, empty ones are absent, `job` and `instance` are added, and a metric's own
+    are renamed. Times are milliseconds. Metadata are sent once. A series that is gone is marked as stale, once.
+    """
+    remote = road(receiver.url)
+    hits = pushed.counter("hits", (("a", ""), ("job", "own"), ("z", "1")), 2)
+    wait = pushed.histogram("wait", (), {"1.0": 1, "+Inf": 2}, 3.5)
+    send(remote, hits, wait, time=1.0004)
+    send(remote, hits, time=2.0)
+    send(remote, hits, time=3.0)
+    environ = receiver.requests[0][0]
+    names = ("CONTENT_TYPE", "HTTP_CONTENT_ENCODING", "HTTP_X_PROMETHEUS_REMOTE_WRITE_VERSION")
+    assert ["application/x-protobuf", "snappy", "0.1.0"] == [environ[name] for name in names]
+    assert environ["HTTP_USER_AGENT"].startswith("wsgi_prom/")
+    metadata, first, described, second, third = receiver.bodies
+    assert [("hits_total", 1, "Help."), ("wait", 3, "Help.")] == [
+        (item.metric_family_name, item.type, item.help) for item in decoded(metadata).metadata
+    ]
+    assert 1 == len(decoded(described).metadata)
+    own = [("instance", "web-1"), ("job", "shop")]
+    hits_labels = [("__name__", "hits_total"), ("exported_job", "own"), *own, ("z", "1")]
+    buckets = [
+        ([("__name__", "wait_bucket"), *own, ("le", le)], [(count, 1000)])
+        for le, count in (("1.0", 1.0), ("+Inf", 2.0))
+    ]
+    others = [
+        ([("__name__", f"wait_{name}"), *own], [(value, 1000)])
+        for name, value in (("count", 2.0), ("sum", 3.5))
+    ]
+    assert [(hits_labels, [(2.0, 1000)]), *buckets, *others] == written(first)
+    stale = {tuple(labels): samples for labels, samples in written(second) if labels != hits_labels}
+    assert {tuple(labels) for labels, _ in [*buckets, *others]} == set(stale)
+    assert {(struct.pack("<Q", 0x7FF0000000000002), 2000)} == {
+        (struct.pack("<d", value), time) for ((value, time),) in stale.values()
+    }
+    assert [(hits_labels, [(2.0, 3000)])] == written(third)
+
+
+def test_answers(receiver: pushed.Http) -> None:
+    """429, with its pause, and 5xx are tried again with the same samples; another 4xx loses its batch alone. Batches are bounded."""
+    remote = road(receiver.url)
+    many = pushed.metric(
+        "gauge", "many", *(((("n", str(n)),), [pushed.Sample("many", (), n)]) for n in range(4500))
+    )
+    taken = pushed.Answer()
+    later = pushed.Answer("429 Too Many Requests", (("Retry-After", "1"),))
+    receiver.answers += [taken, later, pushed.Answer("503 Service Unavailable"), taken]
+    receiver.answers += [pushed.Answer("400 Bad Request", body=b"out of order\n"), taken]
+    with pytest.raises(PushError) as raised:
+        send(remote, many)
+    sizes = [len(written(body)) for body in receiver.bodies]
+    assert [0, 2000, 2000, 2000, 2000, 500] == sizes
+    assert receiver.bodies[1] == receiver.bodies[2] == receiver.bodies[3]
+    assert (2000, True) == (raised.value.lost, raised.value.lasting)
+    assert f"--remote-write='{receiver.url}' answers 400 (out of order). It should be a receiver" in str(
+        raised.value
+    )
+
+
+def test_a_pause_that_is_longer_than_an_interval(receiver: pushed.Http) -> None:
+    """A receiver that wants a long pause is not asked again before, and nobody waits for it; once this process ends, nothing is tried again."""
+    remote = road(receiver.url, seconds=0.1)
+    receiver.answers += [pushed.Answer("503 Busy", (("Retry-After", "300"),))]
+    for _ in range(2):
+        with pytest.raises(PushError, match=r"answers 503|wants no request for"):
+            send(remote, pushed.gauge("a", (), 1))
+    other = road(receiver.url)
+    ended = threading.Event()
+    ended.set()
+    receiver.answers += [pushed.Answer("503 Busy")]
+    with pytest.raises(PushError, match="answers 503"):
+        other.send(pushed.reading(pushed.gauge("a", (), 1)), ended)
+    assert 2 == len(receiver.requests)
+
+
+def test_logins(receiver: pushed.Http, tmp_path: Path) -> None:
+    """A password or a token is read from its file, again when it changes; a refusal names the options, and no secret."""
+    secret = tmp_path / "secret"
+    secret.write_text("pass word\n")
+    secret.chmod(0o600)
+    remote = road(receiver.url, Login("anne", password_file=str(secret)))
+    send(remote, pushed.gauge("a", (), 1))
+    secret.write_text("another")
+    send(remote, pushed.gauge("a", (), 1))
+    secret.write_text("token-1")
+    receiver.answers += [pushed.Answer("401 Unauthorized")] * 2
+    with pytest.raises(PushError, match="It refuses the login: correct --user and --password-file") as raised:
+        send(road(receiver.url, Login(token_file=str(secret))), pushed.gauge("a", (), 1))
+    found = [environ["HTTP_AUTHORIZATION"] for environ, _ in receiver.requests]
+    assert ["Basic YW5uZTpwYXNzIHdvcmQ=", "Basic YW5uZTphbm90aGVy", "Bearer token-1"] == list(
+        dict.fromkeys(found)
+    )
+    assert "token-1" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            "--remote-write nowhere",
+            "--remote-write='nowhere' is not a URL. Give one such as https://HOST:PORT/PATH.",
+        ),
+        (
+            "--remote-write http://anne:secret@host/",
+            "--remote-write has a user in its URL. Give it by --user, and the password by --password-file.",
+        ),
+        ("--remote-write http://h/ --user anne", "--user is given without --password-file. Give both."),
+        ("--remote-write http://h/ --job=", "--job='' is empty. Give a name."),
+        (
+            "--remote-write http://h/ --ca-file /none",
+            "--ca-file='/none' cannot be used ([Errno 2] No such file or directory). Give a file with certificates in PEM.",
+        ),
+    ],
+)
+def test_options_that_cannot_be_used(
+    options: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is wrong is told in one line before anything is sent, with no password in it."""
+    status = main(["push", "--directory", str(tmp_path), *options.split()])
+    assert (1, f"wsgi_prom: {expected}\n") == (status, capsys.readouterr().err)
+
+
+def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a package of the extra the line says how to install it."""
+    monkeypatch.setitem(sys.modules, "cramjam", None)
+    with pytest.raises(
+        SettingError, match=r"which is not installed. Run pip install 'wsgi-prom\[remote-write\]'"
+    ):
+        road("http://127.0.0.1:1/")
+
+
+def test_certificates(tmp_path: Path) -> None:
+    """A certificate that does not verify, and a port without TLS, are told with the remedy; with the authority's, it verifies."""
+    found = etcds.certificates(tmp_path)
+    (tmp_path / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {found['cert']}, key_file: {found['key']}}}\n"
+    )
+    (tmp_path / "prometheus.yml").write_text("{}")
+    with live.hold_port() as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={address}",
+                   f"--storage.tsdb.path={tmp_path}/data", "--web.enable-remote-write-receiver",
+                   f"--web.config.file={tmp_path}/web.yml"]  # fmt: skip
+        with live.LiveServer(command, ready=(r"ready to receive web requests", 1), stop_signal=9):
+            told = []
+            for url, login in (
+                (f"https://{address}/api/v1/write", NOBODY),
+                (f"http://{address}/api/v1/write", NOBODY),
+                (f"https://{address}/api/v2/write", Login(ca_file=str(found["ca"]))),
+            ):
+                with pytest.raises(PushError) as raised:
+                    send(road(url, login), pushed.gauge("a", (), 1))
+                told.append(str(raised.value))
+            send(
+                road(f"https://{address}/api/v1/write", Login(ca_file=str(found["ca"]))),
+                pushed.gauge("a", (), 1),
+                time=time.time(),
+            )
+    assert "the certificate does not verify (" in told[0]
+    assert "Set --ca-file to" in told[0]
+    assert "answers 400 (Client sent an HTTP request to an HTTPS server.)" in told[1]
+    assert "answers 404 (404 page not found). It should be a receiver of remote write" in told[2]

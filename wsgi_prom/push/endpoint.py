@@ -1,0 +1,215 @@
+"""
+A receiver over HTTP, by urllib3: who this is to it, and what its answers mean.
+
+1. A request has a time limit, is not redirected, and goes through no proxy.
+2. No message holds a password or a token. Files with them are read again when they change.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from base64 import b64encode
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from wsgi_prom import version
+from wsgi_prom.errors import SettingError
+from wsgi_prom.exporter.watched import Watched
+from wsgi_prom.push.road import PushError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from wsgi_prom.exporter.watched import Files
+
+# A receiver that lives answers in well under a second.
+REQUEST_SECONDS: Final = 5.0
+# The longest pause that a receiver can ask for: a wrong date would silence this process.
+_LONGEST_PAUSE: Final = 600.0
+_TRY_LATER: Final = frozenset({429, 500, 502, 503, 504})
+_SHOWN_CHARACTERS: Final = 200
+
+
+def require(option: str, extra: str, *modules: str) -> None:
+    """Raise SettingError if one of *modules*, which *extra* installs and *option* needs, is missing."""
+    try:
+        for module in modules:
+            import_module(module)
+    except ImportError as error:
+        raise SettingError(
+            f"{option} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[{extra}]'"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who this is to a receiver: a *user* with a password in a file, or the bearer of a token in one. *ca_file*: what it is verified by."""
+
+    user: str = ""
+    password_file: str = ""
+    token_file: str = ""
+    ca_file: str = ""
+
+    def check(self) -> None:
+        """Raise SettingError if one option lacks another."""
+        if bool(self.user) != bool(self.password_file):
+            missing = "--password-file" if self.user else "--user"
+            raise SettingError(
+                f"{'--user' if self.user else '--password-file'} is given without {missing}. Give both."
+            )
+        if self.user and self.token_file:
+            raise SettingError("--user and --token-file are both given. Give one of them.")
+
+    def headers(self, files: Files) -> dict[str, str]:
+        """Return the header that *files* make. Raises SettingError."""
+        if self.user:
+            password = _secret(files, "--password-file", self.password_file)
+            return {"Authorization": f"Basic {b64encode(self.user.encode() + b':' + password).decode()}"}
+        if self.token_file:
+            token = _secret(files, "--token-file", self.token_file)
+            if not re.fullmatch(rb"[\x21-\x7e]+", token):
+                raise SettingError(
+                    f"--token-file={self.token_file!r} holds no token. Give a file with one in a line."
+                )
+            return {"Authorization": f"Bearer {token.decode()}"}
+        return {}
+
+
+def _secret(files: Files, option: str, path: str) -> bytes:
+    return files.read(option, path, private=True).rstrip(b"\r\n")
+
+
+class Endpoint:
+    """
+    What *option* names by *url*. *expects*: what should answer there, for messages. For one thread.
+
+    Raises SettingError for a URL or a file that cannot be used. Call `require` for urllib3 before.
+    """
+
+    def __init__(self, option: str, url: str, login: Login, expects: str) -> None:
+        self.where = f"{option}={url!r}"
+        self._url = url
+        self._expects = expects
+        self._login = Watched(login.headers)
+        self._not_before = 0.0
+        _check(option, url)
+        self._pool = _pool(login.ca_file)
+
+    def ask(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        method: str = "POST",
+        url: str = "",
+        later: Collection[int] = _TRY_LATER,
+    ) -> bytes:
+        """
+        Send *body*, and return the content of an answer that says it was taken. Raises PushError.
+
+        It is not lasting for a receiver that is away, or answers with a status of *later*.
+        """
+        left = self._not_before - time.monotonic()
+        if left > 0:
+            raise PushError(f"{self.where} wants no request for {left:.0f} s", pause=left)
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - an extra
+
+        own = {"User-Agent": f"wsgi_prom/{version.installed()}", **headers, **self._login.value}
+        try:
+            answer = self._pool.request(
+                method,
+                url or self._url,
+                body=body,
+                headers=own,
+                redirect=False,
+                retries=False,
+                timeout=REQUEST_SECONDS,
+            )
+        except HTTPError as error:
+            raise self._unreachable(error) from error
+        if not 200 <= answer.status < 300:
+            raise self._refused(answer, later)
+        content: bytes = answer.data
+        return content
+
+    def _unreachable(self, error: Exception) -> PushError:
+        text = str(error)
+        verify = re.search(r"certificate verify failed: ([^()\[\]]+)", text)
+        if verify:
+            return PushError(
+                f"{self.where}: the certificate does not verify ({verify[1].strip()}). Set --ca-file to the certificates of its "
+                "authority, and name a host that is in its certificate",
+                lasting=True,
+            )
+        if "[SSL" in text:
+            reason = re.sub(r"\s*\(_ssl\.c:\d+\)", "", text.rpartition("[SSL")[2].partition("] ")[2])
+            return PushError(
+                f"{self.where} does not speak TLS as it should ({reason.strip(' )')}). If it speaks none, write http://",
+                lasting=True,
+            )
+        return PushError(f"{self.where} does not answer ({_reason(error)})")
+
+    def _refused(self, answer: Any, later: Collection[int]) -> PushError:
+        status = answer.status
+        said = " ".join(answer.data.decode("utf-8", "replace").split())[:_SHOWN_CHARACTERS]
+        answered = f"{self.where} answers {status}{f' ({said})' if said else ''}"
+        if status in later:
+            from urllib3.util import Retry  # noqa: PLC0415 - an extra
+
+            try:
+                pause = Retry().get_retry_after(answer) or 0.0
+            except Exception:  # neither a number nor a date
+                pause = 0.0
+            pause = min(pause, _LONGEST_PAUSE)
+            self._not_before = time.monotonic() + pause
+            return PushError(answered, pause=pause)
+        if status in {401, 403}:
+            remedy = "It refuses the login: correct --user and --password-file, or --token-file"
+        elif 300 <= status < 400:
+            remedy = f"Name the URL that it redirects to: {answer.headers.get('Location', 'unknown')}"
+        else:
+            remedy = f"It should be {self._expects}"
+        return PushError(f"{answered}. {remedy}", lasting=True)
+
+    def unexpected(self, what: str) -> PushError:
+        """Return the error of an answer that says *what* it should not."""
+        return PushError(f"{self.where} {what}. It should be {self._expects}", lasting=True)
+
+
+def _check(option: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.fragment
+    except ValueError:
+        good = False
+    if not good or not url.isprintable() or " " in url:
+        shown = re.sub(r"//.*@", "//***@", url)
+        raise SettingError(f"{option}={shown!r} is not a URL. Give one such as https://HOST:PORT/PATH.")
+    if parts.username is not None:
+        raise SettingError(
+            f"{option} has a user in its URL. Give it by --user, and the password by --password-file."
+        )
+
+
+def _pool(ca_file: str) -> Any:
+    import ssl  # noqa: PLC0415 - takes 10 ms
+
+    import urllib3  # noqa: PLC0415 - an extra
+
+    try:
+        context = ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"--ca-file={ca_file!r} cannot be used ({error}). Give a file with certificates in PEM."
+        ) from error
+    return urllib3.PoolManager(ssl_context=context, maxsize=1)
+
+
+def _reason(error: Exception) -> str:
+    """Return the error that caused *error*, in one line."""
+    cause = error.__cause__ or error.__context__
+    text = getattr(cause, "strerror", None) or str(error)
+    return str(text).rpartition("): ")[2].strip("() ")

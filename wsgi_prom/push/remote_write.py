@@ -1,0 +1,125 @@
+"""
+Prometheus remote write 1.0: every series of a reading with the time of the reading.
+
+1. A series that is gone is marked as stale once, as Prometheus marks one that is gone from a page.
+2. Series have the labels `job` and `instance`. A metric's own of these names gets the prefix `exported_`, as in a scrape.
+3. A batch that the receiver refuses is lost, and the others go. If it is away, the rest of the reading is lost.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.push.endpoint import Endpoint, Login, require
+from wsgi_prom.push.retrying import retried
+from wsgi_prom.push.road import PushError
+from wsgi_prom.push.write_request import TYPES, write_request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from threading import Event
+
+    from wsgi_prom.push.reading import Labels, Reading
+
+# As many as Prometheus itself sends in one request.
+_BATCH: Final = 2000
+# The NaN that means "gone" (prometheus/model/value: StaleNaN).
+_STALE: Final = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
+_HEADERS: Final = {
+    "Content-Type": "application/x-protobuf",
+    "Content-Encoding": "snappy",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+}
+_EXPECTS: Final = "a receiver of remote write, of Prometheus http://HOST:9090/api/v1/write with --web.enable-remote-write-receiver"
+
+
+class RemoteWrite:
+    """The receiver at *url*; *labels* are added to each series. It is tried for *seconds*. Raises SettingError."""
+
+    name = "remote_write"
+
+    def __init__(self, url: str, login: Login, labels: Mapping[str, str], seconds: float) -> None:
+        require("--remote-write", "remote-write", "cramjam", "google.protobuf", "tenacity", "urllib3")
+        self._endpoint = Endpoint("--remote-write", url, login, _EXPECTS)
+        self._own = dict(labels)
+        self._seconds = seconds
+        # What the receiver has and shows, and the metrics whose metadata it has.
+        self._shown: set[Labels] = set()
+        self._described: frozenset[str] = frozenset()
+
+    @property
+    def where(self) -> str:
+        return self._endpoint.where
+
+    def send(self, reading: Reading, ended: Event) -> None:
+        """See `Receiver`."""
+        self._describe(reading, ended)
+        found: dict[Labels, float] = {}
+        for name, labels, value in reading.series:
+            found.setdefault(self._labels(name, labels), value)
+        samples = [*found.items(), *((labels, _STALE) for labels in self._shown - found.keys())]
+        time = round(reading.time * 1000)
+        lost, refused = 0, None
+        for first in range(0, len(samples), _BATCH):
+            batch = samples[first : first + _BATCH]
+            try:
+                self._post(_series(batch, time), ended)
+            except PushError as error:
+                refused = error
+                if not error.lasting:
+                    lost += len(samples) - first
+                    break
+                lost += len(batch)
+            else:
+                self._shown.difference_update([labels for labels, _ in batch if labels not in found])
+                self._shown.update([labels for labels, _ in batch if labels in found])
+        if refused is not None:
+            raise PushError(str(refused), lost=lost, lasting=refused.lasting)
+
+    def _describe(self, reading: Reading, ended: Event) -> None:
+        """Tell the types and helps of metrics, if there are others than before."""
+        names = frozenset([metric.name for metric in reading.metrics])
+        if names == self._described:
+            return
+        request = write_request()()
+        for metric in reading.metrics:
+            request.metadata.add(
+                type=TYPES.get(metric.type, 0),
+                metric_family_name=metric.name + ("_total" if metric.type == "counter" else ""),
+                help=metric.help,
+                unit=metric.unit,
+            )
+        try:
+            self._post(request, ended)
+        except PushError as error:
+            # Some receivers want no metadata. Whatever else is wrong, the samples tell.
+            if not error.lasting:
+                raise
+        self._described = names
+
+    def _labels(self, name: str, labels: Labels) -> Labels:
+        found = {"__name__": name, **self._own}
+        for key, value in labels:
+            shown = key
+            while shown in found:
+                shown = f"exported_{shown}"
+            if value:
+                found[shown] = value
+        return tuple(sorted(found.items()))
+
+    def _post(self, request: Any, ended: Event) -> None:
+        import cramjam  # noqa: PLC0415 - an extra
+
+        body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+        retried(lambda: self._endpoint.ask(body, _HEADERS), self._seconds, ended)
+
+
+def _series(batch: list[tuple[Labels, float]], time: int) -> Any:
+    request = write_request()()
+    for labels, value in batch:
+        series = request.timeseries.add()
+        for name, text in labels:
+            series.labels.add(name=name, value=text)
+        series.samples.add(value=value, timestamp=time)
+    return request
