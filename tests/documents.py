@@ -26,6 +26,7 @@ SERVERS: Final = {
     "gunicorn": r"Booting worker",
     "uwsgi": r"spawned uWSGI worker 1",
     "prometheus": r"Server is ready to receive web requests",
+    "prometheus-pushgateway": r"Listening on",
     "redis-server": r"(?i)ready to accept connections",
     "celery worker": r"\[queues\]",
     "wsgi-prom serve": r"metrics at",

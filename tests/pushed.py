@@ -109,7 +109,7 @@ def http() -> Iterator[Http]:
         yield app
     finally:
         # In its own thread, whose loop ends once it has no sockets.
-        server.trigger.pull_trigger(lambda: (server.close(), server._map.clear()))
+        server.trigger.pull_trigger(lambda: waitress.wasyncore.close_all(server._map))
         thread.join(live.STOP_SECONDS)
         server.task_dispatcher.shutdown()
 

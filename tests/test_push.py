@@ -164,7 +164,10 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("", "push has nowhere to send to. Give --statsd HOST:PORT or --remote-write URL."),
+        (
+            "",
+            "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL or --pushgateway URL.",
+        ),
         (
             "--statsd nowhere",
             "--statsd='nowhere' is not an address. Give HOST:PORT, [IPV6]:PORT or unix:/PATH.",

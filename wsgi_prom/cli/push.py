@@ -7,6 +7,7 @@ Under systemd, as a daemon of uWSGI's master or in a sidecar, it ends by SIGTERM
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.pushgateway import Pushgateway
 from wsgi_prom.push.pushing import push
 from wsgi_prom.push.reading import Reader
 from wsgi_prom.push.remote_write import RemoteWrite
@@ -78,6 +80,14 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="a receiver of Prometheus remote write, such as http://HOST:9090/api/v1/write",
     )
+    http.add_argument("--pushgateway", metavar="URL", help="a Pushgateway, such as http://HOST:9091")
+    http.add_argument(
+        "--grouping",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a label of the Pushgateway's grouping key, beside job and instance; give each",
+    )
     http.add_argument(
         "--job", default=_JOB, metavar="NAME", help="the label job of what is sent (default: %(default)s)"
     )
@@ -106,7 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingError(str(error).replace("push_seconds=", "--interval=")) from None
     receivers = _receivers(arguments, settings.push_seconds)
     if not receivers:
-        raise SettingError("push has nowhere to send to. Give --statsd HOST:PORT or --remote-write URL.")
+        raise SettingError(
+            "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL or --pushgateway URL."
+        )
     log_as_exporter()
     # Before there are threads, which then do not get them either.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
@@ -135,7 +147,19 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
     labels = {"job": arguments.job, "instance": arguments.instance}
     if arguments.remote_write is not None:
         found.append(RemoteWrite(arguments.remote_write, login, labels, seconds))
+    if arguments.pushgateway is not None:
+        grouping = labels | dict(map(_label, arguments.grouping))
+        found.append(Pushgateway(arguments.pushgateway, login, grouping, seconds))
     return found
+
+
+def _label(given: str) -> tuple[str, str]:
+    name, _, value = given.partition("=")
+    if not re.fullmatch(r"(?!__)[A-Za-z_][A-Za-z0-9_]*", name) or name in {"job", "instance"} or not value:
+        raise SettingError(
+            f"--grouping={given!r} is not a label. Give NAME=VALUE; --job and --instance have options of their own."
+        )
+    return name, value
 
 
 def _statsd(arguments: argparse.Namespace) -> Statsd:

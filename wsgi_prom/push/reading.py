@@ -19,7 +19,7 @@ from wsgi_prom.merge.names import UNDERSCORES, distinct, encodable, label_name, 
 from wsgi_prom.server.workers import Workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric as ClientMetric
@@ -75,6 +75,18 @@ class Reading(NamedTuple):
     def __len__(self) -> int:
         """Return the number of samples."""
         return sum([len(child.samples) for metric in self.metrics for child in metric.children])
+
+
+def exported(labels: Labels, taken: Container[str]) -> dict[str, str]:
+    """Return *labels*, less empty ones; a name that is *taken* gets the prefix `exported_`, as Prometheus gives it in a scrape."""
+    found: dict[str, str] = {}
+    for name, value in labels:
+        shown = name
+        while shown in taken or shown in found:
+            shown = f"exported_{shown}"
+        if value:
+            found[shown] = value
+    return found
 
 
 class Reader:

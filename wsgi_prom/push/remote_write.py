@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.push.endpoint import Endpoint, Login, require
+from wsgi_prom.push.reading import exported
 from wsgi_prom.push.retrying import retried
 from wsgi_prom.push.road import PushError
 from wsgi_prom.push.write_request import TYPES, write_request
@@ -99,14 +100,8 @@ class RemoteWrite:
         self._described = names
 
     def _labels(self, name: str, labels: Labels) -> Labels:
-        found = {"__name__": name, **self._own}
-        for key, value in labels:
-            shown = key
-            while shown in found:
-                shown = f"exported_{shown}"
-            if value:
-                found[shown] = value
-        return tuple(sorted(found.items()))
+        own = {"__name__": name, **self._own}
+        return tuple(sorted((own | exported(labels, own)).items()))
 
     def _post(self, request: Any, ended: Event) -> None:
         import cramjam  # noqa: PLC0415 - an extra
