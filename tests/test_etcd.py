@@ -51,9 +51,11 @@ def test_an_etcd_that_goes_and_comes_back(tmp_path: Path) -> None:
             shown.append(live.eventually(lambda: etcd.targets("shop"), bool))
             shown.append(live.eventually(lambda: registered.read(out), lambda found: found == own))
             # Each outage is told once.
-            assert [2, 2] == [
-                program.log().count("does not answer as it should") for program in (server, follower)
-            ]
+            told = (
+                server.log().count("registered again as soon"),
+                follower.log().count("as they were read last"),
+            )
+            assert (2, 2) == told
         assert [own] * len(shown) == shown
         assert [] == live.eventually(lambda: etcd.targets("shop"), lambda found: not found)
 
@@ -192,7 +194,7 @@ def test_what_is_told_of_certificates(tmp_path: Path) -> None:
         ]
         right = problem(url, **ca, **own)
     expected = [
-        "etcd closes the connection. If it speaks TLS, write etcds:// in place of etcd://",
+        "the connection. If it speaks TLS, write etcds:// in place of etcd://",
         "the certificate of etcd does not verify (",
         "etcd refuses the client certificate, or wants one. Set WSGI_PROM_ETCD_CERT_FILE and WSGI_PROM_ETCD_KEY_FILE to",
         "the certificate of etcd does not verify (",
@@ -216,7 +218,7 @@ def test_what_is_told_of_something_else(tmp_path: Path) -> None:
         "what answers is not etcd's client port. Name that port, which is 2379 by default",
         "what answers is not etcd. Name etcd's client port, which is 2379 by default",
         "etcd does not answer as it should: Failed to establish a new connection: [Errno 111] Connection refused",
-        "If it speaks none, write etcd:// in place of etcds://",
+        "If it speaks no TLS, write etcd:// in place of etcds://",
     ]
     assert [True] * 4 == [text in found for text, found in zip(expected, told, strict=True)], told
 

@@ -52,16 +52,10 @@ _WRONG: Final = (
     ),
     ("ALERT_BAD_CERTIFICATE", "etcd{at} refuses the client certificate, or wants one", _CERTIFICATE),
     ("CERTIFICATE_REQUIRED", "etcd{at} wants a client certificate", _CERTIFICATE),
-    (
-        "[SSL:",
-        "etcd{at} does not speak TLS as it should ({reason})",
-        "If it speaks none, write etcd:// in place of etcds://",
-    ),
-    (
-        "Remote end closed connection",
-        "etcd{at} closes the connection",
-        "If it speaks TLS, write etcds:// in place of etcd://",
-    ),
+    ("[SSL:", "etcd{at} does not speak TLS as it should ({reason})", "{scheme}"),
+    ("Remote end closed connection", "etcd{at} closes the connection", "{scheme}"),
+    # So does a member that ends, and one that speaks TLS where it is not expected, or the other way round.
+    ("Connection reset by peer", "etcd{at} resets the connection", "{scheme}"),
     (
         "404 page not found",
         "what answers{at} is not etcd's client port",
@@ -151,10 +145,13 @@ class Etcd:
 
     def _lasting(self, error: Exception, text: str, at: str) -> str | None:
         """Return what is wrong with a setting, and the remedy, if *error* of this *text* says so."""
+        scheme = "If it speaks TLS, write etcds:// in place of etcd://"
+        if self.registry.tls:
+            scheme = "If it speaks no TLS, write etcd:// in place of etcds://"
         for part, wrong, remedy in _WRONG:
             if part in text:
                 what = wrong.format(at=at, user=self.registry.user or "nobody", reason=_reason(text))
-                return f"{what}. {remedy.format(prefix=self.registry.path)}"
+                return f"{what}. {remedy.format(prefix=self.registry.path, scheme=scheme)}"
         known = text.lstrip().startswith("<") or isinstance(
             error, ValueError | LookupError | TypeError | AttributeError
         )
