@@ -57,7 +57,9 @@ def may_be_factory(app: Any) -> bool:
 
 
 def _function(app: Any) -> tuple[FunctionType | None, int]:
-    """Return the Python function that a call of *app* runs, None if there is none, and the number of arguments already bound."""
+    """
+    Return the Python function that a call of *app* runs, None if there is none, and the number of arguments already bound.
+    """
     function, bound = app, 0
     if isinstance(app, MethodType):
         function, bound = app.__func__, 1

@@ -36,7 +36,8 @@ def parse(reference: str) -> Reference:
 
 def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
     """
-    Import and return the application that *reference* names; call it first if it is a factory. Messages call the reference *name*.
+    Import and return the application that *reference* names; call it first if it is a factory. Messages call the reference
+    *name*.
 
     Raises SettingError if the reference is missing or wrong, if it names no application, or if a factory takes other
     arguments. An exception of the import or of the factory itself passes through.

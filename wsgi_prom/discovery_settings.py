@@ -61,7 +61,9 @@ class DiscoverySettings:
     )  # fmt: skip
 
     def check_targets(self, bind: Address | None) -> None:
-        """Raise SettingError if these settings need something of each other, or of the exporter's address *bind*, that is missing."""
+        """
+        Raise SettingError if these settings need something of each other, or of the exporter's address *bind*, that is missing.
+        """
         if bind is None or bind.path:
             for name, given in (("TARGETS", self.targets), ("SD", ",".join(map(str, self.sd)))):
                 if given not in {"", "application"}:

@@ -45,7 +45,9 @@ def _of_name(name: str) -> Path:
 
 
 def _own(path: Path) -> Path:
-    """Return the directory that servers use for *path* (own_directory). For root: that of the only user who has one below it."""
+    """
+    Return the directory that servers use for *path* (own_directory). For root: that of the only user who has one below it.
+    """
     own = directory_files.own_directory(path)
     if own == path or exists(own) or os.geteuid() != 0:
         return own

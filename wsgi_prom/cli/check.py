@@ -2,8 +2,8 @@
 Check settings, address, directory and application without starting a server.
 
 1. The check leaves nothing behind: no file, no slot, no socket.
-2. It binds the exporter's address for a moment (check_address.py), imports the application (check_application.py), and puts a key
-   into etcd for a moment (check_targets.py).
+2. It binds the exporter's address for a moment (check_address.py), imports the application (check_application.py), and puts a
+   key into etcd for a moment (check_targets.py).
 """
 
 from __future__ import annotations

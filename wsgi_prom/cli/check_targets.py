@@ -1,4 +1,6 @@
-"""Findings of `wsgi-prom check` about the places where targets are registered: files that can be written, an etcd that lets in."""
+"""
+Findings of `wsgi-prom check` about the places where targets are registered: files that can be written, an etcd that lets in.
+"""
 
 from __future__ import annotations
 

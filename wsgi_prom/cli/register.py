@@ -1,4 +1,7 @@
-"""Keep the targets of an exporter registered, in files and in etcd. The exporter starts this itself, with pipes as its stdin and stdout."""
+"""
+Keep the targets of an exporter registered, in files and in etcd. The exporter starts this itself, with pipes as its stdin and
+stdout.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 Run a program whose Python processes join those of a server, without a change to it.
 
 The program takes the place of this process: its pid, signals, standard streams and exit status are its own. Python finds
-hooks/startup/sitecustomize.py by PYTHONPATH, in the program and in each Python that it starts, unless that is told to ignore the
-environment (-E, -I) or `site` (-S).
+hooks/startup/sitecustomize.py by PYTHONPATH, in the program and in each Python that it starts, unless that is told to ignore
+the environment (-E, -I) or `site` (-S).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """
 Follow the targets that servers have registered in etcd, and write them to a file for Prometheus' file_sd.
 
-Run it beside Prometheus, which reads no etcd itself. The file stays when it ends: Prometheus goes on with the targets that it knows.
+Run it beside Prometheus, which reads no etcd itself. The file stays when it ends: Prometheus goes on with the targets that it
+knows.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Asks the collectors and the functions of gauges of this process every few second
 1. The thread is started in a process that has a slot and something to ask, whoever has forked it; never in a server's master
    or a pool's main process, whose children would not have it.
 2. Nothing waits for it: a scrape shows the last answers, a request knows nothing of it, and it does not outlive its process.
-3. One that hangs keeps its own thread, and only one; the others are asked in another. Its last figures are shown for three rounds.
+3. One that hangs keeps its own thread, and only one; the others are asked in another. Its last figures are shown for three
+   rounds.
 4. What has no mode is asked by the one process that holds a record lock for it. When that ends, another one takes over.
 """
 
@@ -223,7 +224,9 @@ class AskingThread:
         self._start()
 
     def leave_to_children(self) -> None:
-        """Ask nothing in this process, which is about to fork those that do: a thread could hold a lock that a child waits for."""
+        """
+        Ask nothing in this process, which is about to fork those that do: a thread could hold a lock that a child waits for.
+        """
         self._parent = os.getpid()
         self.thread = None
 

@@ -192,7 +192,9 @@ def _is_custom(kind: type) -> bool:
 
 
 def _is_unmerged(collector: Any) -> bool:
-    """Return whether the client library's multiprocess mode has nothing of this metric: an Info, an Enum, a gauge with a function."""
+    """
+    Return whether the client library's multiprocess mode has nothing of this metric: an Info, an Enum, a gauge with a function.
+    """
     if issubclass(type(collector), metrics.Gauge):
         children = getattr(collector, "_metrics", {}).copy().values()
         return any("_child_samples" in vars(gauge) for gauge in (collector, *children))

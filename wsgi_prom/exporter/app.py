@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
 
-# Seconds. Scrapes of the whole page share it, scrapes with name[] cannot: 900 of them at once delayed a scrape of the whole page
-# by 16 to 60 s. A scrape with name[] that has waited for longer than this is refused, which bounds the queue.
+# Seconds. Scrapes of the whole page share it, scrapes with name[] cannot: 900 of them at once delayed a scrape of the whole
+# page by 16 to 60 s. A scrape with name[] that has waited for longer than this is refused, which bounds the queue.
 _LONGEST_WAIT: Final = 1.0
 
 # Seconds before a scraper's timeout at which its page is made of what there is.
@@ -92,7 +92,9 @@ class MetricsApp:
         return response(environ, start_response)
 
     def respond(self, request: Request, more_metrics: Callable[[], Iterable[Metric]] = tuple) -> Response:
-        """Return the page for *request*, whoever sent it, with the metrics that *more_metrics* returns when the page is made."""
+        """
+        Return the page for *request*, whoever sent it, with the metrics that *more_metrics* returns when the page is made.
+        """
         arrival = request.environ.get(ARRIVAL, time.monotonic())
         wrong_method = _wrong_method(request)
         if wrong_method is not None:
@@ -169,8 +171,8 @@ class ExporterApp:
     """
     The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
 
-    `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing. *pages* are
-    others by path, each with a function that returns its JSON. *collectors* return more metrics for each page of them.
+    `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing. *pages*
+    are others by path, each with a function that returns its JSON. *collectors* return more metrics for each page of them.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """
 The lines of metrics of any type, as the client library renders them: those of collectors, and of a process's registry.
 
-Not by the library itself. It ends a line within a name or an exemplar now and then, and its names are escaped as a client asks for from
-0.23 on only. A metric that cannot be rendered costs its own lines; the log says so, and it is counted.
+Not by the library itself. It ends a line within a name or an exemplar now and then, and its names are escaped as a client asks
+for from 0.23 on only. A metric that cannot be rendered costs its own lines; the log says so, and it is counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _APART: Final = ("_created", "_gcount", "_gsum")
 def render(
     metrics: Iterable[Metric], escaping: str, *, openmetrics: bool, names: Collection[str]
 ) -> tuple[str, int]:
-    """Return the lines of *metrics* that *names* select, see `wsgi_prom.exporter.exposition`, and how many could not be rendered."""
+    """
+    Return the lines of *metrics* that *names* select, see `wsgi_prom.exporter.exposition`, and how many could not be rendered.
+    """
     parts = []
     failed = 0
     for metric in metrics:

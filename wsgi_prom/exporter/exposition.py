@@ -168,7 +168,8 @@ class Renderer:
     def _own_lines(self, metrics: list[Metric], *, openmetrics: bool, names: Collection[str]) -> list[str]:
         parts = []
         escaping = self._escaping
-        # By the identity of a dict, or of a list of them, since the samples of one thing share theirs: those of a worker of uWSGI.
+        # By the identity of a dict, or of a list of them, since the samples of one thing share theirs: those of a worker of
+        # uWSGI.
         labels: dict[int, str] = {}
         lists: dict[int, list[str]] = {}
         for metric in metrics:

@@ -39,8 +39,8 @@ _OFFERS: Final = {
     "application/openmetrics-text": _OPENMETRICS,
     **_of_version_1("application/openmetrics-text", openmetrics=True),
 }
-# WebOb compares parameters in their order. Of others than these, and of older versions, names are escaped by underscores, as the
-# client library does it.
+# WebOb compares parameters in their order. Of others than these, and of older versions, names are escaped by underscores, as
+# the client library does it.
 _PARAMETERS: Final = re.compile(r";\s*(?:charset|escaping)=[^;,]*")
 _ESCAPING: Final = re.compile(rf";\s*escaping=({'|'.join(ESCAPINGS)})\s*(?=[;,]|$)")
 _VERSION_1: Final = re.compile(r";\s*version=1\.0\.0(?=\s*(?:[;,]|$))")

@@ -3,7 +3,8 @@ The pages of one directory: scrapes at the same time share one collection, and o
 
 1. The page of a scrape is made from a collection that began after its request had arrived, never from an older one.
 2. A page that several clients read is in memory once.
-3. A scrape that waits for a source of the server's figures keeps no other waiting. Scrapes share a page if the sources told them the same.
+3. A scrape that waits for a source of the server's figures keeps no other waiting. Scrapes share a page if the sources told
+   them the same.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Pages:
         # The slots as of the last collection, and the metrics of the workers in them.
         self._slots: list[Reading] = []
         self._workers: list[Metric] = []
-        # Whole pages of that collection, in text and in OpenMetrics (True), by the escaping of names; each with the metrics of the
-        # server's other sources.
+        # Whole pages of that collection, in text and in OpenMetrics (True), by the escaping of names; each with the metrics of
+        # the server's other sources.
         self._cache: dict[tuple[bool, str], tuple[Page, list[list[Metric]]]] = {}
 
     def page(
@@ -112,8 +113,8 @@ class Pages:
         Return the page for a request that arrived at *arrival* (time.monotonic), with the samples that *names* select.
 
         Sources that have not answered by *deadline*, a second from now by default, are left out. Two scrapes at a time can wait
-        for longer than that. *more_metrics* returns metrics of the process that serves the page, as of now. Raises DirectoryError if the directory
-        cannot be read at all.
+        for longer than that. *more_metrics* returns metrics of the process that serves the page, as of now. Raises
+        DirectoryError if the directory cannot be read at all.
         """
         # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
         with self._lock:

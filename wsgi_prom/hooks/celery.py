@@ -1,10 +1,12 @@
 """
-The hook of Celery: `import wsgi_prom.hooks.celery` in the application's module, or `celery worker --include wsgi_prom.hooks.celery`.
+The hook of Celery: `import wsgi_prom.hooks.celery` in the application's module, or `celery worker --include
+wsgi_prom.hooks.celery`.
 
 1. A worker and beat join the processes of the server (joined_process.py) when they start; every other process that imports this
    module is left as it is, such as a web worker that sends tasks.
-2. The process that runs a task counts it before it tells the worker's main process of its end, so that a child of the pool that is
-   recycled then (max_tasks_per_child) has counted it. What such a child cannot count, since it was killed, the main process does.
+2. The process that runs a task counts it before it tells the worker's main process of its end, so that a child of the pool that
+   is recycled then (max_tasks_per_child) has counted it. What such a child cannot count, since it was killed, the main process
+   does.
 3. A task that is called without a queue (apply, task_always_eager) is a part of its caller, and not counted.
 """
 
@@ -102,8 +104,8 @@ def _is_told_again(task_id: str, traceback: Any) -> bool:
     """
     Return whether the failure of a task by its hard time limit was counted already.
 
-    Celery 5.7 sends it from on_failure with a text as *traceback*, but not of a task that is requeued or runs in a greenlet, and right
-    afterwards from on_timeout (worker/request.py). Earlier versions send the first alone.
+    Celery 5.7 sends it from on_failure with a text as *traceback*, but not of a task that is requeued or runs in a greenlet,
+    and right afterwards from on_timeout (worker/request.py). Earlier versions send the first alone.
     """
     if isinstance(traceback, str):
         _late.append(task_id)

@@ -83,7 +83,10 @@ class _Counts:
         self._unsaved = True
 
     def save(self) -> None:
-        """Write the file if a count has changed or the file is gone. A call within another one does nothing: older gunicorns reap in signal handlers."""
+        """
+        Write the file if a count has changed or the file is gone. A call within another one does nothing: older gunicorns reap
+        in signal handlers.
+        """
         if self._path is None or self._saving:
             return
         self._saving = True
@@ -190,6 +193,7 @@ def _reason(arbiter: Any, pid: int, worker: Any) -> str:
 
 def _reason_of_end(arbiter: Any, worker: Any, *, told: bool) -> str:
     if told:
-        # A reload brings a new configuration; else there are fewer workers (TTOU), or this arbiter ends (USR2 has started another).
+        # A reload brings a new configuration; else there are fewer workers (TTOU), or this arbiter ends (USR2 has started
+        # another).
         return "reload" if worker.cfg is not arbiter.cfg else "stop" if _stops else "cheaped"
     return "max_requests" if worker.cfg.max_requests else "exit_0"

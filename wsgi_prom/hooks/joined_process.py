@@ -54,10 +54,11 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
     """
     Have this process, and those that it forks, record with the processes of a server, from now on.
 
-    The directory is that of the server that the process runs below, `PROMETHEUS_MULTIPROC_DIR`, or that of *name*, by default the
-    setting `WSGI_PROM_NAME`, which the server has too. *role* is a label of its figures. With *serve* a thread starts an exporter
-    whenever there is neither one nor a server. The exporter ends with this process, or when a server starts its own. Does nothing the
-    second time, and in a server's own processes. Call it before threads record. Raises SettingError for a wrong argument or setting.
+    The directory is that of the server that the process runs below, `PROMETHEUS_MULTIPROC_DIR`, or that of *name*, by default
+    the setting `WSGI_PROM_NAME`, which the server has too. *role* is a label of its figures. With *serve* a thread starts an
+    exporter whenever there is neither one nor a server. The exporter ends with this process, or when a server starts its own.
+    Does nothing the second time, and in a server's own processes. Call it before threads record. Raises SettingError for a
+    wrong argument or setting.
     """
     check_role(role)
     settings = Settings.read(name=name)
@@ -165,7 +166,10 @@ def _enter(path: Path, role: joined_role.JoinedRole) -> None:
 
 
 def _serve(path: Path, address: Address, application: str) -> None:
-    """Start an exporter whenever the directory *path* has neither one nor a server: at once, when one has ended, and when it was killed."""
+    """
+    Start an exporter whenever the directory *path* has neither one nor a server: at once, when one has ended, and when it was
+    killed.
+    """
     # An application may change its environment later.
     environ = exporter_environment()
     problem, pause, unserved = "", _LOOK_SECONDS, 0

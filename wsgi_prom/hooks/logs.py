@@ -1,4 +1,6 @@
-"""Where the log lines of `wsgi_prom` go in a server's processes whose application has not configured logging: to the server's log."""
+"""
+Where the log lines of `wsgi_prom` go in a server's processes whose application has not configured logging: to the server's log.
+"""
 
 from __future__ import annotations
 

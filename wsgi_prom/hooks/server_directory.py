@@ -93,7 +93,8 @@ class ServerDirectory:
             self._use_own(owner)
         # A daemon is another process than the one that read the configuration.
         self._announce()
-        # Again, if the sweep of another server that starts, or the last process of the name, has removed it before it was locked.
+        # Again, if the sweep of another server that starts, or the last process of the name, has removed it before it was
+        # locked.
         own = self._new and not directory_names.is_named(self.path)
         entry.enter(self.path, self._lock, new=own and not self._made_early, owner=owner)
         if self._new:

@@ -31,7 +31,9 @@ FAILURE: Final = "FAILURE"
 
 
 class TaskMetrics:
-    """Records the tasks of this process, and of those that it forks. Thread and fork safe. Make it in a process that has joined."""
+    """
+    Records the tasks of this process, and of those that it forks. Thread and fork safe. Make it in a process that has joined.
+    """
 
     def __init__(self) -> None:
         self._ended = Counter(*metrics.TASKS, ["task", "state"], registry=None)

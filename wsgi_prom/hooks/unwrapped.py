@@ -68,6 +68,7 @@ def _served() -> bool:
 def _wrapped(path: Path) -> bool:
     if "wsgi_prom.middleware" in sys.modules:
         return True
-    # Help texts of metrics that each interpreter with a middleware has in its slot's keys. WSGI_PROM_PREFIX changes the names alone.
+    # Help texts of metrics that each interpreter with a middleware has in its slot's keys. WSGI_PROM_PREFIX changes the names
+    # alone.
     texts = [text.encode() for _, text in (REQUESTS, IN_PROGRESS)]
     return any(text in keys.read_bytes() for keys in path.glob("wsgi_prom.*.keys") for text in texts)

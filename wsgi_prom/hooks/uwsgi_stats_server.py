@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def address(path: Path) -> str:
     """
-    Return where the stats server listens of the uWSGI whose directory is *path*, as `uwsgi_stats.address` does; empty if nowhere.
+    Return where the stats server listens of the uWSGI whose directory is *path*, as `uwsgi_stats.address` does; empty if
+    nowhere.
 
     Call it in the master, before it forks. One is added only beside a directory that was made for the server: no other place is
     known to stay there until uWSGI binds the socket.

@@ -4,8 +4,8 @@ Merge what collectors and the functions of gauges have returned in each process:
 1. A figure is of a living process, and gone with it, whatever its mode. One without a mode is the application's: the
    youngest answer is shown until it is no longer true, also if the process that asked has ended.
 2. Samples are merged if collectors of one name have returned them in several processes. Of others the first one's is shown.
-3. Nothing is shown twice. A gauge of a family that the slots have is shown instead of theirs, since a function knows better; any
-   other sample that they have is left out, since a counter of theirs must not go back.
+3. Nothing is shown twice. A gauge of a family that the slots have is shown instead of theirs, since a function knows better;
+   any other sample that they have is left out, since a counter of theirs must not go back.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class AnswerFiles:
         """
         Return the records that are true, of files among *names*, each with the number of its slot; and what is unreadable.
 
-        Of the *slots* only those that live have figures of their own process. *owners* are the uids whose files are read, None for all.
+        Of the *slots* only those that live have figures of their own process. *owners* are the uids whose files are read, None
+        for all.
         """
         kept, self._kept = self._kept, {}
         numbers = answer_file.numbers(names)
@@ -148,7 +149,9 @@ class _Merger:
                 by_slot.setdefault(number, _Answer(record.at, sample))
 
     def _admits(self, family: Family, names: set[str], labels: Iterable[tuple[str, ...]]) -> bool:
-        """Return whether a page can show *family* beside all that it has: its type, the *names* of its samples, their *labels*."""
+        """
+        Return whether a page can show *family* beside all that it has: its type, the *names* of its samples, their *labels*.
+        """
         if family.type not in (*METRIC_TYPES, "untyped") or not all(names) or not all(map(possible, labels)):
             return False
         others = [self._metrics.get(family.name), self._families.get(family.name)]

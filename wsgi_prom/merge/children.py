@@ -203,7 +203,8 @@ class GaugeChild(Child):
 
 class InfoChild(Child):
     """
-    An Info: what any process has set last, as labels beside its own. Without those if nobody has set it, as in the client library.
+    An Info: what any process has set last, as labels beside its own. Without those if nobody has set it, as in the client
+    library.
     """
 
     def __init__(self, name: str, labels: Labels, sums: Sums) -> None:
@@ -260,7 +261,9 @@ def latest(texts: Mapping[int, Text], *columns: Iterable[int]) -> Text | None:
 
 
 def _known(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:
-    """Return what *choose* returns of *values* without NaN, as Prometheus' own min() and max(); NaN if there is nothing else."""
+    """
+    Return what *choose* returns of *values* without NaN, as Prometheus' own min() and max(); NaN if there is nothing else.
+    """
     found = list(values)
     return choose([value for value in found if not math.isnan(value)] or found)
 

@@ -58,8 +58,8 @@ class Collector:
     """
     Merge what is in the directory *path*, or in this process's memory if it is None.
 
-    With *only*, merge nothing but what the slot of that number has. Not thread safe: hold a lock around `collect` and the use of
-    its result.
+    With *only*, merge nothing but what the slot of that number has. Not thread safe: hold a lock around `collect` and the use
+    of its result.
     """
 
     def __init__(self, path: Path | None, only: int | None = None) -> None:
@@ -130,7 +130,8 @@ class Collector:
         self._last.update(present)
         layouts = [reading.layout for reading in self._last.values()]
         if layouts != self._layouts and not self._sums.covered(layouts):
-            # A row is gone: its columns are another label set's, or a client library's file was removed. Numbers are given anew.
+            # A row is gone: its columns are another label set's, or a client library's file was removed. Numbers are given
+            # anew.
             self._sums = Sums()
             self._families = Families(self._sums)
             self._sums.covered(layouts)
@@ -141,7 +142,9 @@ class Collector:
         self._families.update()
 
     def _add_answers(self, slots: list[Reading], report: Report, without: Collection[str]) -> set[str]:
-        """Add to the families what collectors and functions of gauges have told; return the names of metrics that were left out."""
+        """
+        Add to the families what collectors and functions of gauges have told; return the names of metrics that were left out.
+        """
         found: list[tuple[str, Record]] = []
         if self._answers is not None and report.readable:
             try:

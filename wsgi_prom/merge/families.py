@@ -166,8 +166,8 @@ class Families:
 
     def conflicts_on(self, escaping: str, others: Iterable[core.Metric] = ()) -> frozenset[str]:
         """
-        Return the names of metrics that have no place on a page of this *escaping*: their names, or those of their labels, are those
-        of another one there. *others* are metrics beside those of the processes.
+        Return the names of metrics that have no place on a page of this *escaping*: their names, or those of their labels, are
+        those of another one there. *others* are metrics beside those of the processes.
         """
         found = [
             (family.name, _sample_names(family), family.labelnames) for family in self._families.values()

@@ -1,8 +1,8 @@
 """
 Names of metrics and labels as a page has them, in the escaping scheme that its client has asked for.
 
-The schemes are those of Prometheus, https://prometheus.io/docs/instrumenting/escaping_schemes/, as the client library implements
-them from 0.23 on. 0.22, which works here too, has none.
+The schemes are those of Prometheus, https://prometheus.io/docs/instrumenting/escaping_schemes/, as the client library
+implements them from 0.23 on. 0.22, which works here too, has none.
 """
 
 from __future__ import annotations

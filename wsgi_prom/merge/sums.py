@@ -4,7 +4,8 @@ Add up the columns of all sources, at each collection anew.
 1. Every row that a collector has met has a number. Numbers are never given again, and the sums are in their order.
 2. A sum is made of all its terms in the order of the sources, never of an earlier sum and a difference: figures that
    nobody changed do not drift.
-3. Only the rows' places in each layout are kept from one collection to the next; one layout is placed once for all slots that share it.
+3. Only the rows' places in each layout are kept from one collection to the next; one layout is placed once for all slots that
+   share it.
 """
 
 from __future__ import annotations

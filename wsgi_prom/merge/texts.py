@@ -89,7 +89,8 @@ class SlotTexts:
 
 class _TextReader:
     """
-    The texts of the slot with *nonce*, by column: all *texts* that were read, and those that have *changed* since somebody looked.
+    The texts of the slot with *nonce*, by column: all *texts* that were read, and those that have *changed* since somebody
+    looked.
     """
 
     def __init__(self, nonce: int) -> None:

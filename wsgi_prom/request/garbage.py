@@ -1,9 +1,10 @@
 """
 What Python's garbage collector has done in a worker, as the client library names it, by slot and generation.
 
-1. Only the process itself can tell, so it looks once a second, when it serves a request, at what Python counts anyway. A callback
-   (gc.callbacks) would run in the middle of requests, twice for each collection.
-2. The counters are a slot's: they go on when a worker is replaced. What a worker has collected after its last look is not counted.
+1. Only the process itself can tell, so it looks once a second, when it serves a request, at what Python counts anyway. A
+   callback (gc.callbacks) would run in the middle of requests, twice for each collection.
+2. The counters are a slot's: they go on when a worker is replaced. What a worker has collected after its last look is not
+   counted.
 """
 
 from __future__ import annotations

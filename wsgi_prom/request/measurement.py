@@ -88,7 +88,8 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
         request.own_extras = None
         request.started = started = perf_counter()
         try:
-            # A class is kept for the process, since a look at each request's takes 300 instructions; a function, as uWSGI's, is not.
+            # A class is kept for the process, since a look at each request's takes 300 instructions; a function, as uWSGI's, is
+            # not.
             if not knows_file_wrapper:
                 knows_file_wrapper = request.see_file_wrapper()
             if (counts_received and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)) or (

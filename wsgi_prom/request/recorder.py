@@ -156,8 +156,8 @@ class Recorder:
 
     def check(self, now: float, environ: WSGIEnvironment) -> None:
         """
-        Once a second, check the slot, connect frameworks' signals, warn of unshared processes, count garbage collections. Claim a
-        slot if there is none.
+        Once a second, check the slot, connect frameworks' signals, warn of unshared processes, count garbage collections. Claim
+        a slot if there is none.
         """
         if now > self.next_check:
             self.next_check = now + _CHECK_SECONDS

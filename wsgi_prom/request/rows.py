@@ -188,7 +188,9 @@ class Rows:
         *more: str,
         seconds: float | None = None,
     ) -> None:
-        """Add 1 to a counter of *method*, the route and extra labels of *labels*, and *more* labels, and *seconds* behind it."""
+        """
+        Add 1 to a counter of *method*, the route and extra labels of *labels*, and *more* labels, and *seconds* behind it.
+        """
         if schema is not None:
             amounts = {0: 1.0} if seconds is None else {0: 1.0, 1: seconds}
             self.add(schema, self._labels(method, labels, *more), amounts)

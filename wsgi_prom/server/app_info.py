@@ -43,7 +43,9 @@ def name(application: str) -> None:
 
 
 def tell() -> None:
-    """Show the application of this worker, which has loaded it, as long as the worker lives. Once in each worker. Never raises."""
+    """
+    Show the application of this worker, which has loaded it, as long as the worker lives. Once in each worker. Never raises.
+    """
     try:
         labels = ("app", "version", "python", "framework")
         gauge = Gauge(*metrics.APP_INFO, labels, multiprocess_mode="livemax", registry=None)
@@ -72,7 +74,9 @@ def version_of(module: str) -> str:
 
 
 def _distributions(likely: str) -> Iterator[Distribution]:
-    """Yield the distributions that are installed, first the one called *likely*: each of the others takes a look at its files."""
+    """
+    Yield the distributions that are installed, first the one called *likely*: each of the others takes a look at its files.
+    """
     first: Iterable[Distribution] = ()
     with suppress(metadata.PackageNotFoundError):
         first = (metadata.distribution(likely),)

@@ -1,11 +1,11 @@
 """
 The age of the last heartbeat of each worker of gunicorn, from the file by which its arbiter knows it too.
 
-1. A worker changes the times of a temporary file that has no name (gunicorn/workers/workertmp.py), and nothing here costs it more.
-   The kernel shows that file in /proc to the worker's own user, unless the worker has dropped root.
-2. A heartbeat sets the file's mtime to that of the monotonic clock, which nobody sets. gunicorn up to 20.0 calls fchmod instead:
-   then mtime is the wall clock's of a moment ago or long ago, more than any machine has been up, and the change (ctime) is the
-   heartbeat. So it is until the first heartbeat of a worker.
+1. A worker changes the times of a temporary file that has no name (gunicorn/workers/workertmp.py), and nothing here costs it
+   more. The kernel shows that file in /proc to the worker's own user, unless the worker has dropped root.
+2. A heartbeat sets the file's mtime to that of the monotonic clock, which nobody sets. gunicorn up to 20.0 calls fchmod
+   instead: then mtime is the wall clock's of a moment ago or long ago, more than any machine has been up, and the change
+   (ctime) is the heartbeat. So it is until the first heartbeat of a worker.
 """
 
 from __future__ import annotations

@@ -97,9 +97,9 @@ def listeners(
     them. Where it answers for some kinds alone (it may lack tcp_diag), the others are absent; to ask for one of those alone
     raises. Takes half a second at most. *connect* returns the socket to ask on.
 
-    Costs 90 us of CPU for a TCP socket and 60 us for a unix socket, with 5 and with 1,000 other sockets on the machine alike (110
-    and 75 us where all of these listen, and are of its kind), measured by time.process_time in a loop on Linux 6.18. A thread
-    that wakes for one call meets cold caches: 0.54 ms with 5 others, 0.64 ms with 1,000.
+    Costs 90 us of CPU for a TCP socket and 60 us for a unix socket, with 5 and with 1,000 other sockets on the machine alike
+    (110 and 75 us where all of these listen, and are of its kind), measured by time.process_time in a loop on Linux 6.18. A
+    thread that wakes for one call meets cold caches: 0.54 ms with 5 others, 0.64 ms with 1,000.
     """
     questions: dict[tuple[int, int], set[ListeningSocket]] = {}
     for wanted in sockets:

@@ -1,8 +1,8 @@
 """
 Which processes belong to a server, and what each of them is.
 
-1. A process that holds a record lock of the directory is alive, and the kernel tells its pid. A process of another pid namespace
-   has no pid here, and is left out.
+1. A process that holds a record lock of the directory is alive, and the kernel tells its pid. A process of another pid
+   namespace has no pid here, and is left out.
 2. A slot's process is known by its claim, whose time of start is compared: a pid that is given again is another process.
 """
 
@@ -41,7 +41,10 @@ def masters(path: Path) -> list[int]:
 
 
 class Member(NamedTuple):
-    """A *process* (of psutil) of the server as its *stat* file is now, what it is, and the number of its slot, empty if it has none."""
+    """
+    A *process* (of psutil) of the server as its *stat* file is now, what it is, and the number of its slot, empty if it has
+    none.
+    """
 
     worker: str
     role: str
@@ -102,7 +105,9 @@ class Members:
         return found
 
     def _find_supervisor(self) -> int | None:
-        """Return the pid of the process that this one was forked from, without an exec; None if its parent is another program."""
+        """
+        Return the pid of the process that this one was forked from, without an exec; None if its parent is another program.
+        """
         try:
             own, parent = self._psutil.Process(), self._psutil.Process(os.getppid())
             return parent.pid if parent.cmdline() == own.cmdline() else None

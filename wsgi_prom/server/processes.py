@@ -1,8 +1,8 @@
 """
 What a server's processes take: CPU time, memory, descriptors, threads.
 
-1. A series is a slot and a role, never a pid: who takes the place of an ended worker goes on with its series. Processes without a
-   slot that have the same role are one series, with the sum of their figures.
+1. A series is a slot and a role, never a pid: who takes the place of an ended worker goes on with its series. Processes without
+   a slot that have the same role are one series, with the sum of their figures.
 2. A counter adds what each process has used since it was last seen (totals.py). So it never goes back. What a process used
    between the last look at it and its end is in no figure of its own.
 3. A figure that cannot be read is absent: of a process that has ended, or that this user may not look at.
@@ -133,7 +133,8 @@ class Processes:
 
     def _shares(self, present: list[Member]) -> dict[Identity, dict[str, float]]:
         """
-        Return the PSS of each process of *present*. Of new ones it is read at once, lest the sum of all sinks after each reload.
+        Return the PSS of each process of *present*. Of new ones it is read at once, lest the sum of all sinks after each
+        reload.
 
         If there are too many new ones, the PSS of all is left out until the next look has read it: the sum would be wrong.
         """
@@ -157,7 +158,9 @@ class Processes:
 
 
 def _open_files(process: Any) -> int:
-    """Return the number of the process's descriptors: 3 us, where a list of a thousand takes 500. Raises psutil.Error, OSError."""
+    """
+    Return the number of the process's descriptors: 3 us, where a list of a thousand takes 500. Raises psutil.Error, OSError.
+    """
     # Linux before 6.2 says 0.
     return os.stat(f"/proc/{process.pid}/fd").st_size or process.num_fds()  # noqa: PTH116 - a Path takes as long again
 

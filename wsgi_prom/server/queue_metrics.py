@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from wsgi_prom.server.listen_queues import ListeningSocket
     from wsgi_prom.server.sock_diag import Listener
 
-# How often `sample` looks: 0.3 % of a core for one TCP socket, where ten times a second were 0.45 %. A connection that waits for
-# 2 s is then counted to within 10 %.
+# How often `sample` looks: 0.3 % of a core for one TCP socket, where ten times a second were 0.45 %. A connection that waits
+# for 2 s is then counted to within 10 %.
 _LOOK_SECONDS: Final = 0.2
 # After a longer pause a look does not tell what happened in it: the process was stopped, or the machine paused.
 _LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -76,7 +76,8 @@ class QueueMetrics:
 
     def look(self) -> None:
         """
-        Do once what `sample` does: add the length of each queue times the time since the last look. Raises OSError as `families`.
+        Do once what `sample` does: add the length of each queue times the time since the last look. Raises OSError as
+        `families`.
 
         Some time is not counted, since nobody knows how long the queue was: before the first look, before one that failed, and
         before one that comes more than 2 s after the last.

@@ -1,9 +1,10 @@
 """
 A source of metrics outside of this process, which may fail, be slow or hang for ever: scrapes wait for it until a deadline.
 
-1. A source is read in a thread of its own, which it keeps: a new one for each reading took 0.1 ms. A source that hangs in a system
-   call is not read a second time meanwhile.
-2. A scrape gets a reading that began, and is made from slots that were collected, after its request had arrived. Scrapes at the same time share one.
+1. A source is read in a thread of its own, which it keeps: a new one for each reading took 0.1 ms. A source that hangs in a
+   system call is not read a second time meanwhile.
+2. A scrape gets a reading that began, and is made from slots that were collected, after its request had arrived. Scrapes at the
+   same time share one.
 3. The deadline is a scrape's own: that one scrape gives up early does not end the reading, for which another still waits.
 """
 
@@ -53,8 +54,8 @@ class Source:
         """
         Return a reading for a scrape that arrived at *arrival*, or one that began before it and has not ended.
 
-        *read*, which may raise any error, is called in the source's thread where there is neither. *collected* is when the slots
-        that it uses were collected, by default now.
+        *read*, which may raise any error, is called in the source's thread where there is neither. *collected* is when the
+        slots that it uses were collected, by default now.
         """
         with self._lock:
             last = self._last

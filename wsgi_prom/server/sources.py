@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-# Seconds until the next source is asked too. Most take a few milliseconds, and threads that compute at the same time contend for
-# the interpreter: with 32 workers of uWSGI, a tenth more CPU time.
+# Seconds until the next source is asked too. Most take a few milliseconds, and threads that compute at the same time contend
+# for the interpreter: with 32 workers of uWSGI, a tenth more CPU time.
 _ALONE: Final = 0.1
 
 
@@ -102,7 +102,9 @@ class Sources:
             threading.Thread(target=sample, args=(threading.Event(),), daemon=True).start()
 
     def workers(self, slots: list[Reading]) -> list[Metric]:
-        """Return what *slots*, those of the server's processes, tell of its workers. Never raises. Not for two threads at once."""
+        """
+        Return what *slots*, those of the server's processes, tell of its workers. Never raises. Not for two threads at once.
+        """
         found: list[Metric] = []
         for read in self._inside:
             try:
@@ -120,8 +122,8 @@ class Sources:
         """
         Return the metrics of each other source, for a scrape that arrived at *arrival*; of those that answer by *deadline*.
 
-        *collected* is when *slots* were collected, by default now. All are times of time.monotonic. Scrapes at the same time get the
-        same lists. Never raises. For any number of threads.
+        *collected* is when *slots* were collected, by default now. All are times of time.monotonic. Scrapes at the same time
+        get the same lists. Never raises. For any number of threads.
         """
         sources = [(source, partial(read, slots)) for source, read in self._outside]
         for source, read in sources:

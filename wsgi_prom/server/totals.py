@@ -2,7 +2,8 @@
 CPU time by series, which goes on while processes replace each other, and while exporters do.
 
 1. A series counts what each of its processes has used since it was last seen. So it never goes back, and counts nothing twice.
-2. What a page shows has been written to the directory before. Where that fails, the next exporter goes on from an earlier state.
+2. What a page shows has been written to the directory before. Where that fails, the next exporter goes on from an earlier
+   state.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class Totals:
-    """The CPU time of the processes that use the directory *path*, which has that of earlier exporters. For any number of threads."""
+    """
+    The CPU time of the processes that use the directory *path*, which has that of earlier exporters. For any number of threads.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -108,8 +108,8 @@ def _started(stats: Object) -> float | None:
 
 class Figure(NamedTuple):
     """
-    A metric: its name and type as a page in the text format shows them, its help text, and where its value comes from: a field, or
-    what a function makes of the object.
+    A metric: its name and type as a page in the text format shows them, its help text, and where its value comes from: a field,
+    or what a function makes of the object.
     """
 
     name: str

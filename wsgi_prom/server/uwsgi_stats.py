@@ -45,7 +45,9 @@ def address(options: Mapping[Any, Any]) -> str | None:
 
 
 def binds_abstract(options: Mapping[Any, Any]) -> bool:
-    """Return whether a uWSGI with *options* makes an abstract socket of each path, which every user of the host can connect to."""
+    """
+    Return whether a uWSGI with *options* makes an abstract socket of each path, which every user of the host can connect to.
+    """
     return any(_is_on(value) for name, value in options.items() if _text(name) == "abstract-socket")
 
 

@@ -104,7 +104,9 @@ class Workers:
         return [busy, requests, started]
 
     def _age(self, alive: list[_Worker], now: float) -> Metric:
-        """Return the age of the oldest request in progress, of those whose start is known; no sample if there is one that is not."""
+        """
+        Return the age of the oldest request in progress, of those whose start is known; no sample if there is one that is not.
+        """
         family = GaugeMetricFamily(*metrics.REQUEST_AGE)
         if all(worker.known for worker in alive):
             starts = [start for worker in alive for start in worker.starts]
@@ -125,9 +127,9 @@ class _Columns:
         self.in_progress: list[int] = []
         self._seconds = array("I")
         # The columns that count requests. Of a long run of rows of one schema: the first value, the column behind the last row,
-        # the columns of a row, and which of its values; a list of all their indices would take more memory than the columns. Of short runs, as
-        # where metrics of the application's own come between, a 1 each: slices of these would take 7 ms for 1,000 rows, and a
-        # look at each column takes 0.5.
+        # the columns of a row, and which of its values; a list of all their indices would take more memory than the columns. Of
+        # short runs, as where metrics of the application's own come between, a 1 each: slices of these would take 7 ms for
+        # 1,000 rows, and a look at each column takes 0.5.
         self._runs: list[tuple[int, int, int, range]] = []
         self._scattered = bytearray(layout.width)
         first = 1  # behind the start time
@@ -180,7 +182,10 @@ class _Columns:
 
 
 class _Ended(NamedTuple):
-    """The requests of one slot that have ended: how long they took, how many they are; by *columns*, of *data* if that is to be compared."""
+    """
+    The requests of one slot that have ended: how long they took, how many they are; by *columns*, of *data* if that is to be
+    compared.
+    """
 
     columns: _Columns
     # The collector keeps it too.

@@ -70,8 +70,8 @@ class Record(NamedTuple):
     """
     What the *collector*, known by this name in all processes, has returned at *at*. It is true until *until*.
 
-    Both are seconds of time.monotonic. *mode* is a multiprocess mode of gauges, or empty: then it is the whole application's, and
-    *ordinal* tells it from others of this name.
+    Both are seconds of time.monotonic. *mode* is a multiprocess mode of gauges, or empty: then it is the whole application's,
+    and *ordinal* tells it from others of this name.
     """
 
     collector: str
@@ -83,7 +83,9 @@ class Record(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a file holds: whose it is, and its records, also those that are no longer true. *state* tells it from the next one."""
+    """
+    What a file holds: whose it is, and its records, also those that are no longer true. *state* tells it from the next one.
+    """
 
     state: tuple[int, int, int]
     process: Process

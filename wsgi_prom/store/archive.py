@@ -1,5 +1,6 @@
 r"""
-The archive: one file with the sums of the client library's files whose processes have ended. It grows with label sets, not processes.
+The archive: one file with the sums of the client library's files whose processes have ended. It grows with label sets, not
+processes.
 
     wsgi_prom.archive   "wsgi_prom archive <version> <generation>\n", then JSON: the sums, and the gauges
     wsgi_prom.ended.<generation>.<random>.<name>   a file that is to be added, or has been added
@@ -118,7 +119,9 @@ def total(values: Iterable[float]) -> float:
 
 
 def read(folder: int) -> Archive:
-    """Return the archive in the directory that is open as *folder*, an empty one if there is none. Raises FormatError, OSError."""
+    """
+    Return the archive in the directory that is open as *folder*, an empty one if there is none. Raises FormatError, OSError.
+    """
     try:
         return Archive.parse(directory_files.read_file(NAME, folder, client_format.MOST_BYTES))
     except FileNotFoundError:
@@ -126,7 +129,9 @@ def read(folder: int) -> Archive:
 
 
 def write(folder: int, archive: Archive) -> None:
-    """Replace the archive in the directory *folder* by *archive*, in one step. Raises OSError, and leaves the former one then."""
+    """
+    Replace the archive in the directory *folder* by *archive*, in one step. Raises OSError, and leaves the former one then.
+    """
     directory_files.replace_file(NAME, folder, archive.dump())
 
 

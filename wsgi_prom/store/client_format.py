@@ -96,7 +96,9 @@ def open_plain(
 
 
 def check_plain(fd: int, owners: frozenset[int] | None = None) -> os.stat_result:
-    """Return the state of *fd*. Raises FormatError unless it is a plain file, and of one of *owners* if they are given: uids."""
+    """
+    Return the state of *fd*. Raises FormatError unless it is a plain file, and of one of *owners* if they are given: uids.
+    """
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
         raise FormatError("not a plain file")

@@ -168,7 +168,10 @@ def holders(path: Path, lock_file: LockFile) -> list[tuple[str, int]]:
 
 
 def clear(path: Path, lock_file: LockFile) -> None:
-    """Remove the files of earlier runs from *path*, whose lock file is *lock_file*. A slot that is taken meanwhile keeps its files."""
+    """
+    Remove the files of earlier runs from *path*, whose lock file is *lock_file*. A slot that is taken meanwhile keeps its
+    files.
+    """
     with directory_files.opened(path) as folder:
         # Otherwise somebody has put another directory there.
         names = os.listdir(folder) if lock_file.lies_in(folder) else []
@@ -193,7 +196,8 @@ def clear(path: Path, lock_file: LockFile) -> None:
 
 def discard(path: Path, lock_file: LockFile) -> bool:
     """
-    Remove a directory that was made for one server, if no other server's master uses it; one of a name, if no other process does.
+    Remove a directory that was made for one server, if no other server's master uses it; one of a name, if no other process
+    does.
 
     Returns whether it is gone.
 

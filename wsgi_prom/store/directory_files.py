@@ -99,7 +99,10 @@ def made(path: Path, uid: int, owner: Owner | None, *, new: bool) -> Iterator[in
 
 
 def writable(folder: int) -> bool:
-    """Return whether this process, as its present user, may make files in the directory *folder*: root may have given up its rights."""
+    """
+    Return whether this process, as its present user, may make files in the directory *folder*: root may have given up its
+    rights.
+    """
     effective = os.access in os.supports_effective_ids
     return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=effective)
 
@@ -137,7 +140,10 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
 
 
 def read_file(name: str, folder: int, most: int) -> bytes:
-    """Return what is in the file *name* of the directory *folder*. Raises FormatError beyond *most* bytes, NotOwnFileError, OSError."""
+    """
+    Return what is in the file *name* of the directory *folder*. Raises FormatError beyond *most* bytes, NotOwnFileError,
+    OSError.
+    """
     fd = open_file(name, folder, os.O_RDONLY, create=False)
     try:
         size = os.fstat(fd).st_size
@@ -149,7 +155,10 @@ def read_file(name: str, folder: int, most: int) -> bytes:
 
 
 def replace_file(name: str, folder: int, data: bytes) -> None:
-    """Replace the file *name* of the directory *folder* by one with *data*, in one step. Raises OSError, and leaves the former one then."""
+    """
+    Replace the file *name* of the directory *folder* by one with *data*, in one step. Raises OSError, and leaves the former one
+    then.
+    """
     new = f"{name}.new"
     try:
         with os.fdopen(open_file(new, folder, os.O_WRONLY), "wb") as file:

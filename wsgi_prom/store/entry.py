@@ -23,7 +23,8 @@ def enter(
     path: Path, hold: Callable[[LockFile], object], *, new: bool = False, owner: Owner | None = None
 ) -> LockFile:
     """
-    Have *hold* take bytes of the lock file of *path*, which is made if it is missing, so that the directory stays. Return that file.
+    Have *hold* take bytes of the lock file of *path*, which is made if it is missing, so that the directory stays. Return that
+    file.
 
     *hold* is called again if another process has removed the directory meanwhile. *new* and *owner* are those of
     `directory.prepare` (*new* of the first attempt). Raises DirectoryError.

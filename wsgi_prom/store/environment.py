@@ -51,7 +51,9 @@ def name() -> str | None:
 
 
 def show(path: Path) -> None:
-    """Let code of this interpreter find *path* in `os.environ`, where the user has named none, but no program that it starts."""
+    """
+    Let code of this interpreter find *path* in `os.environ`, where the user has named none, but no program that it starts.
+    """
     if configured() is None:
         os.environ[VARIABLE] = str(path)
         # os.environ keeps it: only its own deletions go both ways (documented at os.unsetenv).

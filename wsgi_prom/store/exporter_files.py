@@ -34,7 +34,10 @@ def own(name: str) -> bool:
 
 
 def read(path: Path, name: str) -> Any:
-    """Return what is in the file *name* of the directory *path*. Raises FormatError for anything but JSON, OSError, DirectoryError."""
+    """
+    Return what is in the file *name* of the directory *path*. Raises FormatError for anything but JSON, OSError,
+    DirectoryError.
+    """
     with directory_files.opened(path) as folder:
         data = directory_files.read_file(name, folder, _MOST_BYTES)
     try:

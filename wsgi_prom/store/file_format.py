@@ -6,9 +6,9 @@ The bytes of a slot's keys and values. Its third file, of texts, is that of text
                   {...}               a schema: label names, and the metrics that its columns make up
                   [number, "a", "b"]  a row: the schema's ordinal in this file, and the label values
 
-A row owns one double for its start time and as many as its schema is wide, and they follow each other in the order of
-the lines: no offset is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same row as
-the duration's buckets) is a range of columns that a scrape adds up, so that it can never disagree with them.
+A row owns one double for its start time and as many as its schema is wide, and they follow each other in the order of the
+lines: no offset is stored. What follows from other figures (a histogram's count, the requests counter that sits in the same row
+as the duration's buckets) is a range of columns that a scrape adds up, so that it can never disagree with them.
 
 1. Only this module knows offsets, and the spelling of a line.
 2. Keys are written first, then values, then the commit. `committed` counts bytes of the key file: one aligned 8-byte store

@@ -17,5 +17,7 @@ def number(column: float) -> int:
 
 
 def start(column: float) -> float | None:
-    """Return when the only request in progress began, by `time.monotonic()`; None if there is none, or where it is not known."""
+    """
+    Return when the only request in progress began, by `time.monotonic()`; None if there is none, or where it is not known.
+    """
     return column if column > 0 else None

@@ -41,7 +41,8 @@ WORKERS: Final = {byte: byte + 1 for byte in SERVERS}
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
 FLOCK: Final = struct.Struct("@hhqqi0q")
 
-# Bytes for locks of an open file (F_OFD_SETLK), beyond all others: they exclude the interpreters of one process from each other.
+# Bytes for locks of an open file (F_OFD_SETLK), beyond all others: they exclude the interpreters of one process from each
+# other.
 _ASKING: Final = 1 << 32
 
 # The length of the lock file of a directory that is being removed. A length takes no space, which a full disk would not have.
@@ -49,7 +50,9 @@ _DISCARDED: Final = 7919
 
 
 class LockFile:
-    """The lock file of a directory. Safe in threads, and across forks: a child holds none of its parent's bytes. Get it by `of`."""
+    """
+    The lock file of a directory. Safe in threads, and across forks: a child holds none of its parent's bytes. Get it by `of`.
+    """
 
     _opened: Final[dict[tuple[int, int], LockFile]] = {}
     # The last one of each path, whether or not it is still there.

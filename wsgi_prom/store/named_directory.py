@@ -30,5 +30,7 @@ def gone_for_good(path: Path) -> bool:
 
 
 def in_use(lock_file: LockFile) -> bool:
-    """Return whether another process records in the directory of *lock_file*, or an exporter that was started by hand serves it."""
+    """
+    Return whether another process records in the directory of *lock_file*, or an exporter that was started by hand serves it.
+    """
     return lock_file.is_held_by_others(_SLOTS) or lock_file.is_held_by_others(range(KEPT, KEPT + 1))

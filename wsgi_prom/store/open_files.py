@@ -23,7 +23,9 @@ class OpenFiles:
         self._files: dict[str, Descriptor] = {}
 
     def open(self) -> None:
-        """Open the files; make those that are missing. Raises FormatError for one that cannot be used, DirectoryError, OSError."""
+        """
+        Open the files; make those that are missing. Raises FormatError for one that cannot be used, DirectoryError, OSError.
+        """
         with directory_files.opened(self._path, self._uid) as folder:
             for kind in directory.KINDS:
                 self._files[kind] = self._open(kind, folder)

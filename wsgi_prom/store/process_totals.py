@@ -1,7 +1,8 @@
 """
 The CPU time of a server's processes, as its exporter has counted it, which the next exporter goes on from.
 
-A process is known by its pid and its time of start, which mean something in one pid namespace: in another one the file is refused.
+A process is known by its pid and its time of start, which mean something in one pid namespace: in another one the file is
+refused.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class Counted(NamedTuple):
 
 
 def read(path: Path) -> Counted:
-    """Return what is in the file of the directory *path*. Raises FormatError for anything but what `write` has written, OSError, DirectoryError."""
+    """
+    Return what is in the file of the directory *path*. Raises FormatError for anything but what `write` has written, OSError,
+    DirectoryError.
+    """
     found = exporter_files.read(path, PROCESSES)
     try:
         namespace, totals, seen = found

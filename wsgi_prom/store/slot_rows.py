@@ -106,7 +106,9 @@ class SlotRows:
         return first
 
     def take(self, schema: Schema, length: int) -> Place | None:
-        """Return a free place for a row whose line has *length* bytes. It is no longer free, and its former row is none any more."""
+        """
+        Return a free place for a row whose line has *length* bytes. It is no longer free, and its former row is none any more.
+        """
         place = self._free.take(schema.stride, length) if schema in self._schemas else None
         if place is not None:
             key = self._keys.pop(place.start, None)

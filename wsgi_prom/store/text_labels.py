@@ -1,4 +1,6 @@
-"""The labels of exemplars and Info metrics as texts of a slot: JSON, of any names and values that the client library lets pass."""
+"""
+The labels of exemplars and Info metrics as texts of a slot: JSON, of any names and values that the client library lets pass.
+"""
 
 from __future__ import annotations
 

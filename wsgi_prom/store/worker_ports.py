@@ -1,5 +1,6 @@
 """
-The ports at which workers serve their own metrics: a worker holds a record lock on a byte that stands for its slot and its port.
+The ports at which workers serve their own metrics: a worker holds a record lock on a byte that stands for its slot and its
+port.
 
 The kernel releases it when the worker ends, however it ends.
 """
@@ -41,7 +42,10 @@ class WorkerPort:
 
 
 def ports(path: Path) -> dict[int, int]:
-    """Return the ports of the living workers that serve a page, by slot, those in other pid namespaces too. Raises OSError, DirectoryError."""
+    """
+    Return the ports of the living workers that serve a page, by slot, those in other pid namespaces too. Raises OSError,
+    DirectoryError.
+    """
     return {
         (byte - _FIRST) // _PORTS: (byte - _FIRST) % _PORTS for byte, _ in LockFile.of(path).holders(_BYTES)
     }

@@ -20,7 +20,9 @@ _UTC_TIME: Final = 0x17
 
 
 def expiry(pem: bytes) -> float | None:
-    """Return when the first certificate in *pem* expires (notAfter), in seconds since the epoch; None if that cannot be read."""
+    """
+    Return when the first certificate in *pem* expires (notAfter), in seconds since the epoch; None if that cannot be read.
+    """
     found = _PEM.search(pem)
     if found is None:
         return None

@@ -58,8 +58,9 @@ def serve(
     Returns at once if the directory has an exporter already, unless it is to *replace* that one, and if the server has since
     started another *launch*. With *parent*, the pid of the server's master, the exporter is supervised, waits for an address
     that is in use, and ends with the server, whose directory it then removes. *inherited* is the descriptor of a socket that
-    listens on *address*, in a process that holds the exporter lock. *announce* is called in the serving process, with the scheme
-    and the address of its page. Call it in the main thread, as the only one. Raises SettingError, DirectoryError, AddressInUseError.
+    listens on *address*, in a process that holds the exporter lock. *announce* is called in the serving process, with the
+    scheme and the address of its page. Call it in the main thread, as the only one. Raises SettingError, DirectoryError,
+    AddressInUseError.
     """
     if parent is not None and _left_nothing(path, parent):
         return

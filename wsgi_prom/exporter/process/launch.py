@@ -40,7 +40,8 @@ _PROGRAM: Final = (
     "import os, sys; '--socket' in sys.argv or os.fork() and os._exit(0); from wsgi_prom.cli import main; "
     "raise SystemExit(main())"
 )
-# The settings that say where the page is, who may read it, and who is told of it. Servers that share a directory have one exporter.
+# The settings that say where the page is, who may read it, and who is told of it. Servers that share a directory have one
+# exporter.
 _ACCESS_VARIABLES: Final = {
     f"WSGI_PROM_{name}"
     for name in ("BIND", "SOCKET_MODE", "ALLOW", "TOKEN_FILE", "WEB_CONFIG", "TARGETS", "SD", "SD_HOST")
@@ -68,10 +69,10 @@ def launch(
     """
     Start the exporter of *target* in the directory *path*, unless *address* is None or the directory has an exporter.
 
-    *environ* is an `exporter_environment`. A *reload* replaces an exporter of other settings, and ends one without an *address*,
-    or that it cannot replace: clients that the new settings exclude could read its page. A server replaces one of a process that
-    has joined. The exporter runs as *owner*, writes its log to *log_file* (stderr), and lives as long as *parent* (this process).
-    Raises OSError.
+    *environ* is an `exporter_environment`. A *reload* replaces an exporter of other settings, and ends one without an
+    *address*, or that it cannot replace: clients that the new settings exclude could read its page. A server replaces one of a
+    process that has joined. The exporter runs as *owner*, writes its log to *log_file* (stderr), and lives as long as *parent*
+    (this process). Raises OSError.
     """
     lock_file = LockFile.of(path)
     running = lock_file.holder(locks.EXPORTER)
@@ -102,7 +103,10 @@ def _command(path: Path, address: Address, target: Target) -> list[str]:
 
 
 def _shows_less(running: int, target: Target) -> bool:
-    """Return whether the exporter *running* was started by a process that has joined, and *target* is a server, of which it shows less."""
+    """
+    Return whether the exporter *running* was started by a process that has joined, and *target* is a server, of which it shows
+    less.
+    """
     arguments = _arguments(running)
     return bool(target.server) and "--parent" in arguments and "--server" not in arguments
 

@@ -136,7 +136,10 @@ class ExporterLock:
         self._lock_file.keep_at_exec()
 
     def remove_directory(self) -> bool:
-        """Remove the directory if it was made for a server and no server uses it. Return whether it may be tried again. Never raises."""
+        """
+        Remove the directory if it was made for a server and no server uses it. Return whether it may be tried again. Never
+        raises.
+        """
         if next(self.servers(), None) is not None:
             return False
         return not directory.discard(self.path, self._lock_file) and directory_names.is_named(self.path)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 # A page of a uWSGI with 32 workers has 3,000 objects that live until the next one. With Python's 700, each page set off four
-# collections, which took 2 ms, and every fortieth or so a full one of 40 ms. Cycles are few: they are collected when there are so many.
+# collections, which took 2 ms, and every fortieth or so a full one of 40 ms. Cycles are few: they are collected when there are
+# so many.
 COLLECT_AFTER: Final = 10_000
 
 # Between two looks at the lock, of which a scrape would cause several (0.1 ms each); the longest turn of the loop; between two
@@ -66,9 +67,9 @@ class ServingProcess:
     """
     Answers scrapes with *server*, a waitress server of its own copy of the *listening* socket.
 
-    *files* are the `loaded_files` of when the exporter started. *supervisor* is the pid of its parent, and *master* the server's
-    master. Without them it serves until SIGTERM or SIGINT. *announcement* is kept meanwhile. Make it with `END_SIGNALS` blocked: a thread that took a signal would
-    not wake the main one.
+    *files* are the `loaded_files` of when the exporter started. *supervisor* is the pid of its parent, and *master* the
+    server's master. Without them it serves until SIGTERM or SIGINT. *announcement* is kept meanwhile. Make it with
+    `END_SIGNALS` blocked: a thread that took a signal would not wake the main one.
     """
 
     def __init__(

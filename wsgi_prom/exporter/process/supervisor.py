@@ -8,7 +8,8 @@ The supervisor: starts the serving process, restarts it when it dies, ends it wh
 4. The exit status is 0 or 1. gunicorn takes a child's 3 or 4 for a worker that cannot boot, and stops; in a container
    whose process 1 is gunicorn, every orphan is its child.
 
-The supervisor costs 5.5 MB: each process has 29 MB, of which they share all but the pages that reference counts were written to.
+The supervisor costs 5.5 MB: each process has 29 MB, of which they share all but the pages that reference counts were written
+to.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-# The signals that end the exporter in order. A process unblocks them only while it waits, so that none is lost at a fork or exec.
+# The signals that end the exporter in order. A process unblocks them only while it waits, so that none is lost at a fork or
+# exec.
 END_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 # The pauses between attempts to listen: another exporter may be about to release the address, or an interface may come up.
@@ -43,8 +45,8 @@ _LAST_LISTEN_PAUSE_SECONDS: Final = 5.0
 _KEEP_SECONDS: Final = 1.0
 # Longer than the serving process takes for its last scrapes. A stopped process does not handle SIGTERM.
 _END_SECONDS: Final = 6.0
-# How long the exporter waits, after its server's end, for others to leave the directory of a name. gunicorn's workers notice the
-# death of their master within half of their timeout, which is 30 s.
+# How long the exporter waits, after its server's end, for others to leave the directory of a name. gunicorn's workers notice
+# the death of their master within half of their timeout, which is 30 s.
 _LEFT_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.1
 # A serving process that lived longer did not fail at its start.
