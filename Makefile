@@ -88,7 +88,7 @@ $(VENV)/npm: | $(VENV)/bin/python
 $(OLDEST)/tests: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' uv
-	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra etcd --extra processes --extra pushgateway --extra remote-write --extra web --group demo --group frameworks \
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra etcd --extra otlp --extra processes --extra pushgateway --extra remote-write --extra web --group demo --group frameworks \
 		--python $(OLDEST)/bin/python --output-file $(OLDEST)/constraints.txt pyproject.toml
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable . --group demo --group tests
 	touch $@

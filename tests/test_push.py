@@ -166,7 +166,7 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
     [
         (
             "",
-            "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL or --pushgateway URL.",
+            "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL, --pushgateway URL or --otlp URL.",
         ),
         (
             "--statsd nowhere",

@@ -7,6 +7,7 @@ Under systemd, as a daemon of uWSGI's master or in a sidecar, it ends by SIGTERM
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.otlp import Otlp, resource
 from wsgi_prom.push.pushgateway import Pushgateway
 from wsgi_prom.push.pushing import push
 from wsgi_prom.push.reading import Reader
@@ -36,6 +38,8 @@ log = logging.getLogger("wsgi_prom")
 _ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 # What a scrape's job is called is written in prometheus.yml, and is anything.
 _JOB: Final = "wsgi"
+# What the labels are called in a resource of OpenTelemetry.
+_ATTRIBUTES: Final = {"job": "service.name", "instance": "service.instance.id"}
 # Of an IP packet.
 _MOST_BYTES: Final = 65507
 
@@ -80,6 +84,7 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="a receiver of Prometheus remote write, such as http://HOST:9090/api/v1/write",
     )
+    http.add_argument("--otlp", metavar="URL", help="a receiver of OTLP over HTTP, such as http://HOST:4318")
     http.add_argument("--pushgateway", metavar="URL", help="a Pushgateway, such as http://HOST:9091")
     http.add_argument(
         "--grouping",
@@ -89,13 +94,12 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
         help="a label of the Pushgateway's grouping key, beside job and instance; give each",
     )
     http.add_argument(
-        "--job", default=_JOB, metavar="NAME", help="the label job of what is sent (default: %(default)s)"
+        "--job", metavar="NAME", help=f"the label job, and service.name of --otlp (default: {_JOB})"
     )
     http.add_argument(
         "--instance",
-        default=socket.gethostname(),
         metavar="NAME",
-        help="the label instance (default: the machine's name)",
+        help="the label instance, and service.instance.id of --otlp (default: the machine's name)",
     )
     http.add_argument("--user", default="", metavar="NAME", help="log in as this user")
     http.add_argument("--password-file", default="", metavar="FILE", help="a file with the user's password")
@@ -117,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     receivers = _receivers(arguments, settings.push_seconds)
     if not receivers:
         raise SettingError(
-            "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL or --pushgateway URL."
+            "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL, --pushgateway URL or --otlp URL."
         )
     log_as_exporter()
     # Before there are threads, which then do not get them either.
@@ -139,17 +143,22 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
     found: list[Receiver] = []
     if arguments.statsd is not None:
         found.append(_statsd(arguments))
-    for option in ("job", "instance"):
-        if not getattr(arguments, option):
-            raise SettingError(f"--{option}='' is empty. Give a name.")
+    given = {name: getattr(arguments, name) for name in ("job", "instance")}
+    for name, value in given.items():
+        if value == "":
+            raise SettingError(f"--{name}='' is empty. Give a name.")
     login = Login(arguments.user, arguments.password_file, arguments.token_file, arguments.ca_file)
     login.check()
-    labels = {"job": arguments.job, "instance": arguments.instance}
+    labels = {"job": given["job"] or _JOB, "instance": given["instance"] or socket.gethostname()}
     if arguments.remote_write is not None:
         found.append(RemoteWrite(arguments.remote_write, login, labels, seconds))
     if arguments.pushgateway is not None:
         grouping = labels | dict(map(_label, arguments.grouping))
         found.append(Pushgateway(arguments.pushgateway, login, grouping, seconds))
+    if arguments.otlp is not None:
+        own = {_ATTRIBUTES[name]: value for name, value in given.items() if value}
+        attributes = resource(os.environ, own, {_ATTRIBUTES[name]: value for name, value in labels.items()})
+        found.append(Otlp(arguments.otlp, login, attributes, seconds))
     return found
 
 

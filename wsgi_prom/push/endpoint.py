@@ -154,7 +154,8 @@ class Endpoint:
 
     def _refused(self, answer: Any, later: Collection[int]) -> PushError:
         status = answer.status
-        said = " ".join(answer.data.decode("utf-8", "replace").split())[:_SHOWN_CHARACTERS]
+        text = answer.data.decode("utf-8", "replace")
+        said = " ".join("".join([c if c.isprintable() else " " for c in text]).split())[:_SHOWN_CHARACTERS]
         answered = f"{self.where} answers {status}{f' ({said})' if said else ''}"
         if status in later:
             from urllib3.util import Retry  # noqa: PLC0415 - an extra

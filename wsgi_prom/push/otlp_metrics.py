@@ -1,0 +1,121 @@
+"""
+The metrics of a reading as OpenTelemetry's data model has them: cumulative sums and histograms with start times, gauges, summaries.
+
+By https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/: a counter is without `_total`, an Info or an Enum is
+a sum that may go down. A start time that is not known is absent.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_prom.push.reading import exported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from wsgi_prom.push.reading import Child, Metric, Reading
+
+# Points in one request.
+_BATCH: Final = 1000
+# UCUM's, by the unit of a metric, or by the end of its name.
+_UNITS: Final = {"seconds": "s", "bytes": "By"}
+_STATES: Final = frozenset({"info", "stateset"})
+
+
+def batches(reading: Reading) -> Iterator[tuple[list[Any], int]]:
+    """Yield the metrics of *reading*, in messages of OTLP, and how many points they have: some 1,000 at a time."""
+    held: list[Any] = []
+    points = 0
+    for metric in reading.metrics:
+        for first in range(0, len(metric.children), _BATCH):
+            children = metric.children[first : first + _BATCH]
+            if held and points + len(children) > _BATCH:
+                yield held, points
+                held, points = [], 0
+            for found, count in _messages(metric, children, round(reading.time * 1e9)):
+                held.append(found)
+                points += count
+    if held:
+        yield held, points
+
+
+def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tuple[Any, int]]:
+    from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp  # noqa: PLC0415 - an extra
+
+    def message(name: str) -> Any:
+        unit = metric.unit or name.rpartition("_")[2]
+        return otlp.Metric(name=name, description=metric.help, unit=_UNITS.get(unit, ""))
+
+    if metric.type == "histogram":
+        found = message(metric.name)
+        found.histogram.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
+        _add(found.histogram.data_points, children, time, _histogram)
+        yield found, len(children)
+        return
+    if metric.type == "summary":
+        found = message(metric.name)
+        _add(found.summary.data_points, children, time, _summary)
+        yield found, len(children)
+        return
+    by_name: dict[str, Any] = {}
+    counts: dict[str, int] = {}
+    for child in children:
+        for name, more, value in child.samples:
+            counted = metric.type == "counter" and name == f"{metric.name}_total"
+            name = metric.name if counted else name  # noqa: PLW2901 - the sum's name
+            found = by_name.setdefault(name, message(name))
+            counts[name] = counts.get(name, 0) + 1
+            if counted or metric.type in _STATES:
+                found.sum.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
+                found.sum.is_monotonic = counted
+                points = found.sum.data_points
+            else:
+                points = found.gauge.data_points
+            point = points.add(time_unix_nano=time, as_double=value)
+            if counted:
+                point.start_time_unix_nano = _nanoseconds(child.start)
+            _attributes(point.attributes, (*child.labels, *more))
+    yield from [(found, counts[name]) for name, found in by_name.items()]
+
+
+def _add(points: Any, children: list[Child], time: int, fill: Any) -> None:
+    for child in children:
+        point = points.add(time_unix_nano=time, start_time_unix_nano=_nanoseconds(child.start))
+        _attributes(point.attributes, child.labels)
+        fill(point, child)
+
+
+def _histogram(point: Any, child: Child) -> None:
+    before = 0.0
+    for name, more, value in child.samples:
+        if more:
+            bound = float(more[0][1])
+            if math.isfinite(bound):
+                point.explicit_bounds.append(bound)
+            point.bucket_counts.append(round(value - before))
+            before = value
+        elif name.endswith("_sum"):
+            point.sum = value
+        elif name.endswith("_count"):
+            point.count = round(value)
+
+
+def _summary(point: Any, child: Child) -> None:
+    for name, more, value in child.samples:
+        if more:
+            point.quantile_values.add(quantile=float(more[0][1]), value=value)
+        elif name.endswith("_sum"):
+            point.sum = value
+        elif name.endswith("_count"):
+            point.count = round(value)
+
+
+def _attributes(attributes: Any, labels: Iterable[tuple[str, str]]) -> None:
+    for name, value in exported(tuple(labels), ()).items():
+        attributes.add(key=name).value.string_value = value
+
+
+def _nanoseconds(start: float) -> int:
+    return round(start * 1e9)
