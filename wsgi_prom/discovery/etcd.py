@@ -160,8 +160,8 @@ class Etcd:
         return None
 
     def _log_in(self, member: Address) -> Any:
-        import etcd3gw  # noqa: PLC0415 - an extra
-        import requests  # noqa: PLC0415 - etcd3gw has it
+        import etcd3gw
+        import requests
 
         session = requests.Session()
         # No proxy, and no password of another service in ~/.netrc.
@@ -189,8 +189,8 @@ class Etcd:
 
 def errors() -> tuple[type[Exception], ...]:
     """Return what the methods of a client raise when etcd is away, refuses, or is not etcd."""
-    import requests  # noqa: PLC0415 - an extra
-    from etcd3gw.exceptions import Etcd3Exception  # noqa: PLC0415
+    import requests
+    from etcd3gw.exceptions import Etcd3Exception
 
     # The last ones: of an answer that is not JSON, or not what was asked for.
     return (

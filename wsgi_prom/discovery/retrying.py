@@ -28,7 +28,7 @@ def retried(function: Callable[[], T], ended: Event, *told: str) -> T | None:
 
     Each EtcdError that it raises is logged once, and not if it is among *told*.
     """
-    import tenacity  # noqa: PLC0415 - an extra
+    import tenacity
 
     known = set(told)
 

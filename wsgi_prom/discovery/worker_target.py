@@ -96,8 +96,8 @@ class WorkerTarget:
                 time.sleep(_RETRY_SECONDS)
 
     def _serve(self, settings: Settings, target: Target) -> None:
-        from wsgi_prom.exporter.app import ExporterApp, MetricsApp  # noqa: PLC0415 - see configure
-        from wsgi_prom.exporter.http.server import make_server  # noqa: PLC0415
+        from wsgi_prom.exporter.app import ExporterApp, MetricsApp
+        from wsgi_prom.exporter.http.server import make_server
 
         metrics_app = MetricsApp(settings=settings, target=target, own=True)
         app = ExporterApp(metrics_app, collectors=[ProcessCollector(registry=None).collect])
@@ -120,7 +120,7 @@ class WorkerTarget:
 
     def _listen(self, settings: Settings) -> Listening:
         """Return a socket that listens on a port for the slot of this worker, as soon as there is one. Raises OSError without a free port."""
-        from wsgi_prom.exporter.http.listening import AddressInUseError, Listening  # noqa: PLC0415 - see configure
+        from wsgi_prom.exporter.http.listening import AddressInUseError, Listening
 
         host = settings.bind.host if settings.bind else ""
         while True:
