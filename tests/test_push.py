@@ -137,7 +137,7 @@ def test_a_failure_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert push(Reader(tmp_path / "shared", Target()), [failing], 1.0, times(6, between))
     assert [
         "--failing is away for the 2. time. It is tried again with each reading",
-        f"--failing works again; 3 readings were not sent, {10 + len(failing.readings[0])} samples",
+        f"--failing works again; 3 readings were not sent, {10 + failing.readings[0].size} samples",
     ] == [record.getMessage() for record in caplog.records]
 
 
@@ -152,8 +152,8 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
 
     caplog.set_level(logging.WARNING, "wsgi_prom")
     push(Reader(shared, Target()), [receiver], 1.0, times(5, step))
-    told = "there is no directory; nothing is sent until a server makes it and it can be read"
-    again = "the directory can be read again"
+    told = f"{shared} does not exist; nothing is sent until a server makes it and it can be read"
+    again = f"{shared} can be read again"
     assert [told, again, told, again] == [record.getMessage() for record in caplog.records]
     assert [1.0, 2.0] == [
         sum(value for name, _, value in reading.series if name == "filled_total")

@@ -227,6 +227,10 @@ def test_logins(receiver: pushed.Http, tmp_path: Path) -> None:
             "--remote-write has a user in its URL. Give it by --user, and the password by --password-file.",
         ),
         ("--remote-write http://h/ --user anne", "--user is given without --password-file. Give both."),
+        (
+            "--remote-write http://h/ --otlp http://other/ --token-file /none",
+            "--remote-write and --otlp would all get the same login. Run a command for each.",
+        ),
         ("--remote-write http://h/ --job=", "--job='' is empty. Give a name."),
         (
             "--remote-write http://h/ --ca-file /none",

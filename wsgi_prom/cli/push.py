@@ -149,6 +149,12 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
             raise SettingError(f"--{name}='' is empty. Give a name.")
     login = Login(arguments.user, arguments.password_file, arguments.token_file, arguments.ca_file)
     login.check()
+    over_http = [
+        option for option in ("remote_write", "pushgateway", "otlp") if getattr(arguments, option) is not None
+    ]
+    if (login.user or login.token_file) and len(over_http) > 1:
+        shown = " and ".join(f"--{option.replace('_', '-')}" for option in over_http)
+        raise SettingError(f"{shown} would all get the same login. Run a command for each.")
     labels = {"job": given["job"] or _JOB, "instance": given["instance"] or socket.gethostname()}
     if arguments.remote_write is not None:
         found.append(RemoteWrite(arguments.remote_write, login, labels, seconds))

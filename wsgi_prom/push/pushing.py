@@ -63,7 +63,7 @@ class _Readings:
         reading: Reading | None = None
         try:
             reading = self._reader.read(families(self._roads))
-            problem = "" if reading else "there is no directory"
+            problem = "" if reading else f"{self._reader.path} does not exist"
         except (OSError, DirectoryError) as error:
             problem = str(error)
         except Exception as error:
@@ -71,7 +71,7 @@ class _Readings:
         if problem and problem != self._told:
             log.warning("%s; nothing is sent until a server makes it and it can be read", problem)
         elif self._told and not problem:
-            log.warning("the directory can be read again")
+            log.warning("%s can be read again", self._reader.path)
         self._told = problem
         for road in self._roads if reading else ():
             road.offer(reading)  # type: ignore[arg-type]

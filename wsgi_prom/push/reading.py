@@ -72,8 +72,9 @@ class Reading(NamedTuple):
                 for name, more, value in child.samples:
                     yield name, (tuple(sorted(child.labels + more)) if more else child.labels), value
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
+    @property
+    def size(self) -> int:
+        """The number of samples."""
         return sum([len(child.samples) for metric in self.metrics for child in metric.children])
 
 
@@ -93,14 +94,14 @@ class Reader:
     """Reads the directory *path*. For one thread."""
 
     def __init__(self, path: Path, target: Target) -> None:
-        self._path = path
+        self.path = path
         self._target = target
         self._begin()
 
     def _begin(self) -> None:
-        self._collector = Collector(self._path)
+        self._collector = Collector(self.path)
         self._workers = Workers()
-        self._archiver = Archiver(self._path)
+        self._archiver = Archiver(self.path)
 
     def read(self, own: Iterable[ClientMetric] = ()) -> Reading | None:
         """
@@ -108,7 +109,7 @@ class Reader:
 
         Raises DirectoryError if it cannot be read.
         """
-        if not self._path.exists():
+        if not self.path.exists():
             # The next server's counters are not added to this one's.
             self._begin()
             return None
@@ -127,7 +128,7 @@ class Reader:
             if family.name not in left_out
         ]
         others = [metric for metric in families.others if metric.name not in left_out]
-        for metric in (*others, *own_metrics(report, self._target.info(self._path), *workers, *own)):
+        for metric in (*others, *own_metrics(report, self._target.info(self.path), *workers, *own)):
             with suppress(Exception):  # of a collector of the application: not as the library's metrics are
                 found.append(_of_metric(metric))
         taken: dict[str, Metric] = {}

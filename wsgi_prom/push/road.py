@@ -74,6 +74,8 @@ class Road:
         self._closed = False
         self._ended = threading.Event()
         self._told = ""
+        # The readings and samples that had failed when it last worked.
+        self._before = 0, 0
         self.sent = 0
         self.failed = 0
         self.lost = 0
@@ -86,7 +88,7 @@ class Road:
         """Have *reading* sent as soon as the one before is done with. Does not wait."""
         with self._condition:
             if self._next is not None:
-                self._fail(len(self._next))
+                self._fail(self._next.size)
             self._next = reading
             self._condition.notify()
 
@@ -102,7 +104,7 @@ class Road:
         self._thread.join(seconds)
         with self._condition:
             if self._thread.is_alive():
-                self._fail(len(self._next or ()))
+                self._fail(self._next.size if self._next else 0)
                 log.warning("%s has not answered; the last reading is not sent", self._receiver.where)
 
     def _run(self) -> None:
@@ -119,11 +121,11 @@ class Road:
             self._receiver.send(reading, self._ended)
         except PushError as error:
             with self._condition:
-                self._fail(len(reading) if error.lost is None else error.lost)
+                self._fail(reading.size if error.lost is None else error.lost)
             self._tell(str(error), lasting=error.lasting)
         except Exception as error:
             with self._condition:
-                self._fail(len(reading))
+                self._fail(reading.size)
             self._tell(
                 f"{self._receiver.where}: a failure of wsgi_prom ({type(error).__name__}: {error})",
                 lasting=True,
@@ -131,13 +133,15 @@ class Road:
         else:
             with self._condition:
                 self.sent += 1
+                readings, samples = self.failed - self._before[0], self.lost - self._before[1]
+                self._before = self.failed, self.lost
             if self._told:
                 self._told = ""
                 log.warning(
                     "%s works again; %d readings were not sent, %d samples",
                     self._receiver.where,
-                    self.failed,
-                    self.lost,
+                    readings,
+                    samples,
                 )
 
     def _fail(self, samples: int) -> None:
