@@ -74,7 +74,8 @@ def test_lines_are_those_of_the_datadog_library(receiver: socket.socket) -> None
     client.increment("hits_total", 3, tags=tags)
     client.increment("sent_total", 0.5)
     client.gauge("left", -5, tags=tags)
-    client._report("wait", "ms", 25, ["a:b"], 0.5, sampling=False)
+    for _ in range(64):  # each is sent or not, by chance
+        client.timing("wait", 25, tags=["a:b"], sample_rate=0.5)
     lines = Lines("dogstatsd")
     expected = [receiver.recv(1000).decode() for _ in range(4)]
     client.stop()
