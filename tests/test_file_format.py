@@ -204,7 +204,7 @@ def test_the_header_is_read_back(nonce: int) -> None:
 
 def test_a_future_version_is_refused_by_name() -> None:
     """The error for a header of another version names that version and ours."""
-    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION + 1, 1, 0, *[0] * 8)
+    header = layout.HEADER.pack(layout.MAGIC, layout.VERSION + 1, 1, 0, *[0] * 7)
     with pytest.raises(FormatError, match=f"version {layout.VERSION + 1}.*version {layout.VERSION}"):
         layout.unpack_header(header)
 

@@ -7,7 +7,6 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.store.bindings import RemovableBinding
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.texts import texts
 
@@ -21,18 +20,16 @@ ROW: Final = "_wsgi_prom_row"
 _REMOVED: Final = array("d", (-math.inf,))
 
 
-class BoundRow(RemovableBinding):
+class BoundRow:
     """The row of one label set, bound to the current slot; a `wsgi_prom.store.bindings.Binding`."""
 
-    __slots__ = ("__weakref__", "_began", "_columns", "_made", "_start", "row")
+    __slots__ = ("__weakref__", "_columns", "_made", "_start", "row")
 
     def __init__(self, row: Row) -> None:
         self.row = row
         # The columns of a slot, and the index of the row's start time.
         self._columns: Columns = array("d", (math.inf,))
         self._start = 0
-        # The start time when it was bound. A later one says that it was removed, and that its columns are another label set's.
-        self._began = math.inf
         self._made = math.inf
         current_slot.add(self)
         self._made = time.time()
@@ -44,7 +41,7 @@ class BoundRow(RemovableBinding):
         if keep and self.is_removed():
             current_slot.removals.alert()  # its metric is to forget it
             return
-        columns, first = slot.row(*self.row, removable=True)
+        columns, first = slot.row(*self.row)
         start = first - 1
         if self._columns is columns and self._start == start:
             return
@@ -54,28 +51,28 @@ class BoundRow(RemovableBinding):
             current_slot.removals.alert()
             return
         if columns[start] < 0:
-            columns, first = slot.use_again(*self.row)
-            start = first - 1
+            _use_again(columns, first, self.row[0].width)
         self.move(columns, first, keep=keep)
         # What goes along was counted since the former row was made.
         if keep and self._columns[self._start] < columns[start]:
             columns[start] = self._columns[self._start]
-        self._columns, self._start, self._began = columns, start, columns[start]
+        self._columns, self._start = columns, start
 
     def move(self, columns: Columns, first: int, *, keep: bool) -> None:
         """Record into *columns* from *first* on; see `Binding`. The caller holds the current slot's lock."""
         raise NotImplementedError
 
     def is_removed(self) -> bool:
-        return not 0 <= self._columns[self._start] <= self._began
-
-    def let_go(self) -> None:
-        """See `RemovableBinding`."""
-        if self._columns is not _REMOVED and self.is_removed():
-            self.detach()
-            current_slot.removals.alert()  # its metric is to forget it
+        return self._columns[self._start] < 0
 
     def detach(self) -> None:
         """Record to nothing from now on. The caller holds the current slot's lock."""
         self._columns, self._start = _REMOVED, 0
         texts.forget(self.row)
+
+
+def _use_again(columns: Columns, first: int, width: int) -> None:
+    """Have a removed row count from 0. The start time is stored last: with it, scrapes show the values."""
+    for index in range(first, first + width):
+        columns[index] = 0.0
+    columns[first - 1] = time.time()

@@ -232,7 +232,7 @@ def _take_from_slot(gauge: Any) -> None:
         with current_slot.lock:
             # Not by a removal, which looks at all rows, and which other children of the gauge would be looked at for.
             slot = current_slot.slot
-            columns, first = slot.row(*row.row, removable=True)
+            columns, first = slot.row(*row.row)
             columns[first - 1] = removed_now()
             if isinstance(slot, SharedSlot) and not slot.removed[0]:
                 slot.removed[0] = new_number()  # else nobody looks at marks

@@ -150,9 +150,8 @@ _watch: Final = _Watch()
 class _WatchedRole(joined_role.JoinedRole):
     """A role, whose processes look at their slots."""
 
-    def bind(self, slot: Slot, **_: bool) -> None:
-        """See `wsgi_prom.store.bindings.Binding`."""
-        super().bind(slot)
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        super().bind(slot, keep=keep)
         _watch.begin()
 
 

@@ -130,12 +130,10 @@ class Collector:
         self._last.update(present)
         layouts = [reading.layout for reading in self._last.values()]
         if layouts != self._layouts and not self._sums.covered(layouts):
-            # A row is gone: its columns are another label set's, or a client library's file was removed. Numbers are given
-            # anew.
+            # A row is gone: a client library's file was removed, for instance. The numbers are given anew.
             self._sums = Sums()
             self._families = Families(self._sums)
             self._sums.covered(layouts)
-            self._root.forget(2 * sum([len(layout.rows) for layout in layouts]))
         self._layouts = layouts
         self._sums.update(self._last.values(), readings)
         self._sums.texts = self._texts.latest(self._sums, self._last.values())
@@ -191,13 +189,10 @@ class Collector:
         Return whether *reading* is of another file than the last one of its slot, and has lower counts.
 
         A row that was removed says nothing, nor does one that counts from a later time on: it was removed and used again.
-        Nor one that is gone, if rows were given to other label sets since.
         """
         last = self._last.get(reading.key)
         if last is None or last.file == reading.file:
             return False
-        if reading.reused != last.reused:
-            return reading.reused < last.reused
         now = _counts(reading)
         for row, (start, counts) in _counts(last).items():
             start_now, counts_now = now.get(row, (start, [0.0] * len(counts)))

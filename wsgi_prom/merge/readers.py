@@ -63,10 +63,6 @@ class Layout:
         """The first column of each row, which has its start time, and the width."""
         return list(accumulate([schema.stride for schema, _ in self.rows], initial=0))
 
-    def forget(self, most: int) -> None:
-        """Forget what label sets of former layouts were, if there are more than *most*."""
-        self._memo.forget(most)
-
     def extended(self, lines: bytes, room: int) -> Layout:
         """
         Return the layout of a key file that continues with *lines*, whose value file has *room* columns.
@@ -96,7 +92,7 @@ class Reading:
     for another source. *nonce* is that of a slot's files, whatever its number, and None for another source; *file* (device
     and inode) tells copies of the same slot apart. *claim* is of the process that holds the slot, or held it last. A source
     that is *kept* counts with its last reading when it is gone. *removed* are the positions of removed rows among those of the
-    layout: their columns are 0. *reused* counts the rows that were given to other label sets.
+    layout: their columns are 0.
     """
 
     layout: Layout
@@ -109,7 +105,6 @@ class Reading:
     claim: Claim = _UNCLAIMED
     kept: bool = False
     removed: frozenset[int] = frozenset()
-    reused: int = 0
 
 
 class SlotSource:
@@ -126,7 +121,6 @@ class SlotSource:
         self._root = self._layout = root
         self._nonce = -1
         self._committed = 0
-        self._reused = 0
         self._removed: frozenset[int] = frozenset()
 
     def read(self, lock_file: LockFile | None, owners: frozenset[int] | None = None) -> list[Reading]:
@@ -137,7 +131,13 @@ class SlotSource:
         """
         fd, found = open_plain(self._values, owners)
         try:
-            header, data, removed = self._read_rows(fd, owners)
+            header = os.pread(fd, file_format.HEADER.size, 0)
+            nonce, committed = file_format.unpack_header(header)
+            if nonce != self._nonce or committed != self._committed:
+                # The size now, after the header was read: the values of all committed keys are within it.
+                room = (os.fstat(fd).st_size - file_format.HEADER.size) // 8
+                self._read_keys(nonce, committed, min(room, _MOST_COLUMNS), owners)
+            data, removed = self._read_values(fd)
         finally:
             os.close(fd)
         holder = None if lock_file is None else lock_file.holder(locks.FIRST_SLOT + self._number)
@@ -149,90 +149,46 @@ class SlotSource:
             Reading(
                 self._layout,
                 data,
-                self._nonce,
+                nonce,
                 str(self._number),
                 live,
-                self._nonce,
+                nonce,
                 identity,
                 claim,
                 kept=True,
                 removed=removed,
-                reused=self._reused,
             )
         ]
 
-    def _read_rows(self, fd: int, owners: frozenset[int] | None) -> tuple[bytes, bytes, frozenset[int]]:
-        """Return the header, the columns of all rows, and which of the rows are removed."""
-        tries = _TRIES
-        while True:
-            tries -= 1
-            # Before the keys and after the values: a row that has one start time in both had one label set (free_rows.py).
-            changes = any(os.pread(fd, len(file_format.CHANGES), file_format.CHANGES.start))
-            before = self._columns(fd, os.fstat(fd).st_size) if changes else b""
-            header = os.pread(fd, file_format.HEADER.size, 0)
-            try:
-                self._look_at_keys(fd, header, owners)
-            except FormatError:
-                if changes and tries:
-                    continue  # the slot's owner writes over a line of them
-                raise
-            size = 8 * self._layout.width
-            data = self._columns(fd, size)
-            if len(data) != size:
-                raise FormatError(
-                    f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}"
-                )
-            if changes:
-                removed, unsteady = self._removed_rows(before, data, self._columns(fd, size))
-                if not unsteady or not tries:
-                    return header, *self._without(data, removed | unsteady)
-            elif not tries or not any(os.pread(fd, len(file_format.CHANGES), file_format.CHANGES.start)):
-                return header, data, frozenset()
+    def _read_values(self, fd: int) -> tuple[bytes, frozenset[int]]:
+        """Return the columns of all rows, and which of the rows are removed."""
+        size = 8 * self._layout.width
+        for _ in range(_TRIES):
+            number = os.pread(fd, 8, 8 * file_format.REMOVED)
+            # First the start times, for which the values that are read after them are right.
+            starts = os.pread(fd, size, file_format.HEADER.size) if any(number) else b""
+            data = os.pread(fd, size, file_format.HEADER.size)
+            if os.pread(fd, 8, 8 * file_format.REMOVED) == number:
+                break
+        if len(data) != size or (starts and len(starts) != size):
+            raise FormatError(f"{self._values} holds {len(data)} bytes of values, its keys ask for {size}")
+        return self._without_removed(data, starts) if starts else (data, frozenset())
 
-    def _columns(self, fd: int, size: int) -> bytes:
-        return os.pread(fd, size, file_format.HEADER.size)
-
-    def _removed_rows(
-        self, before: bytes, data: bytes, after: bytes
-    ) -> tuple[frozenset[int], frozenset[int]]:
-        """Return which rows were removed at one of three moments, and which others have another start time in *data*."""
-        times = []
-        for read in (before[: len(data)].ljust(len(data), b"\0"), data, after):
-            columns = array("d", read)
-            times.append([columns[first] for first in self._layout.starts[:-1]])
-        removed, unsteady = [], []
-        for number, (then, now, later) in enumerate(zip(*times, strict=True)):
-            if then < 0 or now < 0 or later < 0:
-                removed.append(number)
-            elif now != later or then not in (now, 0.0):  # 0: nobody has had these columns before
-                unsteady.append(number)
-        return frozenset(removed), frozenset(unsteady)
-
-    def _without(self, data: bytes, found: frozenset[int]) -> tuple[bytes, frozenset[int]]:
-        """Return *data* with 0 for the rows *found*, and these: the same object as long as they are the same."""
+    def _without_removed(self, data: bytes, starts: bytes) -> tuple[bytes, frozenset[int]]:
+        columns, firsts = array("d", starts), self._layout.starts
+        found = frozenset([number for number, first in enumerate(firsts[:-1]) if columns[first] < 0])
         if found != self._removed:
             self._removed = found
         if not found:
             return data, found
-        firsts, kept = self._layout.starts, array("d", data)
+        kept = array("d", data)
         for number in found:
             row = slice(firsts[number], firsts[number + 1])
             kept[row] = array("d", bytes(8 * (row.stop - row.start)))
         return kept.tobytes(), self._removed
 
-    def _look_at_keys(self, fd: int, header: bytes, owners: frozenset[int] | None) -> None:
-        """Bring the layout up to date, for the value file *fd* with *header*."""
-        nonce, committed = file_format.unpack_header(header)
-        reused = file_format.HEADER.unpack_from(header)[file_format.REUSED]
-        if (nonce, committed, reused) != (self._nonce, self._committed, self._reused):
-            # The size now, after the header was read: the values of all committed keys are within it.
-            room = (os.fstat(fd).st_size - file_format.HEADER.size) // 8
-            self._read_keys(nonce, committed, reused, min(room, _MOST_COLUMNS), owners)
-
-    def _read_keys(
-        self, nonce: int, committed: int, reused: int, room: int, owners: frozenset[int] | None
-    ) -> None:
-        known = (nonce, reused) == (self._nonce, self._reused) and committed > self._committed
+    def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
+        known = nonce == self._nonce and committed > self._committed
         start = self._committed if known else 0
         fd, found = open_plain(self._keys, owners)
         try:
@@ -248,7 +204,7 @@ class SlotSource:
         elif len(lines) != committed - start or lines[-1:] != b"\n":
             raise FormatError(f"{self._keys} ends before {committed} bytes, which are committed")
         self._layout = (self._layout if known else self._root).extended(lines, room)
-        self._nonce, self._committed, self._reused = nonce, committed, reused
+        self._nonce, self._committed = nonce, committed
 
 
 class ExitsSource:

@@ -108,12 +108,10 @@ class Sums:
             offsets: dict[int, int] = {}
             offset = 0
             for schema, labelvalues in layout.rows:
-                numbers, key = self._numbers.setdefault(id(schema), {}), labelvalues
-                # A file may have a row twice, of which one is removed (`SharedSlot.use_again`); the second is a row of its own.
-                while (number := numbers.get(key)) in offsets:
-                    key = (*key, "")
-                if number is None:
-                    number = numbers[key] = self._add(schema, labelvalues)
+                number = self._numbers.setdefault(id(schema), {}).get(labelvalues)
+                # A file that has a row twice is not of our making; the second is a row of its own.
+                if number is None or number in offsets:
+                    number = self._add(schema, labelvalues)
                 offsets[number] = offset
                 offset += 8 * schema.stride
             place = self._places[layout] = _Place(offsets)
@@ -123,6 +121,7 @@ class Sums:
         number = len(self.rows)
         self.rows.append((schema, labelvalues))
         self.firsts.append(self.firsts[-1] + schema.stride)
+        self._numbers[id(schema)][labelvalues] = number
         return number
 
     def _piece(self, reading: Reading, place: _Place, first: int, last: int) -> bytes:

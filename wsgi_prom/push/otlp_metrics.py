@@ -100,9 +100,6 @@ def _histogram(point: Any, child: Child) -> None:
             point.sum = value
         elif name.endswith("_count"):
             point.count = round(value)
-    if point.bucket_counts and len(point.bucket_counts) == len(point.explicit_bounds):
-        # A custom collector's without +Inf: what is above its last bound has a bucket in OTLP.
-        point.bucket_counts.append(max(point.count - round(before), 0))
 
 
 def _summary(point: Any, child: Child) -> None:

@@ -23,20 +23,6 @@ class Binding(Protocol):
         """
 
 
-class RemovableBinding:
-    """A `Binding` to a removable row (`Slot.row`)."""
-
-    __slots__ = ()
-
-    def let_go(self) -> None:
-        """
-        If the row was removed, record to nothing from now on: another label set may get its columns.
-
-        The caller holds the current slot's lock.
-        """
-        raise NotImplementedError
-
-
 class Bindings:
     """
     The bindings of a process, each for as long as somebody refers to it. *current* returns the process's slot.
@@ -50,15 +36,12 @@ class Bindings:
         self._references: dict[weakref.ref[Binding], None] = {}
 
     def add(self, binding: Binding) -> None:
-        self._current().make_room(self.let_go)
         self._references[weakref.ref(binding, lambda gone: self._references.pop(gone, None))] = None
         self._bind(binding, keep=True)
 
     def bind_all(self, *, keep: bool) -> None:
         """Bind all to the current slot. An error of one does not keep the others from it; the last error is raised."""
         failed: Exception | None = None
-        if keep:
-            self._current().make_room(self.let_go)
         for reference in list(self._references):
             binding = reference()
             if binding is not None:
@@ -68,13 +51,6 @@ class Bindings:
                     failed = error
         if failed is not None:
             raise failed
-
-    def let_go(self) -> None:
-        """Tell all bindings to let go of what was removed."""
-        for reference in list(self._references):
-            binding: object = reference()
-            if isinstance(binding, RemovableBinding):
-                binding.let_go()
 
     def _bind(self, binding: Binding, *, keep: bool) -> None:
         slot = None

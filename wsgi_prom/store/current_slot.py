@@ -70,7 +70,9 @@ class CurrentSlot:
         self._bindings = Bindings(lambda: self.slot)
         self._renewing = 0  # the pid of the process that runs `renew`
         self._clock = clock
-        self._next_try, self._problem, self._failures = 0.0, "", 0
+        self._next_try = 0.0
+        self._problem = ""
+        self._failures = 0
         self._messages: list[tuple[Any, ...]] = []
 
     @property
@@ -272,8 +274,6 @@ class CurrentSlot:
     def _start_over(self, before: Slot, *, damaged: bool = False) -> None:
         """Leave the slot *before*, and record into the present one, from 0."""
         if isinstance(before, SharedSlot):
-            if not damaged and before.is_whole():  # a parent's, which may not have noticed a removal yet
-                self._bindings.let_go()
             before.leave(damaged=damaged)
         self._bindings.bind_all(keep=False)
 

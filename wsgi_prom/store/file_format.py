@@ -1,7 +1,7 @@
 r"""
 The bytes of a slot's keys and values. Its third file, of texts, is that of text_format.py.
 
-    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    80  removed    88  reused    96  doubles ...
+    NAME.values   0  "wsgiprom"    8  version    16  nonce    24  committed    32  claim    80  removed    88  doubles ...
     NAME.keys     "wsgi_prom keys <version> <nonce>\n", then one line of JSON for each schema and each row
                   {...}               a schema: label names, and the metrics that its columns make up
                   [number, "a", "b"]  a row: the schema's ordinal in this file, and the label values
@@ -16,8 +16,6 @@ as the duration's buckets) is a range of columns that a scrape adds up, so that 
 3. Both files have the same nonce: after one of them was replaced, they no longer match and are refused.
 4. A row with a negative start time is removed (removal.py). Whoever removes one stores that time first, and then a new number
    in the word `removed` of the header, which is 0 as long as no row was removed.
-5. The line of a removed row may be written over by that of another row of as many columns, with spaces before its end if it
-   is shorter (free_rows.py). `reused` counts these.
 """
 
 from __future__ import annotations
@@ -33,23 +31,20 @@ from wsgi_prom.errors import FormatError
 from wsgi_prom.store.schemas import GAUGE_MODES, Metric, Schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from wsgi_prom.store.schemas import Row
 
-VERSION: Final = 5
+VERSION: Final = 4
 MAGIC: Final = b"wsgiprom"
-HEADER: Final = struct.Struct("=8sQQQ6QQQ")
+HEADER: Final = struct.Struct("=8sQQQ6QQ")
 FIRST_COLUMN: Final = HEADER.size // 8
 # The header's fields, each a word of 8 bytes. The claim is that of the slot's owner (claims.py).
 COMMITTED: Final = 3
 CLAIM: Final = slice(4, 10)
 REMOVED: Final = 10
-REUSED: Final = 11
-# The bytes of the two words that are 0 as long as no row was removed.
-CHANGES: Final = range(8 * REMOVED, 8 * REUSED + 8)
 
-# A value file starts with one page and grows by half: room for 25 label sets of a request, or 250 counters.
+# A value file starts with one page and grows by half: room for 25 label sets of a request, or 252 counters.
 INITIAL_SIZE: Final = 4096
 # In bytes: a slot's files grow no further, so that a scrape of one takes no more memory. 160,000 label sets of 26 columns.
 LARGEST_KEYS: Final = 16 * 1024 * 1024
@@ -74,38 +69,6 @@ def row_line(schema: int, labelvalues: tuple[str, ...]) -> bytes:
     return f"[{','.join((str(schema), *map(_quoted, labelvalues)))}]\n".encode("ascii")
 
 
-def filled(line: bytes, length: int) -> bytes:
-    """Return the line of a row, made *length* bytes long."""
-    return line[:-2].ljust(length - 2) + b"]\n"
-
-
-def lines_of_rows(keys: bytes, strides: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-    """
-    Yield of each row in *keys*, a whole key file: its stride, its first column, the offset of its line, and the length of that.
-
-    *strides* are those of the file's schemas. Raises FormatError.
-    """
-    column, offset = FIRST_COLUMN, keys.index(b"\n") + 1
-    try:
-        for line in keys[offset:].split(b"\n")[:-1]:
-            length = len(line) + 1
-            if line[:1] == b"[":
-                stride = strides[int(line[1:-1].partition(b",")[0])]
-                yield stride, column, offset, length
-                column += stride
-            offset += length
-    except (ValueError, IndexError) as error:
-        raise FormatError(f"{line!r} is not the line of a row") from error
-
-
-def columns_between(keys: bytes, start: int, end: int, schemas: Sequence[Schema]) -> int:
-    """Return how many columns the rows of *keys* have whose lines begin behind newlines from the offset *start* to *end*."""
-    return sum(
-        schema.stride * (keys.count(b"\n[%d," % n, start, end) + keys.count(b"\n[%d]" % n, start, end))
-        for n, schema in enumerate(schemas)
-    )
-
-
 def text_line(items: tuple[str, ...]) -> bytes:
     """Return *items* as a line of JSON. json.dumps takes 8 times as long for so few."""
     return f"[{','.join(map(_quoted, items))}]\n".encode("ascii")
@@ -122,11 +85,6 @@ class Memo:
         self.schemas: dict[str, Schema] = {}
         # By the schema's identity, for which it is kept, and by the labels as they are spelled.
         self._rows: dict[int, tuple[Schema, dict[str, Row]]] = {}
-
-    def forget(self, most: int) -> None:
-        """Forget the rows, if there are more than *most*: label sets that are removed are not kept for good."""
-        if sum([len(rows) for _, rows in self._rows.values()]) > most:
-            self._rows.clear()
 
     def rows(self, schema: Schema) -> dict[str, Row]:
         return self._rows.setdefault(id(schema), (schema, {}))[1]
@@ -160,9 +118,9 @@ def keys_header(nonce: int) -> bytes:
     return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
 
 
-def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6) -> bytes:
+def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6, removed: int = 0) -> bytes:
     """Return the head of a value file; *committed* are bytes of its key file, whose own header is the least."""
-    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim, 0, 0)
+    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim, removed)
 
 
 def unpack_header(data: bytes) -> tuple[int, int]:

@@ -27,8 +27,7 @@ class JoinedRole:
         self.role = role
         self._place: tuple[Columns, int] | None = None
 
-    def bind(self, slot: Slot, **_: bool) -> None:
-        """See `wsgi_prom.store.bindings.Binding`. A forked child has its parent's role."""
+    def bind(self, slot: Slot, *, keep: bool) -> None:  # noqa: ARG002 - a child has its parent's role
         columns, first = self._place = slot.row(SCHEMA, (self.role,))
         columns[first] = 1.0
 

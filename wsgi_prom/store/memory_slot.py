@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 from wsgi_prom.store.removal import fit, removed_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_prom.store.removal import Removal
@@ -27,21 +26,12 @@ class Slot(Protocol):
     @property
     def owner(self) -> tuple[int, int] | None: ...
 
-    def row(
-        self, schema: Schema, labelvalues: tuple[str, ...], *, removable: bool = False
-    ) -> tuple[Columns, int]:
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """
         Return the columns of a row, made at the first call, and the index of its first value.
 
-        They are valid for as long as the process lives. The column before the first value is the row's start time. Who records
-        into a *removable* row is a `Binding` that lets go of it when it is removed: another label set may get it.
+        They are valid for as long as the process lives. The column before the first value is the row's start time.
         """
-
-    def use_again(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        """Do as `row` for a removable row that was removed, and have it count from 0."""
-
-    def make_room(self, let_go: Callable[[], None]) -> None:
-        """Look for removed rows, if there may be many. *let_go* has all bindings let go of those that were removed before."""
 
     def remove(self, removal: Removal) -> None:
         """Remove the rows that *removal* covers."""
@@ -56,17 +46,10 @@ class MemorySlot:
     def __init__(self) -> None:
         self._rows: dict[tuple[Schema, tuple[str, ...]], array[float]] = {}
 
-    def row(self, schema: Schema, labelvalues: tuple[str, ...], **_: bool) -> tuple[Columns, int]:
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         fresh = array("d", bytes(8 * schema.stride))
         fresh[0] = time.time()
         return self._rows.setdefault((schema, labelvalues), fresh), 1
-
-    def use_again(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        self._rows.pop((schema, labelvalues), None)
-        return self.row(schema, labelvalues)
-
-    def make_room(self, let_go: Callable[[], None]) -> None:
-        """Do nothing: a removed row takes no space."""
 
     def rows(self) -> list[tuple[Schema, tuple[str, ...], list[float]]]:
         """Return what was recorded, for a collector in the same process."""

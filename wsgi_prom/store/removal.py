@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
 from array import array
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import directory, directory_files, file_format
-from wsgi_prom.store.removing import removing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,10 +28,6 @@ if TYPE_CHECKING:
 
     from wsgi_prom.store.schemas import Schema
 
-# How often keys are read again whose owner gives rows to other label sets meanwhile, before a removal keeps it from that.
-_TRIES: Final = 3
-# No number of a removal.
-_ALERTED: Final = -1
 # The byte of a double that has its sign.
 _SIGN: Final = 7 if sys.byteorder == "little" else 0
 
@@ -79,13 +73,12 @@ class Watch:
 
     def look_at(self, word: memoryview[int]) -> None:
         """Watch *word* from now on. What was removed before is no news: a row that is bound is fresh."""
-        if self.seen != _ALERTED:
-            self.seen = word[0]
+        self.seen = word[0]
         self.word = word
 
     def alert(self) -> None:
         """Make the process look for removed rows, whatever the word says."""
-        self.seen = _ALERTED
+        self.seen = -1
 
 
 def removed_now() -> float:
@@ -116,67 +109,42 @@ def remove_from_others(path: Path, own: int | None, removal: Removal) -> None:
 def _remove_from(folder: int, number: int, words: list[bytes], removal: Removal) -> None:
     fd = directory_files.open_file(directory.slot_file(number, "values"), folder, os.O_RDWR, create=False)
     try:
-        for _ in range(_TRIES):
-            reused = os.pread(fd, 8, 8 * file_format.REUSED)
-            with suppress(FormatError):  # its owner writes over a line meanwhile, or it is damaged
-                starts = _starts(fd, folder, number, words, removal)
-                if not starts:
-                    return
-                with removing(fd):
-                    # Else a row may be another label set's by now.
-                    if os.pread(fd, 8, 8 * file_format.REUSED) == reused:
-                        _mark(fd, starts)
-                        return
-        with removing(fd):
-            _mark(fd, _starts(fd, folder, number, words, removal))
+        nonce, committed = file_format.unpack_header(os.pread(fd, file_format.HEADER.size, 0))
+        lines = _lines(folder, number, nonce, committed)
+        if not all(word in lines for word in words):
+            return
+        size, removed = os.fstat(fd).st_size, False
+        for start in _starts(lines, removal):
+            offset = 8 * start
+            # A file that was cut short is not made longer.
+            if offset < size and os.pread(fd, 1, offset + _SIGN) < b"\x80":
+                os.pwrite(fd, array("d", (removed_now(),)).tobytes(), offset)
+                removed = True
+        if removed:
+            os.pwrite(fd, new_number().to_bytes(8, sys.byteorder), 8 * file_format.REMOVED)
     finally:
         os.close(fd)
 
 
-def _mark(fd: int, starts: list[int]) -> None:
-    """Mark the rows whose start times are in the columns *starts* of the value file *fd*. The caller holds its lock."""
-    size, removed = os.fstat(fd).st_size, False
-    for start in starts:
-        offset = 8 * start
-        # A file that was cut short is not made longer.
-        if offset < size and os.pread(fd, 1, offset + _SIGN) < b"\x80":
-            os.pwrite(fd, array("d", (removed_now(),)).tobytes(), offset)
-            removed = True
-    if removed:
-        os.pwrite(fd, new_number().to_bytes(8, sys.byteorder), 8 * file_format.REMOVED)
-
-
-def _starts(values: int, folder: int, number: int, words: list[bytes], removal: Removal) -> list[int]:
-    """Return the columns of the start times of the rows that *removal* covers. The value file is open as *values*."""
-    nonce, committed = file_format.unpack_header(os.pread(values, file_format.HEADER.size, 0))
+def _lines(folder: int, number: int, nonce: int, committed: int) -> bytes:
+    """Return the lines of a key file that are committed."""
     fd = directory_files.open_file(directory.slot_file(number, "keys"), folder, os.O_RDONLY, create=False)
     try:
         keys = os.pread(fd, min(committed, file_format.LARGEST_KEYS), 0)
     finally:
         os.close(fd)
     file_format.check_keys(keys, nonce, committed)
-    return list(_covered(keys, words, removal)) if all(word in keys for word in words) else []
+    return keys[len(file_format.keys_header(nonce)) :]
 
 
-def _covered(keys: bytes, words: list[bytes], removal: Removal) -> Iterator[int]:
-    """Yield the column of the start time of each row of *keys* that *removal* covers. Raises FormatError."""
+def _starts(lines: bytes, removal: Removal) -> Iterator[int]:
+    """Yield the column of the start time of each row of *lines* that *removal* covers."""
+    start = file_format.FIRST_COLUMN
     schemas: list[Schema] = []
-    file_format.parse_lines(b"".join(re.findall(rb"^{.*\n", keys, re.MULTILINE)), schemas)
+    rows = file_format.parse_lines(lines, schemas)
     wanted = {id(schema): removal.labelvalues(schema) for schema in schemas}
-    # Only lines that have the label values are parsed, and the rows before them are counted: a tenth of the time.
-    longest = re.escape(max(words[1:], key=len, default=b""))
-    columns: list[int] = []
-    lines: list[bytes] = []
-    column, before = file_format.FIRST_COLUMN, 0
-    for match in re.finditer(rb"^\[.*" + longest + rb".*\n", keys, re.MULTILINE):
-        if all(word in match[0] for word in words[1:]):
-            end = match.start() - 1
-            column += file_format.columns_between(keys, before, end, schemas)
-            before = end
-            columns.append(column)
-            lines.append(match[0])
-    rows = file_format.parse_lines(b"".join(lines), schemas)
-    for column, (schema, labelvalues) in zip(columns, rows, strict=True):
+    for schema, labelvalues in rows:
         values = wanted[id(schema)]
         if values is not None and fit(values, labelvalues):
-            yield column
+            yield start
+        start += schema.stride

@@ -16,10 +16,10 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from wsgi_prom.errors import FormatError
-from wsgi_prom.store import directory, directory_files, file_format, mapping, removing
+from wsgi_prom.errors import FormatError, WsgiPromError
+from wsgi_prom.store import directory, directory_files, file_format, mapping
 from wsgi_prom.store.claims import Claim, ClaimedError, Stage
-from wsgi_prom.store.open_files import OpenFiles
+from wsgi_prom.store.descriptor import Descriptor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,30 +55,26 @@ class SlotFiles:
         self._number = number
         self._uid = os.geteuid() if owner is None else owner[0]
         self._former = former
-        self._files = OpenFiles(path, number, self._uid)
+        self._files: dict[str, Descriptor] = {}
         self._claim = Claim.new()
         self._claimed = False
         try:
-            if former is not None:
-                with directory_files.opened(path, self._uid) as folder:
+            with directory_files.opened(path, self._uid) as folder:
+                if former is not None:
                     directory.set_aside(folder, number, *directory.KINDS)
-            self._files.open()
-            self._size = os.fstat(self._files.fd("values")).st_size
+                for kind in directory.KINDS:
+                    self._files[kind] = self._open(kind, folder)
+            self._size = os.fstat(self._fd("values")).st_size
             self._new = not self._size
             (self._begin_keys if self._new else self._read_keys)()
-            self._keys_time = os.fstat(self._files.fd("keys")).st_mtime_ns
+            self._keys_time = os.fstat(self._fd("keys")).st_mtime_ns
         except BaseException:
             self.close()
             raise
 
     @property
-    def keys(self) -> bytes:
-        """The committed part of the key file."""
-        return bytes(self._keys)
-
-    @property
     def lines(self) -> bytes:
-        """Its lines."""
+        """The committed lines of the key file."""
         return bytes(self._keys[len(file_format.keys_header(self.nonce)) :])
 
     def map(self, end: int) -> None:
@@ -90,7 +86,7 @@ class SlotFiles:
         used = 8 * end
         if used > file_format.LARGEST_VALUES or (not self._new and used > self._size):
             raise FormatError(f"{self._size} bytes of values, the keys ask for {used}")
-        fd = self._files.fd("values")
+        fd = self._fd("values")
         self._reserved = mapping.pages(max(file_format.INITIAL_SIZE, used))
         self._memory = mapping.mapped(fd, self._reserved)
         self._words = self._memory.cast("Q")
@@ -100,7 +96,6 @@ class SlotFiles:
             values = slice(file_format.FIRST_COLUMN, end)
             self.columns[values] = self._former.columns[values]
             self.removed[0] = self._former.removed[0]
-            self._words[file_format.REUSED] = self._former._words[file_format.REUSED]
             self._former = None
 
     def claim(self) -> None:
@@ -127,11 +122,11 @@ class SlotFiles:
     def disclaim(self) -> None:
         """Take the claim out of the file, if it is still there: nobody has to wait for the end of this process."""
         with suppress(OSError, FormatError):
-            header = os.pread(self._files.fd("values"), file_format.HEADER.size, 0)
+            header = os.pread(self._fd("values"), file_format.HEADER.size, 0)
             nonce, committed = file_format.unpack_header(header)
             if Claim.read(header) == self._claim:
                 free = file_format.pack_header(nonce, committed)[: 8 * file_format.REMOVED]
-                os.pwrite(self._files.fd("values"), free, 0)
+                os.pwrite(self._fd("values"), free, 0)
 
     def append(self, lines: bytes, start: int, end: int) -> None:
         """
@@ -142,7 +137,7 @@ class SlotFiles:
         if len(self._keys) + len(lines) > file_format.LARGEST_KEYS or 8 * end > file_format.LARGEST_VALUES:
             raise OSError(errno.EFBIG, "a slot has no space for so many label sets")
         self._check_claim()
-        _write(self._files.fd("keys"), lines, len(self._keys))
+        _write(self._fd("keys"), lines, len(self._keys))
         if 8 * end > self._reserved:
             self._grow(8 * end)
         self.columns[start] = time.time()
@@ -153,46 +148,12 @@ class SlotFiles:
         if self._claimed:
             self._words[file_format.COMMITTED] = len(self._keys)
 
-    def give(self, offset: int, line: bytes, start: int, stride: int) -> bool:
-        """
-        Have the removed row at the column *start* be that of *line*, which is as long as the present one at *offset*.
-
-        Returns False if it stays removed, with either line: a removal is in progress. Raises OSError.
-        """
-        if removing.in_progress(self._files.fd("values")):
-            return False
-        self._check_claim()
-        _write(self._files.fd("keys"), line, offset)
-        self._keys_time = -1
-        self._keys[offset : offset + len(line)] = line
-        self._words[file_format.REUSED] += 1
-        self._check_claim()
-        return self.use_again(start, stride)
-
-    def use_again(self, start: int, stride: int) -> bool:
-        """
-        Have the removed row at the column *start* count from 0. Returns False if a removal is in progress. Raises OSError.
-
-        Its start time is stored last: with it, scrapes show the values.
-        """
-        if removing.in_progress(self._files.fd("values")):
-            return False
-        self.columns[start + 1 : start + stride] = array("d", bytes(8 * (stride - 1)))
-        # Not before the former row's: a scrape tells them apart by it.
-        self.columns[start] = max(time.time(), -self.columns[start])
-        return True
-
-    def are_whole(self) -> bool:
-        """Return whether the value file is as long as it was. A look at a mapping that is longer would end the process."""
-        reserved = self._reserved  # before the size: a signal's handler may let the file grow in between
-        with suppress(OSError):  # a descriptor that other code has closed, of a removed file, tells nothing
-            return os.fstat(self._files.fd("values")).st_size >= reserved
-        return True
-
     def check(self) -> State:
         """Look at the files: a handful of system calls. Raises MemoryError."""
-        if not self.are_whole():
-            return State.DAMAGED
+        reserved = self._reserved  # before the size: a signal's handler may let the file grow in between
+        with suppress(OSError):  # a descriptor that other code has closed, of a removed file, tells nothing
+            if os.fstat(self._fd("values")).st_size < reserved:
+                return State.DAMAGED  # without a look at the mapping, which would end the process
         header, found, keys = b"", b"", 0
         while keys != len(self._keys):  # a signal's handler has added some in between
             keys = len(self._keys)
@@ -201,12 +162,12 @@ class SlotFiles:
         if found != header:
             unclaimed = 8 * file_format.CLAIM.start
             return State.CLAIMED if found[:unclaimed] == header[:unclaimed] else State.DAMAGED
-        good = all(map(self._files.in_place, directory.KINDS)) and self._keys_are_good()
+        good = all(map(self._in_place, directory.KINDS)) and self._keys_are_good()
         return State.GOOD if good else State.REPLACED
 
     def set_aside(self) -> None:
         """Rename the files to `.bad`, as far as they are in place. Never raises."""
-        kinds = [kind for kind in directory.KINDS if self._files.in_place(kind)]
+        kinds = [kind for kind in directory.KINDS if self._in_place(kind)]
         if kinds:
             with suppress(Exception), directory_files.opened(self._path, self._uid) as folder:
                 directory.set_aside(folder, self._number, *kinds, directory.TEXTS)
@@ -218,7 +179,7 @@ class SlotFiles:
         Files that were moved away, or that a mount hides, may come back, with 0 for what was moved to a copy: an exporter
         that finds them unreadable keeps what it read last.
         """
-        kinds = [kind for kind in directory.KINDS if self._files.in_place(kind)]
+        kinds = [kind for kind in directory.KINDS if self._in_place(kind)]
         if kinds:
             with directory_files.opened(self._path, self._uid) as folder:
                 for kind in kinds:
@@ -228,11 +189,12 @@ class SlotFiles:
 
     def close(self) -> None:
         """Close the descriptors; values that are mapped stay valid."""
-        self._files.close()
+        for file in self._files.values():
+            file.close()
 
     def _grow(self, size: int) -> None:
         """Reserve room for *size* bytes of values, by half at least. Raises OSError."""
-        fd = self._files.fd("values")
+        fd = self._fd("values")
         if os.fstat(fd).st_size < self._reserved:
             # Made longer it would look whole again, with zeros in the place of values.
             raise OSError(errno.EIO, "the value file was cut short")
@@ -248,12 +210,44 @@ class SlotFiles:
     def _keys_are_good(self) -> bool:
         # Only this process writes to it: no need to read what has the time of its last writing.
         with suppress(OSError):  # no descriptor is left to open the file again: nothing is known
-            written = os.fstat(self._files.fd("keys")).st_mtime_ns
+            written = os.fstat(self._fd("keys")).st_mtime_ns
             keys = bytes(self._keys)
-            if written != self._keys_time and os.pread(self._files.fd("keys"), len(keys), 0) != keys:
+            if written != self._keys_time and os.pread(self._fd("keys"), len(keys), 0) != keys:
                 return False
             self._keys_time = written
         return True
+
+    def _in_place(self, kind: str) -> bool:
+        """Return whether the file of *kind* is the one that its name leads to."""
+        try:
+            found = (self._path / directory.slot_file(self._number, kind)).lstat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._files[kind].identity
+
+    def _fd(self, kind: str) -> int:
+        """Return a descriptor for immediate use; opened again if other code has closed it. Raises OSError."""
+        file = self._files[kind]
+        if not file.is_open() and self._in_place(kind):
+            with directory_files.opened(self._path, self._uid) as folder:
+                again = self._open(kind, folder)
+            if again.identity == file.identity:
+                file = self._files[kind] = again
+            else:
+                again.close()
+        return file.number()
+
+    def _open(self, kind: str, folder: int) -> Descriptor:
+        name = directory.slot_file(self._number, kind)
+        try:
+            return Descriptor(directory_files.open_file(name, folder, os.O_RDWR))
+        except OSError as error:
+            if (
+                isinstance(error, directory_files.NotOwnFileError)
+                or error.errno in directory_files.NOT_A_FILE
+            ):
+                raise FormatError(f"{self._path / name} cannot be used: {error.strerror}") from error
+            raise
 
     def _begin_keys(self) -> None:
         if self._former is None:
@@ -262,17 +256,17 @@ class SlotFiles:
         else:
             # The same nonce: an exporter takes the copy for the slot that it knows, and counts nothing twice.
             self.nonce, self._keys = self._former.nonce, bytearray(self._former._keys)
-        os.ftruncate(self._files.fd("keys"), 0)
-        _write(self._files.fd("keys"), self._keys, 0)
+        os.ftruncate(self._fd("keys"), 0)
+        _write(self._fd("keys"), self._keys, 0)
 
     def _read_keys(self) -> None:
-        header = os.pread(self._files.fd("values"), file_format.HEADER.size, 0)
+        header = os.pread(self._fd("values"), file_format.HEADER.size, 0)
         self.nonce, committed = file_format.unpack_header(header)
         # First: a living owner looks after its files itself.
         if Claim.read(header).lives():
             raise ClaimedError
         # Only what is committed, and not as much memory as a damaged header asks for.
-        keys = os.pread(self._files.fd("keys"), min(committed, file_format.LARGEST_KEYS), 0)
+        keys = os.pread(self._fd("keys"), min(committed, file_format.LARGEST_KEYS), 0)
         file_format.check_keys(keys, self.nonce, committed)
         self._keys = bytearray(keys)
 
@@ -280,6 +274,21 @@ class SlotFiles:
         """Return what only this process writes of the header."""
         header = file_format.pack_header(self.nonce, len(self._keys), self._claim)
         return header[: 8 * file_format.REMOVED]
+
+
+def nonce_of(path: Path, number: int) -> int | None:
+    """Return the nonce of slot *number* in *path*, None if there is none that can be read."""
+    try:
+        with directory_files.opened(path) as folder:
+            fd = directory_files.open_file(
+                directory.slot_file(number, "values"), folder, os.O_RDONLY, create=False
+            )
+        try:
+            return file_format.unpack_header(os.pread(fd, file_format.HEADER.size, 0))[0]
+        finally:
+            os.close(fd)
+    except (OSError, WsgiPromError):
+        return None
 
 
 def _write(fd: int, data: bytes | bytearray, offset: int) -> None:

@@ -17,14 +17,13 @@ from wsgi_prom.errors import DirectoryError, FormatError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
 from wsgi_prom.store.memory_slot import MemorySlot
-from wsgi_prom.store.removal import new_number, removed_now
-from wsgi_prom.store.slot_files import SlotFiles, State
-from wsgi_prom.store.slot_rows import SlotRows
+from wsgi_prom.store.removal import fit, new_number, removed_now
+from wsgi_prom.store.schemas import PER_PROCESS_MODES
+from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
 from wsgi_prom.store.text_file import TextFile
-from wsgi_prom.store.usable_slot import first_usable, nonce_of
+from wsgi_prom.store.usable_slot import first_usable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_prom.store.claims import Stage
@@ -60,11 +59,12 @@ class SharedSlot:
         # Whether rows are kept in memory, and the error that caused it; None if a signal handler did.
         self.incomplete = False
         self.error: OSError | DirectoryError | None = None
-        # How many rows were given to other label sets, whose columns are elsewhere.
-        self.given = 0
         self._locks = lock_file
         self._appending = False
+        self._schemas: dict[Schema, int] = {}
+        self._rows: dict[tuple[int, tuple[str, ...]], int] = {}
         self._memory = MemorySlot()
+        self._end = file_format.FIRST_COLUMN
         self._files = SlotFiles(path, number, owner, former)
         uid = os.geteuid() if owner is None else owner[0]
         self._texts = TextFile(path, number, uid, self._files.nonce)
@@ -126,10 +126,6 @@ class SharedSlot:
         older = (n for n in directory.slot_numbers(path) if nonce_of(path, n) == files.nonce)
         return first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
 
-    def is_whole(self) -> bool:
-        """Return whether the columns may be looked at: the file is as long as they are."""
-        return self._files.are_whole()
-
     def withdraw(self) -> None:
         """
         Hide the files from scrapes, so that their values can be moved to a copy. Raises OSError, DirectoryError.
@@ -147,32 +143,22 @@ class SharedSlot:
         """Set the worker's stage, for scrapes and for the next process that claims the slot."""
         self._files.tell_stage(stage)
 
-    def row(
-        self, schema: Schema, labelvalues: tuple[str, ...], *, removable: bool = False
-    ) -> tuple[Columns, int]:
-        first = self._rows.find(schema, labelvalues)
-        if first is None:
-            first = self._try(self._make, schema, labelvalues)
-            if first is None:
-                return self._memory.row(schema, labelvalues)
-        if not removable:
-            self._rows.keep(first)
-        return self._files.columns, first
-
-    def use_again(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
-        if self._rows.find(schema, labelvalues) is None:
-            return self._memory.use_again(schema, labelvalues)
-        first = self._try(self._make_again, schema, labelvalues)
-        return self._memory.row(schema, labelvalues) if first is None else (self._files.columns, first)
-
-    def make_room(self, let_go: Callable[[], None]) -> None:
-        removed = self._files.removed[0]
-        if not self._appending and self._rows.need_sweep(removed):
+    def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
+        number = self._schemas.get(schema)
+        first = None if number is None else self._rows.get((number, labelvalues))
+        if first is not None:
+            return self._files.columns, first
+        # A line within a line would destroy both. After an error nothing is tried before `retry`.
+        if self.error is None and not self._appending:
             self._appending = True
             try:
-                self._rows.sweep(self._files.keys, self._files.columns, removed, let_go)
+                return self._append(schema, number, labelvalues)
+            except OSError as error:
+                self.error = error
             finally:
                 self._appending = False
+        self.incomplete = True
+        return self._memory.row(schema, labelvalues)
 
     def write_text(self, column: int, text: Text) -> bool:
         """Write *text* for *column*, an index of a row's columns, into the files. Returns False if they have no room for it."""
@@ -188,10 +174,21 @@ class SharedSlot:
         return True
 
     def remove(self, removal: Removal) -> None:
-        for first in self._rows.covered(removal):
-            self._files.columns[first - 1] = removed_now()
+        for schema, number in list(self._schemas.items()):
+            wanted = removal.labelvalues(schema)
+            if wanted is not None:
+                for first in self._firsts(number, wanted):
+                    self._files.columns[first - 1] = removed_now()
         self._files.removed[0] = new_number()
         self._memory.remove(removal)
+
+    def _firsts(self, schema: int, wanted: tuple[str | None, ...]) -> list[int]:
+        """Return the first columns of the rows of a schema that have the label values *wanted*."""
+        if None in wanted:
+            rows = list(self._rows.items())
+            return [first for (number, values), first in rows if number == schema and fit(wanted, values)]
+        first = self._rows.get((schema, wanted))  # type: ignore[arg-type]
+        return [] if first is None else [first]
 
     @property
     def removed(self) -> memoryview[int]:
@@ -201,7 +198,6 @@ class SharedSlot:
     def retry(self) -> None:
         """Let `row` and `write_text` try again to put into the files what had no space there."""
         self.incomplete, self.error = False, None
-        self._rows.hurry()
 
     def leave(self, *, damaged: bool = False) -> None:
         """Close the files, which are set aside if they are *damaged*; release the slot unless a parent process has it."""
@@ -232,53 +228,41 @@ class SharedSlot:
                 self.incomplete = True
         return state
 
-    def _try(
-        self,
-        make: Callable[[Schema, tuple[str, ...]], int],
-        schema: Schema,
-        labelvalues: tuple[str, ...],
-    ) -> int | None:
-        """Return what *make* returns; None if there is no space, and rows are to be kept in memory."""
-        # A line within a line would destroy both. After an error nothing is tried before `retry`.
-        if self.error is None and not self._appending:
-            self._appending = True
-            try:
-                return make(schema, labelvalues)
-            except OSError as error:
-                self.error = error
-            finally:
-                self._appending = False
-        self.incomplete = True
-        return None
-
-    def _make(self, schema: Schema, labelvalues: tuple[str, ...]) -> int:
-        """Return the first column of a new row, in the place of a removed one if there is such. Raises OSError."""
-        lines = self._rows.lines(schema, labelvalues)
-        place = self._rows.take(schema, len(lines))
-        if place is not None:
-            line = file_format.filled(lines, place.length)
-            if self._files.give(place.offset, line, place.start, schema.stride):
-                self.given += 1
-                return self._rows.put(schema, labelvalues, place.start)
-        start = self._rows.end
-        self._files.append(lines, start, start + schema.stride)
-        return self._rows.append(schema, labelvalues)
-
-    def _make_again(self, schema: Schema, labelvalues: tuple[str, ...]) -> int:
-        """Return the first column of a row in the place of the removed one of these label values. Raises OSError."""
-        first = self._rows.find(schema, labelvalues)
-        if first is not None:
-            if self._files.use_again(first - 1, schema.stride):
-                self._rows.used(first)
-                return first
-            self._rows.forget(schema, labelvalues)
-        return self._make(schema, labelvalues)
+    def _append(
+        self, schema: Schema, number: int | None, labelvalues: tuple[str, ...]
+    ) -> tuple[Columns, int]:
+        lines = b""
+        if number is None:
+            number = len(self._schemas)
+            lines = file_format.schema_line(schema)
+        lines += file_format.row_line(number, labelvalues)
+        start, end = self._end, self._end + schema.stride
+        self._files.append(lines, start, end)
+        self._end = end
+        self._schemas[schema] = number
+        self._rows[number, labelvalues] = start + 1
+        return self._files.columns, start + 1
 
     def _load(self) -> None:
-        self._rows = SlotRows(self._files.lines)
-        self._files.map(self._rows.end)
-        columns, now = self._files.columns, time.time()
-        self._rows.choose(columns)
-        for start, stride in self._rows.per_process:
-            began = columns[start]
-            columns[start : start + stride] = array("d", (began if began < 0 else now, *[0.0] * (stride - 1)))
+        schemas: list[Schema] = []
+        rows = file_format.parse_lines(self._files.lines, schemas)
+        # By identity, which takes half of the time of a look-up by the schema.
+        numbers = {id(schema): self._schemas.setdefault(schema, n) for n, schema in enumerate(schemas)}
+        modes = PER_PROCESS_MODES
+        per_process = {id(schema) for schema in schemas if any(m.mode in modes for m in schema.metrics)}
+        gauges: list[tuple[int, int]] = []
+        known, end = self._rows, self._end
+        for schema, labelvalues in rows:
+            key, stride = id(schema), schema.stride
+            known.setdefault((numbers[key], labelvalues), end + 1)
+            if key in per_process:
+                gauges.append((end, stride))
+            end += stride
+        self._end = end
+        self._files.map(end)
+        now = time.time()
+        for start, stride in gauges:
+            began = self._files.columns[start]
+            self._files.columns[start : start + stride] = array(
+                "d", (began if began < 0 else now, *[0.0] * (stride - 1))
+            )

@@ -122,12 +122,11 @@ class Texts:
 class _RowTexts:
     """The *texts* of one row by column, and where the columns are in the files of *slot*, once they are known."""
 
-    __slots__ = ("_first", "_given", "_row", "slot", "texts")
+    __slots__ = ("_first", "_row", "slot", "texts")
 
     def __init__(self, row: Row) -> None:
         self._row = row
         self._first = 0
-        self._given = 0
         self.slot: Slot | None = None
         self.texts: dict[int, Text] = {}
 
@@ -135,11 +134,11 @@ class _RowTexts:
         """Write the text of *column* into the files of *slot*. Returns False if they have no room for it."""
         if not isinstance(slot, SharedSlot):
             return True
-        if self.slot is not slot or self._given != slot.given:
-            columns, self._first = slot.row(*self._row, removable=True)
+        if self.slot is not slot:
+            columns, self._first = slot.row(*self._row)
             if type(columns) is array:
                 return True  # in memory, and `bind` is called again once the row is not
-            self.slot, self._given = slot, slot.given
+            self.slot = slot
         return slot.write_text(self._first + column, self.texts[column])
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.errors import WsgiPromError
-from wsgi_prom.store import directory, directory_files, file_format, locks
+from wsgi_prom.store import locks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from wsgi_prom.store.locks import LockFile
     from wsgi_prom.store.slots import SharedSlot
@@ -48,18 +45,3 @@ def _is_of_one_slot(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in {errno.EACCES, errno.EPERM, errno.EIO}
     return isinstance(error, Exception)
-
-
-def nonce_of(path: Path, number: int) -> int | None:
-    """Return the nonce of slot *number* in *path*, None if there is none that can be read."""
-    try:
-        with directory_files.opened(path) as folder:
-            fd = directory_files.open_file(
-                directory.slot_file(number, "values"), folder, os.O_RDONLY, create=False
-            )
-        try:
-            return file_format.unpack_header(os.pread(fd, file_format.HEADER.size, 0))[0]
-        finally:
-            os.close(fd)
-    except (OSError, WsgiPromError):
-        return None
