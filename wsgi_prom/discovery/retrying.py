@@ -41,7 +41,8 @@ def retried(function: Callable[[], T], ended: Event, *told: str) -> T | None:
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(EtcdError),
-        wait=tenacity.wait_exponential_jitter(initial=_FIRST_PAUSE, max=_LONGEST_PAUSE, jitter=_JITTER),
+        wait=tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE)
+        + tenacity.wait_random(0, _JITTER),
         stop=tenacity.stop_when_event_set(ended),
         sleep=tenacity.sleep_using_event(ended),
         before_sleep=tell,

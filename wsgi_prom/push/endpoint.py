@@ -46,7 +46,11 @@ def require(option: str, extra: str, *modules: str) -> None:
 
 @dataclass(frozen=True)
 class Login:
-    """Who this is to a receiver: a *user* with a password in a file, or the bearer of a token in one. *ca_file*: what it is verified by."""
+    """
+    Who this is to a receiver: a *user* with a password in a file, or the bearer of a token in one.
+
+    *ca_file*: what the receiver is verified by.
+    """
 
     user: str = ""
     password_file: str = ""
@@ -115,7 +119,7 @@ class Endpoint:
         left = self._not_before - time.monotonic()
         if left > 0:
             raise PushError(f"{self.where} wants no request for {left:.0f} s", pause=left)
-        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - an extra
+        from urllib3.exceptions import HTTPError
 
         own = {"User-Agent": f"wsgi_prom/{version.installed()}", **headers, **self._login.value}
         try:
@@ -158,7 +162,7 @@ class Endpoint:
         said = " ".join("".join([c if c.isprintable() else " " for c in text]).split())[:_SHOWN_CHARACTERS]
         answered = f"{self.where} answers {status}{f' ({said})' if said else ''}"
         if status in later:
-            from urllib3.util import Retry  # noqa: PLC0415 - an extra
+            from urllib3.util import Retry
 
             try:
                 pause = Retry().get_retry_after(answer) or 0.0
@@ -196,9 +200,9 @@ def _check(option: str, url: str) -> None:
 
 
 def _pool(ca_file: str) -> Any:
-    import ssl  # noqa: PLC0415 - takes 10 ms
+    import ssl  # takes 10 ms
 
-    import urllib3  # noqa: PLC0415 - an extra
+    import urllib3
 
     try:
         context = ssl.create_default_context(cafile=ca_file or None)

@@ -34,7 +34,7 @@ def resource(
     environ: Mapping[str, str], given: Mapping[str, str], otherwise: Mapping[str, str]
 ) -> dict[str, str]:
     """
-    Return the resource's attributes: those *given*, of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES in *environ*, and *otherwise*.
+    Return the resource's attributes: *given*, of OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES in *environ*, and *otherwise*.
 
     What comes first here wins. Attributes that cannot be read are left out, all of them, and logged: OpenTelemetry's rule.
     """
@@ -69,7 +69,7 @@ class Otlp:
 
     def send(self, reading: Reading, ended: Event) -> None:
         """See `Receiver`."""
-        from wsgi_prom.push.otlp_metrics import batches  # noqa: PLC0415 - needs an extra
+        from wsgi_prom.push.otlp_metrics import batches
 
         lost, problem = 0, None
         left = list(batches(reading))
@@ -87,8 +87,8 @@ class Otlp:
             raise PushError(str(problem), lost=lost, lasting=problem.lasting)
 
     def _post(self, metrics: list[Any], ended: Event) -> None:
-        from google.protobuf.message import DecodeError  # noqa: PLC0415 - an extra
-        from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service  # noqa: PLC0415
+        from google.protobuf.message import DecodeError
+        from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
 
         request = service.ExportMetricsServiceRequest()
         resource = request.resource_metrics.add()

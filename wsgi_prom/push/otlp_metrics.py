@@ -1,8 +1,8 @@
 """
-The metrics of a reading as OpenTelemetry's data model has them: cumulative sums and histograms with start times, gauges, summaries.
+The metrics of a reading in OpenTelemetry's data model: cumulative sums and histograms with start times, gauges, summaries.
 
-By https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/: a counter is without `_total`, an Info or an Enum is
-a sum that may go down. A start time that is not known is absent.
+By https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/: a counter is without `_total`, an Info
+or an Enum is a sum that may go down. A start time that is not known is absent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def batches(reading: Reading) -> Iterator[tuple[list[Any], int]]:
 
 
 def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tuple[Any, int]]:
-    from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp  # noqa: PLC0415 - an extra
+    from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp
 
     def message(name: str) -> Any:
         unit = metric.unit or name.rpartition("_")[2]
@@ -64,9 +64,9 @@ def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tupl
     for child in children:
         for name, more, value in child.samples:
             counted = metric.type == "counter" and name == f"{metric.name}_total"
-            name = metric.name if counted else name  # noqa: PLW2901 - the sum's name
-            found = by_name.setdefault(name, message(name))
-            counts[name] = counts.get(name, 0) + 1
+            shown = metric.name if counted else name
+            found = by_name.setdefault(shown, message(shown))
+            counts[shown] = counts.get(shown, 0) + 1
             if counted or metric.type in _STATES:
                 found.sum.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
                 found.sum.is_monotonic = counted

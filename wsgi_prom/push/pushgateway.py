@@ -1,7 +1,8 @@
 """
 A Prometheus Pushgateway, by the client library: each reading takes the place of the one before in its group.
 
-A metric's own label of a name that the grouping key has gets the prefix `exported_`, as in a scrape: the gateway would overwrite it.
+A metric's own label of a name that the grouping key has gets the prefix `exported_`, as in a scrape: the gateway would
+overwrite it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ _EXPECTS: Final = "a Pushgateway, such as http://HOST:9091"
 
 
 class Pushgateway:
-    """The gateway at *url*; *grouping* has the `job`, and tells this group from others. It is tried for *seconds*. Raises SettingError."""
+    """
+    The gateway at *url*; *grouping* has the `job` first, and tells this group from others. It is tried for *seconds*.
+
+    Raises SettingError.
+    """
 
     name = "pushgateway"
 

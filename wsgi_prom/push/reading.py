@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_prom.exporter.target import Target, own_metrics
@@ -41,7 +42,11 @@ class Sample(NamedTuple):
 
 
 class Child(NamedTuple):
-    """A label set: its *labels* in the order of their names, and since when it counts, in seconds since the epoch; 0 if unknown."""
+    """
+    A label set: its *labels* in the order of their names.
+
+    *start*: since when it counts, in seconds since the epoch; 0 if unknown.
+    """
 
     labels: Labels
     start: float
@@ -79,7 +84,7 @@ class Reading(NamedTuple):
 
 
 def exported(labels: Labels, taken: Container[str]) -> dict[str, str]:
-    """Return *labels*, less empty ones; a name that is *taken* gets the prefix `exported_`, as Prometheus gives it in a scrape."""
+    """Return *labels*, less empty ones; a name that is *taken* gets the prefix `exported_`, as in a scrape."""
     found: dict[str, str] = {}
     for name, value in labels:
         shown = name
@@ -142,7 +147,8 @@ def _of_family(family: Family, more: dict[tuple[str, Labels], float]) -> Metric:
     children = []
     values = iter(family.values)
     for (labels, shape), start in zip(family.children, family.starts, strict=True):
-        samples = [Sample(metric_name(name), extra, value) for (name, extra), value in zip(shape, values)]  # noqa: B905 - as many values as the shape has samples
+        own = zip(shape, islice(values, len(shape)), strict=True)
+        samples = [Sample(metric_name(name), extra, value) for (name, extra), value in own]
         if more:
             samples = [
                 sample

@@ -32,7 +32,10 @@ _HEADERS: Final = {
     "Content-Encoding": "snappy",
     "X-Prometheus-Remote-Write-Version": "0.1.0",
 }
-_EXPECTS: Final = "a receiver of remote write, of Prometheus http://HOST:9090/api/v1/write with --web.enable-remote-write-receiver"
+_EXPECTS: Final = (
+    "a receiver of remote write; Prometheus has one at http://HOST:9090/api/v1/write "
+    "with --web.enable-remote-write-receiver"
+)
 
 
 class RemoteWrite:
@@ -104,7 +107,7 @@ class RemoteWrite:
         return tuple(sorted((own | exported(labels, own)).items()))
 
     def _post(self, request: Any, ended: Event) -> None:
-        import cramjam  # noqa: PLC0415 - an extra
+        import cramjam
 
         body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
         retried(lambda: self._endpoint.ask(body, _HEADERS), self._seconds, ended)

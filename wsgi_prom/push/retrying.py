@@ -24,7 +24,7 @@ def retried(function: Callable[[], T], seconds: float, ended: Event) -> T:
 
     Once *ended* there is no further attempt.
     """
-    import tenacity  # noqa: PLC0415 - an extra
+    import tenacity
 
     growing = tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE) + tenacity.wait_random(
         0, _JITTER

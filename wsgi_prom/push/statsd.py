@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     Part = tuple[str, Labels]
     Key = tuple[str, Labels, Labels]
 
-# What a network with an MTU of 1,500 bytes, and the headers of IP and UDP and some tunnel, carries in one piece: the statsd of DataDog's
-# and of etsy's documentation.
+# What a network with an MTU of 1,500 bytes carries in one piece, less the headers of IP, UDP and some tunnel: the figure of
+# DataDog's documentation and of etsy's.
 UDP_BYTES: Final = 1432
 # An agent's socket on the same host takes more; DogStatsD's clients send 8 KiB.
 UNIX_BYTES: Final = 8192
@@ -123,7 +123,7 @@ class Deltas:
 
 
 def _bucket_counts(child: Child) -> dict[tuple[str, Labels], tuple[float, float]]:
-    """Return the observations in each bucket alone, and the bound that stands for them: the upper one, of the last the lower."""
+    """Return the observations of each bucket, and the bound that stands for them: the upper one, of the last the lower."""
     found = {}
     before, lower = 0.0, 0.0
     for name, more, value in child.samples:
@@ -193,12 +193,13 @@ class Statsd:
             problem = _reason(error)
         if problem:
             raise PushError(
-                f"{self.where} gets nothing ({problem}). Name the address of a statsd that runs; what is counted meanwhile is sent then",
+                f"{self.where} gets nothing ({problem}). Name the address of a statsd that runs; "
+                "what is counted meanwhile is sent then",
                 lost=left,
             )
 
     def _connected(self) -> socket.socket:
-        """Return a socket, made for each reading: an agent that was started again has another address or socket. Raises OSError."""
+        """Return a socket for one reading: an agent that was started again has another address or socket. Raises OSError."""
         if self._address.path:
             found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             target: str | tuple[str, int] = self._address.path

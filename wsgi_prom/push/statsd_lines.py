@@ -1,5 +1,5 @@
 """
-Lines of the statsd protocol, with labels as tags of DogStatsD, as those of InfluxDB's and Telegraf's statsd, or within the name.
+Lines of the statsd protocol, with labels as tags of DogStatsD, as those of InfluxDB's statsd, or within the name.
 
 1. Nothing within a line ends it or one of its parts: such characters of names and values are underscores.
 2. Numbers are decimal, without an exponent: etsy's statsd takes no sample rate with one.

@@ -1,4 +1,8 @@
-"""The messages of Prometheus remote write 1.0, as classes of google.protobuf: https://prometheus.io/docs/specs/prw/remote_write_spec/."""
+"""
+The messages of Prometheus remote write 1.0, as classes of google.protobuf.
+
+https://prometheus.io/docs/specs/prw/remote_write_spec/
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ TYPES: Final = {
 @cache
 def write_request() -> Any:
     """Return the class WriteRequest. Raises ImportError without protobuf, an extra."""
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # noqa: PLC0415
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
