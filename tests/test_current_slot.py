@@ -5,6 +5,7 @@ directory.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -343,6 +344,32 @@ def test_a_directory_that_is_set_late_is_used_by_children(in_child: Callable[...
 
     assert 0 == in_child(run)
     assert {"/": 1.0} == hits(shared)
+
+
+def test_tries_that_take_long_are_rare(in_child: Callable[..., Any], shared: Path) -> None:
+    """A process that has many rows and no space for them spends at most a fiftieth of its time on trying again."""
+
+    def run() -> list[float]:
+        now, tries = [0.0], []
+
+        class Slow:
+            def bind(self, slot: Slot, **_: bool) -> None:
+                if isinstance(slot, SharedSlot):
+                    tries.append(now[0])
+                    now[0] += 0.5
+                    raise OSError(errno.EFBIG, "File too large")
+
+        os.environ[VARIABLE] = str(shared)
+        current_slot = CurrentSlot(clock=lambda: now[0])
+        current_slot.add(slow := Slow())
+        for second in range(60):
+            now[0] = float(second)
+            current_slot.renew()
+            current_slot.check()
+        del slow
+        return tries
+
+    assert [0.0, 25.0, 50.0] == in_child(run)
 
 
 @pytest.mark.parametrize("guard", GUARDS)

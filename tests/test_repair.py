@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import processes
 import pytest
 
+from runner.waits import eventually
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store import file_format as layout
 from wsgi_prom.store import schemas
@@ -267,7 +268,7 @@ def test_a_claim_that_failed_is_tried_again(
 def test_a_slot_without_space_is_filled_later(in_child: Callable[..., Any], shared: Path) -> None:
     """Series that find no space are kept in memory, and moved to the file when there is some."""
 
-    def run() -> tuple[int, int, dict[str, float]]:
+    def run() -> tuple[int, int]:
         import resource
 
         recorded = Recorded(shared)
@@ -279,13 +280,14 @@ def test_a_slot_without_space_is_filled_later(in_child: Callable[..., Any], shar
         without = len(counted(Collector(shared)))
         failed = recorded("look")
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        assert 0 == recorded("look")
-        return without, failed, counted(Collector(shared))
+        expected = {"/first": 1.0} | {f"/{number}": 2.0 for number in range(1000)}
+        # On a busy machine a try takes so long that the next one is more than a second later.
+        eventually(lambda: (recorded("look"), counted(Collector(shared)))[1], expected.__eq__)
+        return without, failed
 
-    without, failed, found = in_child(run)
+    without, failed = in_child(run)
     assert 10 < without < 1000
     assert failed >= 1
-    assert {"/first": 1.0} | {f"/{number}": 2.0 for number in range(1000)} == found
 
 
 def test_threads_lose_nothing_while_files_are_made_again(in_child: Callable[..., Any], shared: Path) -> None:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-_RETRY_SECONDS: Final = 1.0  # recording goes on meanwhile; a try costs some microseconds
+_RETRY_SECONDS: Final = 1.0  # recording goes on meanwhile; a try costs some microseconds a row
+_RETRY_SHARE: Final = 50  # and is a fiftieth of the time at most, with however many rows
 
 
 class CurrentSlot:
@@ -100,7 +101,8 @@ class CurrentSlot:
         self._owner = owner
         self._deferred = False
         if self.fork_guard[0] and isinstance(self.slot, MemorySlot):
-            self._renew_now()
+            self.fork_guard[0], self._next_try = 0, 0.0
+            self.renew()
 
     def tell_stage(self, stage: Stage) -> None:
         """Set the stage of this worker, for scrapes. A forked child has none until it sets its own."""
@@ -135,6 +137,7 @@ class CurrentSlot:
         """
         if self.fork_guard[1] and self._clock() < self._next_try:
             return
+        began = self._clock()
         with self._own_lock():
             # A signal handler that records in the middle of this goes on with what there is.
             if self.fork_guard[0] or self._renewing == os.getpid():
@@ -150,7 +153,7 @@ class CurrentSlot:
                     self.fork_guard[0] = 1
                     self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
-                self._fail(error)
+                self._fail(error, self._clock() - began)
             finally:
                 self.token = not unlocked.needs_lock() and self.lock
                 self._renewing = 0
@@ -167,9 +170,10 @@ class CurrentSlot:
         """
         with self._own_lock():
             if self.fork_guard[1] and self.fork_guard[0] and self._is_wrong(self.slot):
-                self.fork_guard[0] = 0
-        if not self.fork_guard[0]:
-            self._renew_now()
+                self.fork_guard[0], self._next_try = 0, 0.0
+        if not self.fork_guard[0] and self._next_try - self._clock() <= _RETRY_SECONDS:
+            self._next_try = 0.0
+            self.renew()
         failures, self._failures = self._failures, 0
         return failures
 
@@ -199,11 +203,6 @@ class CurrentSlot:
     def _own_lock(self) -> threading.RLock:
         # setdefault is one operation: threads meet at one lock.
         return self._locks.setdefault(os.getpid(), threading.RLock())
-
-    def _renew_now(self) -> None:
-        self.fork_guard[0] = 0
-        self._next_try = 0.0
-        self.renew()
 
     def look_for_incomplete(self) -> None:
         """Let the next record try to put into the files what is in memory, but not more than once a second."""
@@ -277,8 +276,8 @@ class CurrentSlot:
             before.leave(damaged=damaged)
         self._bindings.bind_all(keep=False)
 
-    def _fail(self, error: Exception) -> None:
-        self._next_try = self._clock() + _RETRY_SECONDS
+    def _fail(self, error: Exception, took: float) -> None:
+        self._next_try = self._clock() + max(_RETRY_SECONDS, _RETRY_SHARE * took)
         self.fork_guard[0] = 0
         self._failures += 1
         known = isinstance(error, (OSError, WsgiPromError))
