@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 def test_an_etcd_that_goes_and_comes_back(tmp_path: Path) -> None:
     """
-    After an outage, after one with all data lost, and after somebody has deleted the key, the target is registered again, and the
-    follower's file shows it; during an outage the file stays as it was. The exporter answers all the time.
+    After an outage, after one with all data lost, after somebody has deleted the key or revoked its lease, the target is registered
+    again, and the follower's file shows it; during an outage the file stays as it was. The exporter answers all the time.
     """
     out = tmp_path / "targets.json"
     with etcds.etcd(tmp_path / "data") as etcd:
@@ -50,12 +50,18 @@ def test_an_etcd_that_goes_and_comes_back(tmp_path: Path) -> None:
             etcd.post("kv/deleterange", key=etcds.coded("/shop/"), range_end=etcds.coded("/shop0"))
             shown.append(live.eventually(lambda: etcd.targets("shop"), bool))
             shown.append(live.eventually(lambda: registered.read(out), lambda found: found == own))
+            (lease,) = etcd.post("lease/leases")["leases"]
+            etcd.post("lease/revoke", **lease)
+            server.wait_for_log(
+                r"etcd has lost the lease. The targets are registered again as soon as possible"
+            )
+            shown.append(live.eventually(lambda: etcd.targets("shop"), bool))
             # Each outage is told once.
             told = (
                 server.log().count("registered again as soon"),
                 follower.log().count("as they were read last"),
             )
-            assert (2, 2) == told
+            assert (3, 2) == told
         assert [own] * len(shown) == shown
         assert [] == live.eventually(lambda: etcd.targets("shop"), lambda found: not found)
 

@@ -154,6 +154,14 @@ def test_a_unix_socket_of_another_exporter_stays(tmp_path: Path) -> None:
     assert (kept, path.exists()) == (True, False)
 
 
+def test_a_port_leaves_the_umask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page at a port is opened beside threads of the application, whose files get the modes that it asks for."""
+    changed: list[int] = []
+    monkeypatch.setattr(os, "umask", lambda mask: changed.append(mask) or 0o022)
+    Listening(Address("127.0.0.1", 0)).close()
+    assert [] == changed
+
+
 def gunicorn_settings(folder: Path, **variables: str) -> None:
     given = [f"{name}={value}" for name, value in variables.items()]
     (folder / "gunicorn.conf.py").write_text(f"from wsgi_prom.hooks.gunicorn import *\nraw_env = {given}\n")

@@ -151,6 +151,16 @@ def test_what_cannot_be_written_is_told(path: Path, damage: Callable[[Path], obj
         TargetFile(str(path)).write(group("a:1"))
 
 
+def test_a_file_that_can_no_longer_be_looked_at_is_told(path: Path) -> None:
+    """A folder in the path that has become a file is an error that says so, though what is to be written has not changed."""
+    file = TargetFile(str(path))
+    file.write(group("a:1"))
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.write_text("")
+    with pytest.raises(TargetFileError, match="cannot be written: Not a directory"):
+        file.write(group("a:1"))
+
+
 def test_another_users_file(path: Path) -> None:
     """A file of another user's is left alone."""
     path.write_text("[]")

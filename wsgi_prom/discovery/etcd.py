@@ -194,6 +194,7 @@ def errors() -> tuple[type[Exception], ...]:
 
     # The last ones: of an answer that is not JSON, or not what was asked for.
     return (
+        EtcdError,
         Etcd3Exception,
         requests.RequestException,
         OSError,

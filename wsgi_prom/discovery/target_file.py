@@ -46,10 +46,9 @@ class TargetFile:
         Raises TargetFileError, whose text goes on behind the file's path: the file is another process's, or cannot be written.
         """
         content = json.dumps(groups, indent=2).encode("ascii") + b"\n"
-        if content == self._content and self._is_held():
-            return
         try:
-            self._replace(content)
+            if content != self._content or not self._is_held():
+                self._replace(content)
         except OSError as error:
             raise TargetFileError(
                 f"cannot be written: {error.strerror}. Name a file in a directory that this process (uid {os.geteuid()}) can write to"

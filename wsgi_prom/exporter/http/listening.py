@@ -76,16 +76,21 @@ def _bind(address: Address, mode: int) -> socket.socket:
         )[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The path is made with its final mode: no other user can connect before a chmod.
-    before = os.umask(0o777 & ~mode)
     try:
-        listening.bind(name)
+        if address.path:
+            # The path is made with its final mode: no other user can connect before a chmod. Only for a path: with one target per
+            # worker this runs in a thread beside the application, which may make files meanwhile.
+            before = os.umask(0o777 & ~mode)
+            try:
+                listening.bind(name)
+            finally:
+                os.umask(before)
+        else:
+            listening.bind(name)
         listening.listen(_BACKLOG)
     except BaseException:
         listening.close()
         raise
-    finally:
-        os.umask(before)
     return listening
 
 
