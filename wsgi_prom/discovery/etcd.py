@@ -208,7 +208,6 @@ def errors() -> tuple[type[Exception], ...]:
 def _reason(text: str) -> str:
     """Return what is at the end of a long message of urllib3, in one line: the error that caused the others."""
     found = " ".join(text.split()).rpartition("Error(")[2].rpartition("): ")[2]
-    return (
-        re.sub(r"^\d+, ['\"]| \((_ssl\.c:|read timeout=).*", "", found).rstrip(")'\" ")[-200:]
-        or "no reason is given"
-    )
+    # What comes first is a number, or, from older versions of urllib3, an object.
+    found = re.sub(r"^\d+, ['\"]|^'?<[^>]*>: | \((_ssl\.c:|read timeout=).*", "", found)
+    return found.rstrip(")'\" ")[-200:] or "no reason is given"
