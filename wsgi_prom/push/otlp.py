@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from wsgi_prom import version
 from wsgi_prom.push.endpoint import Endpoint, Login, require
-from wsgi_prom.push.retrying import retried
+from wsgi_prom.push.retrying import retried, send_each
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:
@@ -71,20 +71,7 @@ class Otlp:
         """See `Receiver`."""
         from wsgi_prom.push.otlp_metrics import batches
 
-        lost, problem = 0, None
-        left = list(batches(reading))
-        while left:
-            metrics, points = left.pop(0)
-            try:
-                self._post(metrics, ended)
-            except PushError as error:
-                problem = error
-                lost += points if error.lost is None else error.lost
-                if not error.lasting:
-                    lost += sum(count for _, count in left)
-                    break
-        if problem is not None:
-            raise PushError(str(problem), lost=lost, lasting=problem.lasting)
+        send_each(batches(reading), lambda metrics: self._post(metrics, ended))
 
     def _post(self, metrics: list[Any], ended: Event) -> None:
         from google.protobuf.message import DecodeError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.push.endpoint import Endpoint, Login, require
 from wsgi_prom.push.reading import exported
-from wsgi_prom.push.retrying import retried
+from wsgi_prom.push.retrying import retried, send_each
 from wsgi_prom.push.road import PushError
 from wsgi_prom.push.write_request import TYPES, write_request
 
@@ -64,22 +64,14 @@ class RemoteWrite:
             found.setdefault(self._labels(name, labels), value)
         samples = [*found.items(), *((labels, _STALE) for labels in self._shown - found.keys())]
         time = round(reading.time * 1000)
-        lost, refused = 0, None
-        for first in range(0, len(samples), _BATCH):
-            batch = samples[first : first + _BATCH]
-            try:
-                self._post(_series(batch, time), ended)
-            except PushError as error:
-                refused = error
-                if not error.lasting:
-                    lost += len(samples) - first
-                    break
-                lost += len(batch)
-            else:
-                self._shown.difference_update([labels for labels, _ in batch if labels not in found])
-                self._shown.update([labels for labels, _ in batch if labels in found])
-        if refused is not None:
-            raise PushError(str(refused), lost=lost, lasting=refused.lasting)
+
+        def post(batch: list[tuple[Labels, float]]) -> None:
+            self._post(_series(batch, time), ended)
+            self._shown.difference_update([labels for labels, _ in batch if labels not in found])
+            self._shown.update([labels for labels, _ in batch if labels in found])
+
+        batches = [samples[first : first + _BATCH] for first in range(0, len(samples), _BATCH)]
+        send_each([(batch, len(batch)) for batch in batches], post)
 
     def _describe(self, reading: Reading, ended: Event) -> None:
         """Tell the types and helps of metrics, if there are others than before."""

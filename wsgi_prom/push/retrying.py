@@ -1,4 +1,4 @@
-"""Retries with growing pauses, by tenacity, for as long as a reading is worth it."""
+"""Retries with growing pauses, by tenacity, for as long as a reading is worth it; and what is lost of a reading in several requests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from threading import Event
 
 T = TypeVar("T")
+Batch = TypeVar("Batch")
 
 # Seconds: a receiver that is started again is back after one or two; of many hosts not all ask at once.
 _FIRST_PAUSE: Final = 0.2
@@ -42,3 +43,25 @@ def retried(function: Callable[[], T], seconds: float, ended: Event) -> T:
     )
     found: T = retrying(function)
     return found
+
+
+def send_each(batches: Iterable[tuple[Batch, int]], post: Callable[[Batch], None]) -> None:
+    """
+    Call *post* with each of *batches*, which come with the number of their samples.
+
+    A batch that the receiver refuses for good is lost, and the others go. If it is away, the rest is lost. Raises PushError then.
+    """
+    left = list(batches)
+    lost, problem = 0, None
+    while left:
+        batch, size = left.pop(0)
+        try:
+            post(batch)
+        except PushError as error:
+            problem = error
+            lost += size if error.lost is None else error.lost
+            if not error.lasting:
+                lost += sum(size for _, size in left)
+                break
+    if problem is not None:
+        raise PushError(str(problem), lost=lost, lasting=problem.lasting)
