@@ -57,15 +57,16 @@ class Registered:
         self._registries = registries
         self._registrar: subprocess.Popen[bytes] | None = None
         self._next_start = 0.0
-        self._told = b""
+        # What the registrar has told: whether the targets are registered, by the number of the place; and the line that it is in.
+        self._works: dict[int, bool] = {}
+        self._line = b""
 
     def collect(self) -> list[Metric]:
         """Return wsgi_prom_registered. For any number of threads."""
-        family, told = GaugeMetricFamily(*metrics.REGISTERED, labels=["registry"]), self._told
-        last = {line[:-2]: line[-1:] for line in told.split(b"\n")}
+        family, works = GaugeMetricFamily(*metrics.REGISTERED, labels=["registry"]), self._works
         for number, registry in enumerate(self._registries):
             if registry.kind != "http":
-                family.add_metric([str(registry)], last.get(b"%d" % number) == b"1")
+                family.add_metric([str(registry)], works.get(number, False))
         return [family]
 
     def keep(self) -> None:
@@ -92,17 +93,18 @@ class Registered:
                 # A signal for the exporter's session is not for it: it takes the targets back.
                 start_new_session=True,
             )
-            self._told = b""
+            self._works, self._line = {}, b""
             if self._registrar.stdout is not None:
                 os.set_blocking(self._registrar.stdout.fileno(), False)
         except OSError as error:
             log.error("the targets are not registered: %s", error)
 
     def _read(self, registrar: subprocess.Popen[bytes]) -> None:
-        # Lines in pieces do not occur: a pipe takes so few bytes at once.
         with suppress(OSError):  # nothing new
             if registrar.stdout is not None:
-                self._told = (self._told + os.read(registrar.stdout.fileno(), 4096))[-4096:]
+                *lines, self._line = (self._line + os.read(registrar.stdout.fileno(), 4096)).split(b"\n")
+                for number, works in map(bytes.split, lines):
+                    self._works[int(number)] = works == b"1"
 
     def end(self, *, replaced: bool) -> None:
         """Tell the registrar to take the targets back, unless the exporter is *replaced* by another that registers them too. Never raises."""
