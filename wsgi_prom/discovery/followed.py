@@ -95,7 +95,7 @@ class Followed:
 
 
 def _wait(watch: Any) -> None:
-    """Wait until etcd tells of a change, or of nothing for a while, or the connection ends."""
+    """Return when etcd tells of a change, when it has been silent for a while, or when the connection ends."""
     with suppress(*errors()):
         for line in watch.iter_lines(chunk_size=1):
             # The first line says that the watch has begun.

@@ -51,10 +51,10 @@ _FINISH_SECONDS: Final = 2.0
 
 
 class Announcement(Protocol):
-    """What a serving process tells of itself to others, who find it by that."""
+    """Keeps it known elsewhere where the page of a serving process is."""
 
     def keep(self) -> None:
-        """See to it that it is told: once a second."""
+        """Make it known, if it is not. Called once a second."""
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics about it. For any number of threads."""
