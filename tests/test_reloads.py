@@ -58,7 +58,9 @@ def test_each_reload_counts_once(case: str) -> None:
             times.append((began, after(server, number)[1], time.time()))
             scrapes.scrape()
             # One of uWSGI's that has not begun to serve takes SIGHUP as the master does, and hands it on to the others.
-            live.eventually(lambda: answering(server), lambda pids, workers=workers: len(pids) == 2 and not pids & workers)
+            live.eventually(
+                lambda: answering(server), lambda pids, workers=workers: len(pids) == 2 and not pids & workers
+            )
         last = told(server)
     assert (0, None) == first
     # uWSGI's own go with the worker that they are of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import urllib.request
 import warnings
@@ -226,6 +227,91 @@ def test_a_forked_child_removes_what_its_parent_has(in_child: Callable[..., Any]
         return [*found, shown(shared)]
 
     assert [{"bob": 1.0}, {"ann": 2.0}] == in_child(run)
+
+
+@pytest.mark.parametrize("used", ["and used again", "and not used again", "by a child that was kept"])
+@pytest.mark.parametrize("kind", ["counter", "histogram", "livesum"])
+def test_a_fork_does_not_bring_back_what_its_parent_has_not_noticed(
+    in_child: Callable[..., Any], shared: Path, kind: str, used: str
+) -> None:
+    """A process forks before it has noticed another's removal: its child has nothing of the removed label set."""
+
+    def run() -> dict[str, float]:
+        share(shared)
+        install()
+        metric = make(kind)
+        for user in ("ann", "ann", "bob"):
+            use(metric, "a", user)
+        kept = metric.labels("a", "ann")
+        fork(lambda: metric.remove("a", "ann"))
+
+        def in_fork() -> None:
+            if used == "by a child that was kept":
+                kept.observe(1) if kind == "histogram" else kept.inc()
+            if used != "and not used again":
+                use(metric, "a", "ann")
+            use(metric, "a", "cal")
+
+        with processes.Child(in_fork) as child:
+            child.call()
+            return shown(shared)
+
+    ann = {} if used == "and not used again" else {"ann": 1.0}
+    assert {"bob": 1.0, "cal": 1.0, **ann} == in_child(run)
+
+
+def test_a_removal_while_a_copy_of_the_slot_waits_counts(in_child: Callable[..., Any], shared: Path) -> None:
+    """The slot's files are gone, and there is no space for others: what is removed meanwhile is not in them later."""
+
+    def run() -> dict[str, float]:
+        share(shared)
+        install()
+        metric = make("counter")
+        fork(lambda: [use(metric, "a", user) for user in ("ann", "ann", "bob")])
+        # In the files of the process that has ended.
+        use(metric, "a", "ann")
+        for file in shared.glob("wsgi_prom.0.*"):
+            file.unlink()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+        current_slot.check()
+        use(metric, "a", "ann")
+        metric.remove("a", "ann")
+        use(metric, "a", "bob")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        # On a busy machine a try takes so long that the next one is more than a second later.
+        return live.eventually(lambda: (current_slot.check(), shown(shared))[1], bool)
+
+    assert {"bob": 2.0} == in_child(run)
+
+
+def test_a_slot_that_cannot_be_read_is_named(
+    worker: Callable[..., Worker],
+    in_child: Callable[..., Any],
+    shared: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A removal that does not reach a slot says which and why, and reaches all others."""
+    first, second = worker(), worker()
+    first("use", "a", "ann")
+    second("use", "a", "ann")
+    second("use", "a", "bob")
+
+    def run() -> list[str]:
+        share(shared)
+        install()
+        metric = make("counter")
+        use(metric, "a", "ann")
+        with (shared / "wsgi_prom.0.keys").open("r+b") as keys:
+            keys.write(b"damaged!")
+        with caplog.at_level("WARNING"):
+            metric.remove("a", "ann")
+            metric.remove("a", "ann")
+        return [record.getMessage() for record in caplog.records]
+
+    (message,) = in_child(run)
+    assert message.startswith("label sets of t_x are not removed from slot 0: ")
+    assert {"bob": 1.0} == shown(shared)
 
 
 @pytest.mark.parametrize("removed", ["before the scrape", "after the scrape", "and not used again"])

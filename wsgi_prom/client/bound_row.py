@@ -7,6 +7,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from wsgi_prom.store.bindings import RemovableBinding
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.texts import texts
 
@@ -20,7 +21,7 @@ ROW: Final = "_wsgi_prom_row"
 _REMOVED: Final = array("d", (-math.inf,))
 
 
-class BoundRow:
+class BoundRow(RemovableBinding):
     """The row of one label set, bound to the current slot; a `wsgi_prom.store.bindings.Binding`."""
 
     __slots__ = ("__weakref__", "_columns", "_made", "_start", "row")
@@ -36,9 +37,7 @@ class BoundRow:
 
     def bind(self, slot: Slot, *, keep: bool) -> None:
         """See `Binding`."""
-        if self._columns is _REMOVED:
-            return
-        if keep and self.is_removed():
+        if self._columns is _REMOVED or (keep and self.is_removed()):
             current_slot.removals.alert()  # its metric is to forget it
             return
         columns, first = slot.row(*self.row)
@@ -61,6 +60,11 @@ class BoundRow:
     def move(self, columns: Columns, first: int, *, keep: bool) -> None:
         """Record into *columns* from *first* on; see `Binding`. The caller holds the current slot's lock."""
         raise NotImplementedError
+
+    def forget_removed(self) -> None:
+        """See `RemovableBinding`."""
+        if self.is_removed():
+            self.detach()
 
     def is_removed(self) -> bool:
         return self._columns[self._start] < 0

@@ -18,6 +18,7 @@ from wsgi_prom.client.slot_values import SlotValue
 from wsgi_prom.store import removal
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.removal import Removal
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,21 +105,18 @@ def _remove_all(metric: Any, labels: dict[str, str], *, exact: bool = False) -> 
         ]
         _forget(metric, found)
     try:
-        _remove_rows(Removal(metric._type, metric._name, labels, exact))
+        problems = _remove_rows(Removal(metric._type, metric._name, labels, exact))
     except Exception as error:
-        log.warning("label sets of %s are not removed from other processes: %s", metric._name, error)
+        problems = [f"other processes: {error}"]
+    for problem in problems:
+        warn_once(f"label sets of {metric._name} are not removed from {problem}")
     forget_removed()
 
 
-def _remove_rows(wanted: Removal) -> None:
-    if not current_slot.fork_guard[1]:
-        current_slot.part_from_parent()
-    with current_slot.lock:
-        slot = current_slot.slot
-        slot.remove(wanted)
+def _remove_rows(wanted: Removal) -> list[str]:
+    slot = current_slot.remove(wanted)
     path = slot.path or current_slot.directory
-    if path is not None:
-        removal.remove_from_others(path, getattr(slot, "number", None), wanted)
+    return [] if path is None else removal.remove_from_others(path, getattr(slot, "number", None), wanted)
 
 
 def _forget(parent: Any, children: Iterable[tuple[tuple[str, ...], Any]]) -> None:

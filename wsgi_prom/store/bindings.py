@@ -23,6 +23,16 @@ class Binding(Protocol):
         """
 
 
+class RemovableBinding:
+    """A binding to a row that any process may remove."""
+
+    __slots__ = ()
+
+    def forget_removed(self) -> None:
+        """Record to nothing from now on if the row was removed. The caller holds the current slot's lock."""
+        raise NotImplementedError
+
+
 class Bindings:
     """
     The bindings of a process, each for as long as somebody refers to it. *current* returns the process's slot.
@@ -51,6 +61,13 @@ class Bindings:
                     failed = error
         if failed is not None:
             raise failed
+
+    def forget_removed(self) -> None:
+        """Have all let go of rows that were removed, in columns that can be read."""
+        for reference in list(self._references):
+            binding: object = reference()
+            if isinstance(binding, RemovableBinding):
+                binding.forget_removed()
 
     def _bind(self, binding: Binding, *, keep: bool) -> None:
         slot = None

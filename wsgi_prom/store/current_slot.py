@@ -13,9 +13,8 @@ import logging
 import os
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
-from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.store import unlocked
 from wsgi_prom.store.bindings import Bindings
 from wsgi_prom.store.claims import Stage
@@ -26,6 +25,7 @@ from wsgi_prom.store.removal import Watch
 from wsgi_prom.store.shared_directory import shared_directory
 from wsgi_prom.store.slot_files import State
 from wsgi_prom.store.slots import SharedSlot
+from wsgi_prom.store.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +34,8 @@ if TYPE_CHECKING:
     from wsgi_prom.store.bindings import Binding
     from wsgi_prom.store.fork_guard import ForkGuard
     from wsgi_prom.store.memory_slot import Columns, Slot
+    from wsgi_prom.store.removal import Removal
     from wsgi_prom.store.schemas import Schema
-
-log = logging.getLogger("wsgi_prom")
-
-_RETRY_SECONDS: Final = 1.0  # recording goes on meanwhile; a try costs some microseconds a row
-_RETRY_SHARE: Final = 50  # and is a fiftieth of the time at most, with however many rows
 
 
 class CurrentSlot:
@@ -71,10 +67,7 @@ class CurrentSlot:
         self._bindings = Bindings(lambda: self.slot)
         self._renewing = 0  # the pid of the process that runs `renew`
         self._clock = clock
-        self._next_try = 0.0
-        self._problem = ""
-        self._failures = 0
-        self._messages: list[tuple[Any, ...]] = []
+        self._tries = Tries(clock)
 
     @property
     def directory(self) -> Path | None:
@@ -101,7 +94,8 @@ class CurrentSlot:
         self._owner = owner
         self._deferred = False
         if self.fork_guard[0] and isinstance(self.slot, MemorySlot):
-            self.fork_guard[0], self._next_try = 0, 0.0
+            self.fork_guard[0] = 0
+            self._tries.reset()
             self.renew()
 
     def tell_stage(self, stage: Stage) -> None:
@@ -128,6 +122,16 @@ class CurrentSlot:
             self.look_for_incomplete()
             return found
 
+    def remove(self, removal: Removal) -> Slot:
+        """Remove the rows that *removal* covers from this process's slot, and return that."""
+        if not self.fork_guard[1]:
+            self.part_from_parent()
+        with self.lock:
+            if self._former is not None:
+                self._former.remove(removal)
+            self.slot.remove(removal)
+            return self.slot
+
     def renew(self) -> None:
         """
         Prepare this process to record: leave the parent's slot if it was forked, and claim its own.
@@ -135,7 +139,7 @@ class CurrentSlot:
         Never raises: where no slot can be had, or no space in it, that is logged once, the process goes on recording
         in its own memory, and this is tried again.
         """
-        if self.fork_guard[1] and self._clock() < self._next_try:
+        if self.fork_guard[1] and not self._tries.due():
             return
         began = self._clock()
         with self._own_lock():
@@ -153,14 +157,13 @@ class CurrentSlot:
                     self.fork_guard[0] = 1
                     self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
-                self._fail(error, self._clock() - began)
+                self._tries.fail(error, self._clock() - began)
+                self.fork_guard[0] = 0
             finally:
                 self.token = not unlocked.needs_lock() and self.lock
                 self._renewing = 0
-                messages, self._messages = self._messages, []
-        # Without the lock: a handler that counts what it logs holds its own lock, and waits for this one.
-        for level, message, *values in messages:
-            log.log(level, message, *values)
+        # Without the lock, see `Tries`.
+        self._tries.log()
 
     def check(self) -> int:
         """
@@ -170,12 +173,12 @@ class CurrentSlot:
         """
         with self._own_lock():
             if self.fork_guard[1] and self.fork_guard[0] and self._is_wrong(self.slot):
-                self.fork_guard[0], self._next_try = 0, 0.0
-        if not self.fork_guard[0] and self._next_try - self._clock() <= _RETRY_SECONDS:
-            self._next_try = 0.0
+                self.fork_guard[0] = 0
+                self._tries.reset()
+        if not self.fork_guard[0]:
+            self._tries.hasten()
             self.renew()
-        failures, self._failures = self._failures, 0
-        return failures
+        return self._tries.failures()
 
     def part_from_parent(self) -> None:
         """
@@ -193,7 +196,7 @@ class CurrentSlot:
             self.token = False
             self.lock = self._own_lock()
             self._former, self.stage = None, Stage.NONE
-            self._next_try, self._problem, self._failures, self._messages = 0.0, "", 0, []
+            self._tries = Tries(self._clock)
             shares = self._deferred or self.directory is not None or isinstance(inherited, SharedSlot)
             if shares and self.slot is inherited:
                 self.slot = memory
@@ -225,11 +228,7 @@ class CurrentSlot:
         if slot.error is not None:
             raise slot.error
         self.look_for_incomplete()
-        if self._problem:
-            self._problem = ""
-            self._log_later(
-                logging.WARNING, "process %d writes its metrics again, with all that it kept", os.getpid()
-            )
+        self._tries.succeed()
 
     def _mend(self, slot: SharedSlot) -> None:
         """Put what is in memory into the files of *slot*, or leave them for a fresh slot if they are not as they were."""
@@ -245,7 +244,7 @@ class CurrentSlot:
             damaged = state is State.DAMAGED
             self.slot = MemorySlot()
             self._start_over(slot, damaged=damaged)
-            self._log_later(
+            self._tries.tell(
                 logging.ERROR,
                 "the files of slot %d were damaged; process %d goes on in a fresh slot, without what it had counted there"
                 if damaged
@@ -273,26 +272,12 @@ class CurrentSlot:
     def _start_over(self, before: Slot, *, damaged: bool = False) -> None:
         """Leave the slot *before*, and record into the present one, from 0."""
         if isinstance(before, SharedSlot):
+            if not damaged and before.has_removed(since=self.removals.seen):
+                # By another process, and this one or its parent has not noticed: it does not go along.
+                self._bindings.forget_removed()
+                self.removals.alert()
             before.leave(damaged=damaged)
         self._bindings.bind_all(keep=False)
-
-    def _fail(self, error: Exception, took: float) -> None:
-        self._next_try = self._clock() + max(_RETRY_SECONDS, _RETRY_SHARE * took)
-        self.fork_guard[0] = 0
-        self._failures += 1
-        known = isinstance(error, (OSError, WsgiPromError))
-        problem = str(error) if known else f"{type(error).__name__}: {error}"
-        if problem != self._problem:
-            self._problem = problem
-            self._log_later(
-                logging.ERROR,
-                "process %d cannot write its metrics (%s); it keeps them in memory and retries every second",
-                os.getpid(),
-                problem,
-            )
-
-    def _log_later(self, *message: Any) -> None:
-        self._messages.append(message)
 
 
 current_slot = CurrentSlot()

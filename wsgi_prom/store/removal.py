@@ -15,7 +15,6 @@ import os
 import sys
 import time
 from array import array
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
 # The byte of a double that has its sign.
 _SIGN: Final = 7 if sys.byteorder == "little" else 0
+# How often files are read that do not fit each other: their owner may replace them in this moment.
+_TRIES: Final = 3
 
 
 @dataclass(frozen=True)
@@ -91,25 +92,46 @@ def new_number() -> int:
     return int.from_bytes(os.urandom(8)) | 1
 
 
-def remove_from_others(path: Path, own: int | None, removal: Removal) -> None:
+def remove_from_others(path: Path, own: int | None, removal: Removal) -> list[str]:
     """
-    Remove the rows that *removal* covers from all slots of the directory *path* but number *own*.
+    Remove the rows that *removal* covers from all slots of the directory *path* but number *own*. Return the problems of slots
+    that it did not reach.
 
-    Reads the keys of all slots, and parses those that have all the words of *removal*: 3 ms for 1,000 rows. Slots that cannot
-    be read are passed over. Raises OSError, DirectoryError for a directory that cannot be read.
+    Reads the keys of all slots, and parses those that have all the words of *removal*: 3 ms for 1,000 rows. Raises OSError,
+    DirectoryError for a directory that cannot be read.
     """
     words = [json.dumps(word).encode("ascii") for word in (removal.name, *removal.labels.values())]
+    problems = []
     with directory_files.opened(path) as folder:
         for number in directory.slot_numbers(path):
             if number != own:
-                with suppress(OSError, FormatError, DirectoryError):
-                    _remove_from(folder, number, words, removal)
+                try:
+                    _remove_from_slot(folder, number, words, removal)
+                except (OSError, FormatError, DirectoryError) as error:
+                    problems.append(f"slot {number}: {error}")
+    return problems
+
+
+def _remove_from_slot(folder: int, number: int, words: list[bytes], removal: Removal) -> None:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            _remove_from(folder, number, words, removal)
+        except FileNotFoundError:
+            return  # removed in this moment
+        except FormatError:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _remove_from(folder: int, number: int, words: list[bytes], removal: Removal) -> None:
     fd = directory_files.open_file(directory.slot_file(number, "values"), folder, os.O_RDWR, create=False)
     try:
-        nonce, committed = file_format.unpack_header(os.pread(fd, file_format.HEADER.size, 0))
+        header = os.pread(fd, file_format.HEADER.size, 0)
+        if not any(header):
+            return  # it has no rows yet
+        nonce, committed = file_format.unpack_header(header)
         lines = _lines(folder, number, nonce, committed)
         if not all(word in lines for word in words):
             return

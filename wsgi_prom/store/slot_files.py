@@ -16,7 +16,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from wsgi_prom.errors import FormatError, WsgiPromError
+from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, directory_files, file_format, mapping
 from wsgi_prom.store.claims import Claim, ClaimedError, Stage
 from wsgi_prom.store.descriptor import Descriptor
@@ -29,8 +29,8 @@ class State(Enum):
     """
     What a check of a slot's files has found.
 
-    REPLACED: a file was removed or replaced, or its keys were written over; the values in memory are right. DAMAGED: the
-    value file was cut short, or its header was written over. CLAIMED: by another process.
+    REPLACED: a file was removed or replaced, or its keys were written over; the values in memory are right.
+    DAMAGED: the value file was cut short, or its header was written over. CLAIMED: by another process.
     """
 
     GOOD, REPLACED, DAMAGED, CLAIMED = range(4)
@@ -148,12 +148,17 @@ class SlotFiles:
         if self._claimed:
             self._words[file_format.COMMITTED] = len(self._keys)
 
-    def check(self) -> State:
-        """Look at the files: a handful of system calls. Raises MemoryError."""
+    def is_whole(self) -> bool:
+        """Return whether the mapped values can be read: nobody has cut the file short."""
         reserved = self._reserved  # before the size: a signal's handler may let the file grow in between
         with suppress(OSError):  # a descriptor that other code has closed, of a removed file, tells nothing
-            if os.fstat(self._fd("values")).st_size < reserved:
-                return State.DAMAGED  # without a look at the mapping, which would end the process
+            return os.fstat(self._fd("values")).st_size >= reserved
+        return True
+
+    def check(self) -> State:
+        """Look at the files: a handful of system calls. Raises MemoryError."""
+        if not self.is_whole():
+            return State.DAMAGED  # without a look at the mapping, which would end the process
         header, found, keys = b"", b"", 0
         while keys != len(self._keys):  # a signal's handler has added some in between
             keys = len(self._keys)
@@ -274,21 +279,6 @@ class SlotFiles:
         """Return what only this process writes of the header."""
         header = file_format.pack_header(self.nonce, len(self._keys), self._claim)
         return header[: 8 * file_format.REMOVED]
-
-
-def nonce_of(path: Path, number: int) -> int | None:
-    """Return the nonce of slot *number* in *path*, None if there is none that can be read."""
-    try:
-        with directory_files.opened(path) as folder:
-            fd = directory_files.open_file(
-                directory.slot_file(number, "values"), folder, os.O_RDONLY, create=False
-            )
-        try:
-            return file_format.unpack_header(os.pread(fd, file_format.HEADER.size, 0))[0]
-        finally:
-            os.close(fd)
-    except (OSError, WsgiPromError):
-        return None
 
 
 def _write(fd: int, data: bytes | bytearray, offset: int) -> None:

@@ -13,13 +13,13 @@ from array import array
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.errors import DirectoryError, FormatError
+from wsgi_prom.errors import DirectoryError, FormatError, WsgiPromError
 from wsgi_prom.store import directory, directory_files, file_format, locks
 from wsgi_prom.store.claims import ClaimedError
 from wsgi_prom.store.memory_slot import MemorySlot
 from wsgi_prom.store.removal import fit, new_number, removed_now
 from wsgi_prom.store.schemas import PER_PROCESS_MODES
-from wsgi_prom.store.slot_files import SlotFiles, State, nonce_of
+from wsgi_prom.store.slot_files import SlotFiles, State
 from wsgi_prom.store.text_file import TextFile
 from wsgi_prom.store.usable_slot import first_usable
 
@@ -113,7 +113,7 @@ class SharedSlot:
         lock_file = directory.prepare(path, owner=owner)
 
         def copied(number: int) -> SharedSlot | None:
-            if nonce_of(path, number) not in {None, files.nonce}:
+            if _nonce_of(path, number) not in {None, files.nonce}:
                 return None
             slot = cls(path, lock_file, number, owner, files)
             if former._locks is lock_file and former.number != number:
@@ -123,7 +123,7 @@ class SharedSlot:
             return slot
 
         # An older copy first, as in a directory that was moved away and put back: scrapes take two slots of one nonce for one.
-        older = (n for n in directory.slot_numbers(path) if nonce_of(path, n) == files.nonce)
+        older = (n for n in directory.slot_numbers(path) if _nonce_of(path, n) == files.nonce)
         return first_usable(lock_file, chain(older, [former.number], range(MAX_SLOTS)), copied)
 
     def withdraw(self) -> None:
@@ -174,13 +174,16 @@ class SharedSlot:
         return True
 
     def remove(self, removal: Removal) -> None:
+        """See `Slot`. Files that were cut short stay as they are."""
+        self._memory.remove(removal)
+        if not self._files.is_whole():
+            return
         for schema, number in list(self._schemas.items()):
             wanted = removal.labelvalues(schema)
             if wanted is not None:
                 for first in self._firsts(number, wanted):
                     self._files.columns[first - 1] = removed_now()
         self._files.removed[0] = new_number()
-        self._memory.remove(removal)
 
     def _firsts(self, schema: int, wanted: tuple[str | None, ...]) -> list[int]:
         """Return the first columns of the rows of a schema that have the label values *wanted*."""
@@ -194,6 +197,10 @@ class SharedSlot:
     def removed(self) -> memoryview[int]:
         """The word that changes when another process has removed rows."""
         return self._files.removed
+
+    def has_removed(self, *, since: int) -> bool:
+        """Return whether rows were removed after that word was *since*; False where the values cannot be read."""
+        return self._files.is_whole() and self._files.removed[0] != since
 
     def retry(self) -> None:
         """Let `row` and `write_text` try again to put into the files what had no space there."""
@@ -266,3 +273,18 @@ class SharedSlot:
             self._files.columns[start : start + stride] = array(
                 "d", (began if began < 0 else now, *[0.0] * (stride - 1))
             )
+
+
+def _nonce_of(path: Path, number: int) -> int | None:
+    """Return the nonce of slot *number* in *path*, None if there is none that can be read."""
+    try:
+        with directory_files.opened(path) as folder:
+            fd = directory_files.open_file(
+                directory.slot_file(number, "values"), folder, os.O_RDONLY, create=False
+            )
+        try:
+            return file_format.unpack_header(os.pread(fd, file_format.HEADER.size, 0))[0]
+        finally:
+            os.close(fd)
+    except (OSError, WsgiPromError):
+        return None
