@@ -51,7 +51,7 @@ _made: dict[str, Any] = {}
 
 def _record(kind: str, method: str, amount: float, labels: Any, options: dict[str, Any]) -> None:
     # As a server's hook does at the start of a worker.
-    current_slot.renew()
+    current_slot.prepare()
     name = options.pop("name", kind[0])
     if name not in _made:
         _made[name] = TYPES[kind](name, f"{name} help", tuple(labels), registry=None, **options)

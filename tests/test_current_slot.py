@@ -62,7 +62,7 @@ class Tally:
 
     def inc(self) -> None:
         if not self._current_slot.fork_guard[0]:
-            self._current_slot.renew()
+            self._current_slot.prepare()
         with self._current_slot.lock:
             self._own += 1.0
             self._columns[self._index] += 1.0
@@ -122,7 +122,7 @@ def test_nothing_is_claimed_before_the_first_record(
     assert {"/": 1.0} == hits(shared)
 
 
-@pytest.mark.parametrize("step", ["part_from_parent", "renew"])
+@pytest.mark.parametrize("step", ["part_from_parent", "prepare"])
 def test_a_handler_that_records_while_a_child_parts_from_its_parent(
     in_child: Callable[..., Any], shared: Path, step: str
 ) -> None:
@@ -176,8 +176,8 @@ def test_renew_claims_without_a_record(in_child: Callable[..., Any], shared: Pat
         current_slot = CurrentSlot(guard())
         tally = Tally(current_slot)
         current_slot.attach(shared)
-        current_slot.renew()
-        current_slot.renew()
+        current_slot.prepare()
+        current_slot.prepare()
         del tally
         return held(current_slot)
 
@@ -364,7 +364,7 @@ def test_tries_that_take_long_are_rare(in_child: Callable[..., Any], shared: Pat
         current_slot.add(slow := Slow())
         for second in range(60):
             now[0] = float(second)
-            current_slot.renew()
+            current_slot.prepare()
             current_slot.check()
         del slow
         return tries

@@ -41,7 +41,7 @@ def test_an_enum_is_what_any_process_has_set_last(recording: Callable[..., Any],
         task = Enum("task", "Task.", ["name"], states=STATES, registry=None)
         plain = Enum("plain", "Plain.", states=STATES, registry=None)
         task.labels("a")
-        current_slot.renew()
+        current_slot.prepare()
         pages = [state(shared)]
         fork(lambda: (task.labels("a").state("up"), plain.state('do"wn')))
         pages.append(state(shared))

@@ -36,7 +36,7 @@ def test_an_info_is_what_any_process_has_set_last(recording: Callable[..., Any],
 
     def run() -> list[list[str]]:
         info = Info("build", "Build.", registry=None)
-        current_slot.renew()
+        current_slot.prepare()
         pages = [shown(shared)]
         fork(lambda: info.info({"version": "1"}))
         pages.append(shown(shared))

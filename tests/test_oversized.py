@@ -103,7 +103,7 @@ class Tally:
 
     def inc(self) -> None:
         if not self._current_slot.fork_guard[0]:
-            self._current_slot.renew()
+            self._current_slot.prepare()
         self._columns[self._index] += 1.0
 
 
@@ -140,7 +140,7 @@ def test_a_worker_that_meets_it_is_counted(
         current_slot = CurrentSlot()
         tally = Tally(current_slot)
         current_slot.attach(shared)
-        current_slot.renew()
+        current_slot.prepare()
         tally.inc()
         used = sum(path.stat().st_blocks * 512 for path in shared.iterdir())
         return hits(shared), isinstance(current_slot.slot, SharedSlot), used < 2**20
@@ -232,7 +232,7 @@ def test_whatever_a_binding_raises_stays_in_the_current_slot(
         failing.fails = True
         with caplog.at_level(logging.INFO):
             current_slot.attach(shared)
-            current_slot.renew()
+            current_slot.prepare()
             tally.inc()
             without = hits(shared)
             failures = [current_slot.check(), current_slot.check()]

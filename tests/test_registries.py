@@ -45,7 +45,7 @@ def page(shared: Path, record: Callable[[], object]) -> dict[str, float]:
     """Return the page of this process, where *record* has made metrics and recorded; a series that is there twice is an error."""
     patch.install()
     current_slot.attach(shared)
-    current_slot.renew()
+    current_slot.prepare()
     record()
     collector = Collector(shared)
     text = render(collector.collect())
@@ -136,7 +136,7 @@ def test_what_stands_beside_a_multiprocess_collector_is_there_once(shared: Path,
     def pages() -> list[list[str]]:
         patch.install()
         current_slot.attach(shared)
-        current_slot.renew()
+        current_slot.prepare()
         merged, later = CollectorRegistry(), CollectorRegistry()
         MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
         beside: list[Any] = [
@@ -195,7 +195,7 @@ def test_collectors_of_one_class_name_are_all_asked(shared: Path, in_child: Any)
     def pages() -> list[dict[str, float]]:
         patch.install()
         current_slot.attach(shared)
-        current_slot.renew()
+        current_slot.prepare()
         gone, kept = Pool("gone", 5.0), Pool("kept", 10.0)
         for collector in (gone, kept):
             REGISTRY.register(collector)
@@ -207,7 +207,7 @@ def test_collectors_of_one_class_name_are_all_asked(shared: Path, in_child: Any)
         REGISTRY.unregister(gone)
         pid = os.fork()
         if pid == 0:
-            current_slot.renew()
+            current_slot.prepare()
             signal.pause()
         try:
             found.append(live.eventually(lambda: values(merged), lambda found: found.get("kept") == 20.0))

@@ -229,7 +229,7 @@ def test_nothing_is_made_for_a_process_without_texts(shared: Path, in_child: Cal
 
     def run() -> list[str]:
         os.environ[VARIABLE] = str(shared)
-        current_slot.renew()
+        current_slot.prepare()
         columns, first = current_slot.row(INFO, ("a",))
         columns[first] = 0.0
         return [path.name for path in shared.glob("*.texts")]

@@ -86,7 +86,7 @@ def test_a_successors_gauge_starts_at_its_own_value(
         fork(lambda: gauge.set(5.0))
 
         def successor() -> None:
-            current_slot.renew()
+            current_slot.prepare()
             assert 0 == current_slot.slot.number
             assert 0.0 == gauge._value.get()
             gauge.set(3.0)
@@ -139,7 +139,7 @@ def test_a_label_set_of_a_dead_owner_is_not_its_successors(
 
         fork(short)  # in slot 1
         other = processes.Child(
-            lambda: current_slot.renew() or Counter("t_other", "Help.", registry=None).inc()
+            lambda: current_slot.prepare() or Counter("t_other", "Help.", registry=None).inc()
         )
         other.call()  # in slot 1, and uses no gauge
         found = samples(shared)
@@ -273,7 +273,7 @@ def test_metrics_that_exist_already_are_adopted(
         before = own_values(metrics)
         install()
         assert before == own_values(metrics)
-        current_slot.renew()
+        current_slot.prepare()
         first = samples(shared)
         record_all(metrics, 1.5)
         return first, samples(shared)

@@ -56,7 +56,7 @@ class InfoRow(BoundRow):
 
     def set(self, labels: dict[str, str]) -> None:
         if not current_slot.fork_guard[0]:
-            current_slot.renew()
+            current_slot.prepare()
         if self.is_removed():
             return
         with current_slot.lock:

@@ -59,7 +59,7 @@ class SlotValue:
 
     def inc(self, amount: float) -> None:
         if not _fork_guard[0]:
-            current_slot.renew()
+            current_slot.prepare()
         kind = type(amount)
         # A type of another kind may run Python code in `__radd__`.
         if current_slot.token is not False and (kind is float or kind is int):
@@ -70,7 +70,7 @@ class SlotValue:
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         if not _fork_guard[0]:
-            current_slot.renew()
+            current_slot.prepare()
         with current_slot.lock:
             self._store(value, timestamp or 0.0)
 
@@ -173,7 +173,7 @@ class ExtremeValue(OwnValue):
 
     def inc(self, amount: float) -> None:
         if not _fork_guard[0]:
-            current_slot.renew()
+            current_slot.prepare()
         with current_slot.lock:
             self._own += amount
             self._show()

@@ -65,7 +65,7 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
     if instance.in_server or _in_uwsgi():
         return
     if joined_role.current is not None:
-        current_slot.renew()  # in a child that was forked since
+        current_slot.prepare()  # in a child that was forked since
         return
     logs.install()
     shared = shared_directory()
@@ -159,7 +159,7 @@ def _enter(path: Path, role: joined_role.JoinedRole) -> None:
     """Claim a slot in *path*, where no other process is about to remove the directory."""
     current_slot.attach(path)
     current_slot.add(role)
-    current_slot.renew()
+    current_slot.prepare()
     with suppress(DirectoryError):  # the current slot has logged that, and tries again
         entry.enter(path, lambda _: current_slot.check())
 

@@ -27,7 +27,7 @@ def begin(*, booting: bool) -> None:
     """Claim a slot in a worker that was forked now. *booting*: it loads its application itself, before it serves."""
     with attempt(_LATER):
         current_slot.tell_stage(Stage.BOOTING if booting else Stage.SERVING)
-        current_slot.renew()
+        current_slot.prepare()
         _starts().inc()
         collections.begin()
     if not booting:
@@ -38,7 +38,7 @@ def serve() -> None:
     """Say that the worker's application is loaded. Claims a slot if `begin` could not."""
     with attempt(_LATER):
         current_slot.tell_stage(Stage.SERVING)
-        current_slot.renew()
+        current_slot.prepare()
     with attempt("the collectors of this worker are not asked"):
         asking_thread.begin()
     with attempt("this worker has no page of its own"):

@@ -170,4 +170,4 @@ class Recorder:
             except Exception:
                 self.report_failure("garbage")
         if not _fork_guard[0]:
-            current_slot.renew()
+            current_slot.prepare()

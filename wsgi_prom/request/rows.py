@@ -206,7 +206,7 @@ class Rows:
     def add(self, schema: Schema, labels: tuple[str, ...], amounts: dict[int, float]) -> None:
         """Add *amounts*, by their column, to the row of *labels*."""
         if not current_slot.fork_guard[0]:
-            current_slot.renew()
+            current_slot.prepare()
         labels = self._bounded(schema, labels)
         with current_slot.lock:
             _add(self._row(schema, labels), amounts)

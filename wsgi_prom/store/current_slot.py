@@ -42,12 +42,12 @@ class CurrentSlot:
     """
     The process's slot, and all that records into it. Fork and thread safe.
 
-    Code that records calls `renew` first if `fork_guard[0]` is 0: before the first record of each process, and while something is
+    Code that records calls `prepare` first if `fork_guard[0]` is 0: before the first record of each process, and while something is
     wrong. *guard* is the two-byte fork guard, and *clock* returns seconds: tests give them.
     """
 
     def __init__(self, guard: ForkGuard | None = None, clock: Callable[[], float] = monotonic) -> None:
-        # [0] is 0 if `renew` has to be called before a record, [1] if the slot below is a parent process's. Both are 0 in a
+        # [0] is 0 if `prepare` has to be called before a record, [1] if the slot below is a parent process's. Both are 0 in a
         # forked child.
         self.fork_guard = new_fork_guard() if guard is None else guard
         self.fork_guard[1] = 1
@@ -65,7 +65,7 @@ class CurrentSlot:
         self._deferred = False
         self.stage = Stage.NONE
         self._bindings = Bindings(lambda: self.slot)
-        self._renewing = 0  # the pid of the process that runs `renew`
+        self._preparing = 0  # the pid of the process that runs `prepare`
         self._clock = clock
         self._tries = Tries(clock)
 
@@ -96,7 +96,7 @@ class CurrentSlot:
         if self.fork_guard[0] and isinstance(self.slot, MemorySlot):
             self.fork_guard[0] = 0
             self._tries.reset()
-            self.renew()
+            self.prepare()
 
     def tell_stage(self, stage: Stage) -> None:
         """Set the stage of this worker, for scrapes. A forked child has none until it sets its own."""
@@ -132,7 +132,7 @@ class CurrentSlot:
             self.slot.remove(removal)
             return self.slot
 
-    def renew(self) -> None:
+    def prepare(self) -> None:
         """
         Prepare this process to record: leave the parent's slot if it was forked, and claim its own.
 
@@ -144,13 +144,13 @@ class CurrentSlot:
         began = self._clock()
         with self._own_lock():
             # A signal handler that records in the middle of this goes on with what there is.
-            if self.fork_guard[0] or self._renewing == os.getpid():
+            if self.fork_guard[0] or self._preparing == os.getpid():
                 return
             try:
                 self.part_from_parent()
                 # Else a signal handler has recorded in the middle of it, and claimed a slot.
                 if not self.fork_guard[0]:
-                    self._renewing = os.getpid()
+                    self._preparing = os.getpid()
                     # Records take the lock until all rows are moved.
                     self.token = False
                     # Before `_recover` and not after it: what fails there sets this to 0 again.
@@ -161,7 +161,7 @@ class CurrentSlot:
                 self.fork_guard[0] = 0
             finally:
                 self.token = not unlocked.needs_lock() and self.lock
-                self._renewing = 0
+                self._preparing = 0
         # Without the lock, see `Tries`.
         self._tries.log()
 
@@ -177,7 +177,7 @@ class CurrentSlot:
                 self._tries.reset()
         if not self.fork_guard[0]:
             self._tries.hasten()
-            self.renew()
+            self.prepare()
         return self._tries.failures()
 
     def part_from_parent(self) -> None:

@@ -46,7 +46,7 @@ class Texts:
         """Store *text* for *column* of *row*, in the place of the former one."""
         current = self._current
         if not current.fork_guard[0]:
-            current.renew()
+            current.prepare()
         if not self._bound:
             self._bound = True
             current.add(self)
@@ -64,7 +64,7 @@ class Texts:
                 columns, first = current.row(_ERRORS, (_STAGE,))
                 columns[first + _COUNT] += 1.0
             current.look_for_incomplete()
-        # Without the lock: see `CurrentSlot.renew`.
+        # Without the lock: see `CurrentSlot.prepare`.
         if not fits and not self._said:
             self._said = True
             log.warning(
