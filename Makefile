@@ -16,7 +16,7 @@ NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hos
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded forks referee))
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server
 
-.PHONY: demo test test-quick coverage test-oldest chaos lint docs bench bench-quick tools clean
+.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
@@ -44,6 +44,11 @@ test-oldest: tools $(OLDEST)/tests
 # All faults in the numbers that were promised, where make test has a few of each. HOURS=2 is for the long run.
 chaos: $(VENV)/tests tools
 	CHAOS_SCALE=full CHAOS_HOURS=$(HOURS) $(VENV)/bin/python -m pytest --numprocesses 4 --dist worksteal $(or $(ARGS),$(CHAOS_TESTS))
+
+# A minute of a real Prometheus that scrapes real servers while their workers are killed, recycled and reloaded, with a table of what
+# it has seen; make test has ten seconds of it.
+e2e: $(VENV)/tests tools
+	E2E_SECONDS=$(or $(SECONDS),60) $(VENV)/bin/python -m pytest --timeout 3600 $(or $(ARGS),tests/test_e2e.py)
 
 lint: $(VENV)/tests
 	$(VENV)/bin/ruff check .

@@ -33,7 +33,8 @@ PROGRAMS = frozenset({
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
-_rows: list[dict[str, object]] = []
+# The rows of the tables that are printed at the end, by the name of the table.
+_tables: dict[str, list[dict[str, object]]] = {"chaos": [], "e2e": []}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,23 +45,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _rows.extend(row for name, row in report.user_properties if name == "chaos" and report.when == "teardown")
+    if report.when == "teardown":
+        for name, row in report.user_properties:
+            if name in _tables:
+                _tables[name].append(row)
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
-    """Print the table of chaos, one row for each case."""
-    if not _rows:
-        return
-    terminalreporter.section("chaos")
+    """Print the tables that tests have added rows to: of chaos one for each case, of e2e one for each server."""
+    for name, rows in _tables.items():
+        if rows:
+            terminalreporter.section(name)
+            _print_table(terminalreporter, rows)
+    if _tables["chaos"]:
+        terminalreporter.write_line(f"CHAOS_SEED={SEED}")
+
+
+def _print_table(terminalreporter: TerminalReporter, rows: list[dict[str, object]]) -> None:
     cells = [
-        [name.replace("_", " ") for name in _rows[0]],
-        *([str(item) for item in row.values()] for row in _rows),
+        [name.replace("_", " ") for name in rows[0]],
+        *([str(item) for item in row.values()] for row in rows),
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for first, *others in cells:
         numbers = [item.rjust(width) for item, width in zip(others, widths[1:], strict=True)]
         terminalreporter.write_line("  ".join([first.ljust(widths[0]), *numbers]))
-    terminalreporter.write_line(f"CHAOS_SEED={SEED}")
 
 
 @pytest.hookimpl(wrapper=True)

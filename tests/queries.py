@@ -41,6 +41,9 @@ class Prometheus:
         found: list[dict[str, Any]] = answer["data"]
         return found
 
+    def log(self) -> str:
+        return self._server.log()
+
     def value(self, expression: str, at: float | None = None) -> float | None:
         """Return the only sample of *expression*, None if it has none."""
         found = self.query(expression, at)
