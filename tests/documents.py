@@ -3,7 +3,7 @@ Run the blocks of a document as a reader does: files are written, commands typed
 with the document's.
 """
 
-# Rule 1: nothing is replaced in a block. Fixed ports are free, since all of it runs in a network of its own.
+# Rule 1: nothing is replaced in a block, but the place of Prometheus' data. Fixed ports are free, since all of it runs in a network of its own.
 # Rule 2: what is installed is what the document installs: the package's wheel into an empty environment.
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ SERVERS: Final = {
     "wsgi-prom push": r"are sent to",
     "wsgi-prom sd": r"has \d+ targets",
     "etcd": r"ready to serve client requests",
+    "nginx": r"start worker|using the .* event method",
     "python consumer.py": r"metrics at",
 }
 _LOOPBACK: Final = """
@@ -131,6 +132,9 @@ class Reader:
             return done.stdout
         if kind in self.running:
             self.end(kind)
+        if kind == "prometheus":
+            # Debian's has one place for all of a machine, with the samples of tests that ran before, and a lock.
+            command += " --storage.tsdb.path=data"
         server = live.LiveServer(
             [*self._enter, "sh", "-euc", f"exec {command}"], cwd=self.cwd, env=self._environ(),
             ready=(SERVERS[kind], 1),
