@@ -12,16 +12,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from wsgi_prom import metrics
+from wsgi_prom.dashboards.catalogue import METRICS, UWSGI
 from wsgi_prom.metrics import OPTIONAL
 from wsgi_prom.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from wsgi_prom.dashboards.catalogue import Entry
 
 HERE: Final = Path(__file__).resolve().parent
 _LABELS: Final = {
@@ -137,16 +140,6 @@ sys.stdout.buffer.write(content)
 """
 
 
-class Row(NamedTuple):
-    """A metric as metrics.md shows it."""
-
-    name: str
-    type: str
-    unit: str
-    labels: str
-    meaning: str
-
-
 def settings_page(page: str) -> str:
     """Return *page*, the text of settings.md, with each section's table made from the fields."""
     for section in dict.fromkeys(field.metadata["section"] for field in dataclasses.fields(Settings)):
@@ -168,31 +161,48 @@ def _rows(section: str) -> list[str]:
     ]
 
 
-def _rows_of_all_switches() -> dict[str, Row]:
-    """Return the metrics of every page, with the setting that switches a metric or a label on."""
-    rows = _metrics()
-    switches = [field.name for field in dataclasses.fields(Settings) if field.default is False]
-    for switch in switches:
-        by = f"`{PREFIX}{switch.upper()}`"
-        for name, row in _metrics(switch).items():
-            if name not in rows:
-                rows[name] = row._replace(meaning=f"{row.meaning} Only with {by}.")
-            elif row.labels != rows[name].labels:
-                more = sorted(set(row.labels.split(", ")) - set(rows[name].labels.split(", ")))
-                rows[name] = rows[name]._replace(labels=f"{rows[name].labels}; with {by} {', '.join(more)}")
-    missing = [name for name in _catalogue() if name not in rows]
-    if missing:
-        raise ValueError(f"no page shows {', '.join(missing)}: add a request that brings it")
-    return {name: rows[name] for name in [*_catalogue(), *rows]}
+def _differences() -> list[str]:
+    """Return what the catalogue says otherwise than the pages, each with its switch on, and what of it no page has."""
+    shown: dict[str, set[str]] = {}
+    wrong = []
+    entries = {entry.name: entry for entry in METRICS}
+    for switch in ["", *(field.name for field in dataclasses.fields(Settings) if field.default is False)]:
+        for name, (kind, labels) in _page(*filter(None, [switch])).items():
+            shown.setdefault(name, set()).update(labels)
+            entry = entries.get(name)
+            if entry is None or entry.type != kind or entry.setting not in {"", switch}:
+                wrong.append(f"{name} is a {kind} on the page with {switch or 'the defaults'}")
+            elif labels - {
+                *entry.labels,
+                *([entry.more[1]] if entry.more and entry.more[0] == switch else []),
+            }:
+                wrong.append(f"{name} has {sorted(labels)} on the page with {switch or 'the defaults'}")
+    for name, entry in entries.items():
+        known = {*entry.labels, *([entry.more[1]] if entry.more else [])}
+        if shown.get(name, set()) | _OF_A_SERVER.get(name, set()) != known:
+            wrong.append(f"no page has all labels of {name}: add a request to _PAGE that brings it")
+    listed = {entry.metric[0] for entry in METRICS}
+    wrong += [
+        f"{value[0]} is not in the catalogue"
+        for value in vars(metrics).values()
+        if type(value) is tuple and value[0] not in listed
+    ]
+    return wrong
 
 
 def metrics_page() -> str:
     """Return the text of metrics.md."""
-    rows = _rows_of_all_switches()
-    ours = {name for name in rows if name.startswith("wsgi_prom_")}
-    servers = {name for name in rows if name.startswith("wsgi_")} - ours
-    processes = {name for name in rows if name.startswith(("process_", "python_"))}
-    tasks = {name for name in rows if name.startswith("celery_")}
+    if wrong := _differences():
+        raise ValueError("; ".join(wrong))
+
+    def named(*beginnings: str) -> list[str]:
+        ours = ("wsgi_prom_",) if "wsgi_prom_" not in beginnings else ("-",)
+        return _table(
+            entry
+            for entry in METRICS
+            if entry.name.startswith(beginnings) and not entry.name.startswith(ours)
+        )
+
     return "\n".join(
         [
             "# Metrics",
@@ -204,9 +214,12 @@ def metrics_page() -> str:
             f"`{PREFIX}LABELS` adds labels to those with a route; a scrape adds `job` and `instance` to all. A histogram NAME has the",
             "series `NAME_bucket`, `NAME_count` and `NAME_sum`, a summary the latter two.",
             "",
+            'The query is the one to begin with; add `{job="NAME"}` to ask about one application. Name, type, labels and meaning of a *stable* metric',
+            "stay as they are until the next major version. `wsgi-prom metrics` prints all this, `--json` for programs.",
+            "",
             "## Requests",
             "",
-            *_table(row for name, row in rows.items() if name not in ours | servers | processes | tasks),
+            *named("http_"),
             "",
             "| label | value |",
             "|---|---|",
@@ -227,7 +240,7 @@ def metrics_page() -> str:
             "A gthread worker of gunicorn accepts connections, up to `--worker-connections`, that no thread of it serves yet. No figure",
             "shows these: they wait in the worker's memory, and each request would cost more if the worker told their number.",
             "",
-            *_table(row for name, row in rows.items() if name in servers),
+            *named("wsgi_"),
             "",
             "## Processes",
             "",
@@ -243,27 +256,45 @@ def metrics_page() -> str:
             "- Where root starts a server whose workers drop to another user, the kernel hides the PSS of processes that have changed",
             "  their user, and before Linux 6.2 their descriptors. Processes in another pid namespace (a sidecar's view of a pod) are absent.",
             "",
-            *_table(row for name, row in rows.items() if name in processes),
+            *named("process_", "python_"),
             "",
             "## Tasks of Celery",
             "",
             "With [wsgi_prom.hooks.celery](processes.md). An attempt that is tried again is one more `RETRY`, but not one whose process was killed",
             "and that goes back to the queue (`reject_on_worker_lost`).",
             "",
-            *_table(row for name, row in rows.items() if name in tasks),
+            *named("celery_"),
+            "",
+            "## uWSGI's stats server",
+            "",
+            "What uWSGI itself says, under uwsgi_exporter's names, so that its dashboards work. Absent under other servers, and for what uWSGI does",
+            "not have or does not know: caches, spoolers, the queue of a unix socket. They begin again at 0 when uWSGI's master reloads.",
+            "",
+            *_table(UWSGI),
             "",
             "## wsgi_prom itself",
             "",
-            *_table(row for name, row in rows.items() if name in ours),
+            *named("wsgi_prom_"),
             "",
         ]
     )
 
 
-def _table(rows: Iterable[Row]) -> list[str]:
-    return [_line("metric", "type", "unit", "labels", "meaning"), "|---|---|---|---|---|"] + [
-        _line(f"`{row.name}`{_OPTIONAL_MARK if row.name in OPTIONAL else ''}", *row[1:]) for row in rows
-    ]
+def _table(entries: Iterable[Entry]) -> list[str]:
+    head = ("metric", "type", "unit", "labels", "meaning", "query", "since", "stability")
+    return [_line(*head), "|" + "---|" * len(head)] + [_row(entry) for entry in entries]
+
+
+def _row(entry: Entry) -> str:
+    labels = ", ".join(f"`{label}`" for label in entry.labels)
+    if entry.more:
+        labels += f"; with `{PREFIX}{entry.more[0].upper()}` `{entry.more[1]}`"
+    meaning = entry.meaning + (f" Only with `{PREFIX}{entry.setting.upper()}`." if entry.setting else "")
+    mark = _OPTIONAL_MARK if entry.name in OPTIONAL else ""
+    return _line(
+        f"`{entry.name}`{mark}", entry.type, entry.unit, labels, meaning, f"`{entry.query}`", entry.since,
+        "stable" if entry.stable else "may change",
+    )  # fmt: skip
 
 
 def _line(*cells: str) -> str:
@@ -271,29 +302,18 @@ def _line(*cells: str) -> str:
     return "|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|"
 
 
-def _metrics(*switches: str) -> dict[str, Row]:
+def _page(*switches: str) -> dict[str, tuple[str, set[str]]]:
+    """Return type and labels of each metric of a page, by its name."""
     with tempfile.TemporaryDirectory() as directory:
         done = subprocess.run(
             [sys.executable, "-c", _PAGE, directory, *switches], check=True, stdout=subprocess.PIPE, text=True
         )
-    rows = {}
+    found = {}
     for family in text_string_to_metric_families(done.stdout):
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        units = [unit for unit in ("seconds", "bytes") if unit in name.split("_")]
         labels = {label for sample in family.samples for label in sample.labels} - {"le", "quantile"}
-        labels |= _OF_A_SERVER.get(name, set())
-        shown = ", ".join(f"`{label}`" for label in sorted(sorted(labels), key=_order))
-        rows[family.name] = Row(name, family.type, "".join(units), shown, family.documentation)
-    return rows
-
-
-def _catalogue() -> list[str]:
-    """Return the names of the catalogue's metrics, in its order."""
-    return [entry[0] for entry in vars(metrics).values() if type(entry) is tuple]
-
-
-def _order(label: str) -> int:
-    return [*_LABELS, label].index(label)
+        found[name] = family.type, labels
+    return found
 
 
 def main(*options: str) -> int:

@@ -61,9 +61,9 @@ def counted(reader: documents.Reader, page: str) -> str:
 
 def test_there_is_no_block_that_no_test_runs() -> None:
     """The README has the blocks that the tests below run, and no others."""
-    files = [None, "myapp.py", "prometheus.yml", "gunicorn.conf.py", "uwsgi.ini", "byhand.py"]
+    files = [None, "myapp.py", "prometheus.yml", None, "gunicorn.conf.py", "uwsgi.ini", "byhand.py"]
     assert files == [block.file for block in BLOCKS]
-    assert ["console"] == [block.language for block in BLOCKS if block.file is None]
+    assert ["console", "promql"] == [block.language for block in BLOCKS if block.file is None]
 
 
 def test_the_first_commands(reader: documents.Reader) -> None:
@@ -150,4 +150,4 @@ def test_files_that_the_readme_names_exist() -> None:
 
 def test_the_readme_is_short() -> None:
     """The README stays short enough to be read at once."""
-    assert len(README.splitlines()) < 120
+    assert len(README.splitlines()) < 130

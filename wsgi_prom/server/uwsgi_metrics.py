@@ -211,3 +211,5 @@ CRONS: Final = Section(("cron_id", "command"), (
 LOCKS: Final = Section(("name",), (
     Figure("uwsgi_lock_held", "gauge", "Locks of this name that a process holds.", "held"),
 ))  # fmt: skip
+
+SECTIONS: Final = (SERVER, SOCKETS, WORKERS, APPS, CORES, CACHES, SPOOLERS, DAEMONS, CRONS, LOCKS)
