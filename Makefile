@@ -16,7 +16,7 @@ NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hos
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded forks referee))
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server
 
-.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs bench bench-quick tools clean
+.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs dashboards bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
@@ -58,6 +58,10 @@ lint: $(VENV)/tests
 # The tables of docs/settings.md, and docs/metrics.md.
 docs: $(VENV)/demo
 	$(VENV)/bin/python docs/generate.py $(ARGS)
+
+# The data of wsgi_prom/dashboards/: Grafana's dashboards and the rules.
+dashboards: $(VENV)/tests
+	$(VENV)/bin/python -m dashboards $(ARGS)
 
 # With the peers, in an environment of their own: ARGS="--only request --json FILE". All of it takes half an hour.
 bench: tools $(BENCH)/peers

@@ -77,7 +77,7 @@ def code(path) -> str:
 
 
 def test_the_wheel_has_all_that_runs(tmp_path) -> None:
-    """The built wheel holds every module and the type marker, and none of the demo, tests, benchmarks and examples."""
+    """The built wheel holds every module, the data and the type marker, and none of the demo, tests, benchmarks and examples."""
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, live.ROOT],
         check=True, timeout=120,
@@ -85,5 +85,9 @@ def test_the_wheel_has_all_that_runs(tmp_path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {str(path.relative_to(live.ROOT)) for path in MODULES} <= names
-    assert "wsgi_prom/py.typed" in names
+    data = {
+        path for path in (PACKAGE / "dashboards").iterdir() if path.suffix in {".json", ".libsonnet", ".yaml"}
+    }
+    assert {"wsgi_prom/py.typed", *(str(path.relative_to(live.ROOT)) for path in data)} <= names
+    assert data
     assert {"wsgi_prom"} == {top for name in names if not (top := name.split("/")[0]).endswith(".dist-info")}

@@ -15,6 +15,9 @@ OTHER: Final = "OTHER"
 # In characters. An application may use a client's text as a label, and a label set is kept for good.
 LONGEST_LABEL: Final = 128
 
+# How the names of all metrics of requests begin: the setting `prefix` goes before them.
+OF_REQUESTS: Final = "http_request"
+
 REQUESTS: Final = ("http_requests", "Requests, by the status of the response.")
 DURATION: Final = (
     "http_request_duration_seconds",

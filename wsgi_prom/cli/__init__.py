@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "dump": "Print what a scrape would show, as far as the directory tells: not what the exporter asks server and kernel for.",
     "check": "Check settings, directory and application without starting anything.",
     "metrics": "Print each metric of the package: its type, its labels, what it means, and a query to begin with.",
+    "rules": "Print recording and alerting rules for Prometheus: saturation, killed workers, error budgets of objectives.",
     "run": "Run a program whose Python processes join those of a server: a command, a cron job, a worker of a queue.",
     "sd": "Follow the targets that are registered in etcd, and write them to a file for Prometheus' file_sd.",
     "push": "Send the metrics of a shared directory every few seconds: to statsd, by remote write, to a Pushgateway, by OTLP.",
