@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import socket
 import ssl
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import etcds
 import live
 import pytest
 import servers
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 GEVENT = ("--worker-class", "gevent")
 SERVERS = [
@@ -226,6 +226,53 @@ def test_a_child_of_a_worker_does_not_keep_its_port() -> None:
         server.signal_child(child, signal.SIGKILL)
     assert address.split(":")[1] not in ports
     assert alive
+
+
+def test_a_child_of_a_worker_does_not_keep_its_connections() -> None:
+    """A client of the page learns of the worker's end while a process lives that the application had forked."""
+    with start("gunicorn sync", workers=1) as server:
+        (address,) = wait_for(server, 1).values()
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), timeout=live.START_SECONDS) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            answered = client.recv(12)
+            worker = int(server.get("/fork").body)
+            (child,) = server.children(worker)
+            server.signal_child(worker, signal.SIGKILL)
+            with contextlib.suppress(ConnectionResetError):
+                while client.recv(65536):
+                    pass
+        alive = child in server.processes()
+        server.signal_child(child, signal.SIGKILL)
+    assert (b"HTTP/1.1 200", True) == (answered, alive)
+
+
+def test_a_page_whose_listener_was_closed() -> None:
+    """Where the application has shut the page's socket down, a page is there again, and nothing is left of the former one."""
+
+    def resources(pid: int) -> tuple[int, int, int]:
+        """Return how many threads, descriptors, and locks of ports process *pid* has."""
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        held = [lock for lock in locks if lock[4] == str(pid) and int(lock[6]) >= 1 << 42]
+        return len(os.listdir(f"/proc/{pid}/task")), len(os.listdir(f"/proc/{pid}/fd")), len(held)
+
+    with start("gunicorn sync", workers=1) as server:
+        (first,) = wait_for(server, 1).values()
+        (worker,) = server.workers()
+        page(first)
+        before = resources(worker)
+        server.get(f"/shut?{first.split(':')[1]}")
+        server.wait_for_log(
+            "a worker has no page of its own: waitress has closed its listener. It tries again"
+        )
+        (second,) = live.eventually(
+            lambda: wait_for(server, 1).values(), lambda found: any(map(listens, found))
+        )
+        answered = page(second).status
+        after = resources(worker)
+    assert 200 == answered
+    # A connection may not have been closed yet before, nor one after.
+    assert (before[0], True, 1) == (after[0], after[1] <= before[1] + 1, after[2])
 
 
 def test_what_one_target_per_worker_costs() -> None:

@@ -1,9 +1,11 @@
-"""An application with a histogram of its own, one that forks a child which outlives a request, and nothing else."""
+"""An application with a histogram of its own, which forks a child that outlives a request, or shuts a listening socket down."""
 
 from __future__ import annotations
 
 import os
+import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prometheus_client import Histogram
@@ -19,5 +21,21 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
     if environ["PATH_INFO"] == "/fork" and os.fork() == 0:
         time.sleep(60)
         os._exit(0)
+    if environ["PATH_INFO"] == "/shut":
+        shut_down(int(environ["QUERY_STRING"]))
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
+
+
+def shut_down(port: int) -> None:
+    """Shut the socket down that listens on *port*, as code does that takes all descriptors of its process for its own."""
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(fd))) as found:
+                if (
+                    found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    and found.getsockname()[1] == port
+                ):
+                    found.shutdown(socket.SHUT_RDWR)

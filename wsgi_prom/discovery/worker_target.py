@@ -3,7 +3,8 @@ A worker's own page, with WSGI_PROM_TARGETS=workers: what a scrape of this proce
 
 1. It is served in a thread, which is started after the fork and ends with the worker. Nothing waits for it.
 2. A worker never fails because of it: without a free port the worker serves no page, and tries again.
-3. A process that the worker forks does not keep the port.
+3. A process that the worker forks keeps neither the port nor a connection.
+4. A page that fails leaves neither descriptors nor threads nor locks behind, and another one takes its place.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class WorkerTarget:
         self._configured: tuple[Settings, Target] | None = None
         self._pid = 0
         self._listening: Listening | None = None
+        self._server: Any = None
         self._watches_forks = False
 
     def configure(self, settings: Settings, target: Target) -> None:
@@ -75,13 +77,8 @@ class WorkerTarget:
         self._pid = os.getpid()
         if not self._watches_forks:
             self._watches_forks = True
-            os.register_at_fork(after_in_child=self._close)
+            os.register_at_fork(after_in_child=self._close_in_child)
         self.start_thread(self._run)
-
-    def _close(self) -> None:
-        listening, self._listening = self._listening, None
-        if listening is not None:
-            listening.close()
 
     def _run(self) -> None:
         while self._configured is not None and self._pid == os.getpid():
@@ -92,7 +89,7 @@ class WorkerTarget:
                     f"a worker has no page of its own: {error}. It tries again every {_RETRY_SECONDS:g} s"
                 )
                 _failures().inc()
-                self._close()
+                self._end()
                 time.sleep(_RETRY_SECONDS)
 
     def _serve(self, settings: Settings, target: Target) -> None:
@@ -102,13 +99,46 @@ class WorkerTarget:
         metrics_app = MetricsApp(settings=settings, target=target, own=True)
         app = ExporterApp(metrics_app, collectors=[ProcessCollector(registry=None).collect])
         self._listening = listening = self._listen(settings)
-        server = make_server(app, listening.socket, metrics_app.access, _CONNECTIONS, threads=1)
+        self._server = server = make_server(
+            app, listening.socket, metrics_app.access, _CONNECTIONS, threads=1
+        )
         port, told = WorkerPort(listening.socket.getsockname()[1]), float("-inf")
-        while self._pid == os.getpid():
-            if time.monotonic() - told >= _TICK_SECONDS:
-                told = time.monotonic()
-                self._tell(port)
-            server.asyncore.loop(timeout=_TICK_SECONDS, map=server._map, use_poll=True, count=1)
+        try:
+            while self._pid == os.getpid():
+                if time.monotonic() - told >= _TICK_SECONDS:
+                    told = time.monotonic()
+                    self._tell(port)
+                server.asyncore.loop(timeout=_TICK_SECONDS, map=server._map, use_poll=True, count=1)
+                if not server.accepting:
+                    # It does so after an error that it takes for fatal, and when somebody has closed the descriptor.
+                    raise RuntimeError("waitress has closed its listener")
+        finally:
+            port.release()
+
+    def _end(self) -> None:
+        """Close what the page of this process had, and end its thread. Call it in the thread that served it."""
+        listening, self._listening = self._listening, None
+        server, self._server = self._server, None
+        if server is not None:
+            server.task_dispatcher.shutdown()
+            for channel in list(server.active_channels.values()):
+                channel.handle_close()
+            # A thread that still answers would write to the trigger's descriptor, which another file may have by then.
+            if not server.task_dispatcher.threads:
+                server.close()
+        if listening is not None:
+            listening.close()
+
+    def _close_in_child(self) -> None:
+        """Close the descriptors that a forked child has of its parent's page. No locks: threads of the parent may hold them."""
+        listening, self._listening = self._listening, None
+        server, self._server = self._server, None
+        if server is not None:
+            for channel in list(server.active_channels.values()):
+                channel.socket.close()
+            server.trigger.close()
+        if listening is not None:
+            listening.close()
 
     def _tell(self, port: WorkerPort) -> None:
         slot = own_slot()

@@ -34,11 +34,17 @@ class WorkerPort:
         Say it of *slot* in the directory *path*: again and again, since both can change. Raises OSError, DirectoryError.
         """
         lock_file, byte = LockFile.of(path), _FIRST + slot * _PORTS + self._port
-        if self._told is not None and self._told != (lock_file, byte):
-            former, told = self._told
-            former.release(told)
+        if self._told != (lock_file, byte):
+            self.release()
         lock_file.acquire(byte)
         self._told = lock_file, byte
+
+    def release(self) -> None:
+        """Say that there is no page at the port any more. Never raises."""
+        if self._told is not None:
+            lock_file, byte = self._told
+            lock_file.release(byte)
+        self._told = None
 
 
 def ports(path: Path) -> dict[int, int]:
