@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import stat
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,17 @@ import live
 import registered
 import servers
 
+from runner import proc
+from wsgi_prom import setting_values
+from wsgi_prom.discovery import registrar
+from wsgi_prom.discovery.announcement import Registered
+from wsgi_prom.discovery.targets import Targets
+from wsgi_prom.settings import Settings
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def test_prometheus_finds_the_workers_in_three_ways(tmp_path: Path) -> None:
@@ -206,3 +217,66 @@ def test_the_page_is_there_for_who_asks_for_it(tmp_path: Path) -> None:
         json.loads(found.body),
     )
     assert (405, b"There are /metrics, /sd, /-/healthy and /-/ready.\n", 404) == (method, other, missing)
+
+
+def test_a_registrar_that_cannot_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the registrar was killed, and no other can be started, nothing is shown as registered, which is logged once."""
+    registry = setting_values.registry(f"file:{tmp_path / 'shop.json'}")
+    monkeypatch.setenv("WSGI_PROM_SD", str(registry))
+    monkeypatch.setenv("PYTHONPATH", str(live.ROOT))
+    kept = Registered(Targets(tmp_path, setting_values.Address("127.0.0.1", 9464)), [registry])
+
+    def shown() -> float:
+        kept.keep()
+        ((sample,),) = [family.samples for family in kept.collect()]
+        return sample.value
+
+    live.eventually(shown, lambda value: value == 1.0)
+    (pid,) = [pid for pid in proc.children(os.getpid()) if " register " in live.command_line(pid)]
+    monkeypatch.setattr(sys, "executable", "/missing/python")
+    os.kill(pid, signal.SIGKILL)
+    live.eventually(shown, lambda value: value == 0.0)
+    live.eventually(lambda: shown() or len(caplog.messages), lambda found: found == 2)
+    # For longer than until the next attempt.
+    ended = time.monotonic() + 3
+    found = {shown() for _ in iter(lambda: time.sleep(0.2) or time.monotonic() < ended, False)}
+    kept.end(replaced=False)
+    assert {0.0} == found
+    assert [
+        "the registrar of the targets has ended (status -9); it is started again",
+        (
+            "the targets are not registered: the registrar cannot be started ([Errno 2] No such file or directory: "
+            "'/missing/python'). It is tried again every 2 s"
+        ),
+    ] == caplog.messages
+
+
+def test_a_registration_that_fails_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that no registration expects is logged once, and the targets are registered a moment later."""
+    file, errors = tmp_path / "shop.json", [ZeroDivisionError("first"), ZeroDivisionError("first")]
+
+    class Failing(Targets):
+        def groups(self) -> list[dict[str, Any]]:
+            if errors:
+                raise errors.pop()
+            return super().groups()
+
+    settings = Settings.read({"WSGI_PROM_SD": f"file:{file}"})
+    (told, page), (exporter, end) = os.pipe(), os.pipe()
+    targets = Failing(tmp_path, setting_values.Address("127.0.0.1", 9464))
+    thread = threading.Thread(target=registrar.run, args=(targets, settings, exporter, page))
+    thread.start()
+    try:
+        state = os.read(told, 100)
+        found = registered.read(file)
+    finally:
+        os.write(end, registrar.WITHDRAW)
+        os.close(end)
+        thread.join(live.STOP_SECONDS)
+        for fd in (told, page, exporter):
+            os.close(fd)
+    assert (b"0 1\n", ["127.0.0.1:9464"]) == (state, found[0]["targets"] if found else None)
+    assert 1 == sum("a failure of wsgi_prom (ZeroDivisionError: first)" in line for line in caplog.messages)
+    assert not file.exists()

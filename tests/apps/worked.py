@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import Histogram
@@ -29,11 +30,11 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
 
 def shut_down(port: int) -> None:
     """Shut the socket down that listens on *port*, as code does that takes all descriptors of its process for its own."""
-    for fd in os.listdir("/proc/self/fd"):
+    for fd in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
-            if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+            if not str(fd.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(fd))) as found:
+            with socket.socket(fileno=os.dup(int(fd.name))) as found:
                 if (
                     found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
                     and found.getsockname()[1] == port

@@ -57,6 +57,8 @@ class Registered:
         self._registries = registries
         self._registrar: subprocess.Popen[bytes] | None = None
         self._next_start = 0.0
+        # The problem that was logged last, while it lasts.
+        self._told = ""
         # What the registrar has told: whether the targets are registered, by the number of the place; and the line that it is in.
         self._works: dict[int, bool] = {}
         self._line = b""
@@ -71,17 +73,17 @@ class Registered:
 
     def keep(self) -> None:
         """Start the registrar if it does not run. Never raises."""
-        if self._registrar is not None and self._registrar.poll() is None:
-            self._read(self._registrar)
-            return
-        if time.monotonic() < self._next_start:
-            return
         if self._registrar is not None:
-            log.warning(
-                "the registrar of the targets has ended (status %s); it is started again",
-                self._registrar.returncode,
+            if self._registrar.poll() is None:
+                self._read(self._registrar)
+                return
+            self._tell(
+                f"the registrar of the targets has ended (status {self._registrar.returncode}); it is started again"
             )
             self._close()
+            self._registrar, self._works = None, {}
+        if time.monotonic() < self._next_start:
+            return
         self._next_start = time.monotonic() + _PAUSE_SECONDS
         try:
             self._registrar = subprocess.Popen(
@@ -93,11 +95,19 @@ class Registered:
                 # A signal for the exporter's session is not for it: it takes the targets back.
                 start_new_session=True,
             )
-            self._works, self._line = {}, b""
+            self._line = b""
             if self._registrar.stdout is not None:
                 os.set_blocking(self._registrar.stdout.fileno(), False)
         except OSError as error:
-            log.error("the targets are not registered: %s", error)
+            self._tell(
+                f"the targets are not registered: the registrar cannot be started ({error}). It is tried again every "
+                f"{_PAUSE_SECONDS:g} s"
+            )
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._told:
+            self._told = problem
+            log.warning("%s", problem)
 
     def _read(self, registrar: subprocess.Popen[bytes]) -> None:
         with suppress(OSError):  # nothing new
@@ -105,6 +115,7 @@ class Registered:
                 *lines, self._line = (self._line + os.read(registrar.stdout.fileno(), 4096)).split(b"\n")
                 for number, works in map(bytes.split, lines):
                     self._works[int(number)] = works == b"1"
+                    self._told = ""
 
     def end(self, *, replaced: bool) -> None:
         """Tell the registrar to take the targets back, unless the exporter is *replaced* by another that registers them too. Never raises."""

@@ -5,7 +5,7 @@ The registrar: a process that keeps the targets of an exporter registered, in fi
 2. Its stdin is a pipe from the exporter's serving process. A line there says that the exporter ends in order; its end without a line,
    that the exporter was killed or is replaced.
 3. Its stdout is a pipe to that process, which it tells where the targets are registered now, for the page.
-4. Each place of registration has a thread: one that hangs keeps no other waiting.
+4. Each place of registration has a thread: one that hangs keeps no other waiting, and one that fails begins again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.discovery.etcd import Etcd
 from wsgi_prom.discovery.lease import LeaseRegistration
-from wsgi_prom.discovery.registration import End, FileRegistration
+from wsgi_prom.discovery.registration import LOOK_SECONDS, End, FileRegistration
 from wsgi_prom.errors import DirectoryError, SettingError
 
 if TYPE_CHECKING:
-    from wsgi_prom.discovery.registration import Registration
+    from wsgi_prom.discovery.registration import Read, Registration, Tell
     from wsgi_prom.discovery.targets import Group, Targets
     from wsgi_prom.setting_values import Registry
     from wsgi_prom.settings import Settings
@@ -48,7 +48,7 @@ def run(targets: Targets, settings: Settings, exporter: int, page: int) -> None:
             continue
         if found is not None:
             thread = threading.Thread(
-                target=found.run, args=(reader.read, _State(number, page).tell, end), name=str(registry)
+                target=_keep, args=(found, reader.read, _State(number, page).tell, end), name=str(registry)
             )
             thread.start()
             threads.append(thread)
@@ -59,6 +59,21 @@ def run(targets: Targets, settings: Settings, exporter: int, page: int) -> None:
     end.event.set()
     for thread in threads:
         thread.join()
+
+
+def _keep(registration: Registration, read: Read, tell: Tell, end: End) -> None:
+    """Run *registration* until *end*: again, after an error that it does not expect."""
+    told = ""
+    while not end.event.is_set():
+        try:
+            registration.run(read, tell, end)
+        except Exception as error:
+            tell(False)
+            if told != (told := f"{type(error).__name__}: {error}"):
+                log.exception(
+                    "a failure of wsgi_prom (%s). The targets are registered again as soon as possible", told
+                )
+            end.event.wait(LOOK_SECONDS)
 
 
 def _registration(registry: Registry, settings: Settings) -> Registration | None:
