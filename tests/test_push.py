@@ -7,15 +7,18 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import joined
 import live
 import pushed
 import pytest
+import servers
 from exporters import fill
 from prometheus_client import Counter, Histogram, Info
 from samples import parse_samples
 from servers import remove
 
 from wsgi_prom.cli import main
+from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.merge.collector import Collector
@@ -31,16 +34,23 @@ if TYPE_CHECKING:
 
 
 class FakeReceiver:
-    """Keeps what it is sent, after it has called *before* with the number of the reading, from 1 on."""
+    """
+    Keeps what it is sent, after it has called *before* with the number of the reading, from 1 on. Of readings without metrics it
+    keeps the number of the reading before each.
+    """
 
     def __init__(self, name: str, before: Callable[[int], object] = lambda _: None) -> None:
         self.name = name
         self.where = f"--{name}"
         self.calls = 0
         self.readings: list[Reading] = []
+        self.ended_after: list[int] = []
         self._before = before
 
     def send(self, reading: Reading, _ended: threading.Event) -> None:
+        if not reading.metrics:
+            self.ended_after.append(len(self.readings))
+            return
         self.calls += 1
         self._before(self.calls)
         self.readings.append(reading)
@@ -78,7 +88,6 @@ def test_a_reading_is_what_a_page_shows(recording: Any, shared: Path) -> None:
         Counter("dotted.name", "D", registry=None).inc()
         page = parse_samples(render(Collector(shared).collect()))
         found = Reader(shared, Target()).read()
-        assert found is not None
         series = {(name, frozenset(labels)): value for name, labels, value in found.series}
         hits = [child.start for metric in found.metrics if metric.name == "hits" for child in metric.children]
         return page, {key: value for key, value in series.items() if not key[0].startswith("wsgi")}, hits
@@ -142,7 +151,10 @@ def test_a_failure_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Without a directory nothing is sent, which is logged once; the counts of the next one are its own."""
+    """
+    Without a directory nothing is sent, which is logged once, and all series end; the counts of the next one are its own. At the end
+    of the loop they end too.
+    """
     shared = tmp_path / "shared"
     receiver = FakeReceiver("receiver")
     steps = iter([lambda: None, lambda: fill(shared, 1), lambda: remove(shared), lambda: fill(shared, 2)])
@@ -152,13 +164,74 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
 
     caplog.set_level(logging.WARNING, "wsgi_prom")
     push(Reader(shared, Target()), [receiver], 1.0, times(5, step))
-    told = f"{shared} does not exist; nothing is sent until a server makes it and it can be read"
+    told = f"{shared} does not exist; nothing is sent until a server uses it and it can be read"
     again = f"{shared} can be read again"
     assert [told, again, told, again] == [record.getMessage() for record in caplog.records]
     assert [1.0, 2.0] == [
         sum(value for name, _, value in reading.series if name == "filled_total")
         for reading in receiver.readings
     ]
+    assert [0, 1, 2] == receiver.ended_after
+
+
+def orders(reading: Reading) -> float:
+    return sum(value for name, _, value in reading.series if name == "work_seconds_count")
+
+
+def test_a_server_that_ends_in_a_directory_that_stays(tmp_path: Path) -> None:
+    """
+    A server's directory may stay: after its end there is one more reading, with all that it has counted, and none then. Those of a
+    server that begins in the same directory have its own counts alone, however short the time between the two was.
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    reader = Reader(shared, Target())
+    found = []
+
+    def serve(requests: int) -> live.LiveServer:
+        server = servers.start(
+            "gunicorn sync", app="worked:app", workers=1, PROMETHEUS_MULTIPROC_DIR=str(shared)
+        )
+        with server:
+            live.drive(server.url, ["/"] * requests)
+            found.append(orders(reader.read()))
+            live.drive(server.url, ["/"])
+        return server
+
+    serve(3)
+    serve(1)
+    found.append(orders(reader.read()))
+    with pytest.raises(DirectoryError, match=f"the server of {shared} has ended"):
+        reader.read()
+    with pytest.raises(DirectoryError, match="has ended"):
+        Reader(shared, Target()).read()
+    serve(5)
+    assert [3, 1, 2, 5] == found
+
+
+def test_a_directory_of_a_name_that_is_made_again() -> None:
+    """The next directory of a name has its own counts alone, though there was no reading between the two."""
+    name, path = joined.new_name()
+    reader = Reader(path, Target())
+    found = []
+    for jobs in (3, 1):
+        with joined.joined("wsgi_prom.join()", WSGI_PROM_NAME=name) as process:
+            process.tell(f"DONE.inc({jobs})")
+            series = reader.read().series
+            found.append(sum(value for metric, _, value in series if metric == "jobs_done_total"))
+            process.end()
+        assert joined.gone(path)
+    assert [3, 1] == found
+
+
+def test_what_ended_processes_have_counted_is_sent_where_there_is_no_server(
+    recording: Any, shared: Path
+) -> None:
+    """A process that joined and has ended, such as a cron job, has its counts in each reading."""
+    recording(lambda: Counter("jobs", "J", registry=None).inc(2))
+    reader = Reader(shared, Target())
+    found = [[value for name, _, value in reader.read().series if name == "jobs_total"] for _ in range(3)]
+    assert [[2.0]] * 3 == found
 
 
 @pytest.mark.parametrize(

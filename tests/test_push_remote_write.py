@@ -67,7 +67,8 @@ def written(body: bytes) -> list[tuple[list[tuple[str, str]], list[tuple[float, 
 def test_a_real_prometheus(shared: Path, tmp_path: Path) -> None:
     """
     Prometheus has for each series of the application the figure that a page of the directory shows, and no other series. While it is
-    away nothing is kept but counted, and logged once; back, it has the figures of then. A gauge whose process ended is gone at once.
+    away nothing is kept but counted, and logged once; back, it has the figures of then. A gauge whose process ended is gone at once, and
+    so are all series at the end of the command.
     """
     (tmp_path / "prometheus.yml").write_text("{}")
     with live.hold_port() as held, pushed.application(shared) as record:
@@ -111,7 +112,9 @@ def test_a_real_prometheus(shared: Path, tmp_path: Path) -> None:
                 lost = Prometheus(again).query('wsgi_prom_push_lost_samples_total{to="remote_write"}')
                 push.kill(15)
                 assert 0 == push.wait()
+                left = shown(again)
                 log = push.log()
+    assert {} == left
     assert all(pages == stored for pages, stored in figures)
     assert [8, 9] == [len(pages) for pages, _ in figures]
     assert gone
@@ -177,6 +180,84 @@ def test_answers(receiver: pushed.Http) -> None:
     assert f"--remote-write='{receiver.url}' answers 400 (out of order). It should be a receiver" in str(
         raised.value
     )
+
+
+@pytest.mark.parametrize(
+    "status", ["500 Internal Server Error", "501 Not Implemented", "507 Storage", "599 Other"]
+)
+def test_all_of_5xx_is_tried_again(status: str, receiver: pushed.Http) -> None:
+    """The specification asks for it, whatever the number."""
+    receiver.answers += [pushed.Answer(), pushed.Answer(status)]
+    send(road(receiver.url), pushed.gauge("a", (), 1))
+    metadata, first, again = receiver.bodies
+    assert (first, 1) == (again, len(decoded(metadata).metadata))
+
+
+def test_a_reading_without_metrics(receiver: pushed.Http) -> None:
+    """It marks all series as stale, again with the next one if the receiver did not take that, and then none; no sample is lost by that."""
+    remote = road(receiver.url, seconds=0.1)
+    send(remote, pushed.gauge("a", (), 1))
+    receiver.answers += [pushed.Answer("503 Busy")]
+    with pytest.raises(PushError) as raised:
+        send(remote, time=2.0)
+    for time_ in (3.0, 4.0):
+        send(remote, time=time_)
+    labels = [("__name__", "a"), *sorted(OWN.items())]
+    found = [
+        (series, [when for _, when in samples])
+        for body in receiver.bodies
+        for series, samples in written(body)
+    ]
+    assert [(labels, [1_000_000]), (labels, [2000]), (labels, [3000])] == found
+    assert 0 == raised.value.lost
+
+
+def test_metadata_that_a_receiver_does_not_take(receiver: pushed.Http) -> None:
+    """After a refused login they are sent with the next reading. A receiver that takes the samples and no metadata is not asked each time."""
+    remote = road(receiver.url)
+    refused = pushed.Answer("401 Unauthorized")
+    receiver.answers += [refused, refused, refused]
+    with pytest.raises(PushError):
+        send(remote, pushed.gauge("a", (), 1))
+    for _ in range(2):
+        send(remote, pushed.gauge("a", (), 1))
+    assert [1, 0, 1, 0, 0] == [len(decoded(body).metadata) for body in receiver.bodies]
+
+
+def test_an_interval_is_for_all_requests_of_a_reading(receiver: pushed.Http) -> None:
+    """A receiver that takes each request at the second attempt gets no more of them than the attempts of an interval."""
+    remote = road(receiver.url, seconds=4.0)
+    many = pushed.metric(
+        "gauge", "many", *(((("n", str(n)),), [pushed.Sample("many", (), n)]) for n in range(12000))
+    )
+    receiver.answers += [
+        pushed.Answer(),
+        *[pushed.Answer("503 Busy", (("Retry-After", "2"),)), pushed.Answer()] * 6,
+    ]
+    with pytest.raises(PushError, match="answers 503") as raised:
+        send(remote, many)
+    # One pause of two seconds fits into four, and not a second one, since requests take time.
+    assert (4, 10000) == (len(receiver.requests), raised.value.lost)
+
+
+def test_nothing_is_tried_again_after_the_end(receiver: pushed.Http) -> None:
+    """The end cuts a pause short, and no attempt follows it."""
+    remote, ended = road(receiver.url), threading.Event()
+    receiver.answers += [pushed.Answer(), pushed.Answer("503 Busy", (("Retry-After", "9"),))]
+    problems: list[PushError] = []
+
+    def push() -> None:
+        try:
+            remote.send(pushed.reading(pushed.gauge("a", (), 1)), ended)
+        except PushError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=push)
+    thread.start()
+    live.eventually(lambda: len(receiver.requests), lambda number: number == 2)
+    ended.set()
+    thread.join(live.STOP_SECONDS)
+    assert (2, 1) == (len(receiver.requests), len(problems))
 
 
 def test_a_pause_that_is_longer_than_an_interval(receiver: pushed.Http) -> None:

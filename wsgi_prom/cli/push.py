@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     log.info("the metrics of %s are sent to %s", path, ", ".join(receiver.where for receiver in receivers))
     reader = Reader(path, Target(settings.app or ""))
-    wait = (lambda _: True) if arguments.once else _ends_within
+    wait = None if arguments.once else _ends_within
     done = push(reader, receivers, settings.push_seconds, wait)
     return int(arguments.once and not done)
 

@@ -86,7 +86,6 @@ class Etcd:
         """Return what *settings* say of *registry*. Raises SettingError for a missing package, and for files that cannot be used."""
         try:
             import_module("etcd3gw")
-            import_module("tenacity")
         except ImportError as error:
             raise SettingError(
                 f"WSGI_PROM_SD={str(registry)!r} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[etcd]'"

@@ -1,25 +1,27 @@
-"""Retries with growing pauses, by tenacity."""
+"""What is asked of etcd again and again, until it answers."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from wsgi_prom import retrying
 from wsgi_prom.discovery.etcd import EtcdError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Event
 
+    from wsgi_prom.errors import WsgiPromError
+
 log = logging.getLogger("wsgi_prom")
 
 T = TypeVar("T")
 
 # Seconds. As soon as etcd is back, the targets are to be: it takes some ten thousand requests a second.
-_FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 10.0
-# Of many hosts not all at once.
-_JITTER: Final = 1.0
+# Messages of one outage.
+_MOST_TOLD: Final = 20
 
 
 def retried(function: Callable[[], T], ended: Event, *told: str) -> T | None:
@@ -28,25 +30,16 @@ def retried(function: Callable[[], T], ended: Event, *told: str) -> T | None:
 
     Each EtcdError that it raises is logged once, and not if it is among *told*.
     """
-    import tenacity
-
     known = set(told)
 
-    def tell(state: Any) -> None:
-        error = state.outcome.exception()
-        if str(error) not in known:
+    def pause_after(error: WsgiPromError, pause: float) -> float:
+        if str(error) not in known and len(known) < _MOST_TOLD:
             known.add(str(error))
-            level = logging.ERROR if error.lasting else logging.WARNING
+            level = logging.ERROR if getattr(error, "lasting", False) else logging.WARNING
             log.log(level, "%s. It is tried again every %d s", error, _LONGEST_PAUSE)
+        return pause
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(EtcdError),
-        wait=tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE)
-        + tenacity.wait_random(0, _JITTER),
-        stop=tenacity.stop_when_event_set(ended),
-        sleep=tenacity.sleep_using_event(ended),
-        before_sleep=tell,
-        retry_error_callback=lambda _: None,
-    )
-    found: T | None = retrying(function)
-    return found
+    try:
+        return retrying.retried(function, ended, _LONGEST_PAUSE, pause_after)
+    except EtcdError:
+        return None

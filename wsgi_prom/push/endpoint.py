@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 REQUEST_SECONDS: Final = 5.0
 # The longest pause that a receiver can ask for: a wrong date would silence this process.
 _LONGEST_PAUSE: Final = 600.0
-_TRY_LATER: Final = frozenset({429, 500, 502, 503, 504})
+# Remote write's specification asks for all of 5xx, and allows 429.
+_TRY_LATER: Final = frozenset({429, *range(500, 600)})
 _SHOWN_CHARACTERS: Final = 200
 
 

@@ -8,12 +8,13 @@ OTLP over HTTP, in protobuf: https://opentelemetry.io/docs/specs/otlp/.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from wsgi_prom import version
+from wsgi_prom.push.attempts import retried, send_each
 from wsgi_prom.push.endpoint import Endpoint, Login, require
-from wsgi_prom.push.retrying import retried, send_each
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Otlp:
     name = "otlp"
 
     def __init__(self, url: str, login: Login, attributes: Mapping[str, str], seconds: float) -> None:
-        require("--otlp", "otlp", "opentelemetry.proto.metrics.v1.metrics_pb2", "tenacity", "urllib3")
+        require("--otlp", "otlp", "opentelemetry.proto.metrics.v1.metrics_pb2", "urllib3")
         self._endpoint = Endpoint("--otlp", url, login, _EXPECTS)
         whole = urlsplit(url).path not in {"", "/"}
         self._url = url if whole else f"{url.rstrip('/')}/v1/metrics"
@@ -71,9 +72,10 @@ class Otlp:
         """See `Receiver`."""
         from wsgi_prom.push.otlp_metrics import batches
 
-        send_each(batches(reading), lambda metrics: self._post(metrics, ended))
+        deadline = time.monotonic() + self._seconds
+        send_each(batches(reading), lambda metrics: self._post(metrics, deadline, ended))
 
-    def _post(self, metrics: list[Any], ended: Event) -> None:
+    def _post(self, metrics: list[Any], deadline: float, ended: Event) -> None:
         from google.protobuf.message import DecodeError
         from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
 
@@ -86,7 +88,7 @@ class Otlp:
         scope.metrics.extend(metrics)
         body = request.SerializeToString()
         content = retried(
-            lambda: self._endpoint.ask(body, _HEADERS, url=self._url, later=_TRY_LATER), self._seconds, ended
+            lambda: self._endpoint.ask(body, _HEADERS, url=self._url, later=_TRY_LATER), deadline, ended
         )
         try:
             partial = service.ExportMetricsServiceResponse.FromString(content).partial_success

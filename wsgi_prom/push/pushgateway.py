@@ -7,15 +7,16 @@ overwrite it.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.exposition import push_to_gateway
 from prometheus_client.metrics_core import Metric
 
 from wsgi_prom.merge.names import encodable
+from wsgi_prom.push.attempts import retried
 from wsgi_prom.push.endpoint import Endpoint, Login, require
 from wsgi_prom.push.reading import exported
-from wsgi_prom.push.retrying import retried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,7 @@ class Pushgateway:
     name = "pushgateway"
 
     def __init__(self, url: str, login: Login, grouping: Mapping[str, str], seconds: float) -> None:
-        require("--pushgateway", "pushgateway", "tenacity", "urllib3")
+        require("--pushgateway", "pushgateway", "urllib3")
         self._endpoint = Endpoint("--pushgateway", url, login, _EXPECTS)
         self._url = url
         self._grouping = dict(grouping)
@@ -47,7 +48,9 @@ class Pushgateway:
         return self._endpoint.where
 
     def send(self, reading: Reading, ended: Event) -> None:
-        """See `Receiver`."""
+        """See `Receiver`. The gateway keeps what it has: that is what it is for."""
+        if not reading.metrics:
+            return
         registry = _Registry(reading, self._grouping)
         job, *others = self._grouping.items()
 
@@ -56,7 +59,7 @@ class Pushgateway:
                 self._url, job[1], registry=registry, grouping_key=dict(others), handler=self._handler
             )
 
-        retried(attempt, self._seconds, ended)
+        retried(attempt, time.monotonic() + self._seconds, ended)
 
     def _handler(
         self, url: str, method: str, timeout: float | None, headers: list[tuple[str, str]], data: bytes

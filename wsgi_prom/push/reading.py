@@ -3,6 +3,8 @@ A reading: all metrics of a shared directory at one time, as every road sends th
 
 1. Its figures are those of a page: of the same collector, with names in the escaping that every Prometheus reads.
 2. A metric that cannot stand beside another one is left out, as it is from a page.
+3. There is no reading of a server that has ended, though its directory may stay; and one that begins in the same directory goes on
+   with no figure of the former one.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter.target import Target, own_metrics
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES, distinct, encodable, label_name, metric_name
 from wsgi_prom.server.workers import Workers
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric as ClientMetric
 
     from wsgi_prom.merge.families import Family
+    from wsgi_prom.merge.readers import Reading as SlotReading
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -64,7 +69,7 @@ class Metric(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The *metrics* at a *time*, in seconds since the epoch."""
+    """The *metrics* at a *time*, in seconds since the epoch. Without any, those of the readings before have ended."""
 
     time: float
     metrics: list[Metric]
@@ -107,21 +112,31 @@ class Reader:
         self._collector = Collector(self.path)
         self._workers = Workers()
         self._archiver = Archiver(self.path)
+        # The nonces of the slots of the last reading, and whether a process lived then.
+        self._slots: set[int | None] = set()
+        self._lived = False
 
-    def read(self, own: Iterable[ClientMetric] = ()) -> Reading | None:
+    def read(self, own: Iterable[ClientMetric] = ()) -> Reading:
         """
-        Return what the directory tells now, and *own*; None where there is no directory.
+        Return what the directory tells now, and *own*.
 
-        Raises DirectoryError if it cannot be read.
+        Raises DirectoryError if there is no directory, if it cannot be read, and if its server has ended before the last reading.
         """
         if not self.path.exists():
-            # The next server's counters are not added to this one's.
             self._begin()
-            return None
+            raise DirectoryError(f"{self.path} does not exist")
         now = time.time()
         self._archiver.archive_ended()
         families = self._collector.collect()
+        if self._is_new():
+            self._begin()
+            families = self._collector.collect()
         slots = self._collector.slots
+        self._slots = {slot.nonce for slot in slots}
+        # Once more after the end, for what was counted just before it.
+        lived, self._lived = self._lived, self._lives(slots)
+        if not (lived or self._lived):
+            raise DirectoryError(f"the server of {self.path} has ended")
         hooked = any(slot.live and slot.claim.stage for slot in slots)
         workers = self._workers.families(slots, hooked=hooked)
         left_out = families.conflicts_on(UNDERSCORES)
@@ -141,6 +156,24 @@ class Reader:
             if entry.children:
                 taken.setdefault(entry.name, entry)
         return Reading(now, list(taken.values()))
+
+    def _is_new(self) -> bool:
+        """Return whether none of the slots of the last reading is there any more: another server has begun in the directory."""
+        report = self._collector.report
+        met = len({slot.nonce for slot in self._collector.slots} - self._slots)
+        only_new = report.slots_live + report.slots_free == met
+        # A slot that cannot be read for a moment is not gone.
+        return bool(self._slots) and report.readable and only_new and (met > 0 or not report.unreadable)
+
+    def _lives(self, slots: list[SlotReading]) -> bool:
+        """
+        Return whether a process of the server lives.
+
+        True where nobody can tell: without a server's hook, what ended processes have counted is what there is to send.
+        """
+        if any(slot.live for slot in slots) or not any(slot.claim.stage for slot in slots):
+            return True
+        return any(True for _ in LockFile.of(self.path).servers())
 
 
 def _of_family(family: Family, more: dict[tuple[str, Labels], float]) -> Metric:

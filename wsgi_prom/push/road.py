@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client.metrics_core import CounterMetricFamily
 
 from wsgi_prom import metrics
 from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.push.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from prometheus_client.metrics_core import Metric
-
-    from wsgi_prom.push.reading import Reading
 
 log = logging.getLogger("wsgi_prom")
 
@@ -58,7 +58,7 @@ class Receiver(Protocol):
 
     def send(self, reading: Reading, ended: threading.Event) -> None:
         """
-        Send *reading*. Raises PushError.
+        Send *reading*; of one without metrics, at most that the series have ended. Raises PushError.
 
         It takes an interval at most, pauses between its attempts included, which *ended* cuts short.
         """
@@ -72,6 +72,7 @@ class Road:
         self._condition = threading.Condition()
         self._next: Reading | None = None
         self._closed = False
+        self._series_end = False
         self._ended = threading.Event()
         self._told = ""
         # The readings and samples that had failed when it last worked.
@@ -92,10 +93,11 @@ class Road:
             self._next = reading
             self._condition.notify()
 
-    def close(self) -> None:
-        """Have the thread end once it has sent what it has. Does not wait."""
+    def close(self, *, series_end: bool) -> None:
+        """Have the thread end once it has sent what it has, and, with *series_end*, that no more comes. Does not wait."""
         with self._condition:
             self._closed = True
+            self._series_end = series_end
             self._ended.set()
             self._condition.notify()
 
@@ -113,8 +115,11 @@ class Road:
                 self._condition.wait_for(lambda: self._next is not None or self._closed)
                 reading, self._next = self._next, None
             if reading is None:
-                return
+                break
             self._send(reading)
+        if self._series_end:
+            # Not at the time of the last reading.
+            self._send(Reading(time.time() + 0.001, []))
 
     def _send(self, reading: Reading) -> None:
         try:
@@ -132,7 +137,7 @@ class Road:
             )
         else:
             with self._condition:
-                self.sent += 1
+                self.sent += bool(reading.metrics)
                 readings, samples = self.failed - self._before[0], self.lost - self._before[1]
                 self._before = self.failed, self.lost
             if self._told:

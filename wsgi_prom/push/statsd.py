@@ -61,6 +61,8 @@ class Deltas:
 
     def of(self, reading: Reading) -> Iterator[Line]:
         """Yield the lines of *reading*. Tell by `sent` which were sent, before the next reading."""
+        if not reading.metrics:  # what was sent before is known if they are there again
+            return
         present: dict[Key, float] = {}
         for metric in reading.metrics:
             for child in metric.children:
