@@ -19,7 +19,7 @@ from test_collector import BUSY, HITS, INF, READS, SIZE, WAIT, WAIT_LATER, sampl
 
 from wsgi_prom.exporter.exposition import Renderer, render
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.request.schemas import request_schema
+from wsgi_prom.request.row_schemas import request_schema
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory, schemas
 from wsgi_prom.store import file_format as layout

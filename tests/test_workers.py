@@ -18,7 +18,7 @@ import servers
 from users import needs_root
 
 from wsgi_prom.merge.readers import Layout, Reading
-from wsgi_prom.request.schemas import Schemas
+from wsgi_prom.request.row_schemas import Schemas
 from wsgi_prom.server.workers import Workers
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import schemas

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import info, merged_metrics, removal, states, units, unsupported
+from wsgi_prom.client import info, merged_metrics, remove_methods, states, units, unsupported
 from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.client.custom_collectors import collectors
 from wsgi_prom.client.merged_metrics import MergedMetric
@@ -55,7 +55,7 @@ def install() -> None:
         unsupported.install()
         info.install(existing)
         states.install(existing)
-        removal.install()
+        remove_methods.install()
         collectors.install(existing)  # which looks at what is removed
         asking_thread.install()
         merged_metrics.install()
@@ -84,7 +84,7 @@ def _with_fast_path(labels: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(labels)
     def labels_or_child(self: Any, *labelvalues: Any, **labelkwargs: Any) -> Any:
         if removals.word[0] != removals.seen:
-            removal.forget_removed()
+            remove_methods.forget_removed()
         for value in labelvalues:
             if type(value) is not str:  # an Enum of texts is not the text that the library makes of it
                 return labels(self, *labelvalues, **labelkwargs)
@@ -92,7 +92,7 @@ def _with_fast_path(labels: Callable[..., Any]) -> Callable[..., Any]:
         child = None if labelkwargs else getattr(self, "_metrics", {}).get(labelvalues)
         if child is not None:
             return child
-        removal.know(self)
+        remove_methods.know(self)
         return labels(self, *labelvalues, **labelkwargs)
 
     return labels_or_child
@@ -103,7 +103,7 @@ def _adopt(existing: list[Any]) -> None:
     for metric in existing:
         units.note(metric)
         if metric._labelnames and not metric._labelvalues:
-            removal.know(metric)
+            remove_methods.know(metric)
             continue  # the parent of children, which has no value
         if isinstance(metric, metrics.Counter):
             metric._value = _take_over(metric._value, _value(metric, "_total"))

@@ -25,8 +25,8 @@ from wsgi_prom.merge.answers import AnswerFiles
 from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
 from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSource
+from wsgi_prom.merge.slot_texts import SlotTexts
 from wsgi_prom.merge.sums import Sums
-from wsgi_prom.merge.texts import SlotTexts
 from wsgi_prom.store import directory, exit_counts
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.locks import LockFile

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
-    from wsgi_prom.request.schemas import RouteLabels
+    from wsgi_prom.request.row_schemas import RouteLabels
 
 _fork_guard: Final = current_slot.fork_guard
 

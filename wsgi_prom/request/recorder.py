@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.request.extras import Extras
     from wsgi_prom.request.request import MeasuredRequest
-    from wsgi_prom.request.schemas import RouteLabels
+    from wsgi_prom.request.row_schemas import RouteLabels
     from wsgi_prom.settings import Settings
 
 log = logging.getLogger("wsgi_prom")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
     from wsgi_prom.request.recorder import Recorder
-    from wsgi_prom.request.schemas import RouteLabels
+    from wsgi_prom.request.row_schemas import RouteLabels
 
 _ABSENT: Final = object()
 

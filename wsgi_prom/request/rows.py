@@ -14,7 +14,7 @@ from array import array
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.request import schemas
+from wsgi_prom.request import row_schemas
 from wsgi_prom.request.headers import must_lack_body
 from wsgi_prom.store.current_slot import current_slot
 from wsgi_prom.store.label_limit import FOLDED, LabelSets
@@ -22,7 +22,7 @@ from wsgi_prom.store.text_format import Text
 from wsgi_prom.store.texts import texts
 
 if TYPE_CHECKING:
-    from wsgi_prom.request.schemas import RouteLabels
+    from wsgi_prom.request.row_schemas import RouteLabels
     from wsgi_prom.settings import Settings
     from wsgi_prom.store.memory_slot import Columns, Slot
     from wsgi_prom.store.schemas import Schema
@@ -95,7 +95,7 @@ class Rows:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.schemas = schemas.Schemas(settings)
+        self.schemas = row_schemas.Schemas(settings)
         self._callable = frozenset(name for name, value in settings.labels if callable(value))
         self._static = tuple(value for _, value in settings.labels if isinstance(value, str))
         self._status_class = settings.status_class
@@ -214,7 +214,7 @@ class Rows:
     def _labels(self, method: str, labels: RouteLabels, *more: str) -> tuple[str, ...]:
         """Return the label set of a row: method, route, *more*, and the labels that the settings add."""
         route, *added = (labels,) if isinstance(labels, str) else labels
-        return (schemas.registered(method), route, *more, *self._static, *added)
+        return (row_schemas.registered(method), route, *more, *self._static, *added)
 
     def _remember(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
         """Let `record` find the row of such requests. The caller holds the lock."""
@@ -236,10 +236,10 @@ class Rows:
             return labels
         self.add(self.schemas.dropped, (name,), {0: 1.0})
         if self._callable:
-            labels = schemas.folded(schema, labels, self._callable)
+            labels = row_schemas.folded(schema, labels, self._callable)
             if labels in known or self._label_sets.allow(name + FOLDED, labels):
                 return labels
-        return schemas.folded(schema, labels)
+        return row_schemas.folded(schema, labels)
 
     def _row(self, schema: Schema, labels: tuple[str, ...]) -> Row:
         """Return the row of *labels*, made at the first call. The caller holds the current slot's lock."""

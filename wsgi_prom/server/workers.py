@@ -138,7 +138,7 @@ class _Columns:
             end = first + schema.stride * rows
             counted = _requests(schema)
             if counted is not None:
-                # request/schemas.py: of a row with a duration it is the first, of a session the last.
+                # request/row_schemas.py: of a row with a duration it is the first, of a session the last.
                 column = 0 if counted[0] else counted[1]
                 self._seconds.extend(range(first + column, end, schema.stride))
                 if rows >= _LONG_RUN:
