@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each package or module of the root may import those before it, and itself.
 ORDER = ["errors", "retrying", "version", "app_interface", "app_reference", "metrics", "setting_values", "setting_field", "discovery_settings", "settings",
-         "store", "merge", "client", "request", "server", "dashboards", "exporter", "discovery", "push", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
+         "store", "merge", "client", "request", "server", "dashboards", "live", "exporter", "discovery", "push", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
 
 
 def imported(path) -> set[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _COMMANDS: Final = {
     "serve": "Serve the metrics of a shared directory; the hooks start this themselves.",
     "dump": "Print what a scrape would show, as far as the directory tells: not what the exporter asks server and kernel for.",
+    "top": "Show requests, routes and workers live in the terminal, from the shared directory or from an exporter.",
     "check": "Check settings, directory and application without starting anything.",
     "metrics": "Print each metric of the package: its type, its labels, what it means, and a query to begin with.",
     "rules": "Print recording and alerting rules for Prometheus: saturation, killed workers, error budgets of objectives.",

@@ -55,7 +55,7 @@ def running_servers() -> list[RunningServer]:
     named = environment.configured()
     for path in sorted(paths | ({directory_files.own_directory(named.absolute())} if named else set())):
         with suppress(OSError):  # its server has just removed it
-            server = _server(path)
+            server = server_of(path)
             if server is not None:
                 found.append(server)
     return found
@@ -67,7 +67,8 @@ def _temporary_directories(base: Path) -> list[Path]:
     return []
 
 
-def _server(path: Path) -> RunningServer | None:
+def server_of(path: Path) -> RunningServer | None:
+    """Return the server that uses the directory *path*, None if none runs, or if this user may not look. Raises OSError."""
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in {0, found.st_uid}:
         return None

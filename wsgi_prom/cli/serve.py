@@ -102,15 +102,7 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
             f"{'--bind' if arguments.bind else 'WSGI_PROM_BIND'}=off leaves no address to serve on. "
             "Give --bind HOST:PORT or --bind unix:/PATH."
         )
-    target = Target(
-        arguments.application or settings.app or "",
-        arguments.server,
-        arguments.version,
-        arguments.worker_class,
-        arguments.concurrency,
-        (*[ListeningSocket(*item) for item in arguments.sockets], *_queues(arguments)),
-        arguments.stats,
-    )
+    target = target_of(arguments, settings.app or "")
     if arguments.parent is None and not directory_names.is_own(path):
         _wait_for(path)
     serve(
@@ -118,6 +110,21 @@ def _serve(arguments: argparse.Namespace, path: Path) -> int:
         inherited=arguments.socket, announce=_announce(settings, target, path),
     )  # fmt: skip
     return 0
+
+
+def target_of(arguments: argparse.Namespace, application: str = "") -> Target:
+    """
+    Return what *arguments* tell of the server; without a name, it is that of *application*. Raises SettingError.
+    """
+    return Target(
+        arguments.application or application,
+        arguments.server,
+        arguments.version,
+        arguments.worker_class,
+        arguments.concurrency,
+        (*[ListeningSocket(*item) for item in arguments.sockets], *_queues(arguments)),
+        arguments.stats,
+    )
 
 
 def _announce(settings: Settings, target: Target, path: Path) -> Announce | None:

@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter import formats
 from wsgi_prom.exporter.access import Access
+from wsgi_prom.exporter.live_page import LivePage
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import (
     ARRIVAL,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
+
+    from wsgi_prom.live.figures import Figures
 
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
 _LONGEST_HEADER: Final = 2000
@@ -132,6 +135,10 @@ class MetricsApp:
             response.body = content
         return response
 
+    def figures(self) -> Figures:
+        """Return what a person is shown of now. Raises DirectoryError."""
+        return self._current().figures(time.monotonic())
+
     def watch_server(self) -> None:
         """Show the server's processes, and watch what a scrape alone would miss, in threads: in the exporter, once."""
         pages = self._current()
@@ -169,7 +176,8 @@ class MetricsApp:
 
 class ExporterApp:
     """
-    The exporter's paths: `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the directory).
+    The exporter's paths: `/` and `/live` for people, `/metrics`, `/-/healthy` (it answers) and `/-/ready` (it can read the
+    directory).
 
     `/-/healthy` needs no token or password, which many supervisors cannot send: it shows no metric and costs nothing. *pages*
     are others by path, each with a function that returns its JSON. *collectors* return more metrics for each page of them.
@@ -185,6 +193,9 @@ class ExporterApp:
         self._scrapes = Scrapes()
         self._json = dict(pages or {})
         self._collectors = tuple(collectors)
+        links = {"metrics": "Metrics", "-/healthy": "Health", "-/ready": "Readiness"}
+        links |= {path.removeprefix("/"): path for path in self._json}
+        self._live = LivePage(metrics.figures, links.items())
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -207,6 +218,8 @@ class ExporterApp:
         path, metrics = request.environ.get("PATH_INFO", ""), self._metrics
         if path == "/metrics":
             return metrics.access.refusal(request) or metrics.respond(request, self._own_metrics)
+        if path in {"/", "/live"}:
+            return metrics.access.refusal(request) or _wrong_method(request) or self._people(request, path)
         if path == "/-/ready":
             return metrics.access.refusal(request) or _wrong_method(request) or metrics.ready()
         if path == "/-/healthy":
@@ -214,7 +227,13 @@ class ExporterApp:
         if path in self._json:
             return metrics.access.refusal(request) or _wrong_method(request) or json_page(self._json[path])
         others = "".join(f"{path}, " for path in self._json)
-        return plain(404, f"There are /metrics, {others}/-/healthy and /-/ready.\n")
+        return plain(404, f"There are /, /live, /metrics, {others}/-/healthy and /-/ready.\n")
+
+    def _people(self, request: Request, path: str) -> Response:
+        try:
+            return self._live.respond(request, json_by_default=path == "/live", gzipped=_wants_gzip(request))
+        except UnicodeDecodeError:
+            return plain(400, "The query string is not UTF-8.\n")
 
     def _own_metrics(self) -> list[Metric]:
         web = self._metrics.access.web

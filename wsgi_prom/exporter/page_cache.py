@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from wsgi_prom import metrics
 from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, own_metrics
+from wsgi_prom.live.figures import figures
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
 
+    from wsgi_prom.live.figures import Figures
     from wsgi_prom.merge.readers import Reading
+    from wsgi_prom.server.workers import WorkerState
 
 # How long a scrape waits for a source if it does not say its timeout.
 SECONDS: Final = 1.0
@@ -95,6 +98,8 @@ class Pages:
         # The slots as of the last collection, and the metrics of the workers in them.
         self._slots: list[Reading] = []
         self._workers: list[Metric] = []
+        self._states: list[WorkerState] = []
+        self._wall_clock = 0.0
         # Whole pages of that collection, in text and in OpenMetrics (True), by the escaping of names; each with the metrics of
         # the server's other sources.
         self._cache: dict[tuple[bool, str], tuple[Page, list[list[Metric]]]] = {}
@@ -133,6 +138,29 @@ class Pages:
                 self._cache[openmetrics, escaping] = page, found
             return page
 
+    def figures(self, arrival: float) -> Figures:
+        """
+        Return the figures that a person looks at, of the collection that a scrape at *arrival* (time.monotonic) would get.
+
+        Raises DirectoryError as `page`.
+        """
+        with self._lock:
+            if self._began <= arrival:
+                self._collect()
+            slots, began = self._slots, self._began
+        found = self._ask_sources(slots, began, arrival, None)
+        with self._lock:
+            others: list[Metric] = []
+            if self.path is not None:
+                info = [self._target.info(self.path), *self._target.server_info()]
+                others = [
+                    *own_metrics(self._collector.report, *info),
+                    *self._workers,
+                    *chain.from_iterable(found),
+                ]
+            # As of the last collection, which may be a later one by now.
+            return figures(self._began, self._wall_clock, self._families, others, self._states)
+
     def _ask_sources(
         self, slots: list[Reading], began: float, arrival: float, deadline: float | None
     ) -> list[list[Metric]]:
@@ -147,14 +175,16 @@ class Pages:
             self._patient.release()
 
     def _collect(self) -> None:
-        began = time.monotonic()
+        began, wall_clock = time.monotonic(), time.time()
         if self._archiver is not None:
             self._archiver.archive_ended()
         self._families = self._collector.collect()
         if self.path is not None:
             self._slots = self._collector.slots
             self._workers = self.sources.workers(self._slots)
+            self._states = self.sources.worker_states(self._slots)
         self._cache = {}
+        self._wall_clock = wall_clock
         self._began = began
 
     def _rendered(

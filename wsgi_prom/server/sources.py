@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.readers import Reading
     from wsgi_prom.server.listen_queues import ListeningSocket
+    from wsgi_prom.server.workers import WorkerState
 
     # Returns the metrics of a source, which may use the slots.
     Read = Callable[[list[Reading]], list[Metric]]
@@ -59,7 +60,8 @@ class Sources:
         daemons: bool = False,
     ) -> None:
         # What the slots and the lock file tell, which are read for each page anyway.
-        self._inside: list[Read] = [partial(Workers().families, hooked=hooked, concurrency=concurrency)]
+        self._workers = Workers()
+        self._inside: list[Read] = [partial(self._workers.families, hooked=hooked, concurrency=concurrency)]
         self._failing: set[Read] = set()
         # Each with the function that reads it.
         self._outside: list[tuple[Source, Read]] = []
@@ -115,6 +117,14 @@ class Sources:
                     log.warning("no metrics of the workers (%s: %s)", type(error).__name__, error)
                 self._failing.add(read)
         return found
+
+    def worker_states(self, slots: list[Reading]) -> list[WorkerState]:
+        """Return what the workers do, for the slots that `workers` was called with last. As it. Never raises."""
+        try:
+            return self._workers.states(slots)
+        except Exception as error:
+            log.warning("no states of the workers (%s: %s)", type(error).__name__, error)
+            return []
 
     def families(
         self, slots: list[Reading], arrival: float, deadline: float, collected: float = inf

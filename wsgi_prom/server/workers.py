@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from wsgi_prom import metrics
-from wsgi_prom.store import in_progress
+from wsgi_prom.store import claims, in_progress
 from wsgi_prom.store.claims import Stage
 
 if TYPE_CHECKING:
@@ -84,6 +84,24 @@ class Workers:
             *self._by_worker(workers),
         ]
 
+    def states(self, slots: Iterable[Reading]) -> list[WorkerState]:
+        """Return what the workers that live are doing, as *slots* tell, those of the last call of `families`."""
+        now, here = self._clock(), claims.namespace()
+        found = []
+        for slot in slots:
+            if slot.live and slot.name in self._names:
+                worker = _Worker(slot, self._columns_of(slot.layout), self._ended.get(slot.key))
+                known = worker.counts_in_progress or worker.state in _STATES.values()
+                found.append(
+                    WorkerState(
+                        worker.name,
+                        worker.state if known else None,
+                        slot.claim.pid if here and slot.claim.namespace == here else None,
+                        tuple([max(now - start, 0.0) for start in worker.starts]) if worker.known else None,
+                    )
+                )
+        return found
+
     def _by_worker(self, workers: list[_Worker]) -> list[Metric]:
         busy = CounterMetricFamily(*metrics.WORKER_BUSY, labels=["worker"])
         requests = CounterMetricFamily(*metrics.WORKER_REQUESTS, labels=["worker"])
@@ -118,6 +136,20 @@ class Workers:
         if found is None:
             found = self._columns[layout] = _Columns(layout)
         return found
+
+
+class WorkerState(NamedTuple):
+    """
+    What the worker *name* does now: None for what is not known.
+
+    *pid* means something in this process's pid namespace. *ages* are those of its requests in progress, in seconds; None if
+    the start of one is not known.
+    """
+
+    name: str
+    state: str | None
+    pid: int | None
+    ages: tuple[float, ...] | None
 
 
 class _Columns:

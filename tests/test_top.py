@@ -1,0 +1,243 @@
+"""`wsgi-prom top`: what it shows of a real server, in a terminal and as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import exporters
+import live
+import pytest
+import servers
+import terminals
+
+from wsgi_prom.live import text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environ = live.environment(env, runtime=live.ROOT)
+    command = [sys.executable, "-m", "wsgi_prom", "top", *arguments]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[live.LiveServer]:
+    """Two workers that have served 40 requests, a tenth of which failed."""
+    with live.gunicorn(workers=2) as found:
+        live.drive(found.url, ["/"] * 36 + ["/fail"] * 4)
+        yield found
+
+
+@contextlib.contextmanager
+def load(server: live.LiveServer) -> Iterator[None]:
+    """Send requests all the time."""
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.is_set():
+            server.get("/")
+            server.get("/stream")
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        sender.join()
+
+
+def source(server: live.LiveServer, kind: str) -> list[str]:
+    if kind == "url":
+        return ["--url", server.metrics_url]
+    return ["--directory", str(servers.shared_directory(server))]
+
+
+@pytest.mark.parametrize("kind", ["directory", "url"])
+def test_its_figures_are_those_of_the_page(kind: str, server: live.LiveServer) -> None:
+    """Counts, workers, capacity, queue, exits: from the directory and from an exporter alike, as /metrics has them."""
+    live.eventually(
+        lambda: servers.value(server.samples(), "wsgi_workers", state="idle"), lambda idle: idle == 2
+    )
+    samples = server.samples()
+    done = run(*source(server, kind), "--once", "--json")
+    view = json.loads(done.stdout)
+    counted = {route: 0.0 for (route, _) in servers.requests_counted(samples)}
+    errors = dict(counted)
+    for (route, status), count in servers.requests_counted(samples).items():
+        counted[route] += count
+        errors[route] += count if status == "500" else 0
+    assert counted == {row["route"]: row["requests"] for row in view["routes"]}
+    assert errors == {row["route"]: row["errors"] for row in view["routes"]}
+    assert (sum(counted.values()), sum(errors.values()), 0) == tuple(
+        view["requests"][name] for name in ("requests", "errors", "in_progress")
+    )
+    workers = {row["worker"]: row["requests"] for row in view["workers"] if row["role"] == "worker"}
+    found = live.labelled(samples, "wsgi_worker_requests_total")
+    assert {dict(labels)["worker"]: count for labels, count in found.items()} == workers
+    assert {"booting": 0, "idle": 2, "busy": 0, "stopping": 0} == view["capacity"]["workers"]
+    assert servers.value(samples, "wsgi_worker_capacity") == view["capacity"]["capacity"] == 2
+    (queue,) = view["queues"]
+    assert server.url == f"http://{queue['socket']}"
+    assert servers.value(samples, "wsgi_listen_queue_limit", socket=queue["socket"]) == queue["limit"]
+    exits = {row["reason"]: row["exits"] for row in view["exits"]}
+    assert {
+        dict(k)["reason"]: v for k, v in live.labelled(samples, "wsgi_worker_exits_total").items()
+    } == exits
+    assert all(row["resident_bytes"] > 2**20 and row["cpu"] is not None for row in view["workers"])
+    assert {"gunicorn", "plain:app", "sync"} == {
+        view["server"][name] for name in ("server", "application", "worker_class")
+    }
+    assert "" == done.stderr
+
+
+def test_once_prints_tables(server: live.LiveServer) -> None:
+    """--once prints all routes and workers with their rates, without colours into a pipe, and --filter chooses rows."""
+    with load(server):
+        done = run(*source(server, "directory"), "--once", "--sort", "rate", "--filter", "get stream")
+    (route,) = [line for line in done.stdout.splitlines() if line.startswith("GET ")]
+    assert "GET /stream" == route[:11]
+    assert "0" != route.split()[2]
+    assert "\x1b" not in done.stdout
+    assert ("", 0) == (done.stderr, done.returncode)
+
+
+def test_it_is_live_and_obeys_keys(server: live.LiveServer) -> None:
+    """In a terminal of 80 x 24 it shows workers and routes, sorts, filters, pauses, and leaves the terminal as it was."""
+    arguments = ["top", *source(server, "directory")]
+    with load(server), terminals.Terminal(*arguments, NO_COLOR="1") as terminal:
+        assert terminal.shows("plain:app", "Worker", "Route", "GET /stream", "GET /fail", "q quit", "master")
+        assert 24 == len(terminal.lines())
+        terminal.press("/")
+        assert terminal.shows("filter: _")
+        terminal.press("STRAEM\x7f\x7f\x7fEAM\r")
+        assert terminal.shows("filter: STREAM  q quit")
+        assert (
+            live.latest(
+                lambda: [line for line in terminal.lines() if "GET /fail" in line], lambda found: not found
+            )
+            == []
+        )
+        terminal.press("w")
+        assert live.latest(lambda: terminal.shows("Worker") and "Route" not in str(terminal.lines()), bool)
+        terminal.press("/\r")
+        terminal.press("ws")
+        assert live.latest(
+            lambda: terminal.shows("GET /fail") and "Worker" not in str(terminal.lines()), bool
+        )
+        terminal.press("p")
+        assert terminal.shows("paused")
+        frozen = terminal.lines()
+        live.latest(lambda: None, lambda _: False, 2.0)
+        assert frozen == terminal.lines()
+        terminal.press("\x1b[A")
+        terminal.press("q")
+        assert 0 == terminal.end()
+        assert terminal.before == terminal.settings()
+        assert [True, True] == [left in terminal.written for left in terminals.LEFT]
+        # Colours, and no other attribute.
+        assert b"\x1b[3" not in terminal.written
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_leaves_the_terminal_as_it_was(number: int, status: int, server: live.LiveServer) -> None:
+    """Ctrl-C and a signal end it, and the terminal has its screen, cursor and settings again."""
+    with terminals.Terminal("top", *source(server, "url")) as terminal:
+        assert terminal.shows("q quit", "GET /")
+        assert terminal.before != terminal.settings()
+        assert status == terminal.end(number)
+        assert terminal.before == terminal.settings()
+        assert [True, True] == [left in terminal.written for left in terminals.LEFT]
+
+
+def test_a_server_that_ends_is_told(tmp_path: Path) -> None:
+    """When the exporter no longer answers, its last figures stay with a message."""
+    with (
+        exporters.serve(tmp_path / "shared") as server,
+        terminals.Terminal("top", "--url", server.metrics_url) as terminal,
+    ):
+        assert terminal.shows("q quit")
+        server.stop()
+        assert terminal.shows("does not answer: Connection refused")
+        terminal.press("q")
+        assert 0 == terminal.end()
+
+
+def test_a_label_is_no_command_of_the_terminal(tmp_path: Path) -> None:
+    """Control characters and markup in a label are shown as text."""
+    code = """
+from prometheus_client import Counter
+from wsgi_prom.client import patch
+patch.install()
+counter = Counter("http_requests", "Requests.", ["method", "route", "status"])
+counter.labels("GET", "/\\x1b]0;title\\x07[red]x[/red]", "200").inc()
+"""
+    tmp_path.chmod(0o700)
+    environ = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}, runtime=live.ROOT)
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True)
+    done = run("--directory", str(tmp_path), "--once")
+    assert r"GET /\x1b]0;title\x07[red]x[/red]" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert f"workers {text.UNKNOWN}" in done.stdout
+
+
+MISTAKES = [
+    (["--json"], "--json prints one reading. Give --once with it."),
+    (["--sort", "size"], "--sort='size' is no column. Give one of route, rate, errors, p50, p99, time, count."),
+    (["--url", "ftp://host"], "--url='ftp://host' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
+    (["--url", "http://ann:secret@host:x"], "--url='http://...@host:x' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
+    (["--url", "http://127.0.0.1:1", "--once"], "http://127.0.0.1:1 does not answer: Connection refused."),
+    (["--url", "http://host", "--token-file", "/nowhere"], "--token-file='/nowhere' cannot be read: No such file or directory."),
+    (["--url", "https://host", "--ca-file", "/nowhere"], "--ca-file='/nowhere' cannot be used: No such file or directory."),
+    (["--url", "http://host", "--directory", "/tmp"], "--url and --directory are two sources. Give one of them."),
+    (["--directory", "/nowhere", "--once"], "/nowhere cannot be read: No such file or directory"),
+    (["--directory", "/tmp"], "top draws on a terminal, and this is none. Give --once, or --once --json."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
+def test_a_mistake_gets_one_line(arguments: list[str], message: str) -> None:
+    """It names the option, the value, and what to do."""
+    done = run(*arguments)
+    assert (1, f"wsgi_prom: {message}\n", "") == (done.returncode, done.stderr, done.stdout)
+
+
+def test_without_rich_there_is_json(server: live.LiveServer) -> None:
+    """Where rich is not installed, top says how to install it, and --once --json works."""
+    code = (
+        "import sys; sys.modules['rich'] = None; from wsgi_prom.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    environ = live.environment({}, runtime=live.ROOT)
+    command = [sys.executable, "-c", code, "top", *source(server, "directory")]
+    plain, as_json = (
+        subprocess.run(
+            [*command, *more], env=environ, capture_output=True, text=True, timeout=60, check=False
+        )
+        for more in ([], ["--once", "--json"])
+    )
+    message = (
+        "top needs rich, which is not installed. Run pip install 'wsgi-prom[top]', or give --once --json."
+    )
+    assert (1, f"wsgi_prom: {message}\n") == (plain.returncode, plain.stderr)
+    assert (0, 1) == (as_json.returncode, json.loads(as_json.stdout)["version"])
+
+
+def test_it_writes_nothing(server: live.LiveServer) -> None:
+    """The directory has the same files before and after, and the server the same processes."""
+    folder = servers.shared_directory(server)
+    before = {name: found.st_size for name, found in servers.worker_files(folder).items()}
+    processes = server.processes()
+    assert 0 == run("--directory", str(folder), "--once").returncode
+    assert before == {name: found.st_size for name, found in servers.worker_files(folder).items()}
+    assert processes == server.processes()

@@ -1,0 +1,120 @@
+"""
+The terminal of `wsgi-prom top`: keys, redrawing, and the terminal as it was before, however the program ends.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import select
+import signal
+import sys
+import termios
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from rich.live import Live
+
+from wsgi_prom.cli import top_screen
+from wsgi_prom.errors import SettingError, WsgiPromError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+    from typing import NoReturn
+
+    from wsgi_prom.cli.top_screen import Shown
+    from wsgi_prom.live.view import View
+
+_SECONDS: Final = 1.0
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
+_ESCAPE: Final = "\x1b"
+# An arrow, or another key that has no character.
+_NAMED_KEY: Final = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])")
+
+
+def run(look: Callable[[], View], shown: Shown) -> int:
+    """Show what *look* returns each second until a key ends it. Raises SettingError without a terminal, and what *look* does."""
+    console = top_screen.console()
+    if not (sys.stdin.isatty() and console.is_terminal):
+        raise SettingError("top draws on a terminal, and this is none. Give --once, or --once --json.")
+    # Before anything is drawn: its error is a line.
+    view = look()
+    with _keys(sys.stdin.fileno()), Live(console=console, screen=True, auto_refresh=False) as live:
+        decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        read_at = time.monotonic()
+        while True:
+            live.update(top_screen.screen(view, shown, console.width, console.height), refresh=True)
+            if select.select([sys.stdin], [], [], max(read_at + _SECONDS - time.monotonic(), 0.0))[0]:
+                keys = os.read(sys.stdin.fileno(), 1024)
+                if not keys or _press(decoder.decode(keys), shown):
+                    return 0
+            elif shown.paused:
+                read_at = time.monotonic()
+            else:
+                read_at = time.monotonic()
+                try:
+                    view, shown.problem = look(), ""
+                except (WsgiPromError, OSError) as error:
+                    # A server that starts again is there again.
+                    shown.problem = str(error)
+
+
+@contextmanager
+def _keys(terminal: int) -> Iterator[None]:
+    """Get each key as it is pressed, and end as by Ctrl-C on the signals that end a program."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = termios.tcgetattr(terminal)
+    changed = termios.tcgetattr(terminal)
+    changed[3] &= ~(termios.ICANON | termios.ECHO)
+    # A stopped program would leave the screen as it is.
+    changed[6][termios.VSUSP] = b"\0"
+    handlers = {number: signal.signal(number, end) for number in _ENDS}
+    try:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, changed)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _press(keys: str, shown: Shown) -> bool:
+    """Do what *keys* say. Return whether that is to end."""
+    for key in _NAMED_KEY.sub("", keys):
+        if shown.typed is not None:
+            _type(key, shown)
+        elif key == "q":
+            return True
+        elif key == "p":
+            shown.paused = not shown.paused
+        elif key == "s":
+            columns = [column.key for column in shown.table.columns]
+            now = columns.index(shown.table.column(shown.sort).key)
+            shown.sort = columns[(now + 1) % len(columns)]
+        elif key == "r":
+            shown.reverse = not shown.reverse
+        elif key == "w":
+            shown.which = (shown.which + 1) % 3
+            shown.sort, shown.reverse = "", False
+        elif key == "/":
+            shown.typed = ""
+    return False
+
+
+def _type(key: str, shown: Shown) -> None:
+    """Take a *key* into the filter that is being typed."""
+    typed = shown.typed or ""
+    if key in "\r\n":
+        shown.filter, shown.typed = typed, None
+    elif key == _ESCAPE:
+        shown.filter, shown.typed = "", None
+    elif key in "\b\x7f":
+        shown.typed = typed[:-1]
+    elif key.isprintable():
+        shown.typed = typed + key

@@ -1,0 +1,50 @@
+"use strict";
+// Replace what has changed by what a later page shows, each second while somebody looks. The page is complete without this.
+const controls = document.getElementById("controls");
+const problem = document.getElementById("problem");
+const button = document.createElement("button");
+let paused = false;
+
+async function refresh() {
+  let told = "";
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, cache: "no-store" });
+    if (!answer.ok) throw new Error(`The exporter answers ${answer.status}.`);
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const later of fresh.querySelectorAll(".live")) {
+      const now = document.getElementById(later.id);
+      if (now.innerHTML === later.innerHTML) continue;
+      const focused = now.contains(document.activeElement) ? document.activeElement.id : "";
+      now.replaceChildren(...later.childNodes);
+      if (focused) document.getElementById(focused)?.focus();
+    }
+  } catch (error) {
+    told = error instanceof TypeError ? "The exporter does not answer." : error.message;
+    told += " The figures are those of before; the page tries again each second.";
+  }
+  if (problem.textContent !== told) problem.textContent = told;
+}
+
+async function run() {
+  if (!paused && !document.hidden) await refresh();
+  setTimeout(run, 1000);
+}
+
+function pause() {
+  paused = !paused;
+  button.setAttribute("aria-pressed", paused);
+}
+
+button.type = "button";
+button.textContent = "Pause";
+button.setAttribute("aria-pressed", "false");
+button.addEventListener("click", pause);
+controls.replaceChildren(button);
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("thead a");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  history.replaceState(null, "", link.href);
+  refresh();
+});
+setTimeout(run, 1000);

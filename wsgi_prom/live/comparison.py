@@ -1,0 +1,251 @@
+"""
+Two readings become what a person is shown: rates, quantiles and shares of the time between them.
+
+1. A rate is never negative: what begins again counts from 0, as in Prometheus' `rate`.
+2. A series that was not there before counts from 0 as well, unless it says that it is older than the reading before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom import metrics
+from wsgi_prom.live.durations import together
+from wsgi_prom.live.figures import Process, Route
+from wsgi_prom.live.view import Capacity, ExitRow, QueueRow, RouteRow, Server, Totals, View, WorkerRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from wsgi_prom.live.durations import Durations
+    from wsgi_prom.live.figures import Figures
+    from wsgi_prom.live.view import Latency
+
+_BUSY: Final = ("busy", "idle")
+
+
+def view(before: Figures | None, after: Figures) -> View:
+    """Return the view of *after*, with the rates since *before*; without it, with the quantiles of all requests so far."""
+    return _Comparison(before, after).view()
+
+
+class _Comparison:
+    def __init__(self, before: Figures | None, after: Figures) -> None:
+        self._before = before
+        self._after = after
+        self._seconds = None if before is None else max(after.clock - before.clock, 1e-3)
+
+    def view(self) -> View:
+        routes = self._routes()
+        workers = self._workers()
+        return View(
+            time=self._after.time,
+            seconds=self._seconds,
+            readable=self._after.value(metrics.DIRECTORY_READABLE) != 0,
+            server=_server(self._after),
+            requests=self._totals(routes),
+            capacity=self._capacity(workers),
+            queues=self._queues(),
+            routes=routes,
+            workers=workers,
+            exits=self._exits(),
+        )
+
+    def _routes(self) -> list[RouteRow]:
+        rows, seconds = [], []
+        for (method, name), route in self._after.routes.items():
+            earlier = self._earlier(method, name, route)
+            row = RouteRow(method=method, route=name, requests=route.requests, errors=route.errors)
+            if earlier is None or self._seconds is None:
+                durations = route.durations
+            else:
+                requests = _increase(earlier.requests, route.requests)
+                errors = _increase(earlier.errors, route.errors)
+                row.per_second, row.errors_per_second = requests / self._seconds, errors / self._seconds
+                row.error_share = errors / requests if requests else None
+                durations = route.durations and route.durations.since(earlier.durations)
+            _set_latency(row, durations)
+            rows.append(row)
+            seconds.append(None if durations is None else durations.seconds)
+        total = sum([value for value in seconds if value is not None])
+        for row, value in zip(rows, seconds, strict=True):
+            row.time_share = value / total if total and value is not None else None
+        return rows
+
+    def _earlier(self, method: str, name: str, route: Route) -> Route | None:
+        """Return the *route* as it was before, None if there is nothing to compare with."""
+        if self._before is None:
+            return None
+        found = self._before.routes.get((method, name))  # type: ignore[call-overload]
+        if found is None and 0 < route.start < self._before.time:
+            # It counted before, and was not read.
+            return route
+        return found or Route()
+
+    def _totals(self, rows: list[RouteRow]) -> Totals:
+        routes = self._after.routes
+        total = Totals(in_progress=self._after.in_progress)
+        if not routes:
+            return total
+        total.requests = sum(route.requests for route in routes.values())
+        total.errors = sum(route.errors for route in routes.values())
+        if self._seconds is not None:
+            total.per_second = sum(row.per_second or 0.0 for row in rows)
+            total.errors_per_second = sum(row.errors_per_second or 0.0 for row in rows)
+            total.error_share = total.errors_per_second / total.per_second if total.per_second else None
+        found = []
+        for (method, name), route in routes.items():
+            earlier = self._earlier(method, name, route)
+            if route.durations is not None:  # a session of a WebSocket has none
+                found.append(route.durations.since(earlier.durations if earlier else None))
+        _set_latency(total, together(found))
+        return total
+
+    def _workers(self) -> list[WorkerRow]:
+        after = self._after
+        names = sorted(after.states, key=_number)
+        served = after.by_label(metrics.WORKER_REQUESTS, "worker")
+        started = after.by_label(metrics.WORKER_START, "worker")
+        processes = {worker: (role, found) for (worker, role), found in after.processes.items() if worker}
+        rows = []
+        for name in names:
+            state = after.states[name]
+            row = WorkerRow(
+                name, "worker", state.pid, state.state, max(state.ages, default=None) if state.ages else None
+            )
+            row.requests = served.get(name)
+            row.per_second = self._rate_of(metrics.WORKER_REQUESTS, name)
+            row.load = self._load(name)
+            role, process = processes.pop(name, ("", Process()))
+            row.role = role or row.role
+            self._set_process(row, role, process, started.get(name))
+            rows.append(row)
+        others = sorted(
+            (key for key in after.processes if not key[0] or key[0] in processes),
+            key=lambda key: (key[1], _number(key[0])),
+        )
+        for worker, role in others:
+            row = WorkerRow(worker, role)
+            self._set_process(row, role, after.processes[worker, role], None)
+            rows.append(row)
+        return rows
+
+    def _set_process(self, row: WorkerRow, role: str, process: Process, started: float | None) -> None:
+        row.resident_bytes = process.resident
+        started = process.started if started is None else started
+        row.age_seconds = None if started is None else max(self._after.time - started, 0.0)
+        earlier = self._before and self._before.processes.get((row.worker, role))
+        if earlier and earlier.cpu is not None and process.cpu is not None and self._seconds:
+            row.cpu = _increase(earlier.cpu, process.cpu) / self._seconds
+
+    def _rate_of(self, metric: tuple[str, str], worker: str) -> float | None:
+        if self._before is None or self._seconds is None:
+            return None
+        after = self._after.by_label(metric, "worker").get(worker)
+        if after is None:
+            return None
+        return _increase(self._before.by_label(metric, "worker").get(worker, 0.0), after) / self._seconds
+
+    def _load(self, worker: str) -> float | None:
+        """
+        Return how many requests a *worker* had in progress, on average.
+
+        A request's seconds are counted when it ends: those of the requests in progress are added, at both times, if they are
+        known at both.
+        """
+        before, metric = self._before, metrics.WORKER_BUSY
+        if before is None or self._seconds is None:
+            return None
+        now = self._after.by_label(metric, "worker").get(worker)
+        if now is None:
+            return None
+        then = before.by_label(metric, "worker").get(worker, 0.0)
+        state, earlier = self._after.states[worker], before.states.get(worker)
+        if state.ages is not None and (earlier is None or earlier.ages is not None):
+            now += sum(state.ages)
+            if earlier is not None and earlier.pid == state.pid:
+                then += sum(earlier.ages or ())
+        return max(now - then, 0.0) / self._seconds
+
+    def _capacity(self, workers: list[WorkerRow]) -> Capacity:
+        after = self._after
+        found = Capacity(
+            {state: int(value) for state, value in after.by_label(metrics.WORKERS, "state").items()},
+            capacity=after.value(metrics.WORKER_CAPACITY),
+            oldest_request_seconds=after.value(metrics.REQUEST_AGE),
+            reloads=after.value(metrics.RELOADS),
+        )
+        loads = [row.load for row in workers if row.load is not None]
+        if loads:
+            found.load = sum(loads)
+            if found.capacity:
+                # Workers may have ended in the meantime.
+                found.utilisation = min(found.load / found.capacity, 1.0)
+        return found
+
+    def _queues(self) -> list[QueueRow]:
+        limits = self._after.by_label(metrics.LISTEN_QUEUE_LIMIT, "socket")
+        drops = self._after.by_label(metrics.LISTEN_DROPS, "socket")
+        earlier = self._before.by_label(metrics.LISTEN_DROPS, "socket") if self._before else {}
+        return [
+            QueueRow(name, length, limits.get(name), drops.get(name), _more(earlier, drops, name))
+            for name, length in sorted(self._after.by_label(metrics.LISTEN_QUEUE, "socket").items())
+        ]
+
+    def _exits(self) -> list[ExitRow]:
+        after = self._after.by_label(metrics.WORKER_EXITS, "reason")
+        # A reason that was not there before has not counted before.
+        before = dict.fromkeys(after, 0.0) if self._before else {}
+        before |= self._before.by_label(metrics.WORKER_EXITS, "reason") if self._before else {}
+        return [
+            ExitRow(reason, count, _more(before, after, reason))
+            for reason, count in sorted(after.items(), key=lambda item: (-item[1], item[0]))
+        ]
+
+
+def _increase(before: float, after: float) -> float:
+    return after - before if after >= before else after
+
+
+def _more(before: Mapping[str, float], after: Mapping[str, float], name: str) -> float | None:
+    if name not in before or name not in after:
+        return None
+    return _increase(before[name], after[name])
+
+
+def _set_latency(row: Latency, durations: Durations | None) -> None:
+    if durations is None:
+        return
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        found = durations.quantile(share)
+        if found is not None:
+            setattr(row, f"{name}_seconds", found.seconds)
+            setattr(row, f"{name}_above", found.above)
+
+
+def _number(worker: str) -> tuple[int, str]:
+    return (int(worker) if worker.isdecimal() else -1), worker
+
+
+def _server(after: Figures) -> Server:
+    def labels(metric: tuple[str, str]) -> dict[str, str]:
+        found = after.samples.get(metric[0])
+        return found[0][0] if found else {}
+
+    target, server, build = map(labels, (metrics.TARGET_INFO, metrics.SERVER_INFO, metrics.BUILD_INFO))
+    # Of workers of two versions, during a reload, the one that was told last.
+    info = after.samples.get(metrics.APP_INFO[0])
+    application = info[-1][0] if info else {}
+    pids = [found.get("pid", "") for found, _ in after.samples.get(metrics.TARGET_INFO[0], ())]
+    return Server(
+        application=target.get("application", "") or application.get("app", ""),
+        application_version=application.get("version", ""),
+        framework=application.get("framework", ""),
+        python=application.get("python", ""),
+        server=target.get("server", ""),
+        server_version=server.get("version", ""),
+        worker_class=server.get("worker_class", ""),
+        pids=[int(pid) for pid in pids if pid.isdecimal()],
+        directory=target.get("directory", ""),
+        wsgi_prom=build.get("version", ""),
+    )

@@ -1,0 +1,196 @@
+"""
+The figures of one collection that a person looks at, in few objects: several of them are kept to compare.
+
+1. What is not known is None or missing, never 0.
+2. Of a request only the labels method, route and status are looked at: series that differ by others are added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from wsgi_prom import metrics
+from wsgi_prom.live.durations import Durations, of_samples
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
+    from wsgi_prom.merge.families import Families, Family
+    from wsgi_prom.server.workers import WorkerState
+
+Samples = list[tuple[dict[str, str], float]]
+
+# The metrics of which the samples are needed as they are.
+_PLAIN: Final = frozenset(
+    name
+    for name, _ in (
+        metrics.APP_INFO, metrics.SERVER_INFO, metrics.TARGET_INFO, metrics.BUILD_INFO, metrics.DIRECTORY_READABLE,
+        metrics.WORKERS, metrics.WORKER_CAPACITY, metrics.WORKER_BUSY, metrics.WORKER_REQUESTS, metrics.WORKER_START,
+        metrics.REQUEST_AGE, metrics.WORKER_EXITS, metrics.RELOADS,
+        metrics.LISTEN_QUEUE, metrics.LISTEN_QUEUE_LIMIT, metrics.LISTEN_DROPS,
+        metrics.PROCESS_CPU, metrics.PROCESS_RESIDENT, metrics.PROCESS_START,
+    )
+)  # fmt: skip
+
+
+class RouteKey(NamedTuple):
+    """What requests are told apart by."""
+
+    method: str
+    route: str
+
+
+@dataclass
+class Route:
+    """
+    The requests of a route, and those that failed, with a status of 500 or more; *start* is since when they are counted, in
+    seconds since the epoch, 0 if unknown.
+    """
+
+    requests: float = 0.0
+    errors: float = 0.0
+    start: float = 0.0
+    durations: Durations | None = None
+
+
+class Process(NamedTuple):
+    """What a process uses: *cpu* seconds so far, *resident* bytes; *started* is in seconds since the epoch."""
+
+    cpu: float | None = None
+    resident: float | None = None
+    started: float | None = None
+
+
+@dataclass
+class Figures:
+    """
+    A reading at a *clock* (time.monotonic) and a *time* (time.time), both in seconds.
+
+    *samples* are those of some metrics, by the metric's name without `_total`. *processes* have a slot's number, empty for a
+    process without one, and a role. *measured* are the metrics that there are: name, type and help.
+    """
+
+    clock: float
+    time: float
+    routes: dict[RouteKey, Route] = field(default_factory=dict)
+    in_progress: float | None = None
+    samples: dict[str, Samples] = field(default_factory=dict)
+    states: dict[str, WorkerState] = field(default_factory=dict)
+    processes: dict[tuple[str, str], Process] = field(default_factory=dict)
+    measured: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def by_label(self, metric: tuple[str, str], label: str) -> dict[str, float]:
+        """Return the values of a *metric* by one of its labels."""
+        return {labels.get(label, ""): value for labels, value in self.samples.get(metric[0], ())}
+
+    def value(self, metric: tuple[str, str]) -> float | None:
+        """Return the value of a *metric* that has one sample, None if it is not there."""
+        found = self.samples.get(metric[0])
+        return found[0][1] if found else None
+
+
+def figures(
+    clock: float,
+    time: float,
+    families: Families,
+    others: Iterable[Metric],
+    states: Iterable[WorkerState] = (),
+) -> Figures:
+    """Return the figures of *families*, of *others* beside them, and of the workers' *states*."""
+    found = Figures(clock, time, states={state.name: state for state in states})
+    known = {family.name: family for family in families}
+    _add_requests(found, known)
+    for family in known.values():
+        found.measured.append((family.name, family.type, family.help))
+        if family.name in _PLAIN:
+            found.samples[family.name] = [(dict(labels), value) for _, labels, value, _ in _samples(family)]
+    for metric in others:
+        if metric.name not in known:
+            found.measured.append((metric.name, metric.type, metric.documentation))
+        if metric.name in _PLAIN:
+            found.samples.setdefault(metric.name, []).extend(
+                (sample.labels, float(sample.value)) for sample in metric.samples
+            )
+    _add_processes(found)
+    return found
+
+
+def _samples(family: Family) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float, float]]:
+    """Yield name, labels, value and start time of each sample of a *family* that has one for each label set."""
+    values = iter(family.values)
+    for (labels, shape), start in zip(family.children, family.starts, strict=True):
+        for name, more in shape:
+            yield name, labels + more, next(values), start
+
+
+def _add_requests(found: Figures, known: dict[str, Family]) -> None:
+    counted = _of_requests(known, metrics.REQUESTS, "counter", {"method", "route", "status"})
+    if counted is None:
+        return
+    for _, labels, value, start in _samples(counted):
+        named = dict(labels)
+        route = found.routes.setdefault(RouteKey(named["method"], named["route"]), Route())
+        route.requests += value
+        if named["status"].startswith("5"):
+            route.errors += value
+        if start and not 0 < route.start < start:
+            route.start = start
+    prefix = counted.name.removesuffix(metrics.REQUESTS[0])
+    timed = known.get(prefix + metrics.DURATION[0])
+    if timed is not None and timed.type == "histogram":
+        for key, durations in _durations(timed).items():
+            found.routes.setdefault(key, Route()).durations = durations
+    gauge = known.get(prefix + metrics.IN_PROGRESS[0])
+    if gauge is not None and gauge.values:
+        found.in_progress = sum(gauge.values)
+
+
+def _of_requests(
+    known: dict[str, Family], metric: tuple[str, str], kind: str, labels: set[str]
+) -> Family | None:
+    """Return the family of a *metric* of requests, whose name may have a prefix (WSGI_PROM_PREFIX); None if there is none."""
+    name = metric[0]
+    for family in sorted(known.values(), key=lambda family: family.name != name):
+        own = set().union(*family.labelnames)
+        if family.name.endswith(name) and family.type == kind and labels <= own:
+            return family
+    return None
+
+
+def _durations(family: Family) -> dict[RouteKey, Durations | None]:
+    found: dict[RouteKey, Durations | None] = {}
+    values = iter(family.values)
+    # Label sets share their shapes.
+    bounds: dict[int, list[float | None]] = {}
+    for labels, shape in family.children:
+        upper = bounds.get(id(shape))
+        if upper is None:
+            upper = bounds[id(shape)] = [float(more[0][1]) if more else None for _, more in shape]
+        own = [next(values) for _ in shape]
+        seconds = sum(
+            [value for (name, _), value in zip(shape, own, strict=True) if name.endswith("_sum")], 0.0
+        )
+        durations = of_samples(zip(upper, own, strict=True), seconds)
+        named = dict(labels)
+        key = RouteKey(named.get("method", ""), named.get("route", ""))
+        before = found.get(key, durations)
+        if key not in found or before is None or durations is None:
+            found[key] = before and durations
+        else:
+            found[key] = before.plus(durations)
+    return found
+
+
+def _add_processes(found: Figures) -> None:
+    parts: dict[tuple[str, str], dict[str, float]] = {}
+    for field_name, metric in (
+        ("cpu", metrics.PROCESS_CPU),
+        ("resident", metrics.PROCESS_RESIDENT),
+        ("started", metrics.PROCESS_START),
+    ):
+        for labels, value in found.samples.pop(metric[0], ()):
+            parts.setdefault((labels.get("worker", ""), labels.get("role", "")), {})[field_name] = value
+    found.processes = {key: Process(**values) for key, values in parts.items()}

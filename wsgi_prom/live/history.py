@@ -1,0 +1,109 @@
+"""
+What was read while somebody looked: the readings of the last seconds, to compare with, and lines of the last five minutes.
+
+1. A view is at most a second old. However many look, there is one reading a second.
+2. Readings and lines are dropped when nobody has looked for half a minute: nothing is kept, and nothing runs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Final
+
+from wsgi_prom.live.comparison import view
+from wsgi_prom.live.view import Past, View
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsgi_prom.live.figures import Figures
+
+# Seconds. Pages ask each second, by a clock that is not ours.
+_SHARED: Final = 0.8
+# The time that rates and quantiles are over: long enough that a p99 is of more than a few requests.
+WINDOW: Final = 10.0
+_PAST: Final = 300.0
+IDLE: Final = 30.0
+
+
+class History:
+    """
+    The readings that *read* returns, for any number of threads. They are dropped *idle* seconds after the last look.
+
+    `figures` is the last one; None before the first, and when all were dropped.
+    """
+
+    def __init__(self, read: Callable[[], Figures], idle: float = IDLE) -> None:
+        self._read = read
+        self._idle = idle
+        self._lock = threading.Lock()
+        self._looked = 0.0
+        self._watched = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._readings: deque[Figures] = deque()
+        # Without the routes and workers: the times, and the figures of each line.
+        self._past: deque[dict[str, float | None]] = deque()
+        self._view = View()
+
+    @property
+    def figures(self) -> Figures | None:
+        readings = self._readings
+        return readings[-1] if readings else None
+
+    def look(self) -> View:
+        """Return the view of now, and note that somebody looks. Raises what *read* does."""
+        with self._lock:
+            now = self._looked = time.monotonic()
+            if not self._readings or now - self._readings[-1].clock >= _SHARED:
+                self._add(self._read())
+            found = replace(self._view, past=self._lines())
+            if not self._watched:
+                self._watched = True
+                threading.Thread(target=self._drop_when_idle, daemon=True).start()
+        return found
+
+    def _add(self, figures: Figures) -> None:
+        readings = self._readings
+        before = readings[-1] if readings else None
+        readings.append(figures)
+        while len(readings) > 2 and figures.clock - readings[1].clock >= WINDOW - _SHARED:
+            readings.popleft()
+        self._view = view(readings[0] if before else None, figures)
+        if before is None:
+            return
+        self._past.append(_point(view(before, figures), self._view))
+        while self._past and figures.time - (self._past[0]["times"] or 0.0) > _PAST:
+            self._past.popleft()
+
+    def _lines(self) -> Past:
+        return Past(**{entry.name: [point[entry.name] for point in self._past] for entry in fields(Past)})  # type: ignore[arg-type]
+
+    def _drop_when_idle(self) -> None:
+        while True:
+            with self._lock:
+                left = self._looked + self._idle - time.monotonic()
+                if left <= 0:
+                    self._begin()
+                    self._watched = False
+                    return
+            time.sleep(left)
+
+
+def _point(last: View, window: View) -> dict[str, float | None]:
+    """Return the figures of the time since the reading before; of quantiles, which need more requests, those of the window."""
+    lengths = [row.length for row in last.queues if row.length is not None]
+    return {
+        "times": last.time,
+        "per_second": last.requests.per_second,
+        "errors_per_second": last.requests.errors_per_second,
+        "p50_seconds": window.requests.p50_seconds,
+        "p99_seconds": window.requests.p99_seconds,
+        "utilisation": last.capacity.utilisation,
+        "load": last.capacity.load,
+        "queue": sum(lengths) if lengths else None,
+    }
