@@ -107,11 +107,12 @@ def test_a_kind_that_is_not_set_is_not_offered(token_file: Path, web_config: Pat
 
 
 def test_what_is_open(token_file: Path) -> None:
-    """Without a secret, healthy alone is answered; ready collects, and is not."""
+    """Without a secret, healthy alone is answered; the pages for people need it as the metrics do."""
     app = exporter(token_file=str(token_file))
-    codes = {path: ask(app, None, path).status_code for path in ("/metrics", "/-/healthy", "/-/ready", "/")}
-    assert {"/metrics": 401, "/-/healthy": 200, "/-/ready": 401, "/": 404} == codes
-    assert [200, 200] == [ask(app, "Bearer s3cret", path).status_code for path in ("/metrics", "/-/ready")]
+    closed = ("/metrics", "/-/ready", "/", "/live")
+    codes = {path: ask(app, None, path).status_code for path in (*closed, "/-/healthy", "/nowhere")}
+    assert {**dict.fromkeys(closed, 401), "/-/healthy": 200, "/nowhere": 404} == codes
+    assert [200] * len(closed) == [ask(app, "Bearer s3cret", path).status_code for path in closed]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from wsgi_prom.cli import top_screen, top_terminal  # noqa: PLC0415 - rich is an extra, and --json needs none
     except ImportError as error:
-        if error.name != "rich":
+        if (error.name or "").partition(".")[0] != "rich":
             raise
         raise SettingError(
             "top needs rich, which is not installed. Run pip install 'wsgi-prom[top]', or give --once --json."

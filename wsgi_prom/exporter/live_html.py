@@ -145,7 +145,7 @@ def _cards(view: View) -> str:
                 text.count(sum(lengths) if lengths else None),
                 "",
                 (
-                    ("connections wait" if lengths else "not known", None),
+                    ("connections waiting" if lengths else "not known", None),
                     *([(f"{text.count(drops)} dropped", drops)] if drops else []),
                 ),
                 chart("Connections that wait", now, times, [Line("queue", "one", past.queue)], text.count),

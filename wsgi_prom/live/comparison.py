@@ -57,7 +57,7 @@ class _Comparison:
             earlier = self._earlier(method, name, route)
             row = RouteRow(method=method, route=name, requests=route.requests, errors=route.errors)
             if earlier is None or self._seconds is None:
-                durations = route.durations
+                durations = self._so_far(route)
             else:
                 requests = _increase(earlier.requests, route.requests)
                 errors = _increase(earlier.errors, route.errors)
@@ -73,14 +73,18 @@ class _Comparison:
         return rows
 
     def _earlier(self, method: str, name: str, route: Route) -> Route | None:
-        """Return the *route* as it was before, None if there is nothing to compare with."""
+        """Return the *route* as it was before, None if that is not known."""
         if self._before is None:
             return None
         found = self._before.routes.get((method, name))  # type: ignore[call-overload]
         if found is None and 0 < route.start < self._before.time:
             # It counted before, and was not read.
-            return route
+            return None
         return found or Route()
+
+    def _so_far(self, route: Route) -> Durations | None:
+        """Return all durations of a *route*, which are shown where there was no reading before."""
+        return route.durations if self._before is None else None
 
     def _totals(self, rows: list[RouteRow]) -> Totals:
         routes = self._after.routes
@@ -97,8 +101,8 @@ class _Comparison:
         for (method, name), route in routes.items():
             earlier = self._earlier(method, name, route)
             if route.durations is not None:  # a session of a WebSocket has none
-                found.append(route.durations.since(earlier.durations if earlier else None))
-        _set_latency(total, together(found))
+                found.append(route.durations.since(earlier.durations) if earlier else self._so_far(route))
+        _set_latency(total, together(durations for durations in found if durations is not None))
         return total
 
     def _workers(self) -> list[WorkerRow]:

@@ -61,15 +61,13 @@ class Durations(NamedTuple):
         return Quantile(self.bounds[-2], above=True)
 
 
-def together(found: Iterable[Durations | None]) -> Durations | None:
-    """Return all durations of *found* in one, None if one of them is not known or they do not add up."""
+def together(found: Iterable[Durations]) -> Durations | None:
+    """Return all durations of *found* in one, None if there are none, or if their bounds differ."""
     total: Durations | None = None
     for durations in found:
-        if durations is None:
-            return None
         total = durations if total is None else total.plus(durations)
         if total is None:
-            return None
+            break
     return total
 
 

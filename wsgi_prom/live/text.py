@@ -42,7 +42,10 @@ def seconds(value: float | None, *, above: bool = False) -> str:
     """Return a time; with *above*, that it is longer than that."""
     if value is None:
         return UNKNOWN
-    return f"> {_seconds(value).replace('.00', '')}" if above else _seconds(value)
+    if above:
+        # The bound of a bucket, as it was set.
+        return f"> {value:g} s" if value >= 1 else f"> {value * 1000:g} ms"
+    return _seconds(value)
 
 
 def _seconds(value: float) -> str:
