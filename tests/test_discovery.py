@@ -216,7 +216,11 @@ def test_the_page_is_there_for_who_asks_for_it(tmp_path: Path) -> None:
         found.headers["Content-Type"],
         json.loads(found.body),
     )
-    assert (405, b"There are /, /live, /metrics, /sd, /-/healthy and /-/ready.\n", 404) == (method, other, missing)
+    assert (405, b"There are /, /live, /metrics, /sd, /-/healthy and /-/ready.\n", 404) == (
+        method,
+        other,
+        missing,
+    )
 
 
 def test_a_registrar_that_cannot_be_started(
