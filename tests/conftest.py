@@ -26,7 +26,7 @@ SEED = os.environ.setdefault("CHAOS_SEED", secrets.token_hex(4))
 # What `make tools` installs, and uWSGI, which needs a compiler.
 PROGRAMS = frozenset({
     "curl", "nginx", "supervisord", "prometheus", "prometheus-pushgateway", "promtool", "unshare", "nsenter", "prlimit", "strace", "openssl", "cc",
-    "systemctl", "systemd-tmpfiles", "valgrind", "wrk", "htpasswd", "setpriv", "redis-server", "etcd", "statsd", "axe-core", "chromium", "chromedriver", str(BIN / "uwsgi"),
+    "systemctl", "systemd-tmpfiles", "valgrind", "wrk", "htpasswd", "setpriv", "redis-server", "etcd", "jsonnet", "statsd", "ts-json-schema-generator", "axe-core", "chromium", "chromedriver", str(BIN / "uwsgi"),
 })  # fmt: skip
 
 # A busy machine takes longer for an example now and then, and to make one.

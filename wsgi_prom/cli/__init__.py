@@ -20,6 +20,7 @@ _COMMANDS: Final = {
     "top": "Show requests, routes and workers live in the terminal, from the shared directory or from an exporter.",
     "check": "Check settings, directory and application without starting anything.",
     "metrics": "Print each metric of the package: its type, its labels, what it means, and a query to begin with.",
+    "dashboards": "Write Grafana dashboards: server, application, fleet, uWSGI.",
     "rules": "Print recording and alerting rules for Prometheus: saturation, killed workers, error budgets of objectives.",
     "run": "Run a program whose Python processes join those of a server: a command, a cron job, a worker of a queue.",
     "sd": "Follow the targets that are registered in etcd, and write them to a file for Prometheus' file_sd.",

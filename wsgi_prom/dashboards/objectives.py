@@ -141,12 +141,12 @@ def _group(objective: Objective, selector: str, prefix: str) -> Iterator[str]:
     yield f"  - name: {_quoted(f'wsgi_prom.objective {objective.text}')}\n    rules:\n"
     for window in _WINDOWS:
         bad, total = (ask(selector, prefix, window) for ask in (objective.bad, objective.total))
-        yield f"      - record: {_recorded(prefix, _RATIO, window)}\n        expr: |\n"
-        yield _indented(f"{bad}\n  / ({total} > 0)", 10)
+        yield f"      - record: {_recorded(prefix, _RATIO, window)}\n        expr: >-\n"
+        yield _folded(f"{bad}\n  / ({total} > 0)")
         yield f"        labels: {{slo: {name}}}\n"
     mean = f"avg_over_time({_recorded(prefix, _RATIO, '5m')}{{{selector}, slo={name}}}[30d])"
-    yield f"      - record: {prefix_of(prefix, _LEFT)}\n        expr: |\n"
-    yield _indented(f"1 - {mean} / {objective.budget:f}", 10)
+    yield f"      - record: {prefix_of(prefix, _LEFT)}\n        expr: >-\n"
+    yield _folded(f"1 - {mean} / {objective.budget:f}")
     yield f"        labels: {{slo: {name}}}\n"
     for severity, burns in _BURNS.items():
         conditions = [
@@ -167,7 +167,7 @@ def _alert(objective: Objective, severity: str, expression: str) -> str:
     share = "{{ $value | humanizePercentage }} of the requests of {{ $labels.job }}"
     is_bad = "failed" if objective.seconds is None else "were too slow"
     return (
-        f"      - alert: Wsgi{kind}BudgetBurn\n        expr: |\n{_indented(expression, 10)}"
+        f"      - alert: Wsgi{kind}BudgetBurn\n        expr: >-\n{_folded(expression)}"
         f"        labels: {{severity: {severity}, slo: {_quoted(objective.text)}}}\n        annotations:\n"
         f"          summary: {_quoted(f'{share} {is_bad}: {{{{ $labels.slo }}}}')}\n"
         f"          runbook_url: docs/alerts.md#wsgi{kind.lower()}budgetburn\n"
@@ -188,8 +188,11 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _indented(text: str, blanks: int) -> str:
-    return "".join(f"{' ' * blanks}{line}\n" for line in text.split("\n"))
+def _folded(text: str) -> str:
+    """
+    Return the lines of *text* as a folded scalar of YAML, which is one line: jsonnet 0.18 reads no line end in a string.
+    """
+    return "".join(f"{' ' * 10}{line.strip()}\n" for line in text.split("\n"))
 
 
 def _not_a_bound(text: str, seconds: float, bounds: Sequence[float]) -> str:
