@@ -9,7 +9,7 @@ import pytest
 import servers
 from servers import value
 
-REQUESTS = 2000
+REQUESTS = 1000
 
 
 def paths(count: int) -> list[str]:
@@ -18,16 +18,46 @@ def paths(count: int) -> list[str]:
     return [kinds[number % len(kinds)] for number in range(count)]
 
 
-@pytest.mark.parametrize("name", servers.ALL)
-def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
-    """2,000 requests by 8 clients are counted exactly, and no counter goes back from one scrape to the next."""
-    sent = paths(REQUESTS)
-    with servers.start(name, app="metered:app") as server:
-        scraper = servers.Scraper(server)
-        driven = scraper.during(lambda: live.drive(server.url, sent, clients=8))
-        samples = server.samples()
+class Counted(NamedTuple):
+    """
+    The pages of a server whose application records metrics of its own: after requests of every kind, and the last one.
 
-    each = REQUESTS // 8
+    In between, each worker was asked to record, in so many *rounds* of 200 requests.
+    """
+
+    server: str
+    driven: live.Driven
+    scraper: servers.Scraper
+    samples: live.Samples
+    rounds: int
+    last: live.Samples
+
+
+@pytest.fixture(scope="module", params=servers.ALL)
+def counted(request: pytest.FixtureRequest) -> Counted:
+    with servers.start(request.param, app="metered:app") as server:
+        scraper = servers.Scraper(server)
+        driven = scraper.during(lambda: live.drive(server.url, paths(REQUESTS), clients=8))
+        samples = server.samples()
+        live.drive(server.url, ["/record?kind=b&v=7"] * 40, clients=4)
+        # Then the same in each worker, so that what one process shows does not depend on who got the last request.
+        rounds = 0
+        while rounds < 10:
+            rounds += 1
+            live.drive(server.url, ["/record?kind=c&v=4"] * 200, clients=8)
+            last = server.samples()
+            if {0.0, 4.0} >= set(live.labelled(last, "app_gauge_all").values()):
+                break
+        # A worker that had none of the requests may still be importing the application.
+        last = live.eventually(
+            server.samples, lambda found: value(found, "app_imports_total") == imports(request.param), 10
+        )
+    return Counted(request.param, driven, scraper, samples, rounds, last)
+
+
+def test_totals_of_all_workers_are_exact_and_never_go_back(counted: Counted) -> None:
+    """1,000 requests by 8 clients are counted exactly, and no counter goes back from one scrape to the next."""
+    samples, each = counted.samples, REQUESTS // 8
     assert {
         ("/", "200"): 2 * each,
         ("/record", "200"): 2 * each,
@@ -37,9 +67,9 @@ def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
         ("/pid", "200"): each,
     } == servers.requests_counted(samples)
     # uWSGI closes the connection of a request whose application raised, without an answer.
-    assert {"/fail"} >= {path for path, _ in driven.failed}
-    assert [] == scraper.problems
-    assert scraper.scrapes > 3
+    assert {"/fail"} >= {path for path, _ in counted.driven.failed}
+    assert [] == counted.scraper.problems
+    assert counted.scraper.scrapes > 3
     assert value(samples, "http_requests_in_progress") == 0
     assert (
         value(samples, "http_request_exceptions_total", method="GET", route="/fail", exception="ValueError")
@@ -54,55 +84,27 @@ def test_totals_of_all_workers_are_exact_and_never_go_back(name: str) -> None:
         )
 
 
-class Recorded(NamedTuple):
-    """
-    The last page of a server whose application records metrics of its own, and how often each worker was asked to.
-    """
-
-    server: str
-    rounds: int
-    samples: live.Samples
-
-
-@pytest.fixture(scope="module", params=servers.ALL)
-def recorded(request: pytest.FixtureRequest) -> Recorded:
-    with servers.start(request.param, app="metered:app") as server:
-        live.drive(server.url, ["/record?kind=a&v=3"] * 200 + ["/record?kind=b&v=7"] * 40, clients=4)
-        # Then the same in each worker, so that what one process shows does not depend on who got the last request.
-        rounds = 0
-        while rounds < 10:
-            rounds += 1
-            live.drive(server.url, ["/record?kind=c&v=4"] * 200, clients=8)
-            samples = server.samples()
-            if {0.0, 4.0} >= set(live.labelled(samples, "app_gauge_all").values()):
-                break
-        # A worker that had none of the requests may still be importing the application.
-        samples = live.eventually(
-            server.samples, lambda found: value(found, "app_imports_total") == imports(request.param), 10
-        )
-    return Recorded(request.param, rounds, samples)
-
-
 def imports(name: str) -> int:
     """Return how often the four workers of a server import their application."""
     return 1 if name in servers.IMPORTED_ONCE else 4
 
 
-def test_the_applications_own_metrics_are_right(recorded: Recorded) -> None:
+def test_the_applications_own_metrics_are_right(counted: Counted) -> None:
     """Counter, Summary, Histogram and a Gauge of each multiprocess mode add up over the workers."""
-    _, rounds, samples = recorded
-    assert value(samples, "app_orders_total", kind="a") == 600
-    assert value(samples, "app_orders_total", kind="b") == 280
-    more = 200 * rounds
+    samples, each, more = counted.last, REQUESTS // 8, 200 * counted.rounds
+    assert value(samples, "app_orders_total", kind="a") == 3 * each
+    assert value(samples, "app_orders_total", kind="b") == 3 * each + 280
     assert value(samples, "app_orders_total", kind="c") == 4 * more
-    assert value(samples, "app_size_count") == 240 + more
-    assert value(samples, "app_size_sum") == 880 + 4 * more
+    assert value(samples, "app_size_count") == 2 * each + 40 + more
+    assert value(samples, "app_size_sum") == 6 * each + 280 + 4 * more
     buckets = {
         le: value(samples, "app_latency_seconds_bucket", le=le) for le in ("2.0", "5.0", "10.0", "+Inf")
     }
-    assert buckets == {"2.0": 0, "5.0": 200 + more, "10.0": 240 + more, "+Inf": 240 + more}
-    assert value(samples, "app_latency_seconds_count") == 240 + more
-    assert value(samples, "app_latency_seconds_sum") == 880 + 4 * more
+    assert buckets == {
+        "2.0": 0, "5.0": 2 * each + more, "10.0": 2 * each + 40 + more, "+Inf": 2 * each + 40 + more
+    }  # fmt: skip
+    assert value(samples, "app_latency_seconds_count") == 2 * each + 40 + more
+    assert value(samples, "app_latency_seconds_sum") == 6 * each + 280 + 4 * more
 
     shown = {mode: live.labelled(samples, f"app_gauge_{mode}") for mode in ("all", "liveall")}
     assert {0.0, 4.0} >= set(shown["all"].values())
@@ -116,9 +118,9 @@ def test_the_applications_own_metrics_are_right(recorded: Recorded) -> None:
     assert value(samples, "app_gauge_livemostrecent") == 4
 
 
-def test_an_increment_at_import_is_counted_once_for_each_import(recorded: Recorded) -> None:
+def test_an_increment_at_import_is_counted_once_for_each_import(counted: Counted) -> None:
     """A counter incremented at the import in the master is counted once, not once a worker."""
-    assert imports(recorded.server) == value(recorded.samples, "app_imports_total")
+    assert imports(counted.server) == value(counted.last, "app_imports_total")
 
 
 @pytest.mark.parametrize("name", servers.BOTH)
