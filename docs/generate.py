@@ -228,6 +228,7 @@ def metrics_page() -> str:
             f"Beyond `{PREFIX}LABEL_LIMIT` label sets of a metric, route and exception are `OTHER`.",
             'Each method and route that was seen has `status="500"` and aborted requests at 0 before there are any: `increase()` of Prometheus',
             "does not see the first value of a series, and no alert would tell the first error of a route.",
+            f"With `{PREFIX}NAMES=otel` metrics and labels are called as in OpenTelemetry's conventions: [opentelemetry.md](opentelemetry.md).",
             "",
             "## The server",
             "",

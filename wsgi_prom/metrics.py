@@ -4,13 +4,16 @@ The names and help texts of this package's metrics, and the label values that st
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 # The registry of RFC 9110, 16.1.1, as far as web applications see it: those of RFC 9110 itself, and PATCH (RFC 5789).
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 # The label value of an unregistered method, and of all label sets beyond a metric's limit.
 OTHER: Final = "OTHER"
+
+# The label value of a request without a route.
+UNMATCHED: Final = "unmatched"
 
 # In characters. An application may use a client's text as a label, and a label set is kept for good.
 LONGEST_LABEL: Final = 128
@@ -56,6 +59,52 @@ OPTIONAL: Final = frozenset(
         ABORTED[0] + "_total",
     }
 )
+
+
+class Names(NamedTuple):
+    """
+    What the metrics of requests and their labels are called.
+
+    *other* is the value of an unregistered method, *unmatched* that of a request without a route. *error_type* is empty where
+    there is no such label. *metrics* are the names of metrics that are not called as above, by the name above; *dotted* what
+    OTLP calls these metrics and their labels, by their names on a page.
+    """
+
+    method: str = "method"
+    route: str = "route"
+    status: str = "status"
+    error_type: str = ""
+    other: str = OTHER
+    unmatched: str = UNMATCHED
+    metrics: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
+    dotted: dict[str, str] = {}  # noqa: RUF012
+
+
+# By OpenTelemetry's semantic conventions for HTTP metrics 1.44: the duration is stable, the others are in development. A metric
+# that the conventions do not have keeps its name; a page has the unit in a name.
+_DOTTED: Final = {
+    "http_server_request_duration_seconds": "http.server.request.duration",
+    "http_server_active_requests": "http.server.active_requests",
+    "http_server_request_body_size_bytes": "http.server.request.body.size",
+    "http_server_response_body_size_bytes": "http.server.response.body.size",
+    "http_request_method": "http.request.method",
+    "http_route": "http.route",
+    "http_response_status_code": "http.response.status_code",
+    "error_type": "error.type",
+    # Of WSGI_PROM_LABELS.
+    "url_scheme": "url.scheme",
+}
+_DURATION, _ACTIVE, _RECEIVED, _SENT, _METHOD, _ROUTE, _STATUS, _ERROR, _ = _DOTTED
+NAMES: Final = {
+    "prometheus": Names(),
+    "otel": Names(
+        _METHOD, _ROUTE, _STATUS, _ERROR, "_OTHER", "",
+        {DURATION[0]: _DURATION, IN_PROGRESS[0]: _ACTIVE, REQUEST_SIZE[0]: _RECEIVED, RESPONSE_SIZE[0]: _SENT},
+        _DOTTED,
+    ),
+}  # fmt: skip
+# The first labels of each row that counts requests.
+REQUEST_LABELS: Final = frozenset((names.method, names.route, names.status) for names in NAMES.values())
 
 DROPPED: Final = (
     "wsgi_prom_dropped_series",

@@ -25,6 +25,7 @@ class Keywords(TypedDict, total=False):
 
     metrics_path: str | None
     prefix: str | None
+    names: str | None
     disable: str | Sequence[str] | None
     buckets: str | Sequence[float] | None
     queue_buckets: str | Sequence[float] | None
@@ -48,6 +49,7 @@ def PrometheusMiddleware(app: WSGIApplication, **settings: Unpack[Keywords]) -> 
 
     metrics_path: a path of the application that shows the metrics too; off by default.
     prefix: before the name of each request metric, such as "shop_"; default "".
+    names: what the metrics and labels are called, "prometheus" or "otel"; default "prometheus".
     disable: names of metrics to leave out; default none.
     buckets: upper bounds of the duration histogram, in seconds, rising; default 0.005 to 10.
     queue_buckets: the same for the time in the proxy's queue; default 0.001 to 60.

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.app_reference import parse
-from wsgi_prom.metrics import LONGEST_LABEL, OPTIONAL
+from wsgi_prom.metrics import LONGEST_LABEL, NAMES, OPTIONAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     Exclusion = Callable[[Any], object]
 
 _RESERVED_LABELS: Final = frozenset(
-    {"method", "route", "status", "status_class", "exception", "le", "quantile", "pid", "worker"}
+    {"status_class", "exception", "le", "quantile", "pid", "worker"}.union(
+        *[(names.method, names.route, names.status, names.error_type) for names in NAMES.values()]
+    )
 )
 _SWITCHES: Final = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 # Hosts that a socket listens on, and nobody connects to.
@@ -129,6 +131,12 @@ def buckets(value: str | Sequence[float]) -> tuple[float, ...]:
 
 def prefix(value: str) -> str:
     if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", value):
+        raise ValueError(value)
+    return value
+
+
+def names(value: str) -> str:
+    if value not in NAMES:
         raise ValueError(value)
     return value
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom import setting_values
 from wsgi_prom.discovery_settings import DiscoverySettings
 from wsgi_prom.errors import SettingError
-from wsgi_prom.metrics import APP_INFO, CPU, FIRST_BYTE, OPTIONAL
+from wsgi_prom.metrics import APP_INFO, CPU, FIRST_BYTE, NAMES, OPTIONAL
 from wsgi_prom.setting_field import setting as _setting
 from wsgi_prom.setting_values import Address, PathPattern
 from wsgi_prom.warning import warn_once
@@ -70,6 +70,12 @@ class Settings(DiscoverySettings):
     prefix: str = _setting(
         "Application", "", setting_values.prefix, "the beginning of a metric name, such as shop_",
         "the beginning of the name of each request metric, such as `shop_`",
+    )  # fmt: skip
+    # What Prometheus' own practices recommend, and the dashboards show.
+    names: str = _setting(
+        "Application", "prometheus", setting_values.names, " or ".join(NAMES),
+        "what the request metrics and their labels are called: `prometheus` as in [metrics.md](metrics.md), `otel` as in "
+        "OpenTelemetry's conventions ([opentelemetry.md](opentelemetry.md))", shown="prometheus",
     )  # fmt: skip
     disable: frozenset[str] = _setting(
         "Application", frozenset(), setting_values.metrics, f"a list of {', '.join(sorted(OPTIONAL))}",

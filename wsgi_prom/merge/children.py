@@ -44,6 +44,10 @@ class Child:
         """Add row *number*, of which *metric* says what the columns mean."""
         raise NotImplementedError
 
+    def show(self, number: int, _metric: Metric) -> None:
+        """Show this label set at 0 because of row *number*, which is of another one."""
+        self.rows.append(number)
+
     def start(self) -> float:
         """Return since when it counts: the least start time of its rows, 0 if none is known."""
         times = self._sums.start_times()
@@ -117,6 +121,14 @@ class HistogramChild(Child):
     def add(self, number: int, metric: Metric) -> None:
         self._total += self._columns(number, metric.total)
         self._buckets += [(columns, metric.bounds) for columns in self._columns(number, metric.buckets)]
+        self._extend(metric)
+
+    def show(self, number: int, metric: Metric) -> None:
+        super().show(number, metric)
+        self._extend(metric)
+
+    def _extend(self, metric: Metric) -> None:
+        """Have the bounds of *metric* too."""
         if metric.bounds != self._bounds:
             self._bounds = tuple(sorted({*self._bounds, *metric.bounds}))
             self._alike = all(bounds == self._bounds for _, bounds in self._buckets)
@@ -130,7 +142,7 @@ class HistogramChild(Child):
         if not self.shape:
             return ()
         totals = self._sums.totals
-        if not self._alike:
+        if not self._alike or not self._buckets:
             counts: Iterable[float] = self._by_bound()
         elif len(self._buckets) == 1:
             counts = totals[self._buckets[0][0]]
@@ -202,10 +214,7 @@ class GaugeChild(Child):
 
 
 class InfoChild(Child):
-    """
-    An Info: what any process has set last, as labels beside its own. Without those if nobody has set it, as in the client
-    library.
-    """
+    """An Info: what any process has set last, as labels beside its own. Without those if nobody has set it, as in the library."""
 
     def __init__(self, name: str, labels: Labels, sums: Sums) -> None:
         super().__init__(name, labels, sums)
@@ -261,9 +270,7 @@ def latest(texts: Mapping[int, Text], *columns: Iterable[int]) -> Text | None:
 
 
 def _known(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:
-    """
-    Return what *choose* returns of *values* without NaN, as Prometheus' own min() and max(); NaN if there is nothing else.
-    """
+    """Return what *choose* returns of *values* without NaN, as Prometheus' own min() and max(); NaN if there is nothing else."""
     found = list(values)
     return choose([value for value in found if not math.isnan(value)] or found)
 

@@ -156,10 +156,8 @@ class Families:
                 child.add(number, metric)
                 if metric.zero:
                     # increase() of Prometheus does not see the first value of a series.
-                    name, value = metric.zero
-                    family.child(tuple([(n, value if n == name else v) for n, v in labels])).rows.append(
-                        number
-                    )
+                    zero = dict(zip(metric.zero[::2], metric.zero[1::2], strict=True))
+                    family.child(tuple([(n, zero.get(n, v)) for n, v in labels])).show(number, metric)
         self._met = len(self._sums.rows)
         for family in self._families.values():
             family.update()

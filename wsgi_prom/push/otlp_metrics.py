@@ -2,7 +2,8 @@
 The metrics of a reading in OpenTelemetry's data model: cumulative sums and histograms with start times, gauges, summaries.
 
 By https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/: a counter is without `_total`, an Info
-or an Enum is a sum that may go down. A start time that is not known is absent.
+or an Enum is a sum that may go down. A start time that is not known is absent. Metrics that are called as OpenTelemetry's
+conventions call them on a page (WSGI_PROM_NAMES=otel) are sent as the conventions have them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.metrics import NAMES
 from wsgi_prom.push.reading import exported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from wsgi_prom.push.reading import Child, Metric, Reading
 
@@ -22,6 +24,7 @@ _BATCH: Final = 1000
 # UCUM's, by the unit of a metric, or by the end of its name.
 _UNITS: Final = {"seconds": "s", "bytes": "By"}
 _STATES: Final = frozenset({"info", "stateset"})
+_CONVENTIONS: Final = NAMES["otel"]
 
 
 def batches(reading: Reading) -> Iterator[tuple[list[Any], int]]:
@@ -44,19 +47,26 @@ def batches(reading: Reading) -> Iterator[tuple[list[Any], int]]:
 def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tuple[Any, int]]:
     from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp
 
+    # What the names of this metric and its labels are here.
+    names = _CONVENTIONS.dotted if metric.name in _CONVENTIONS.dotted else {}
+
     def message(name: str) -> Any:
         unit = metric.unit or name.rpartition("_")[2]
-        return otlp.Metric(name=name, description=metric.help, unit=_UNITS.get(unit, ""))
+        counted = "{request}" if names and metric.type == "gauge" else ""
+        return otlp.Metric(
+            name=names.get(name, name), description=metric.help, unit=_UNITS.get(unit, counted)
+        )
 
-    if metric.type == "histogram":
+    # The conventions have sizes as histograms. Without buckets: a count and a sum.
+    if metric.type == "histogram" or (names and metric.type == "summary"):
         found = message(metric.name)
         found.histogram.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
-        _add(found.histogram.data_points, children, time, _histogram)
+        _add(found.histogram.data_points, children, time, _histogram, names)
         yield found, len(children)
         return
     if metric.type == "summary":
         found = message(metric.name)
-        _add(found.summary.data_points, children, time, _summary)
+        _add(found.summary.data_points, children, time, _summary, names)
         yield found, len(children)
         return
     by_name: dict[str, Any] = {}
@@ -67,7 +77,7 @@ def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tupl
             shown = metric.name if counted else name
             found = by_name.setdefault(shown, message(shown))
             counts[shown] = counts.get(shown, 0) + 1
-            if counted or metric.type in _STATES:
+            if counted or names or metric.type in _STATES:
                 found.sum.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
                 found.sum.is_monotonic = counted
                 points = found.sum.data_points
@@ -76,14 +86,14 @@ def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tupl
             point = points.add(time_unix_nano=time, as_double=value)
             if counted:
                 point.start_time_unix_nano = _nanoseconds(child.start)
-            _attributes(point.attributes, (*child.labels, *more))
+            _attributes(point.attributes, (*child.labels, *more), names)
     yield from [(found, counts[name]) for name, found in by_name.items()]
 
 
-def _add(points: Any, children: list[Child], time: int, fill: Any) -> None:
+def _add(points: Any, children: list[Child], time: int, fill: Any, names: Mapping[str, str]) -> None:
     for child in children:
         point = points.add(time_unix_nano=time, start_time_unix_nano=_nanoseconds(child.start))
-        _attributes(point.attributes, child.labels)
+        _attributes(point.attributes, child.labels, names)
         fill(point, child)
 
 
@@ -112,9 +122,13 @@ def _summary(point: Any, child: Child) -> None:
             point.count = round(value)
 
 
-def _attributes(attributes: Any, labels: Iterable[tuple[str, str]]) -> None:
+def _attributes(attributes: Any, labels: Iterable[tuple[str, str]], names: Mapping[str, str]) -> None:
     for name, value in exported(tuple(labels), ()).items():
-        attributes.add(key=name).value.string_value = value
+        found = attributes.add(key=names.get(name, name)).value
+        if names and name == _CONVENTIONS.status and value.isdigit():
+            found.int_value = int(value)
+        else:
+            found.string_value = value
 
 
 def _nanoseconds(start: float) -> int:

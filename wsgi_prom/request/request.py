@@ -12,12 +12,12 @@ from bisect import bisect_left
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from wsgi_prom.metrics import LONGEST_LABEL, OTHER
+from wsgi_prom.metrics import LONGEST_LABEL, OTHER, UNMATCHED
 from wsgi_prom.request.extras import NO_EXTRAS, Extras
 from wsgi_prom.request.file_wrapper import Wrapper
 from wsgi_prom.request.headers import content_length, drops_body, must_lack_body, queue_seconds
 from wsgi_prom.request.input import NOTHING, UNKNOWN, Input
-from wsgi_prom.request.routes import BOTTLE, REQUEST, ROUTE, UNMATCHED, WERKZEUG, environ_getters, find_route
+from wsgi_prom.request.routes import BOTTLE, REQUEST, ROUTE, WERKZEUG, environ_getters, find_route
 from wsgi_prom.request.websocket import asks_for_websocket, ends_session
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_prom.metrics import LONGEST_LABEL
+from wsgi_prom.metrics import LONGEST_LABEL, UNMATCHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,9 +41,6 @@ environ_getters: Final[list[Callable[[], WSGIEnvironment]]] = []
 
 # Called with each request, while the application serves it, whose framework's adapter reports a route.
 publish_listeners: Final[list[Callable[[Any], None]]] = []
-
-# The label of a request without a route, or whose framework does not tell it.
-UNMATCHED: Final = "unmatched"
 
 
 def set_route(environ: WSGIEnvironment, template: str) -> None:

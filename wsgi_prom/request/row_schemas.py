@@ -24,11 +24,13 @@ INFINITY = float("inf")
 # In the order of garbage.py.
 _GARBAGE: Final = (metrics.GC_COLLECTED, metrics.GC_UNCOLLECTABLE, metrics.GC_COLLECTIONS)
 
-# Shown at 0 for each method and route that is on the page: the first error would be no increase in Prometheus otherwise.
-_FIRST_ERROR: Final = ("status", "500")
+# The status that is shown at 0 for each method and route on the page: the first error would be no increase in Prometheus otherwise.
+_FIRST_ERROR: Final = "500"
 
 # Labels that are few by themselves, and tell more than a row of OTHER would.
-_NEVER_FOLDED: Final = frozenset({"method", "status", "status_class"})
+_NEVER_FOLDED: Final = frozenset({"status_class"}).union(
+    *[(names.method, names.status, names.error_type) for names in metrics.NAMES.values()]
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ class Schemas:
     """The schemas of all rows that the middleware records into, None for a metric that is disabled."""
 
     def __init__(self, settings: Settings) -> None:
+        self._names = metrics.NAMES[settings.names]
+        self._status_class = settings.status_class
         self.request = request_schema(settings)
         # More of the same counter: requests whose duration is no latency.
-        self.untimed = _with_seconds(_counter(settings, metrics.REQUESTS, "status"))
+        self.untimed = _with_seconds(_counter(settings, metrics.REQUESTS, self._names.status))
         self.exception = _counter(settings, metrics.EXCEPTIONS, "exception")
         self.aborted = _counter(settings, metrics.ABORTED)
         self.cpu: Schema | None = None
@@ -82,13 +86,37 @@ class Schemas:
             if schema is not None
         ]  # fmt: skip
 
+    def labels(self, method: str, route: str) -> tuple[str, str]:
+        """Return the labels of a request's *method* and *route*."""
+        names = self._names
+        return (
+            method if method in metrics.METHODS else names.other,
+            names.unmatched if route == metrics.UNMATCHED else route,
+        )
+
+    def of_status(self, status: str) -> tuple[str, ...]:
+        """Return the labels at the end of a request's row, which follow from its *status*."""
+        found: tuple[str, ...] = ()
+        if self._names.error_type:
+            # By the conventions a 4xx is no error of a server.
+            found = (status[:3] if status.startswith("5") else "",)
+        return (*found, f"{status[:1]}xx") if self._status_class else found
+
 
 def request_schema(settings: Settings) -> RequestSchema:
-    names = ("method", "route", "status", *(name for name, _ in settings.labels))
+    called = metrics.NAMES[settings.names]
+    names = (called.method, called.route, called.status, *(name for name, _ in settings.labels))
     by_status = tuple(range(len(names)))
-    by_route = by_duration = (0, 1, *by_status[3:])
+    by_route = by_size = by_duration = (0, 1, *by_status[3:])
+    zero, zero_duration = (called.status, _FIRST_ERROR), tuple[str, ...]()
+    if called.error_type:
+        # OpenTelemetry counts requests by their durations alone.
+        by_size = by_duration = (*by_status, len(names))
+        zero_duration = (*zero, called.error_type, _FIRST_ERROR)
+        names = (*names, called.error_type)
     if settings.status_class:
-        names, by_duration = (*names, "status_class"), (*by_route, len(names))
+        zero_duration = zero_duration and (*zero_duration, "status_class", f"{_FIRST_ERROR[0]}xx")
+        names, by_duration = (*names, "status_class"), (*by_duration, len(names))
     bounds = (*settings.buckets, INFINITY)
     received = 1 + len(bounds)
     unknown, sent, first_byte = received + 1, received + 2, received + 3
@@ -96,14 +124,14 @@ def request_schema(settings: Settings) -> RequestSchema:
     count = (1, received)
     disabled = settings.disable if settings.first_byte else {*settings.disable, metrics.FIRST_BYTE[0]}
     shown = (
-        ("counter", metrics.REQUESTS, {"labels": by_status, "count": count, "zero": _FIRST_ERROR}),
+        ("counter", metrics.REQUESTS, {"labels": by_status, "count": count, "zero": zero}),
         ("histogram", metrics.DURATION,
-         {"labels": by_duration, "total": (0, 1), "buckets": count, "bounds": bounds}),
+         {"labels": by_duration, "total": (0, 1), "buckets": count, "bounds": bounds, "zero": zero_duration}),
         # At 0 here; those that were aborted have a row of their own.
         ("counter", metrics.ABORTED, {"labels": by_route}),
         ("summary", metrics.REQUEST_SIZE,
-         {"labels": by_route, "total": (received, unknown), "count": count, "less": (unknown, sent)}),
-        ("summary", metrics.RESPONSE_SIZE, {"labels": by_route, "total": (sent, first_byte), "count": count}),
+         {"labels": by_size, "total": (received, unknown), "count": count, "less": (unknown, sent)}),
+        ("summary", metrics.RESPONSE_SIZE, {"labels": by_size, "total": (sent, first_byte), "count": count}),
         ("histogram", metrics.FIRST_BYTE,
          {"labels": by_route, "total": (first_byte, first_byte + 1), "buckets": (first_byte + 1, width),
           "bounds": bounds}),
@@ -114,11 +142,6 @@ def request_schema(settings: Settings) -> RequestSchema:
         if disabled.isdisjoint({metric[0], metric[0] + "_total"})
     )
     return RequestSchema(Schema(names, width, made), received, unknown, sent, first_byte)
-
-
-def registered(method: str) -> str:
-    """Return the label of a request's *method*."""
-    return method if method in metrics.METHODS else metrics.OTHER
 
 
 def folded(schema: Schema, labels: tuple[str, ...], names: frozenset[str] | None = None) -> tuple[str, ...]:
@@ -138,14 +161,15 @@ def _counter(settings: Settings, metric: tuple[str, str], *more: str) -> Schema 
     """Return the schema of a counter by method, route and *more* labels, None if it is disabled."""
     if metric[0] + "_total" in settings.disable:
         return None
-    zero = _FIRST_ERROR if metric is metrics.REQUESTS else ()
+    zero = (metrics.NAMES[settings.names].status, _FIRST_ERROR) if metric is metrics.REQUESTS else ()
     return counter(*_named(settings, metric), _labelnames(settings, *more), zero)
 
 
 def _labelnames(settings: Settings, *more: str) -> tuple[str, ...]:
-    return ("method", "route", *more, *(name for name, _ in settings.labels))
+    called = metrics.NAMES[settings.names]
+    return (called.method, called.route, *more, *(name for name, _ in settings.labels))
 
 
 def _named(settings: Settings, metric: tuple[str, str]) -> tuple[str, str]:
     name, help_text = metric
-    return settings.prefix + name, help_text
+    return settings.prefix + metrics.NAMES[settings.names].metrics.get(name, name), help_text

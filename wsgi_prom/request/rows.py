@@ -98,7 +98,6 @@ class Rows:
         self.schemas = row_schemas.Schemas(settings)
         self._callable = frozenset(name for name, value in settings.labels if callable(value))
         self._static = tuple(value for _, value in settings.labels if isinstance(value, str))
-        self._status_class = settings.status_class
         self._first_byte = settings.first_byte
         self._bounds = settings.buckets
         self._exemplars = settings.exemplars
@@ -150,9 +149,7 @@ class Rows:
         """
         self.show_in_progress()
         schema, method = self.schemas.request.schema, request.method
-        wanted = self._labels(method, labels, status[:3])
-        if self._status_class:
-            wanted = (*wanted, status[:1] + "xx")
+        wanted = (*self._labels(method, labels, status[:3]), *self.schemas.of_status(status))
         bounded = self._bounded(schema, wanted)
         with current_slot.lock:
             if request.token is not current_slot.lock:
@@ -214,7 +211,7 @@ class Rows:
     def _labels(self, method: str, labels: RouteLabels, *more: str) -> tuple[str, ...]:
         """Return the label set of a row: method, route, *more*, and the labels that the settings add."""
         route, *added = (labels,) if isinstance(labels, str) else labels
-        return (row_schemas.registered(method), route, *more, *self._static, *added)
+        return (*self.schemas.labels(method, route), *more, *self._static, *added)
 
     def _remember(self, method: str, labels: RouteLabels, status: str, columns: Columns) -> None:
         """Let `record` find the row of such requests. The caller holds the lock."""

@@ -17,8 +17,9 @@ import weakref
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_prom.metrics import UNMATCHED
 from wsgi_prom.request.flask_wrappers import reaches_flask_unchanged
-from wsgi_prom.request.routes import REQUEST, UNMATCHED, environ_getters, set_rule
+from wsgi_prom.request.routes import REQUEST, environ_getters, set_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

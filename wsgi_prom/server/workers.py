@@ -263,7 +263,7 @@ def _capacity(alive: list[_Worker], concurrency: int) -> Metric:
 
 def _requests(schema: Schema) -> tuple[int, int] | None:
     """Return the columns that add up to the number of requests of a row, None for a row of something else."""
-    if schema.labelnames[:3] != ("method", "route", "status"):
+    if schema.labelnames[:3] not in metrics.REQUEST_LABELS:
         return None
     counters = [metric for metric in schema.metrics if metric.name.endswith(metrics.REQUESTS[0])]
     return counters[0].count if counters and schema.width > 1 else None

@@ -207,8 +207,8 @@ def _check_metric(metric: Metric, schema: Schema) -> None:
             raise FormatError(f"columns {columns} of {metric.name} lie outside of 0 to {schema.width}")
     if not _all_of(metric.labels, int) or any(not 0 <= n < len(schema.labelnames) for n in metric.labels):
         raise FormatError(f"labels {metric.labels} of {metric.name}: there are {len(schema.labelnames)}")
-    if metric.zero and not (len(metric.zero) == 2 and _all_of(metric.zero, str)):
-        raise FormatError(f"{metric.name} has {metric.zero!r} for a label and its value")
+    if metric.zero and (len(metric.zero) % 2 or not _all_of(metric.zero, str)):
+        raise FormatError(f"{metric.name} has {metric.zero!r} for labels and their values")
     if not _all_of(metric.bounds, float) or (
         metric.buckets and metric.buckets[1] - metric.buckets[0] != len(metric.bounds)
     ):

@@ -26,8 +26,8 @@ class Metric:
     *name* is the family's name without a suffix (`http_requests`, not `http_requests_total`). *labels* are positions
     among the schema's label names. *count* are the columns whose sum is the counter's value, the gauge's, or the
     number of observations of a summary, from which the sum of *less* is taken off; *total* is the column of a sum of
-    observations; *buckets* belong to *bounds*. A counter's *zero*, a label and a value of it, is shown at 0 for each set of
-    the other labels.
+    observations; *buckets* belong to *bounds*. *zero* of a counter or a histogram, a label and a value of it, or more of both, is
+    shown at 0 for each set of the other labels.
     """
 
     type: str
