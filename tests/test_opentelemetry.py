@@ -138,6 +138,21 @@ def test_without_the_duration(shared: Path) -> None:
     assert 1.0 == sum(value for (name, _), value in found.items() if name == "http_requests_total")
 
 
+@pytest.mark.parametrize("names", NAMES)
+def test_what_a_person_is_shown(names: str, shared: Path) -> None:
+    """By whatever names, a person is shown the same routes, errors, durations, and requests in progress."""
+    with Child(record) as child:
+        child.call(shared, [("GET", "/200"), ("GET", "/503"), ("FOO", "/404")], {"names": names})
+        child.call(shared, [("GET", "/")], {"names": names})
+        found = Pages(shared, REGISTRY, Target()).figures(time.monotonic())
+    other = NAMES[names].other
+    assert {("GET", "/r"): (2, 1, 2), (other, "/r"): (1, 0, 1), ("GET", "unmatched"): (1, 0, 1)} == {
+        tuple(key): (route.requests, route.errors, route.durations and route.durations.counts[-1])
+        for key, route in found.routes.items()
+    }
+    assert 0.0 == found.in_progress
+
+
 def test_otlp(shared: Path) -> None:
     """OTLP has the dotted names, units and types of the conventions; the status is a number, and what is empty is absent."""
     with pushed.http() as receiver, Child(record) as child:

@@ -79,6 +79,10 @@ class Names(NamedTuple):
     metrics: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
     dotted: dict[str, str] = {}  # noqa: RUF012
 
+    def of(self, metric: tuple[str, str]) -> str:
+        """Return the name of *metric*, one of the above."""
+        return self.metrics.get(metric[0], metric[0])
+
 
 # By OpenTelemetry's semantic conventions for HTTP metrics 1.44: the duration is stable, the others are in development. A metric
 # that the conventions do not have keeps its name; a page has the unit in a name.

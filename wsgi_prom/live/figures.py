@@ -2,7 +2,8 @@
 The figures of one collection that a person looks at, in few objects: several of them are kept to compare.
 
 1. What is not known is None or missing, never 0.
-2. Of a request only the labels method, route and status are looked at: series that differ by others are added up.
+2. Of a request only the labels method, route and status are looked at, by whichever names WSGI_PROM_NAMES gives them: series that
+   differ by others are added up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from wsgi_prom.merge.families import Families, Family
+    from wsgi_prom.metrics import Names
     from wsgi_prom.server.workers import WorkerState
 
 Samples = list[tuple[dict[str, str], float]]
@@ -127,25 +129,40 @@ def _samples(family: Family) -> Iterator[tuple[str, tuple[tuple[str, str], ...],
 
 
 def _add_requests(found: Figures, known: dict[str, Family]) -> None:
-    counted = _of_requests(known, metrics.REQUESTS, "counter", {"method", "route", "status"})
-    if counted is None:
+    fitting = (
+        (names, family)
+        for names in metrics.NAMES.values()
+        if (
+            family := _of_requests(
+                known, metrics.REQUESTS, "counter", {names.method, names.route, names.status}
+            )
+        )
+    )
+    names, counted = next(fitting, (None, None))
+    if names is None or counted is None:
         return
     for _, labels, value, start in _samples(counted):
         named = dict(labels)
-        route = found.routes.setdefault(RouteKey(named["method"], named["route"]), Route())
+        if names.status not in named:  # of a middleware with other names, by its keyword
+            continue
+        route = found.routes.setdefault(_key(named, names), Route())
         route.requests += value
-        if named["status"].startswith("5"):
+        if named[names.status].startswith("5"):
             route.errors += value
         if start and not 0 < route.start < start:
             route.start = start
     prefix = counted.name.removesuffix(metrics.REQUESTS[0])
-    timed = known.get(prefix + metrics.DURATION[0])
+    timed = known.get(prefix + names.of(metrics.DURATION))
     if timed is not None and timed.type == "histogram":
-        for key, durations in _durations(timed).items():
+        for key, durations in _durations(timed, names).items():
             found.routes.setdefault(key, Route()).durations = durations
-    gauge = known.get(prefix + metrics.IN_PROGRESS[0])
+    gauge = known.get(prefix + names.of(metrics.IN_PROGRESS))
     if gauge is not None and gauge.values:
         found.in_progress = sum(gauge.values)
+
+
+def _key(labels: dict[str, str], names: Names) -> RouteKey:
+    return RouteKey(labels.get(names.method, ""), labels.get(names.route, "") or metrics.UNMATCHED)
 
 
 def _of_requests(
@@ -160,7 +177,7 @@ def _of_requests(
     return None
 
 
-def _durations(family: Family) -> dict[RouteKey, Durations | None]:
+def _durations(family: Family, names: Names) -> dict[RouteKey, Durations | None]:
     found: dict[RouteKey, Durations | None] = {}
     values = iter(family.values)
     # Label sets share their shapes.
@@ -175,7 +192,7 @@ def _durations(family: Family) -> dict[RouteKey, Durations | None]:
         )
         durations = of_samples(zip(upper, own, strict=True), seconds)
         named = dict(labels)
-        key = RouteKey(named.get("method", ""), named.get("route", ""))
+        key = _key(named, names)
         before = found.get(key, durations)
         if key not in found or before is None or durations is None:
             found[key] = before and durations

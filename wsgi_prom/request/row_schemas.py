@@ -171,5 +171,4 @@ def _labelnames(settings: Settings, *more: str) -> tuple[str, ...]:
 
 
 def _named(settings: Settings, metric: tuple[str, str]) -> tuple[str, str]:
-    name, help_text = metric
-    return settings.prefix + metrics.NAMES[settings.names].metrics.get(name, name), help_text
+    return settings.prefix + metrics.NAMES[settings.names].of(metric), metric[1]
