@@ -17,7 +17,7 @@ CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded for
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server jsonnet chromium chromium-driver fonts-dejavu-core
 NPM := statsd@0.9.0 axe-core@4.11.0 @grafana/schema@13.2.3 ts-json-schema-generator@2.4.0
 
-.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs dashboards bench bench-quick tools clean
+.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs pictures dashboards bench bench-quick tools clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
@@ -63,6 +63,10 @@ docs: $(VENV)/demo
 # The data of wsgi_prom/dashboards/: Grafana's dashboards and the rules.
 dashboards: $(VENV)/tests
 	$(VENV)/bin/python -m dashboards $(ARGS)
+
+# docs/page.png and docs/top.svg, from a real server under load; with chromium.
+pictures: tools $(VENV)/tests
+	$(VENV)/bin/python docs/pictures.py
 
 # With the peers, in an environment of their own: ARGS="--only request --json FILE". All of it takes half an hour.
 bench: tools $(BENCH)/peers

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from demo import report
 from demo.load import ANNOUNCE_HEADER, CLIENTS, SLOW, Result, load, send
+from demo.prometheus import prometheus
 from demo.scrape import Scraper, repeated
 from demo.verdict import Verdict, compare, judge
 from runner.environment import ROOT
@@ -133,15 +134,22 @@ def _settled(scraper: Scraper, results: Iterable[Result]) -> bool:
 
 
 def _hold(server: Server, console: Console) -> None:
-    _print_urls(server, console)
-    console.print(f"All of it runs until Ctrl-C, or: kill {os.getpid()}")
-    try:
-        status = server.process.wait()
-    except KeyboardInterrupt:
-        return
+    with prometheus(server.metrics_url) as prometheus_url:
+        _print_urls(server, console)
+        query = "/graph?g0.expr=sum(rate(http_requests_total[1m]))by(route)&g0.tab=0&g0.range_input=5m"
+        where = f"{prometheus_url}{query}" if prometheus_url else "is not installed (Debian: prometheus)"
+        console.print(f"Prometheus:  {where}", soft_wrap=True)
+        console.print(f"All of it runs until Ctrl-C, or: kill {os.getpid()}")
+        try:
+            status = server.process.wait()
+        except KeyboardInterrupt:
+            return
     raise ProgramError(f"the server ended by itself with {status}. {server.log_end()}")
 
 
 def _print_urls(server: Server, console: Console) -> None:
+    page = server.metrics_url.removesuffix("metrics")
     console.print(f"Application: {server.url}/", soft_wrap=True)
     console.print(f"Metrics:     {server.metrics_url}", soft_wrap=True)
+    console.print(f"Live page:   {page}", soft_wrap=True)
+    console.print(f"In here:     wsgi-prom top --url {page}", soft_wrap=True)

@@ -100,10 +100,14 @@ def test_sent_equals_counted_whatever_happens_to_the_workers(kind: str, tmp_path
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_keep_leaves_all_running_until_it_is_interrupted(kind: str, tmp_path: Path) -> None:
-    """With --keep both printed URLs answer after the tables; Ctrl-C ends the server, and the demo exits with 0."""
+    """With --keep all printed URLs answer after the tables, also a Prometheus'; Ctrl-C ends the server, and the demo exits with 0."""
     with kept(tmp_path, kind) as (process, output):
         (application,) = row(output, "Application: ")
         (metrics,) = row(output, "Metrics: ")
+        (page,) = row(output, "Live page: ")
+        (prometheus, *missing) = row(output, "Prometheus: ")
+        assert b"GET /users/&lt;int:user_id&gt;" in live.request(page).body
+        assert missing or live.request(f"{prometheus.partition('/graph')[0]}/-/ready").status == 200
         assert b"Hello\n" == live.request(application).body
         before = live.parse_samples(live.request(metrics).body.decode())
         live.request(f"{application}users/3")
@@ -118,7 +122,7 @@ def test_keep_leaves_all_running_until_it_is_interrupted(kind: str, tmp_path: Pa
         process.send_signal(signal.SIGINT)
         assert os.EX_OK == process.wait(DEMO_SECONDS)
 
-    for url in (application, metrics):
+    for url in (application, metrics, page):
         with pytest.raises(ConnectionRefusedError):
             live.request(url)
 

@@ -201,10 +201,11 @@ class Clocked:
         return reading(self.clock(), float(self.number))
 
 
-def test_all_who_look_share_a_reading() -> None:
-    """Twenty who look within the same second get the same reading."""
+@pytest.mark.parametrize("took", [0.0, 5.0])
+def test_all_who_look_share_a_reading(took: float) -> None:
+    """Twenty who look within the same second get the same reading, also one that took long."""
     source = Clocked()
-    source.clock = time.monotonic
+    source.clock = lambda: time.monotonic() - took
     history = History(source.read)
     gate = threading.Barrier(20)
     with ThreadPoolExecutor(20) as pool:
@@ -224,7 +225,7 @@ def test_nothing_is_kept_when_nobody_looks() -> None:
 
 def test_the_past_is_bounded() -> None:
     """Rates are over ten seconds, and lines have the last five minutes, however long somebody looks."""
-    history = History(Clocked().read)
+    history = History(Clocked().read, shared=0.0)
     for _ in range(400):
         found = history.look()
     assert (10.0, 1.0) == (found.seconds, found.requests.per_second)

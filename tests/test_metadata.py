@@ -35,7 +35,7 @@ def metadata(source: Path, folder: Path) -> Message:
 
 @pytest.mark.parametrize("repository", [None, "https://git.example/wsgi-prom"])
 def test_no_link_of_the_readme_leads_nowhere(repository: str | None, tmp_path: Path) -> None:
-    """Links are absolute if pyproject.toml names the repository, else they are plain text."""
+    """Links are absolute if pyproject.toml names the repository, else they are plain text, and pictures are left out."""
     source = tmp_path / "source"
     source.mkdir()
     for name in BUILT_FROM:
@@ -51,7 +51,9 @@ def test_no_link_of_the_readme_leads_nowhere(repository: str | None, tmp_path: P
     assert text.startswith("# wsgi_prom\n")
     links = LINK.findall(text)
     assert [] == [link for link in links if not link.startswith("https://")]
-    assert (repository is not None) == (f"{repository}/blob/main/docs/settings.md" in links)
+    for link in ("blob/main/docs/settings.md", "raw/main/docs/page.png"):
+        assert (repository is not None) == (f"{repository}/{link}" in links)
+    assert (repository is not None) == ("![" in text)
 
 
 def test_the_classifiers_name_the_versions_of_python_that_are_admitted() -> None:

@@ -16,7 +16,9 @@ import pytest
 import servers
 import terminals
 
+from wsgi_prom.cli.top_directory import DirectoryFigures
 from wsgi_prom.live import text
+from wsgi_prom.store import directory_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,3 +243,18 @@ def test_it_writes_nothing(server: live.LiveServer) -> None:
     assert 0 == run("--directory", str(folder), "--once").returncode
     assert before == {name: found.st_size for name, found in servers.worker_files(folder).items()}
     assert processes == server.processes()
+
+
+def test_the_next_server_of_a_directory_begins_anew(tmp_path: Path) -> None:
+    """When a server has ended and another one uses its directory, the figures are those of the latter, without a restart of top."""
+    shared = str(tmp_path / "shared")
+    with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=shared, WSGI_PROM_BIND="off") as server:
+        live.drive(server.url, ["/"] * 7)
+        figures = DirectoryFigures(directory_files.own_directory(tmp_path / "shared"))
+        assert 7 == sum(route.requests for route in figures.read().routes.values())
+    with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=shared, WSGI_PROM_BIND="off") as server:
+        live.drive(server.url, ["/"] * 3)
+        found = figures.read()
+    assert 3 == sum(route.requests for route in found.routes.values())
+    # Without an exporter too, by the sockets of the master.
+    assert [f"http://{labels['socket']}" for labels, _ in found.samples["wsgi_listen_queue"]] == [server.url]

@@ -46,25 +46,30 @@ class DirectoryFigures:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._collector = Collector(path)
         self._workers = Workers()
         self._joined = JoinedRoles()
         self._cpu = _CpuSeconds()
         self._target = Target()
-        self._masters: list[int] | None = None
         self._queues: QueueMetrics | None = None
+        self._masters: list[int] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._masters = masters(self._path)
+        # It would add the counters of the next server to those of the last one.
+        self._collector = Collector(self._path)
+        self._target = _target(self._path)
+        sockets = self._target.sockets or tuple(_sockets(self._masters))
+        self._queues = QueueMetrics(sockets) if sockets else None
 
     def read(self) -> Figures:
+        pids = masters(self._path)
+        if pids != self._masters or not self._path.exists():
+            # A server has started, or has ended.
+            self._begin()
         clock, now = time.monotonic(), time.time()
         families = self._collector.collect()
         slots = self._collector.slots
-        pids = masters(self._path)
-        if pids != self._masters:
-            # A server has started, or has ended.
-            self._masters = pids
-            self._target = _target(self._path)
-            sockets = self._target.sockets or tuple(_sockets(pids))
-            self._queues = QueueMetrics(sockets) if sockets else None
         hooked = any(slot.live and slot.claim.stage for slot in slots)
         concurrency = self._target.concurrency if hooked else 0
         workers = self._workers.families(slots, hooked=hooked, concurrency=concurrency)

@@ -94,8 +94,8 @@ def screen(view: View, shown: Shown, width: int, height: int) -> RenderableType:
 def _head(view: View) -> list[Text]:
     requests, capacity = view.requests, view.capacity
     title = Text(printable(summary.name(view.server)), style="bold")
-    title.append("  " + printable(", ".join(summary.about(view.server))), style="not bold dim")
     title.append(time.strftime("  %H:%M:%S", time.localtime(view.time)), style="not bold")
+    title.append("  " + printable(", ".join(summary.about(view.server))), style="not bold dim")
     lines = [
         title,
         _line(
@@ -165,7 +165,7 @@ def _sorted(table: Rows[Any], rows: list[Any], shown: Shown) -> list[Any]:
 def _drawn(table: Rows[Any], rows: list[Any], shown: Shown, *, width: float) -> Table:
     columns = [column for column in table.columns if column.needs <= width]
     sorted_by = table.column(shown.sort if table is shown.table else "")
-    drawn = Table(box=None, pad_edge=False, expand=True, header_style="reverse", padding=(0, 1, 0, 0))
+    drawn = Table(box=None, pad_edge=False, expand=True, header_style="reverse", padding=(0, 2, 0, 0))
     for number, column in enumerate(columns):
         title = Text(column.title, style="bold" if column is sorted_by else "")
         drawn.add_column(

@@ -80,6 +80,8 @@ def of_samples(samples: Iterable[tuple[float | None, float]], seconds: float) ->
     if not bounds or bounds[-1] != math.inf:
         return None
     found = array("d", [counts[bound] for bound in bounds])
-    if any(after < before for before, after in pairwise(found)):
+    if not all(map(math.isfinite, (*found, seconds))) or any(
+        after < before for before, after in pairwise(found)
+    ):
         return None
     return Durations(bounds, found, seconds)

@@ -9,6 +9,7 @@ The figures of one collection that a person looks at, in few objects: several of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_prom import metrics
@@ -142,6 +143,8 @@ def _add_requests(found: Figures, known: dict[str, Family]) -> None:
     if names is None or counted is None:
         return
     for _, labels, value, start in _samples(counted):
+        if not isfinite(value):
+            continue  # a metric of the application's own that has the name
         named = dict(labels)
         if names.status not in named:  # of a middleware with other names, by its keyword
             continue

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsgi_prom.live.figures import Figures
 
 # Seconds. Pages ask each second, by a clock that is not ours.
-_SHARED: Final = 0.8
+SHARED: Final = 0.8
 # The time that rates and quantiles are over: long enough that a p99 is of more than a few requests.
 WINDOW: Final = 10.0
 _PAST: Final = 300.0
@@ -32,15 +32,17 @@ IDLE: Final = 30.0
 class History:
     """
     The readings that *read* returns, for any number of threads. They are dropped *idle* seconds after the last look.
+    Who looks within *shared* seconds of the last reading gets that.
 
     `figures` is the last one; None before the first, and when all were dropped.
     """
 
-    def __init__(self, read: Callable[[], Figures], idle: float = IDLE) -> None:
+    def __init__(self, read: Callable[[], Figures], idle: float = IDLE, shared: float = SHARED) -> None:
         self._read = read
         self._idle = idle
+        self._shared = shared
         self._lock = threading.Lock()
-        self._looked = 0.0
+        self._looked = self._taken = 0.0
         self._watched = False
         self._begin()
 
@@ -58,9 +60,11 @@ class History:
     def look(self) -> View:
         """Return the view of now, and note that somebody looks. Raises what *read* does."""
         with self._lock:
-            now = self._looked = time.monotonic()
-            if not self._readings or now - self._readings[-1].clock >= _SHARED:
+            self._looked = time.monotonic()
+            # Not by the time that the reading is of: where it takes long, all who have waited get it.
+            if not self._readings or self._looked - self._taken >= self._shared:
                 self._add(self._read())
+                self._taken = time.monotonic()
             found = replace(self._view, past=self._lines())
             if not self._watched:
                 self._watched = True
@@ -71,7 +75,7 @@ class History:
         readings = self._readings
         before = readings[-1] if readings else None
         readings.append(figures)
-        while len(readings) > 2 and figures.clock - readings[1].clock >= WINDOW - _SHARED:
+        while len(readings) > 2 and figures.clock - readings[1].clock >= WINDOW - SHARED:
             readings.popleft()
         self._view = view(readings[0] if before else None, figures)
         if before is None:
