@@ -486,7 +486,7 @@ STEP = st.tuples(
 )  # fmt: skip
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(steps=st.lists(STEP, max_size=14))
 def test_a_collector_with_a_past_shows_what_a_new_one_does(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]

@@ -93,7 +93,6 @@ def spend(server: live.LiveServer, pids: Iterable[int], *paths: str) -> None:
 
 
 SERVERS = {
-    "gunicorn sync": (),
     "gunicorn sync preload": (),
     "gunicorn gthread": (),
     "gunicorn sync gevent": ("--worker-class", "gevent"),
@@ -197,7 +196,7 @@ def test_dirty_workers_of_gunicorn_have_their_role(tmp_path: Path) -> None:
 # uWSGI takes a second for each worker.
 @pytest.mark.parametrize(
     ("name", "options", "requests"),
-    [("gunicorn sync", (), 40), ("uwsgi prefork", ("--min-worker-lifetime", "0"), 20)],
+    [("gunicorn sync", (), 16), ("uwsgi prefork", ("--min-worker-lifetime", "0"), 10)],
 )
 def test_recycled_workers_make_no_new_series_and_no_counter_goes_back(
     name: str, options: tuple[str, ...], requests: int
