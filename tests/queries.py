@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import live
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -44,6 +44,12 @@ class Prometheus:
     def log(self) -> str:
         return self._server.log()
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Return all rules as they were evaluated last: of each its `name`, `health` and `lastError`, of an alert its `state`."""
+        answer = json.loads(self._server.get("/api/v1/rules").body)
+        assert "success" == answer["status"], answer
+        return [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+
     def value(self, expression: str, at: float | None = None) -> float | None:
         """Return the only sample of *expression*, None if it has none."""
         found = self.query(expression, at)
@@ -52,10 +58,17 @@ class Prometheus:
 
 
 @contextlib.contextmanager
-def prometheus(folder: Path, targets: Mapping[str, Mapping[str, str]], *options: str) -> Iterator[Prometheus]:
-    """Start a Prometheus with *options* that scrapes *targets*, labels by address, and wait until it has scraped each."""
+def prometheus(
+    folder: Path, targets: Mapping[str, Mapping[str, str]], *options: str, rules: Sequence[Path] = ()
+) -> Iterator[Prometheus]:
+    """
+    Start a Prometheus with *options* that scrapes *targets*, labels by address, and wait until it has scraped each.
+
+    It evaluates the files *rules* every second.
+    """
     config = {
-        "global": {"scrape_interval": "1s"},
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(path) for path in rules],
         "scrape_configs": [
             {
                 "job_name": "app",
