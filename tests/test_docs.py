@@ -122,7 +122,7 @@ def test_the_commands_of_an_example(example: str, shows: str, reader: documents.
     assert shows in printed
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "bench"])
+@pytest.mark.parametrize("target", ["demo", "test", "lint", "docs", "pictures", "bench"])
 def test_the_make_targets_exist(target: str) -> None:
     """`make` has each target that the README and the build name."""
     done = subprocess.run(["make", "--dry-run", target], cwd=live.ROOT, capture_output=True, check=False)

@@ -23,7 +23,7 @@ from wsgi_prom import metrics
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.live import tables, text
 from wsgi_prom.live.comparison import view
-from wsgi_prom.live.durations import Durations, Quantile, of_samples
+from wsgi_prom.live.durations import Durations, Quantile, of_counts
 from wsgi_prom.live.figures import Figures, Process, Route, RouteKey
 from wsgi_prom.live.history import History
 from wsgi_prom.live.view import RouteRow, View, ViewError, WorkerRow
@@ -55,7 +55,7 @@ def test_quantiles_are_those_of_promql(counts: list[int], share: float) -> None:
     """They are what histogram_quantile gives; above the highest bound it is said that they are above."""
     bounds = [*[0.1 * 2**number for number in range(len(counts) - 1)], math.inf]
     cumulative = [sum(counts[: number + 1]) for number in range(len(counts))]
-    found = of_samples(zip(bounds, map(float, cumulative), strict=True), 0.0)
+    found = of_counts(tuple(bounds), map(float, cumulative), 0.0)
     assert found is not None
     quantile = found.quantile(share)
     if not cumulative[-1]:
@@ -73,6 +73,14 @@ def test_a_quantile_beyond_the_bounds_is_no_number() -> None:
     assert Quantile(1.0, above=True) == found
     assert "> 1 s" == text.seconds(1.0, above=True)
     assert None is durations(0, 0, 0).quantile(0.99)
+
+
+@pytest.mark.parametrize(
+    "counts", [(), (1.0, 0.0, 2.0), (0.0, math.nan, 2.0), (0.0, 1.0, math.inf), (-1.0, 0.0, 1.0)], ids=str
+)
+def test_what_is_no_histogram_has_no_quantiles(counts: tuple[float, ...]) -> None:
+    """Counts that sink, are below 0 or are not finite, of a metric of the application's that has the name, are left out."""
+    assert None is of_counts(BOUNDS, counts, 0.0)
 
 
 @pytest.mark.parametrize(

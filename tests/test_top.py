@@ -16,6 +16,7 @@ import pytest
 import servers
 import terminals
 
+from wsgi_prom.cli import main
 from wsgi_prom.cli.top_directory import DirectoryFigures
 from wsgi_prom.live import text
 from wsgi_prom.store import directory_files
@@ -209,10 +210,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[" ".join(words) for words, _ in MISTAKES])
-def test_a_mistake_gets_one_line(arguments: list[str], message: str) -> None:
+def test_a_mistake_gets_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It names the option, the value, and what to do."""
-    done = run(*arguments)
-    assert (1, f"wsgi_prom: {message}\n", "") == (done.returncode, done.stderr, done.stdout)
+    status = main(["top", *arguments])
+    assert (1, f"wsgi_prom: {message}\n", "") == (status, *reversed(capsys.readouterr()))
 
 
 def test_without_rich_there_is_json(server: live.LiveServer) -> None:

@@ -7,7 +7,7 @@ Two readings become what a person is shown: rates, quantiles and shares of the t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple
 
 from wsgi_prom import metrics
 from wsgi_prom.live.durations import together
@@ -15,18 +15,29 @@ from wsgi_prom.live.figures import Process, Route
 from wsgi_prom.live.view import Capacity, ExitRow, QueueRow, RouteRow, Server, Totals, View, WorkerRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from wsgi_prom.live.durations import Durations
     from wsgi_prom.live.figures import Figures
     from wsgi_prom.live.view import Latency
 
-_BUSY: Final = ("busy", "idle")
-
 
 def view(before: Figures | None, after: Figures) -> View:
     """Return the view of *after*, with the rates since *before*; without it, with the quantiles of all requests so far."""
     return _Comparison(before, after).view()
+
+
+def rates(before: Figures, after: Figures) -> Rates:
+    """Return what `view` tells of the rates and the load alone, in a fraction of the time."""
+    return _Comparison(before, after).rates()
+
+
+class Rates(NamedTuple):
+    """The requests and errors per second, None if there are no requests at all, and how full the server was."""
+
+    per_second: float | None
+    errors_per_second: float | None
+    capacity: Capacity
 
 
 class _Comparison:
@@ -36,41 +47,57 @@ class _Comparison:
         self._seconds = None if before is None else max(after.clock - before.clock, 1e-3)
 
     def view(self) -> View:
-        routes = self._routes()
+        routes, durations = self._routes()
         workers = self._workers()
         return View(
             time=self._after.time,
             seconds=self._seconds,
             readable=self._after.value(metrics.DIRECTORY_READABLE) != 0,
             server=_server(self._after),
-            requests=self._totals(routes),
-            capacity=self._capacity(workers),
+            requests=self._totals(routes, durations),
+            capacity=self._capacity(row.load for row in workers),
             queues=self._queues(),
             routes=routes,
             workers=workers,
             exits=self._exits(),
         )
 
-    def _routes(self) -> list[RouteRow]:
-        rows, seconds = [], []
+    def rates(self) -> Rates:
+        requests, errors = 0.0, 0.0
+        for (method, name), route in self._after.routes.items():
+            earlier = self._earlier(method, name, route)
+            if earlier is not None:
+                requests += _increase(earlier.requests, route.requests)
+                errors += _increase(earlier.errors, route.errors)
+        capacity = self._capacity(map(self._load, self._after.states))
+        if not self._after.routes or self._seconds is None:
+            return Rates(None, None, capacity)
+        return Rates(requests / self._seconds, errors / self._seconds, capacity)
+
+    def _routes(self) -> tuple[list[RouteRow], list[Durations]]:
+        """Return the rows of the routes, and the durations of those that have any."""
+        rows, found = [], []
         for (method, name), route in self._after.routes.items():
             earlier = self._earlier(method, name, route)
             row = RouteRow(method=method, route=name, requests=route.requests, errors=route.errors)
-            if earlier is None or self._seconds is None:
-                durations = self._so_far(route)
-            else:
+            durations = route.durations  # None of a session of a WebSocket
+            if earlier is not None and self._seconds is not None:
                 requests = _increase(earlier.requests, route.requests)
                 errors = _increase(earlier.errors, route.errors)
                 row.per_second, row.errors_per_second = requests / self._seconds, errors / self._seconds
                 row.error_share = errors / requests if requests else None
-                durations = route.durations and route.durations.since(earlier.durations)
-            _set_latency(row, durations)
+                durations = durations and durations.since(earlier.durations)
+            elif self._before is not None:
+                durations = None
+            if durations is not None:
+                found.append(durations)
+                _set_latency(row, durations)
+                row.time_share = durations.seconds
             rows.append(row)
-            seconds.append(None if durations is None else durations.seconds)
-        total = sum([value for value in seconds if value is not None])
-        for row, value in zip(rows, seconds, strict=True):
-            row.time_share = value / total if total and value is not None else None
-        return rows
+        total = sum([durations.seconds for durations in found])
+        for row in rows:
+            row.time_share = row.time_share / total if total and row.time_share is not None else None
+        return rows, found
 
     def _earlier(self, method: str, name: str, route: Route) -> Route | None:
         """Return the *route* as it was before, None if that is not known."""
@@ -82,27 +109,18 @@ class _Comparison:
             return None
         return found or Route()
 
-    def _so_far(self, route: Route) -> Durations | None:
-        """Return all durations of a *route*, which are shown where there was no reading before."""
-        return route.durations if self._before is None else None
-
-    def _totals(self, rows: list[RouteRow]) -> Totals:
+    def _totals(self, rows: list[RouteRow], durations: list[Durations]) -> Totals:
         routes = self._after.routes
         total = Totals(in_progress=self._after.in_progress)
         if not routes:
             return total
-        total.requests = sum(route.requests for route in routes.values())
-        total.errors = sum(route.errors for route in routes.values())
+        total.requests = sum([route.requests for route in routes.values()])
+        total.errors = sum([route.errors for route in routes.values()])
         if self._seconds is not None:
-            total.per_second = sum(row.per_second or 0.0 for row in rows)
-            total.errors_per_second = sum(row.errors_per_second or 0.0 for row in rows)
+            total.per_second = sum([row.per_second or 0.0 for row in rows])
+            total.errors_per_second = sum([row.errors_per_second or 0.0 for row in rows])
             total.error_share = total.errors_per_second / total.per_second if total.per_second else None
-        found = []
-        for (method, name), route in routes.items():
-            earlier = self._earlier(method, name, route)
-            if route.durations is not None:  # a session of a WebSocket has none
-                found.append(route.durations.since(earlier.durations) if earlier else self._so_far(route))
-        _set_latency(total, together(durations for durations in found if durations is not None))
+        _set_latency(total, together(durations))
         return total
 
     def _workers(self) -> list[WorkerRow]:
@@ -171,7 +189,8 @@ class _Comparison:
                 then += sum(earlier.ages or ())
         return max(now - then, 0.0) / self._seconds
 
-    def _capacity(self, workers: list[WorkerRow]) -> Capacity:
+    def _capacity(self, workers: Iterable[float | None]) -> Capacity:
+        """Return how full the server is, by the load of each of the *workers*."""
         after = self._after
         found = Capacity(
             {state: int(value) for state, value in after.by_label(metrics.WORKERS, "state").items()},
@@ -179,7 +198,7 @@ class _Comparison:
             oldest_request_seconds=after.value(metrics.REQUEST_AGE),
             reloads=after.value(metrics.RELOADS),
         )
-        loads = [row.load for row in workers if row.load is not None]
+        loads = [load for load in workers if load is not None]
         if loads:
             found.load = sum(loads)
             if found.capacity:

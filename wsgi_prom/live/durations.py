@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from itertools import pairwise
-from operator import add, sub
+from operator import add, le, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -71,17 +70,14 @@ def together(found: Iterable[Durations]) -> Durations | None:
     return total
 
 
-def of_samples(samples: Iterable[tuple[float | None, float]], seconds: float) -> Durations | None:
+def of_counts(bounds: tuple[float, ...], counts: Iterable[float], seconds: float) -> Durations | None:
     """
-    Return the durations of the cumulative counts in *samples*, each with its upper bound; None if there are none.
+    Return the durations of cumulative *counts* up to each of *bounds*, None if they are none: they sink, or are not finite.
     """
-    counts = {bound: count for bound, count in samples if bound is not None}
-    bounds = tuple(sorted(counts))
-    if not bounds or bounds[-1] != math.inf:
-        return None
-    found = array("d", [counts[bound] for bound in bounds])
-    if not all(map(math.isfinite, (*found, seconds))) or any(
-        after < before for before, after in pairwise(found)
+    found = array("d", counts)
+    rising = all(map(le, found, found[1:]))  # False for NaN
+    if not (
+        found and bounds[-1] == math.inf and rising and found[0] >= 0 and math.isfinite(found[-1] + seconds)
     ):
         return None
     return Durations(bounds, found, seconds)

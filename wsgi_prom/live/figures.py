@@ -13,7 +13,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_prom import metrics
-from wsgi_prom.live.durations import Durations, of_samples
+from wsgi_prom.live.durations import Durations, of_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -182,25 +182,26 @@ def _of_requests(
 
 def _durations(family: Family, names: Names) -> dict[RouteKey, Durations | None]:
     found: dict[RouteKey, Durations | None] = {}
-    values = iter(family.values)
-    # Label sets share their shapes.
-    bounds: dict[int, list[float | None]] = {}
+    values = family.values
+    at = 0
+    # Label sets share their shapes, of which each begins with the buckets in the order of their bounds.
+    all_bounds: dict[int, tuple[float, ...]] = {}
     for labels, shape in family.children:
-        upper = bounds.get(id(shape))
-        if upper is None:
-            upper = bounds[id(shape)] = [float(more[0][1]) if more else None for _, more in shape]
-        own = [next(values) for _ in shape]
-        seconds = sum(
-            [value for (name, _), value in zip(shape, own, strict=True) if name.endswith("_sum")], 0.0
-        )
-        durations = of_samples(zip(upper, own, strict=True), seconds)
+        bounds = all_bounds.get(id(shape))
+        if bounds is None:
+            bounds = all_bounds[id(shape)] = tuple([float(more[0][1]) for _, more in shape if more])
+        middle, end = at + len(bounds), at + len(shape)
+        rest = zip(shape[len(bounds) :], values[middle:end], strict=True)
+        sums = [value for (name, _), value in rest if name.endswith("_sum")]
+        durations = of_counts(bounds, values[at:middle], sum(sums)) if sums else None
+        at = end
         named = dict(labels)
         key = _key(named, names)
-        before = found.get(key, durations)
-        if key not in found or before is None or durations is None:
-            found[key] = before and durations
+        if key in found:
+            before = found[key]
+            found[key] = before.plus(durations) if before and durations else None
         else:
-            found[key] = before.plus(durations)
+            found[key] = durations
     return found
 
 

@@ -13,12 +13,13 @@ from collections import deque
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.live.comparison import view
+from wsgi_prom.live.comparison import rates, view
 from wsgi_prom.live.view import Past, View
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wsgi_prom.live.comparison import Rates
     from wsgi_prom.live.figures import Figures
 
 # Seconds. Pages ask each second, by a clock that is not ours.
@@ -80,7 +81,7 @@ class History:
         self._view = view(readings[0] if before else None, figures)
         if before is None:
             return
-        self._past.append(_point(view(before, figures), self._view))
+        self._past.append(_point(rates(before, figures), self._view))
         while self._past and figures.time - (self._past[0]["times"] or 0.0) > _PAST:
             self._past.popleft()
 
@@ -98,13 +99,13 @@ class History:
             time.sleep(left)
 
 
-def _point(last: View, window: View) -> dict[str, float | None]:
-    """Return the figures of the time since the reading before; of quantiles, which need more requests, those of the window."""
-    lengths = [row.length for row in last.queues if row.length is not None]
+def _point(last: Rates, window: View) -> dict[str, float | None]:
+    """Return the rates since the reading before; and the quantiles, which need more requests, of the window."""
+    lengths = [row.length for row in window.queues if row.length is not None]
     return {
-        "times": last.time,
-        "per_second": last.requests.per_second,
-        "errors_per_second": last.requests.errors_per_second,
+        "times": window.time,
+        "per_second": last.per_second,
+        "errors_per_second": last.errors_per_second,
         "p50_seconds": window.requests.p50_seconds,
         "p99_seconds": window.requests.p99_seconds,
         "utilisation": last.capacity.utilisation,

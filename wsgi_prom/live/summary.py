@@ -57,5 +57,5 @@ def exits(view: View) -> list[ExitRow]:
 def period(view: View) -> str:
     """Return the time that the rates are over."""
     if view.seconds is None:
-        return "Rates follow with the second reading."
+        return "Rates follow with the second reading; quantiles are of all requests so far."
     return f"Rates and quantiles are of the last {max(round(view.seconds), 1)} s."
