@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socketserver
 import subprocess
 import sys
 import threading
@@ -144,3 +145,28 @@ def gauge(name: str, labels: Labels, value: float) -> Metric:
 
 def reading(*metrics: Metric, time: float = 1000.0) -> Reading:
     return Reading(time, list(metrics))
+
+
+@contextlib.contextmanager
+def endless(head: bytes, part: bytes, pause: float) -> Iterator[str]:
+    """Serve connections that get *head* and then *part* again and again, with *pause* seconds between; yield the address."""
+    ended = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.request.recv(65536)
+                self.request.sendall(head)
+                while not ended.wait(pause):
+                    self.request.sendall(part)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            ended.set()
+            server.shutdown()
+            thread.join(live.STOP_SECONDS)

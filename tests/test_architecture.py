@@ -15,7 +15,7 @@ PACKAGE = live.ROOT / "wsgi_prom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each package or module of the root may import those before it, and itself.
-ORDER = ["errors", "retrying", "version", "app_interface", "app_reference", "metrics", "setting_values", "setting_field", "discovery_settings", "settings",
+ORDER = ["errors", "retrying", "http_answers", "version", "app_interface", "app_reference", "metrics", "setting_values", "setting_field", "discovery_settings", "settings",
          "store", "merge", "client", "request", "server", "dashboards", "live", "exporter", "discovery", "push", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
 
 

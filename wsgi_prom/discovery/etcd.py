@@ -1,7 +1,7 @@
 """
 etcd over HTTP, by etcd3gw: a connection to the member that answers, and its errors in one line.
 
-1. Each request has a time limit. A member that does not answer is left for the next one.
+1. Each request has a time limit, for all of its answer. A member that does not answer is left for the next one.
 2. No message holds the password.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.exporter.watched import Files
+from wsgi_prom.http_answers import pool_classes
 
 if TYPE_CHECKING:
     from wsgi_prom.setting_values import Registry
@@ -162,6 +163,7 @@ class Etcd:
         import etcd3gw
         import requests
 
+        scheme = "https" if self.registry.tls else "http"
         session = requests.Session()
         # No proxy, and no password of another service in ~/.netrc.
         session.trust_env = False
@@ -169,10 +171,14 @@ class Etcd:
         if self.ca:
             session.verify = self.ca
         session.cert = self.certificate
+        adapter = requests.adapters.HTTPAdapter()
+        adapter.poolmanager.pool_classes_by_scheme = pool_classes()
+        session.mount(f"{scheme}://", adapter)
+        session.headers["Accept-Encoding"] = "identity"
         client = etcd3gw.client(
             host=member.host,
             port=member.port,
-            protocol="https" if self.registry.tls else "http",
+            protocol=scheme,
             timeout=REQUEST_SECONDS,
             session=session,
         )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
-# Until the prefix is read again though etcd has told of no change: a connection may be dead and say nothing.
+# Until the prefix is read again though etcd has told of no change: a connection may be dead and say nothing, and one that says
+# something is as long at most.
 _READ_SECONDS: Final = 10.0
 # Between two readings: many targets that change at the same time are read once.
 _PAUSE_SECONDS: Final = 0.2

@@ -1,7 +1,7 @@
 """
 A receiver over HTTP, by urllib3: who this is to it, and what its answers mean.
 
-1. A request has a time limit, is not redirected, and goes through no proxy.
+1. A request has a time limit, for all of its answer, is not redirected, and goes through no proxy.
 2. No message holds a password or a token. Files with them are read again when they change.
 """
 
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from wsgi_prom import version
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.watched import Watched
+from wsgi_prom.http_answers import pool_classes
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:
@@ -211,7 +212,9 @@ def _pool(ca_file: str) -> Any:
         raise SettingError(
             f"--ca-file={ca_file!r} cannot be used ({error}). Give a file with certificates in PEM."
         ) from error
-    return urllib3.PoolManager(ssl_context=context, maxsize=1)
+    found = urllib3.PoolManager(ssl_context=context, maxsize=1)
+    found.pool_classes_by_scheme = pool_classes()
+    return found
 
 
 def _reason(error: Exception) -> str:

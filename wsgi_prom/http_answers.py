@@ -1,0 +1,83 @@
+"""
+Answers over HTTP that end, by urllib3: the read timeout is for a whole answer, not for each of its bytes, and its size is bounded.
+
+urllib3 and requests have no such limits: a peer that sends a byte now and then, or does not stop, would keep a thread for ever. What is
+compressed, which nobody asks for, is not unpacked.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from functools import cache
+from http.client import HTTPResponse
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import socket
+
+    from _typeshed import WriteableBuffer
+
+# More than the targets of ten thousand workers. What a receiver of metrics answers is a few lines.
+_MOST_BYTES: Final = 16 * 1024 * 1024
+
+
+@cache
+def pool_classes() -> dict[str, Any]:
+    """Return what the `pool_classes_by_scheme` of a PoolManager has to be. Raises ImportError without urllib3, an extra."""
+    from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+    class Http(HTTPConnection):
+        response_class = _Answer
+
+    class Https(HTTPSConnection):
+        response_class = _Answer
+
+    class HttpPool(HTTPConnectionPool):
+        ConnectionCls = Http
+
+    class HttpsPool(HTTPSConnectionPool):
+        ConnectionCls = Https
+
+    return {"http": HttpPool, "https": HttpsPool}
+
+
+class _Answer(HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Bounded(self.fp.detach(), sock))
+
+    def begin(self) -> None:
+        super().begin()
+        del self.headers["Content-Encoding"]
+
+
+class _Bounded(io.RawIOBase):
+    """What *raw* reads of *sock*, within the timeout that *sock* has now."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._bytes_left = _MOST_BYTES
+        seconds = sock.gettimeout()
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int | None:
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the answer takes too long")
+            self._sock.settimeout(left)
+        number: int | None = self._raw.readinto(buffer)
+        self._bytes_left -= number or 0
+        if self._bytes_left < 0:
+            raise OSError(f"the answer is longer than {_MOST_BYTES} bytes")
+        return number
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
