@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import stat
@@ -10,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import Child
+from processes import Child, ChildError
 
 from wsgi_prom.discovery.target_file import TargetFile, TargetFileError
 
@@ -93,6 +94,39 @@ def test_a_living_process_keeps_its_file(path: Path) -> None:
         left = os.listdir(path.parent)
     second.write(group("second:1"))
     assert (group("first:1"), group("second:1"), [path.name]) == (kept, read(path), left)
+
+
+@pytest.mark.parametrize("kind", ["flock", "lockf"])
+def test_a_reader_keeps_nobody_from_it(kind: str, path: Path) -> None:
+    """Who can only read the file can lock it, and keeps its server, or the next one, from nothing by that."""
+
+    def lock(_: int) -> None:
+        lock.file = path.open()  # type: ignore[attr-defined]
+        if kind == "flock":
+            fcntl.flock(lock.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[attr-defined]
+        else:
+            fcntl.lockf(lock.file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # type: ignore[attr-defined]
+
+    def keep(number: int) -> None:
+        keep.file = TargetFile(str(path))  # type: ignore[attr-defined]
+        keep.file.write(group(f"first:{number}"))  # type: ignore[attr-defined]
+
+    with Child(keep) as first:
+        first.call(1)
+    found = []
+    second = TargetFile(str(path))
+    with Child(lock) as reader:
+        reader.call(1)
+        for number in range(2):
+            second.write(group(f"second:{number}"))
+            found.append(read(path))
+    with Child(keep) as third, pytest.raises(ChildError, match="is kept by another process"):
+        third.call(3)
+    second.release()
+    with Child(lock) as reader:
+        reader.call(1)
+        second.remove()
+    assert ([group("second:0"), group("second:1")], False) == (found, path.exists())
 
 
 def test_many_processes_at_once(path: Path, in_child: Callable[..., Any]) -> None:

@@ -2,8 +2,8 @@
 A file of targets for Prometheus' file_sd, which one process at a time keeps.
 
 1. A reader finds the former file or the new one, never half of one: a new file is renamed over it.
-2. Whoever keeps the file holds a lock of the kernel on it (flock), and locks a new one before it takes the place. So nobody writes over
-   the file of a living process, and a file without a lock is abandoned.
+2. Whoever keeps the file holds a record lock on it, for writing, and locks a new one before it takes the place. So nobody writes over
+   the file of a living process, and a file without such a lock is abandoned: who can only read it can take no more than a read lock.
 3. Everybody can read it (0644): Prometheus runs as another user, and it holds addresses, no secrets.
 """
 
@@ -13,14 +13,18 @@ import errno
 import fcntl
 import json
 import os
+import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import WsgiPromError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+# struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
+_FLOCK: Final = struct.Struct("@hhqqi0q")
 
 
 class TargetFileError(WsgiPromError):
@@ -97,7 +101,7 @@ class TargetFile:
 
     def _replace(self, content: bytes) -> None:
         new = _opened(self._new, os.O_RDWR | os.O_CREAT)
-        # Only who holds the lock of the new file may put it in the place of the other.
+        # Only who holds the lock of the new file may put it in the place of the other. Nobody else can read it before that.
         if not _lock(new) or not os.path.samestat(os.fstat(new), self._new.lstat()):
             os.close(new)
             raise TargetFileError("is written by another process now. Give each server a file of its own")
@@ -105,9 +109,9 @@ class TargetFile:
             if not self._is_held():
                 self._take()
             os.ftruncate(new, 0)
-            os.fchmod(new, 0o644)
             with os.fdopen(os.dup(new), "wb") as file:
                 file.write(content)
+            os.fchmod(new, 0o644)
             self._new.rename(self._path)
         except BaseException:
             with suppress(OSError):
@@ -131,8 +135,22 @@ def _opened(path: Path, flags: int) -> int:
 
 
 def _lock(fd: int) -> bool:
+    """
+    Lock the file that is open as *fd*, for writing. Return False if another process keeps it.
+
+    True without a lock where a reader holds a read lock on it. The lock is of the open file (F_OFD_SETLK): this process may open and close
+    the file elsewhere.
+    """
+    lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+    except (BlockingIOError, PermissionError):
+        return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, lock))[0] == fcntl.F_RDLCK)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # gVisor knows no such locks
+            raise
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
