@@ -23,7 +23,7 @@ from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.push.pushing import push
-from wsgi_prom.push.reading import Reader
+from wsgi_prom.push.reader import Reader
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.otlp import Otlp, resource
 from wsgi_prom.push.pushgateway import Pushgateway
 from wsgi_prom.push.pushing import push
-from wsgi_prom.push.reading import Reader
+from wsgi_prom.push.reader import Reader
 from wsgi_prom.push.remote_write import RemoteWrite
 from wsgi_prom.push.statsd import UDP_BYTES, UNIX_BYTES, Statsd
 from wsgi_prom.push.statsd_lines import TAGS

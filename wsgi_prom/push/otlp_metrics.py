@@ -110,6 +110,9 @@ def _histogram(point: Any, child: Child) -> None:
             point.sum = value
         elif name.endswith("_count"):
             point.count = round(value)
+    # A custom collector may have no bucket at infinity; one more count than bounds is what there has to be.
+    if 0 < len(point.bucket_counts) == len(point.explicit_bounds):
+        point.bucket_counts.append(max(round(point.count - before), 0))
 
 
 def _summary(point: Any, child: Child) -> None:

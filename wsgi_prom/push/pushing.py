@@ -21,7 +21,7 @@ from wsgi_prom.push.road import LAST_SECONDS, Road, families
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from wsgi_prom.push.reading import Reader
+    from wsgi_prom.push.reader import Reader
     from wsgi_prom.push.road import Receiver
 
 log = logging.getLogger("wsgi_prom")
