@@ -47,6 +47,9 @@ class FakeReceiver:
         self.ended_after: list[int] = []
         self._before = before
 
+    def lost(self, reading: Reading) -> int:
+        return reading.size
+
     def send(self, reading: Reading, _ended: threading.Event) -> None:
         if not reading.metrics:
             self.ended_after.append(len(self.readings))

@@ -112,8 +112,8 @@ def test_numbers_have_no_exponent(value: float, expected: str) -> None:
 
 def test_counts_are_sent_once() -> None:
     """
-    The first reading is the base but for what began after this process; later ones are what was added. What began anew, with a lower
-    count or a later start time, is all new; an unknown start is a base.
+    The first reading is the base but for what began after this process; later ones are what was added. What began anew, with a later
+    start time, is all new; an unknown start is a base, and so is a lower count.
     """
     deltas = Deltas(Lines("none"), BEGAN)
     readings = [
@@ -128,15 +128,15 @@ def test_counts_are_sent_once() -> None:
             pushed.counter("new", (), 9, 150),
             pushed.counter("unknown", (), 4),
         ),
-        (pushed.counter("unknown", (), 6),),
-        (pushed.counter("old", (), 8, 99),),
+        (pushed.counter("unknown", (), 6, 98), pushed.counter("old", (), 4, 99)),
+        (pushed.counter("old", (), 8, 100), pushed.counter("unknown", (), 7, 98)),
     ]
     assert [
         ["new_total:2|c"],
         ["old_total:2|c", "later_total:1|c"],
-        ["old_total:3|c", "new_total:9|c"],
-        ["unknown_total:2|c"],
-        [],
+        ["new_total:9|c"],
+        ["unknown_total:2|c", "old_total:1|c"],
+        ["old_total:8|c", "unknown_total:1|c"],
     ] == [sent(deltas, pushed.reading(*found)) for found in readings]
 
 
@@ -192,7 +192,7 @@ def test_an_agent_that_comes_back(tmp_path: Path) -> None:
             statsd.send(pushed.reading(pushed.counter("hits", (), next(counts), 101)), ended)
         found = [agent.recv(1000), agent.recv(1000)]
     assert [b"hits_total:3|c", b"hits_total:1|c"] == found
-    assert [(f"--statsd='unix:{path}' gets nothing (No such file or directory)", 1)] * 2 == problems
+    assert [(f"--statsd='unix:{path}' gets nothing (No such file or directory)", 0)] * 2 == problems
 
 
 def test_a_port_that_nobody_listens_on(receiver: socket.socket) -> None:
@@ -206,6 +206,50 @@ def test_a_port_that_nobody_listens_on(receiver: socket.socket) -> None:
         again.bind(("127.0.0.1", port))
         statsd.send(pushed.reading(pushed.counter("hits", (), 5, 101)), threading.Event())
         assert b"hits_total:5|c" == again.recv(1000)
+
+
+def test_what_is_lost_are_gauges(tmp_path: Path) -> None:
+    """Of a reading that is not sent, gauges are lost: counts go with the next one."""
+    statsd = Statsd(Address(path=str(tmp_path / "agent.sock")), began=BEGAN)
+    reading = pushed.reading(pushed.counter("hits", (), 1, 101), pushed.gauge("left", (), 2))
+    with pytest.raises(PushError) as raised:
+        statsd.send(reading, threading.Event())
+    assert (1, 1) == (raised.value.lost, statsd.lost(reading))
+
+
+def test_each_address_of_a_host_is_tried(receiver: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that listens on the second of a host's addresses alone gets all, once."""
+    found = socket.getaddrinfo("127.0.0.2", receiver.getsockname()[1], type=socket.SOCK_DGRAM)
+    found += socket.getaddrinfo("127.0.0.1", receiver.getsockname()[1], type=socket.SOCK_DGRAM)
+    # What a resolver that knows two addresses answers.
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    statsd = Statsd(Address("agent", receiver.getsockname()[1]), "none", most=20, began=BEGAN)
+    for count in (2, 5):
+        metrics = [pushed.counter(name, (), count, 101) for name in ("hits", "others")]
+        statsd.send(pushed.reading(*metrics), threading.Event())
+    datagrams = [receiver.recv(1000) for _ in range(4)]
+    assert [b"hits_total:2|c", b"others_total:2|c", b"hits_total:3|c", b"others_total:3|c"] == datagrams
+
+
+def test_a_datagram_that_is_too_long(receiver: socket.socket) -> None:
+    """What the kernel sends in no datagram is told with the remedy, and keeps nothing else from being sent."""
+    address = Address("127.0.0.1", receiver.getsockname()[1])
+    long = pushed.gauge("long", (("a", "x" * 70000),), 1)
+    many = [pushed.gauge("many", (("a", f"{n:01000}"),), 1) for n in range(70)]
+    told = []
+    for most, metrics in ((1432, [long]), (70000, many)):
+        with pytest.raises(PushError) as raised:
+            Statsd(address, most=most).send(
+                pushed.reading(*metrics, pushed.gauge("short", (), 1)), threading.Event()
+            )
+        told.append((str(raised.value)[:120], raised.value.lost, raised.value.lasting))
+    found = receiver.recv(65536)
+    where = f"--statsd='{address}' takes no datagram of"
+    assert b"short:1|g" == found
+    assert (1, True) == told[0][1:]
+    assert told[0][0].startswith(f"{where} 70012 bytes. Shorten the labels of 'long:1|g|#a:xxx"), told
+    assert told[1][0].startswith(f"{where} 69"), told
+    assert "Set --datagram-bytes to less than 69" in told[1][0]
 
 
 def test_a_real_statsd(shared: Path, tmp_path: Path) -> None:

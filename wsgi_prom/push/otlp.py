@@ -68,6 +68,10 @@ class Otlp:
     def where(self) -> str:
         return self._endpoint.where
 
+    def lost(self, reading: Reading) -> int:
+        """See `Receiver`."""
+        return reading.size
+
     def send(self, reading: Reading, ended: Event) -> None:
         """See `Receiver`."""
         from wsgi_prom.push.otlp_metrics import batches

@@ -47,6 +47,10 @@ class Pushgateway:
     def where(self) -> str:
         return self._endpoint.where
 
+    def lost(self, reading: Reading) -> int:
+        """See `Receiver`."""
+        return reading.size
+
     def send(self, reading: Reading, ended: Event) -> None:
         """See `Receiver`. The gateway keeps what it has: that is what it is for."""
         if not reading.metrics:

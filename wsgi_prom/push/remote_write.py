@@ -61,6 +61,10 @@ class RemoteWrite:
     def where(self) -> str:
         return self._endpoint.where
 
+    def lost(self, reading: Reading) -> int:
+        """See `Receiver`."""
+        return reading.size
+
     def send(self, reading: Reading, ended: Event) -> None:
         """See `Receiver`. Series that are not in *reading* are marked as stale."""
         began = monotonic()

@@ -56,6 +56,9 @@ class Receiver(Protocol):
     def where(self) -> str:
         """Its option and value, for messages; without any password."""
 
+    def lost(self, reading: Reading) -> int:
+        """Return how many samples of *reading* nobody gets if it is not sent."""
+
     def send(self, reading: Reading, ended: threading.Event) -> None:
         """
         Send *reading*; of one without metrics, at most that the series have ended. Raises PushError.
@@ -89,7 +92,7 @@ class Road:
         """Have *reading* sent as soon as the one before is done with. Does not wait."""
         with self._condition:
             if self._next is not None:
-                self._fail(self._next.size)
+                self._fail(self._receiver.lost(self._next))
             self._next = reading
             self._condition.notify()
 
@@ -106,7 +109,7 @@ class Road:
         self._thread.join(seconds)
         with self._condition:
             if self._thread.is_alive():
-                self._fail(self._next.size if self._next else 0)
+                self._fail(self._receiver.lost(self._next) if self._next else 0)
                 log.warning("%s has not answered; the last reading is not sent", self._receiver.where)
 
     def _run(self) -> None:
@@ -126,11 +129,11 @@ class Road:
             self._receiver.send(reading, self._ended)
         except PushError as error:
             with self._condition:
-                self._fail(reading.size if error.lost is None else error.lost)
+                self._fail(self._receiver.lost(reading) if error.lost is None else error.lost)
             self._tell(str(error), lasting=error.lasting)
         except Exception as error:
             with self._condition:
-                self._fail(reading.size)
+                self._fail(self._receiver.lost(reading))
             self._tell(
                 f"{self._receiver.where}: a failure of wsgi_prom ({type(error).__name__}: {error})",
                 lasting=True,

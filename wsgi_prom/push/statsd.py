@@ -3,7 +3,8 @@ statsd: what counters have grown by since the last reading, gauges as they are, 
 
 1. A count is sent once. Of a datagram that could not be sent, the counts go with the next reading.
 2. The first reading is the base, but for label sets that began after this process did: all of their counts are new.
-3. A counter that is lower than before began anew, and all of it is new.
+3. What has a later start time than before began anew, and all of it is new. What is lower without one has lost something, such as a
+   process that a custom collector added up: it is the base of what follows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import math
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.push.road import PushError
 from wsgi_prom.push.statsd_lines import Lines
@@ -36,6 +38,8 @@ UDP_BYTES: Final = 1432
 UNIX_BYTES: Final = 8192
 # A unix socket whose reader is behind makes a sender wait.
 _SEND_SECONDS: Final = 1.0
+
+_SHOWN_CHARACTERS: Final = 200
 
 _COUNTED: Final = ("counter", "histogram", "summary")
 
@@ -115,9 +119,10 @@ class Deltas:
             lower = any(
                 values[part] < self._sent[key] for part, key in keys.items() if not part[0].endswith("_sum")
             )
-            if not lower and (began_last is None or child.start <= began_last):
-                return {part: self._sent[key] for part, key in keys.items()}
-            return dict.fromkeys(values, 0.0)
+            # Unknown, it may have become known.
+            if began_last and child.start > began_last:
+                return dict.fromkeys(values, 0.0)
+            return values if lower else {part: self._sent[key] for part, key in keys.items()}
         if not known and child.start > self._began:
             return dict.fromkeys(values, 0.0)
         # Since when is not known; or a histogram has other bounds since a reload.
@@ -174,48 +179,74 @@ class Statsd:
     def where(self) -> str:
         return f"--statsd={str(self._address)!r}"
 
+    def lost(self, reading: Reading) -> int:
+        """See `Receiver`. Counts go with the next reading."""
+        return sum(
+            len(child.samples)
+            for metric in reading.metrics
+            if metric.type not in _COUNTED
+            for child in metric.children
+        )
+
     def send(self, reading: Reading, _ended: threading.Event) -> None:
         """See `Receiver`. There is no second attempt: the next reading has what this one could not send."""
-        lines = list(self._deltas.of(reading))
-        left, problem = len(lines), ""
+        datagrams = deque(packed(list(self._deltas.of(reading)), self._most))
+        too_long: list[tuple[bytes, list[Line]]] = []
+        problem = ""
         try:
-            with self._connected() as connection:
-                for datagram, held in packed(lines, self._most):
-                    try:
-                        connection.send(datagram)
-                        _check(connection)
-                    except OSError as error:
-                        problem = _reason(error)
-                        if error.errno != errno.EMSGSIZE:  # of one label set: the others go
-                            break
-                    else:
-                        self._deltas.sent(held)
-                        left -= len(held)
-        except (OSError, UnicodeError) as error:
+            for family, target in self._targets() if datagrams else ():
+                try:
+                    with socket.socket(family, socket.SOCK_DGRAM) as connection:
+                        connection.settimeout(_SEND_SECONDS)
+                        connection.connect(target)
+                        self._send(connection, datagrams, too_long)
+                    problem = ""
+                    break
+                except OSError as error:
+                    problem = _reason(error)
+        except (OSError, UnicodeError) as error:  # no address
             problem = _reason(error)
+        lines = [line for _, held in (*datagrams, *too_long) for line in held]
+        lost = sum(line.key is None for line in lines)
         if problem:
             raise PushError(
                 f"{self.where} gets nothing ({problem}). Name the address of a statsd that runs; "
                 "what is counted meanwhile is sent then",
-                lost=left,
+                lost=lost,
+            )
+        if too_long:
+            datagram, held = max(too_long, key=lambda found: len(found[0]))
+            remedy = f"Set --datagram-bytes to less than {len(datagram)}"
+            if len(held) == 1:
+                remedy = f"Shorten the labels of {held[0].text[:_SHOWN_CHARACTERS]!r}"
+            raise PushError(
+                f"{self.where} takes no datagram of {len(datagram)} bytes. {remedy}", lost=lost, lasting=True
             )
 
-    def _connected(self) -> socket.socket:
-        """Return a socket for one reading: an agent that was started again has another address or socket. Raises OSError."""
+    def _send(
+        self,
+        connection: socket.socket,
+        datagrams: deque[tuple[bytes, list[Line]]],
+        too_long: list[tuple[bytes, list[Line]]],
+    ) -> None:
+        """Send *datagrams*, and take what is sent out of them, and what is *too_long*. Raises OSError."""
+        while datagrams:
+            try:
+                connection.send(datagrams[0][0])
+                _check(connection)
+                self._deltas.sent(datagrams[0][1])
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                too_long.append(datagrams[0])
+            datagrams.popleft()
+
+    def _targets(self) -> list[tuple[socket.AddressFamily, Any]]:
+        """Return the agent's addresses as of now: one that was started again has another one. Raises OSError, UnicodeError."""
         if self._address.path:
-            found = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            target: str | tuple[str, int] = self._address.path
-        else:
-            infos = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_DGRAM)
-            family, kind, protocol, _, target = infos[0]  # type: ignore[assignment]
-            found = socket.socket(family, kind, protocol)
-        try:
-            found.settimeout(_SEND_SECONDS)
-            found.connect(target)
-        except BaseException:
-            found.close()
-            raise
-        return found
+            return [(socket.AF_UNIX, self._address.path)]
+        infos = socket.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_DGRAM)
+        return [(family, target) for family, _, _, _, target in infos]
 
 
 def _check(connection: socket.socket) -> None:
