@@ -147,7 +147,10 @@ def problem(url: str, **files: Path) -> str:
 
 
 def test_what_is_told_of_a_login_that_is_refused(tmp_path: Path) -> None:
-    """Each message names the setting, its value and the remedy, and no password; with the right user nothing is told."""
+    """
+    Each message names the setting, its value and the remedy, and no password; with the right user nothing is told. A password that is
+    corrected in its file is used at the next attempt.
+    """
     password = tmp_path / "password"
     password.write_text("secret\n")
     password.chmod(0o600)
@@ -165,6 +168,14 @@ def test_what_is_told_of_a_login_that_is_refused(tmp_path: Path) -> None:
         told["right"] = problem(named["root"], password_file=password)
         password.write_text("guessed")
         told["wrong"] = problem(named["bob"], password_file=password)
+        settings = Settings.read(
+            {"WSGI_PROM_SD": named["root"], "WSGI_PROM_ETCD_PASSWORD_FILE": str(password)}
+        )
+        kept = Etcd.of(settings.sd[0], settings)
+        with pytest.raises(EtcdError, match="refuses the login"):
+            kept.connect()
+        password.write_text("secret")
+        kept.check()
     bob = f"WSGI_PROM_SD={named['bob']!r}: etcd"
     assert {
         "no users": f"{bob} has no users, and the setting names one. Remove the user, and WSGI_PROM_ETCD_PASSWORD_FILE",
@@ -255,9 +266,9 @@ def test_a_mistake_is_told_once_and_mended_without_a_restart(tmp_path: Path) -> 
     [
         (["--etcd", "http://127.0.0.1:2379", "--out", "targets.json"], "--etcd is not a URL such as etcd://HOST:PORT/PREFIX"),
         (["--etcd", "etcd://a:secret@b:2379/shop", "--out", "targets.json"], "without a password"),
-        (["--etcd", "etcd://a@b:2379/shop", "--out", "targets.json"], "Set WSGI_PROM_ETCD_PASSWORD_FILE"),
+        (["--etcd", "etcd://a@b:2379/shop", "--out", "targets.json"], "--etcd='etcd://a@b:2379/shop': a user and a password are needed together. Set WSGI_PROM_ETCD_PASSWORD_FILE"),
         (["--etcd", "etcd://127.0.0.1:1/shop", "--out", "targets.yml"], "is not a file.json in a directory that exists"),
-        (["--etcd", "etcd://127.0.0.1:1/shop", "--out", "targets.json", "--once"], "etcd does not answer as it should: "),
+        (["--etcd", "etcd://127.0.0.1:1/shop", "--out", "targets.json", "--once"], "--etcd='etcd://127.0.0.1:1/shop': etcd does not answer as it should: "),
     ],
 )  # fmt: skip
 def test_what_the_follower_refuses(arguments: list[str], told: str, tmp_path: Path) -> None:
@@ -271,9 +282,22 @@ def test_what_the_follower_refuses(arguments: list[str], told: str, tmp_path: Pa
 
 
 def test_a_file_that_is_written_once(tmp_path: Path) -> None:
-    """`wsgi-prom sd --once` writes the targets of now, and ends."""
+    """
+    `wsgi-prom sd --once` writes the targets of now, and ends. What is no target is left out, and so is one with labels by which Prometheus
+    would scrape otherwise than it is told, but for https; five of them are named.
+    """
+    good = {"targets": ["web-2:9464"], "labels": {"__scheme__": "https"}}
+    refused = [
+        {"__scheme__": "http"},
+        {"__address__": "other:1"},
+        {"__metrics_path__": "/admin"},
+        {"__param_a": "b"},
+        *[{"a-b": "c"}] * 4,
+    ]
     with etcds.etcd(tmp_path / "data") as etcd:
-        etcd.put("/shop/web-2/good", '{"targets": ["web-2:9464"], "labels": {}}')
+        etcd.put("/shop/web-2/good", json.dumps(good))
+        for number, labels in enumerate(refused):
+            etcd.put(f"/shop/bad-{number}", json.dumps({"targets": ["web-2:9464"], "labels": labels}))
         command = [
             sys.executable,
             "-m",
@@ -286,5 +310,23 @@ def test_a_file_that_is_written_once(tmp_path: Path) -> None:
             "targets.json",
         ]
         environ = {**os.environ, "PYTHONPATH": str(live.ROOT)}
-        subprocess.run(command, cwd=tmp_path, env=environ, timeout=60, check=True)
-    assert [{"targets": ["web-2:9464"], "labels": {}}] == registered.read(tmp_path / "targets.json")
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environ, timeout=60, check=True, capture_output=True, text=True
+        )
+    assert [good] == registered.read(tmp_path / "targets.json")
+    named = [f"/shop/bad-{number}" in done.stderr for number in range(len(refused))]
+    assert ([True] * 5 + [False] * 3, 6) == (named, done.stderr.count("\n"))
+    assert "3 more keys in etcd hold no target, and are left out" in done.stderr
+
+
+def test_a_password_that_can_be_read_on_the_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A login at another machine without TLS is told once, with the remedy."""
+    password = tmp_path / "password"
+    password.write_text("secret")
+    password.chmod(0o600)
+    for url in ("etcd://bob@127.0.0.1:1/a", "etcds://bob@192.0.2.1:1/b", *["etcd://bob@192.0.2.1:1/c"] * 2):
+        settings = Settings.read({"WSGI_PROM_SD": url, "WSGI_PROM_ETCD_PASSWORD_FILE": str(password)})
+        Etcd.of(settings.sd[0], settings)
+    assert [
+        "WSGI_PROM_SD='etcd://bob@192.0.2.1:1/c' gets the password without TLS: it can be read on the way. Write etcds:// if etcd has TLS"
+    ] == caplog.messages

@@ -307,6 +307,10 @@ def test_logins(receiver: pushed.Http, tmp_path: Path) -> None:
             "--remote-write http://anne:secret@host/",
             "--remote-write has a user in its URL. Give it by --user, and the password by --password-file.",
         ),
+        (
+            "--remote-write http:///?key=secret",
+            "--remote-write='http:///?***' is not a URL. Give one such as https://HOST:PORT/PATH.",
+        ),
         ("--remote-write http://h/ --user anne", "--user is given without --password-file. Give both."),
         (
             "--remote-write http://h/ --otlp http://other/ --token-file /none",
@@ -325,6 +329,40 @@ def test_options_that_cannot_be_used(
     """What is wrong is told in one line before anything is sent, with no password in it."""
     status = main(["push", "--directory", str(tmp_path), *options.split()])
     assert (1, f"wsgi_prom: {expected}\n") == (status, capsys.readouterr().err)
+
+
+def test_what_a_message_does_not_show(receiver: pushed.Http) -> None:
+    """The query of a URL, which may be a key, is in no message, and of another URL that an answer names no more than its beginning."""
+    url = f"{receiver.url}write?key=secret"
+    found = ("Location", f"https://other/{'x' * 5000}?key=secret")
+    receiver.answers += [pushed.Answer("307 Elsewhere", (found,))] * 2
+    with pytest.raises(PushError) as raised:
+        send(road(url), pushed.gauge("a", (), 1))
+    assert {"key=secret"} == {environ["QUERY_STRING"] for environ, _ in receiver.requests}
+    told = str(raised.value)
+    assert (
+        f"--remote-write='{receiver.url}write?***' answers 307. Name the URL that it redirects to: https://other/xx"
+        in told
+    )
+    assert ("secret" in told, len(told) < 500) == (False, True)
+
+
+def test_a_login_that_can_be_read_on_the_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A login at another machine without TLS is told, with the remedy."""
+    secret = tmp_path / "secret"
+    secret.write_text("token-1")
+    secret.chmod(0o600)
+    for url, login in (
+        ("http://192.0.2.1/", NOBODY),
+        ("https://192.0.2.1/", Login(token_file=str(secret))),
+        ("http://[::1]/", Login(token_file=str(secret))),
+        ("http://localhost/", Login(token_file=str(secret))),
+        ("http://192.0.2.1/", Login(token_file=str(secret))),
+    ):
+        road(url, login)
+    assert [
+        "--remote-write='http://192.0.2.1/' gets the token without TLS: it can be read on the way. Name a URL with https://"
+    ] == caplog.messages
 
 
 def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

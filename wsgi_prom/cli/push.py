@@ -118,12 +118,12 @@ def run(arguments: argparse.Namespace) -> int:
         settings = Settings.read(push_seconds=arguments.interval)
     except SettingError as error:
         raise SettingError(str(error).replace("push_seconds=", "--interval=")) from None
+    log_as_exporter()
     receivers = _receivers(arguments, settings.push_seconds)
     if not receivers:
         raise SettingError(
             "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL, --pushgateway URL or --otlp URL."
         )
-    log_as_exporter()
     # Before there are threads, which then do not get them either.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     log.info("the metrics of %s are sent to %s", path, ", ".join(receiver.where for receiver in receivers))

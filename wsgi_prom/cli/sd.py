@@ -45,13 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = replace(Settings.read(sd=None), sd=(_registry(arguments.etcd),))
-    settings.check_login()
+    try:
+        settings.check_login()
+    except SettingError as error:
+        raise SettingError(str(error).replace("WSGI_PROM_SD=", "--etcd=")) from None
     path = Path(arguments.out).absolute()
     if path.suffix != ".json" or not path.parent.is_dir():
         raise SettingError(
             f"--out={arguments.out!r} is not a file.json in a directory that exists. Prometheus takes no other name."
         )
-    followed = Followed(Etcd.of(settings.sd[0], settings))
+    log_as_exporter()
+    followed = Followed(Etcd.of(settings.sd[0], settings, "--etcd"))
     file = TargetFile(str(path))
     if arguments.once:
         try:
@@ -59,7 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
         except TargetFileError as error:
             raise TargetFileError(f"--out={arguments.out!r} {error}.") from error
         return 0
-    log_as_exporter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     followed.run(_Shown(file, path).show, threading.Event())
     return 0

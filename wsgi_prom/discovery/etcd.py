@@ -8,13 +8,15 @@ etcd over HTTP, by etcd3gw: a connection to the member that answers, and its err
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.errors import SettingError, WsgiPromError
-from wsgi_prom.exporter.watched import Files
-from wsgi_prom.http_answers import pool_classes
+from wsgi_prom.exporter.watched import Files, Watched
+from wsgi_prom.http_peers import is_loopback, pool_classes
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from wsgi_prom.setting_values import Registry
@@ -75,36 +77,45 @@ class EtcdError(WsgiPromError):
 
 @dataclass(frozen=True)
 class Etcd:
-    """Where etcd is, and who this is to it. Make it with `of`."""
+    """Where etcd is, by the setting or option *name*, and who this is to it. Make it with `of`."""
 
     registry: Registry
+    name: str = "WSGI_PROM_SD"
     ca: str | None = None
     certificate: tuple[str, str] | None = None
-    password: str = field(default="", repr=False)
+    password: Watched[str] | None = None
 
     @classmethod
-    def of(cls, registry: Registry, settings: Settings) -> Etcd:
+    def of(cls, registry: Registry, settings: Settings, name: str = "WSGI_PROM_SD") -> Etcd:
         """Return what *settings* say of *registry*. Raises SettingError for a missing package, and for files that cannot be used."""
         try:
             import_module("etcd3gw")
         except ImportError as error:
             raise SettingError(
-                f"WSGI_PROM_SD={str(registry)!r} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[etcd]'"
+                f"{name}={str(registry)!r} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[etcd]'"
             ) from error
         files = Files()
         certificate = None
-        for name in ("ca", "cert"):
-            path = getattr(settings, f"etcd_{name}_file")
+        for kind in ("ca", "cert"):
+            path = getattr(settings, f"etcd_{kind}_file")
             if path:
-                files.read(f"WSGI_PROM_ETCD_{name.upper()}_FILE", path)
+                files.read(f"WSGI_PROM_ETCD_{kind.upper()}_FILE", path)
         if settings.etcd_cert_file and settings.etcd_key_file:
             files.read("WSGI_PROM_ETCD_KEY_FILE", settings.etcd_key_file, private=True)
             certificate = settings.etcd_cert_file, settings.etcd_key_file
-        password = ""
+        password = None
         if registry.user and settings.etcd_password_file:
-            content = files.read("WSGI_PROM_ETCD_PASSWORD_FILE", settings.etcd_password_file, private=True)
-            password = content.decode("utf-8", "replace").rstrip("\n")
-        return cls(registry, settings.etcd_ca_file, certificate, password)
+            password = Watched(partial(_password, settings.etcd_password_file))
+            if not registry.tls and not all(is_loopback(member.host) for member in registry.members):
+                warn_once(
+                    f"{name}={str(registry)!r} gets the password without TLS: it can be read on the way. Write etcds:// if etcd has TLS"
+                )
+        return cls(registry, name, settings.etcd_ca_file, certificate, password)
+
+    @property
+    def where(self) -> str:
+        """The setting or option and its value, for messages."""
+        return f"{self.name}={str(self.registry)!r}"
 
     def connect(self) -> Any:
         """
@@ -135,7 +146,7 @@ class Etcd:
         """Return what *error*, of the client, says."""
         if isinstance(error, EtcdError):
             return error
-        where = f"WSGI_PROM_SD={str(self.registry)!r}: "
+        where = f"{self.where}: "
         at = f" at {member}" if member and len(self.registry.members) > 1 else ""
         text = str(getattr(error, "detail_text", "") or error)
         told = self._lasting(error, text, at)
@@ -183,13 +194,20 @@ class Etcd:
             session=session,
         )
         if self.registry.user:
-            login = {"name": self.registry.user, "password": self.password}
+            # Read again after a change, as somebody makes who replaces a password now and then.
+            password = self.password.value if self.password is not None else ""
+            login = {"name": self.registry.user, "password": password}
             session.headers["Authorization"] = client.post(client.get_url("/auth/authenticate"), json=login)[
                 "token"
             ]
         else:
             client.get_url("")  # asks for the version
         return client
+
+
+def _password(path: str, files: Files) -> str:
+    content = files.read("WSGI_PROM_ETCD_PASSWORD_FILE", path, private=True)
+    return content.decode("utf-8", "replace").rstrip("\r\n")
 
 
 def errors() -> tuple[type[Exception], ...]:

@@ -4,6 +4,8 @@ The targets that are registered in etcd below a prefix, followed as they change.
 1. A change is a reason to read the whole prefix again, and so is time. So nothing depends on the events themselves: not on a watch that
    ends without a word, nor on the history that a compaction removes.
 2. While etcd does not answer, the targets are those that were read last.
+3. Labels by which Prometheus would scrape by another path, scheme or interval are a server's only where it registers them: its
+   `__scheme__`, if that is https.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.discovery.etcd import REQUEST_SECONDS, errors
 from wsgi_prom.discovery.retrying import retried
-from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,11 @@ log = logging.getLogger("wsgi_prom")
 # Until the prefix is read again though etcd has told of no change: a connection may be dead and say nothing, and one that says
 # something is as long at most.
 _READ_SECONDS: Final = 10.0
+# Keys of one reading that are named in the log, and how much of each.
+_MOST_TOLD: Final = 5
+_SHOWN_CHARACTERS: Final = 200
+# The only label of its kind that targets.py makes.
+_OWN: Final = ("__scheme__", "https")
 # Between two readings: many targets that change at the same time are read once.
 _PAUSE_SECONDS: Final = 0.2
 
@@ -40,6 +46,8 @@ class Followed:
     def __init__(self, etcd: Etcd) -> None:
         self._etcd = etcd
         self._prefix = f"{etcd.registry.path}/"
+        # The keys that were left out last.
+        self._left_out: set[str] = set()
 
     def run(self, show: Callable[[list[Group]], None], ended: Event) -> None:
         """Call *show* with the targets, again and again, until *ended*. Retries what fails, and logs it once."""
@@ -70,15 +78,15 @@ class Followed:
         found = sorted(
             (item["key"].decode("utf-8", "replace"), value) for value, item in client.get_prefix(self._prefix)
         )
-        return [group for key, value in found if (group := self._group(key, value)) is not None]
-
-    def _group(self, key: str, value: bytes) -> Group | None:
-        with suppress(ValueError, RecursionError):
-            group = json.loads(value)
-            if _is_group(group):
-                return {"targets": group["targets"], "labels": group["labels"]}
-        warn_once(f"the key {key!r} in etcd holds no target, and is left out")
-        return None
+        groups = {key: _group(value) for key, value in found}
+        left_out = {key for key, group in groups.items() if group is None}
+        new = sorted(left_out - self._left_out)
+        for key in new[:_MOST_TOLD]:
+            log.warning("the key %r in etcd holds no target, and is left out", key[:_SHOWN_CHARACTERS])
+        if len(new) > _MOST_TOLD:
+            log.warning("%d more keys in etcd hold no target, and are left out", len(new) - _MOST_TOLD)
+        self._left_out = left_out
+        return [group for group in groups.values() if group is not None]
 
     def _watch(self, client: Any) -> Any:
         """
@@ -104,6 +112,15 @@ def _wait(watch: Any) -> None:
                 return
 
 
+def _group(value: bytes) -> Group | None:
+    """Return the target that *value* holds, None if that is none."""
+    with suppress(ValueError, RecursionError):
+        group = json.loads(value)
+        if _is_group(group):
+            return {"targets": group["targets"], "labels": group["labels"]}
+    return None
+
+
 def _is_group(group: Any) -> bool:
     """Return whether *group* is one that Prometheus takes: it refuses a file in which one is not."""
     if (
@@ -121,7 +138,11 @@ def _is_group(group: Any) -> bool:
 
 
 def _are_names(labels: dict[str, str]) -> bool:
-    return all(name.isascii() and name.isidentifier() for name in labels)
+    # Prometheus asks an address by `__scheme__: http` without TLS, with the job's password.
+    return all(
+        name.isascii() and name.isidentifier() and (not name.startswith("__") or (name, value) == _OWN)
+        for name, value in labels.items()
+    )
 
 
 def _base64(text: bytes) -> str:

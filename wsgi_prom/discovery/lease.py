@@ -98,7 +98,7 @@ class _Keys:
     def refresh(self) -> None:
         """Keep the lease for another while, and find out which keys somebody has deleted, to put them again."""
         if self._lease.refresh() < 1:
-            raise EtcdError(f"WSGI_PROM_SD={str(self._etcd.registry)!r}: etcd has lost the lease")
+            raise EtcdError(f"{self._etcd.where}: etcd has lost the lease")
         found: list[bytes] = self._lease.keys()
         there = {key.decode("utf-8", "replace") for key in found}
         self._values = {key: value for key, value in self._values.items() if key in there}

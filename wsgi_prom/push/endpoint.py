@@ -2,11 +2,12 @@
 A receiver over HTTP, by urllib3: who this is to it, and what its answers mean.
 
 1. A request has a time limit, for all of its answer, is not redirected, and goes through no proxy.
-2. No message holds a password or a token. Files with them are read again when they change.
+2. No message holds a password or a token, nor the query of a URL, which may be one. Files with them are read again when they change.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from base64 import b64encode
@@ -18,13 +19,15 @@ from urllib.parse import urlsplit
 from wsgi_prom import version
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.watched import Watched
-from wsgi_prom.http_answers import pool_classes
+from wsgi_prom.http_peers import is_loopback, pool_classes
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from wsgi_prom.exporter.watched import Files
+
+log = logging.getLogger("wsgi_prom")
 
 # A receiver that lives answers in well under a second.
 REQUEST_SECONDS: Final = 5.0
@@ -96,12 +99,18 @@ class Endpoint:
     """
 
     def __init__(self, option: str, url: str, login: Login, expects: str) -> None:
-        self.where = f"{option}={url!r}"
+        self.where = f"{option}={_shown(url)!r}"
         self._url = url
         self._expects = expects
         self._login = Watched(login.headers)
         self._not_before = 0.0
-        _check(option, url)
+        host = _check(option, url)
+        if (login.user or login.token_file) and url.lower().startswith("http:") and not is_loopback(host):
+            log.warning(
+                "%s gets the %s without TLS: it can be read on the way. Name a URL with https://",
+                self.where,
+                "password" if login.user else "token",
+            )
         self._pool = _pool(login.ca_file)
 
     def ask(
@@ -160,8 +169,7 @@ class Endpoint:
 
     def _refused(self, answer: Any, later: Collection[int]) -> PushError:
         status = answer.status
-        text = answer.data.decode("utf-8", "replace")
-        said = " ".join("".join([c if c.isprintable() else " " for c in text]).split())[:_SHOWN_CHARACTERS]
+        said = _one_line(answer.data.decode("utf-8", "replace"))
         answered = f"{self.where} answers {status}{f' ({said})' if said else ''}"
         if status in later:
             from urllib3.util import Retry
@@ -176,7 +184,8 @@ class Endpoint:
         if status in {401, 403}:
             remedy = "It refuses the login: correct --user and --password-file, or --token-file"
         elif 300 <= status < 400:
-            remedy = f"Name the URL that it redirects to: {answer.headers.get('Location', 'unknown')}"
+            location = _one_line(answer.headers.get("Location", "unknown"))
+            remedy = f"Name the URL that it redirects to: {_shown(location)}"
         else:
             remedy = f"It should be {self._expects}"
         return PushError(f"{answered}. {remedy}", lasting=True)
@@ -186,19 +195,33 @@ class Endpoint:
         return PushError(f"{self.where} {what}. It should be {self._expects}", lasting=True)
 
 
-def _check(option: str, url: str) -> None:
+def _check(option: str, url: str) -> str:
+    """Return the host of *url*. Raises SettingError."""
     try:
         parts = urlsplit(url)
-        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not parts.fragment
+        host = parts.hostname or ""
+        good = parts.scheme.lower() in {"http", "https"} and host and parts.port != 0 and not parts.fragment
     except ValueError:
         good = False
     if not good or not url.isprintable() or " " in url:
-        shown = re.sub(r"//.*@", "//***@", url)
+        shown = re.sub(r"//.*@", "//***@", _shown(url))
         raise SettingError(f"{option}={shown!r} is not a URL. Give one such as https://HOST:PORT/PATH.")
     if parts.username is not None:
         raise SettingError(
             f"{option} has a user in its URL. Give it by --user, and the password by --password-file."
         )
+    return host
+
+
+def _shown(url: str) -> str:
+    """Return *url* for messages."""
+    path, query, _ = url.partition("?")
+    return f"{path}{query and '?***'}"
+
+
+def _one_line(text: str) -> str:
+    """Return the beginning of *text*, which comes from outside."""
+    return " ".join("".join([c if c.isprintable() else " " for c in text]).split())[:_SHOWN_CHARACTERS]
 
 
 def _pool(ca_file: str) -> Any:

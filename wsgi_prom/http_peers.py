@@ -1,6 +1,7 @@
 """
-Answers over HTTP that end, by urllib3: the read timeout is for a whole answer, not for each of its bytes, and its size is bounded.
+Peers over HTTP: their answers end, and which of them are this machine.
 
+By urllib3 the read timeout is for a whole answer, not for each of its bytes, and its size is bounded.
 urllib3 and requests have no such limits: a peer that sends a byte now and then, or does not stop, would keep a thread for ever. What is
 compressed, which nobody asks for, is not unpacked.
 """
@@ -11,6 +12,7 @@ import io
 import time
 from functools import cache
 from http.client import HTTPResponse
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 
 # More than the targets of ten thousand workers. What a receiver of metrics answers is a few lines.
 _MOST_BYTES: Final = 16 * 1024 * 1024
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host*, a name or an IP address, is this machine, without asking a resolver."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @cache
