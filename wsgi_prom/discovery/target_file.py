@@ -13,18 +13,15 @@ import errno
 import fcntl
 import json
 import os
-import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.store.locks import FLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-# struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
-_FLOCK: Final = struct.Struct("@hhqqi0q")
 
 
 class TargetFileError(WsgiPromError):
@@ -141,11 +138,11 @@ def _lock(fd: int) -> bool:
     True without a lock where a reader holds a read lock on it. The lock is of the open file (F_OFD_SETLK): this process may open and close
     the file elsewhere.
     """
-    lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    lock = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
     except (BlockingIOError, PermissionError):
-        return bool(_FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, lock))[0] == fcntl.F_RDLCK)
+        return bool(FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, lock))[0] == fcntl.F_RDLCK)
     except OSError as error:
         if error.errno != errno.EINVAL:  # gVisor knows no such locks
             raise

@@ -39,7 +39,7 @@ UP: Final = 1
 WORKERS: Final = {byte: byte + 1 for byte in SERVERS}
 
 # struct flock of Linux: type, whence, start, length, pid; the last item pads to the alignment of off_t.
-_FLOCK: Final = struct.Struct("@hhqqi0q")
+FLOCK: Final = struct.Struct("@hhqqi0q")
 
 # Bytes for locks of an open file (F_OFD_SETLK), beyond all others: they exclude the interpreters of one process from each
 # other.
@@ -229,8 +229,8 @@ class LockFile:
 
     def _held(self, command: int, wanted: range) -> tuple[range, int] | None:
         """Return bytes of *wanted* that one process holds, and its pid (0 in another pid namespace); None if they are free."""
-        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, wanted.start, len(wanted), 0)
-        kind, _, start, length, pid = _FLOCK.unpack(fcntl.fcntl(self._file.number(), command, query))
+        query = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, wanted.start, len(wanted), 0)
+        kind, _, start, length, pid = FLOCK.unpack(fcntl.fcntl(self._file.number(), command, query))
         if kind == fcntl.F_UNLCK:
             return None
         stop = start + length if length else wanted.stop  # 0: to the end of the file
@@ -265,7 +265,7 @@ class LockFile:
             self._set_file_lock(fcntl.F_UNLCK, what)
 
     def _set_file_lock(self, kind: int, byte: int) -> None:
-        lock = _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
+        lock = FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0)
         fcntl.fcntl(self._file.number(), fcntl.F_OFD_SETLK, lock)
 
     def mine(self, byte: int) -> bool:
