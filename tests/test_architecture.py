@@ -15,13 +15,8 @@ PACKAGE = live.ROOT / "wsgi_prom"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each package or module of the root may import those before it, and itself.
-<<<<<<< HEAD
-ORDER = ["errors", "retrying", "http_answers", "version", "app_interface", "app_reference", "metrics", "setting_values", "setting_field", "discovery_settings", "settings",
-         "store", "merge", "client", "request", "server", "dashboards", "live", "exporter", "discovery", "push", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
-=======
 ORDER = ["errors", "retrying", "http_peers", "version", "app_interface", "app_reference", "metrics", "setting_values", "setting_field", "discovery_settings", "settings",
-         "store", "merge", "client", "request", "server", "dashboards", "exporter", "discovery", "push", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
->>>>>>> 3800a71 (Messages show no query of a URL; a login without TLS is told; etcd's password is read again; targets from etcd have no labels that redirect a scrape)
+         "store", "merge", "client", "request", "server", "dashboards", "live", "exporter", "discovery", "push", "middleware", "frameworks", "wsgi", "hooks", "cli", "__main__"]  # fmt: skip
 
 
 def imported(path) -> set[str]:
