@@ -22,7 +22,7 @@ from demo.quantile import histogram_quantile
 from wsgi_prom import metrics
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.live import tables, text
-from wsgi_prom.live.comparison import view
+from wsgi_prom.live.comparison import follow, view
 from wsgi_prom.live.durations import Durations, Quantile, of_counts
 from wsgi_prom.live.figures import Figures, Process, Route, RouteKey
 from wsgi_prom.live.history import History
@@ -140,11 +140,15 @@ def test_what_is_not_known_is_absent() -> None:
     assert (None, None) == (nothing.requests.requests, nothing.requests.per_second)
 
 
-def busy(clock: float, ended: float, *ages: float, pid: int = 7, known: bool = True) -> Figures:
-    """Return the figures of a worker whose requests took *ended* seconds, and who has some of *ages* in progress."""
-    found = Figures(clock, clock, states={"0": WorkerState("0", "busy", pid, ages if known else None)})
+def busy(clock: float, ended: float, *ages: float, pid: int = 7, in_progress: int | None = None) -> Figures:
+    """
+    Return the figures of a worker whose requests took *ended* seconds, and who has some of *ages* in progress, or a number of
+    them that overlap; 0 stands for a number that is not known.
+    """
+    number, known = (len(ages), ages) if in_progress is None else (in_progress or None, None)
+    found = Figures(clock, clock, states={"0": WorkerState("0", "busy", pid, number, known)})
     found.samples[metrics.WORKER_BUSY[0]] = [({"worker": "0"}, ended)]
-    found.samples[metrics.WORKER_CAPACITY[0]] = [({}, 1.0)]
+    found.samples[metrics.WORKER_CAPACITY[0]] = [({}, 4.0)]
     return found
 
 
@@ -156,14 +160,24 @@ def busy(clock: float, ended: float, *ages: float, pid: int = 7, known: bool = T
         (busy(0, 5.0, 20.0), busy(10, 5.0, 30.0), 1.0),
         (busy(0, 5.0, 20.0), busy(10, 30.0), 0.5),
         (busy(0, 5.0, 20.0), busy(10, 5.0, 1.0, pid=8), 0.1),
-        (busy(0, 5.0, 20.0, known=False), busy(10, 7.0, 9.0), 0.2),
+        (busy(0, 5.0, in_progress=3), busy(10, 5.0, in_progress=3), 3.0),
+        (busy(0, 5.0, in_progress=3), busy(10, 95.0), 1.5),
+        (busy(0, 5.0, 20.0), busy(10, 5.0, in_progress=2), 1.5),
+        (busy(0, 5.0, in_progress=3, pid=8), busy(10, 5.0, in_progress=2), 1.0),
+        (busy(0, 5.0, in_progress=0), busy(10, 8.0, in_progress=0), 0.3),
     ],
-    ids=["ended", "began", "goes on", "was in progress", "killed", "not known before"],
-)
+    ids=["ended", "began", "goes on", "was in progress", "killed", "overlap", "overlapped", "one more", "killed with several", "not counted"],
+)  # fmt: skip
 def test_load_counts_requests_in_progress(before: Figures, after: Figures, load: float) -> None:
-    """A request counts while it lasts, not when it ends; what a killed worker's took is not negative."""
+    """
+    A request counts while it lasts, not when it ends; requests that overlap by their number; a killed worker's not below 0.
+    """
+    follow(before, after)
     found = view(before, after)
-    assert (pytest.approx(load), pytest.approx(load)) == (found.workers[0].load, found.capacity.utilisation)
+    assert (pytest.approx(load), pytest.approx(load / 4)) == (
+        found.workers[0].load,
+        found.capacity.utilisation,
+    )
 
 
 def test_a_process_uses_the_processor() -> None:
@@ -180,7 +194,7 @@ def test_a_process_uses_the_processor() -> None:
 def test_a_view_is_read_again_from_its_json() -> None:
     """JSON and back gives the same view, also one with a field that is not known here."""
     before, after = reading(0.0, 1.0), reading(10.0, 5.0)
-    after.states["0"] = WorkerState("0", "idle", 7, ())
+    after.states["0"] = WorkerState("0", "idle", 7, 0, ())
     after.samples[metrics.WORKER_EXITS[0]] = [({"reason": "reload"}, 3.0)]
     expected = view(before, after)
     data = json.loads(json.dumps(expected.to_json()))

@@ -27,6 +27,33 @@ def view(before: Figures | None, after: Figures) -> View:
     return _Comparison(before, after).view()
 
 
+def follow(before: Figures, after: Figures) -> None:
+    """
+    Set how long the workers have been busy in *after*, a reading that follows *before*.
+
+    A request's seconds are counted when it ends. Those of the requests in progress are added, at both times. Of requests that
+    overlap nobody knows when each began: then the number of requests in progress, at both times, stands for the time between.
+    """
+    seconds = after.clock - before.clock
+    ended_before, ended = (found.by_label(metrics.WORKER_BUSY, "worker") for found in (before, after))
+    for name, state in after.states.items():
+        earlier = before.states.get(name)
+        if earlier is not None and earlier.pid != state.pid:
+            earlier = None
+        total = before.busy.get(name, 0.0)
+        counted = ended.get(name, 0.0) - ended_before.get(name, 0.0)
+        if state.ages is not None and (earlier is None or earlier.ages is not None):
+            more = counted + sum(state.ages) - sum(earlier.ages or () if earlier else ())
+        elif state.in_progress is not None:
+            then = earlier.in_progress if earlier else 0
+            more = seconds * (state.in_progress + (then or 0)) / 2
+        elif name in ended:
+            more = counted
+        else:
+            continue
+        after.busy[name] = total + max(more, 0.0)
+
+
 def rates(before: Figures, after: Figures) -> Rates:
     """Return what `view` tells of the rates and the load alone, in a fraction of the time."""
     return _Comparison(before, after).rates()
@@ -169,25 +196,11 @@ class _Comparison:
         return _increase(self._before.by_label(metric, "worker").get(worker, 0.0), after) / self._seconds
 
     def _load(self, worker: str) -> float | None:
-        """
-        Return how many requests a *worker* had in progress, on average.
-
-        A request's seconds are counted when it ends: those of the requests in progress are added, at both times, if they are
-        known at both.
-        """
-        before, metric = self._before, metrics.WORKER_BUSY
-        if before is None or self._seconds is None:
+        """Return how many requests a *worker* had in progress, on average."""
+        now = self._after.busy.get(worker)
+        if self._before is None or self._seconds is None or now is None:
             return None
-        now = self._after.by_label(metric, "worker").get(worker)
-        if now is None:
-            return None
-        then = before.by_label(metric, "worker").get(worker, 0.0)
-        state, earlier = self._after.states[worker], before.states.get(worker)
-        if state.ages is not None and (earlier is None or earlier.ages is not None):
-            now += sum(state.ages)
-            if earlier is not None and earlier.pid == state.pid:
-                then += sum(earlier.ages or ())
-        return max(now - then, 0.0) / self._seconds
+        return (now - self._before.busy.get(worker, 0.0)) / self._seconds
 
     def _capacity(self, workers: Iterable[float | None]) -> Capacity:
         """Return how full the server is, by the load of each of the *workers*."""

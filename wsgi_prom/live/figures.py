@@ -73,7 +73,8 @@ class Figures:
     A reading at a *clock* (time.monotonic) and a *time* (time.time), both in seconds.
 
     *samples* are those of some metrics, by the metric's name without `_total`. *processes* have a slot's number, empty for a
-    process without one, and a role. *measured* are the metrics that there are: name, type and help.
+    process without one, and a role. *busy* are the seconds that the requests of each worker took while it was followed
+    (`comparison.follow`). *measured* are the metrics that there are: name, type and help.
     """
 
     clock: float
@@ -83,6 +84,7 @@ class Figures:
     samples: dict[str, Samples] = field(default_factory=dict)
     states: dict[str, WorkerState] = field(default_factory=dict)
     processes: dict[tuple[str, str], Process] = field(default_factory=dict)
+    busy: dict[str, float] = field(default_factory=dict)
     measured: list[tuple[str, str, str]] = field(default_factory=list)
 
     def by_label(self, metric: tuple[str, str], label: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.live.comparison import rates, view
+from wsgi_prom.live.comparison import follow, rates, view
 from wsgi_prom.live.view import Past, View
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class History:
     def _add(self, figures: Figures) -> None:
         readings = self._readings
         before = readings[-1] if readings else None
+        if before is not None:
+            follow(before, figures)
         readings.append(figures)
         while len(readings) > 2 and figures.clock - readings[1].clock >= WINDOW - SHARED:
             readings.popleft()

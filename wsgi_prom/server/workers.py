@@ -97,7 +97,10 @@ class Workers:
                         worker.name,
                         worker.state if known else None,
                         slot.claim.pid if here and slot.claim.namespace == here else None,
-                        tuple([max(now - start, 0.0) for start in worker.starts]) if worker.known else None,
+                        worker.in_progress if worker.counts_in_progress else None,
+                        tuple([max(now - start, 0.0) for start in worker.starts])
+                        if worker.known and worker.counts_in_progress
+                        else None,
                     )
                 )
         return found
@@ -142,13 +145,14 @@ class WorkerState(NamedTuple):
     """
     What the worker *name* does now: None for what is not known.
 
-    *pid* means something in this process's pid namespace. *ages* are those of its requests in progress, in seconds; None if
-    the start of one is not known.
+    *pid* means something in this process's pid namespace. *ages* are those of its requests *in_progress*, in seconds; None if
+    the start of one is not known: of requests that overlap.
     """
 
     name: str
     state: str | None
     pid: int | None
+    in_progress: int | None
     ages: tuple[float, ...] | None
 
 
