@@ -320,6 +320,29 @@ def test_other_requests_are_refused(app: ExporterApp, tmp_path: Path) -> None:
     assert 503 == ask(ExporterApp(MetricsApp(tmp_path / "gone")), "/").status_code
 
 
+def test_nobody_pays_for_what_nobody_looks_at() -> None:
+    """An exporter imports what makes the page when somebody looks for the first time."""
+    code = """
+import sys
+from wsgi_prom import MetricsApp
+from wsgi_prom.exporter.app import ExporterApp
+from webob import Request
+app = ExporterApp(MetricsApp())
+for path in ("/metrics", "/"):
+    Request.blank(path).get_response(app)
+    print(sorted({name.split(".")[1] for name in sys.modules if name.startswith("wsgi_prom.live")}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=live.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ["[]", "['live']"] == done.stdout.splitlines()
+
+
 def test_a_compressed_page_is_the_same(app: ExporterApp) -> None:
     """Clients that take gzip get it."""
     found = ask(app, "/", headers={"Accept-Encoding": "gzip"})

@@ -218,6 +218,28 @@ def test_a_mistake_gets_one_line(
     assert (1, f"wsgi_prom: {message}\n", "") == (status, *reversed(capsys.readouterr()))
 
 
+def test_a_token_over_tls(tmp_path: Path) -> None:
+    """With the exporter's certificate and token it gets in; without the certificate it tells why it does not."""
+    cert, key, token = (tmp_path / name for name in ("cert.pem", "key.pem", "token"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=exporter",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    (tmp_path / "web.yml").write_text("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n")
+    for path in (token, key):
+        path.write_text(path.read_text() if path.exists() else "secret")
+        path.chmod(0o600)
+    settings = {"WSGI_PROM_WEB_CONFIG": str(tmp_path / "web.yml"), "WSGI_PROM_TOKEN_FILE": str(token)}
+    with exporters.serve(tmp_path / "shared", **settings) as server:
+        url = "https://{}:{}".format(*exporters.address(server))
+        command = ["--url", f"{url}/metrics", "--token-file", str(token), "--once", "--json"]
+        trusted, unknown = run(*command, "--ca-file", str(cert)), run(*command)
+    assert ("", 1) == (trusted.stderr, json.loads(trusted.stdout)["version"])
+    assert unknown.stderr.startswith(f"wsgi_prom: {url} does not answer: ")
+    assert "certificate verify failed" in unknown.stderr
+
+
 def test_without_rich_there_is_json(server: live.LiveServer) -> None:
     """Where rich is not installed, top says how to install it, and --once --json works."""
     code = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,6 @@ from prometheus_client import REGISTRY
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.exporter import formats
 from wsgi_prom.exporter.access import Access
-from wsgi_prom.exporter.live_page import LivePage
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.responses import (
     ARRIVAL,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import CollectorRegistry
 
+    from wsgi_prom.exporter.live_page import LivePage
     from wsgi_prom.live.figures import Figures
 
 # Prometheus 3.0 sends 280 characters. A longer header is treated as missing.
@@ -193,9 +194,8 @@ class ExporterApp:
         self._scrapes = Scrapes()
         self._json = dict(pages or {})
         self._collectors = tuple(collectors)
-        links = {"metrics": "Metrics", "-/healthy": "Health", "-/ready": "Readiness"}
-        links |= {path.removeprefix("/"): path for path in self._json}
-        self._live = LivePage(metrics.figures, links.items())
+        self._live: LivePage | None = None
+        self._live_lock = threading.Lock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
@@ -230,6 +230,14 @@ class ExporterApp:
         return plain(404, f"There are /, /live, /metrics, {others}/-/healthy and /-/ready.\n")
 
     def _people(self, request: Request, path: str) -> Response:
+        with self._live_lock:
+            if self._live is None:
+                # 25 ms and 2 MB, which an exporter spends that somebody looks at.
+                from wsgi_prom.exporter.live_page import LivePage  # noqa: PLC0415 - see above
+
+                links = {"metrics": "Metrics", "-/healthy": "Health", "-/ready": "Readiness"}
+                links |= {path.removeprefix("/"): path for path in self._json}
+                self._live = LivePage(self._metrics.figures, links.items())
         try:
             return self._live.respond(request, json_by_default=path == "/live", gzipped=_wants_gzip(request))
         except UnicodeDecodeError:

@@ -22,7 +22,6 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from wsgi_prom import metrics
 from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, own_metrics
-from wsgi_prom.live.figures import figures
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES
@@ -144,6 +143,9 @@ class Pages:
 
         Raises DirectoryError as `page`.
         """
+        # Where nobody looks, it is not needed.
+        from wsgi_prom.live.figures import figures  # noqa: PLC0415 - see above
+
         with self._lock:
             if self._began <= arrival:
                 self._collect()
