@@ -165,7 +165,6 @@ def build() -> Dashboard:
                 ),
             ],
         },
-        chosen(
-            "route", "Route", 'label_values(http_requests_total{job=~"$job", instance=~"$instance"}, route)'
-        ),
+        # Without a route it is empty, under OpenTelemetry's names.
+        chosen("route", "Route", "label_values(http_requests_total{@}, route)", everything=".*"),
     )

@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import heatmap as heat
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from wsgi_prom.dashboards.objectives import prefix_of
+from wsgi_prom.dashboards.naming import Naming
 from wsgi_prom.dashboards.rules import SELECTOR
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Query(NamedTuple):
 
 def expanded(expression: str) -> str:
     """Return *expression* with the variables' selection and prefix."""
-    return prefix_of("${prefix}", expression.replace("@", _SELECTION))
+    return Naming("${prefix}").applied(expression.replace("@", _SELECTION))
 
 
 def _target(query: Query, number: int = 0) -> prometheus.Dataquery:

@@ -18,7 +18,7 @@ _VARIABLES: Final = {
     "$__range": "40s",
     "$job": ".+",
     "$instance": ".+",
-    "$route": ".+",
+    "$route": ".*",
     "${prefix}": "",
 }
 
@@ -42,7 +42,7 @@ def panels(path: Path) -> list[dict[str, Any]]:
 
 
 def targets(path: Path, **variables: str) -> list[Target]:
-    """Return the queries of a dashboard with the values of its variables, *variables* or those for a short run."""
+    """Return the queries of the dashboard at *path* with the values of its variables, *variables* or those for a short run."""
     values = _VARIABLES | {
         f"${name}" if name != "prefix" else "${prefix}": value for name, value in variables.items()
     }

@@ -38,6 +38,15 @@ def labels(expression: str, recorded: dict[str, frozenset[str]] | None = None) -
     return _labels(promql_parser.parse(expression), exported() | (recorded or {}), [])
 
 
+def recorded(found: list[dict[str, Any]]) -> dict[str, frozenset[str]]:
+    """Return the labels of each series that rules record, in the order of the rules."""
+    known: dict[str, frozenset[str]] = {}
+    for rule in found:
+        if "record" in rule:
+            known[rule["record"]] = labels(rule["expr"], known) | frozenset(rule.get("labels", ()))
+    return known
+
+
 def _labels(node: Any, series: dict[str, frozenset[str]], wrong: list[str]) -> frozenset[str]:
     parts = [
         _labels(part, series, wrong)

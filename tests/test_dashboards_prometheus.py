@@ -8,21 +8,25 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import documents
 import live
 import pages
 import pytest
 import queries
-from test_metrics import README
+import yaml
 from traffic import Traffic
 
 from wsgi_prom.dashboards.catalogue import METRICS, UWSGI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from queries import Prometheus
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 OPTIONS = ("--stats", "stats.sock", "--cache2", "name=c,items=10", "--spooler", ".", "--attach-daemon", "sleep 600",
            "--cron", "59 2 31 12 -1 true", "--memory-report")  # fmt: skip
 PATHS = ("/", "/fail", "/sleep?s=0.05", "/cache", "/spool", "/stream", "/nowhere")
+# Of a server that calls its metrics otherwise.
+OTHER_NAMES = {"WSGI_PROM_NAMES": "otel", "WSGI_PROM_PREFIX": "shop_"}
 # In seconds: longer than the ranges of the queries (pages.py).
 LOAD = 14
 TARGETS = [target for path in pages.FILES for target in pages.targets(path)]
@@ -43,9 +49,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         gunicorn = stack.enter_context(live.gunicorn("plain:app", workers=2))
         few = {"WSGI_PROM_LABEL_LIMIT": "2"}
         uwsgi = stack.enter_context(live.uwsgi(*OPTIONS, app="uwsgi_stated:app", workers=2, **few))
+        renamed = stack.enter_context(live.gunicorn("plain:app", workers=1, **OTHER_NAMES))
         targets: dict[str, dict[str, str]] = {
             server.metrics_url.removeprefix("http://").removesuffix("/metrics"): {}
-            for server in (gunicorn, uwsgi)
+            for server in (gunicorn, uwsgi, renamed)
         }
         found = stack.enter_context(queries.prometheus(folder, targets, rules=[pages.DATA / "rules.yaml"]))
         with Traffic(gunicorn.url, PATHS, rate=20, number=3), Traffic(uwsgi.url, PATHS, rate=20, number=3):
@@ -53,7 +60,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             os.kill(gunicorn.pid, signal.SIGHUP)
             killed = False
             while time.monotonic() < end:
-                gunicorn.get("/", headers={"X-Request-Start": f"t={time.time() - 0.02}"})
+                for server in (gunicorn, renamed):
+                    server.get("/", headers={"X-Request-Start": f"t={time.time() - 0.02}"})
+                renamed.get("/fail")
                 if not killed and time.monotonic() > end - LOAD / 2:
                     killed = True
                     for server in (gunicorn, uwsgi):
@@ -79,9 +88,53 @@ def test_the_rules_are_evaluated(prometheus: Prometheus) -> None:
     assert {"WsgiWorkersKilled", "WsgiErrorBudgetBurn", "WsgiLabelSetsDropped"} == fired
 
 
+@pytest.mark.parametrize("name", ["application", "server"])
+def test_a_panel_has_data_under_other_names(name: str, prometheus: Prometheus, tmp_path: Path) -> None:
+    """Of a server with WSGI_PROM_NAMES=otel and a prefix each panel about requests has data, if its dashboards have the same names."""
+    written(["dashboards", "--out", str(tmp_path)])
+    path = tmp_path / f"wsgi-prom-{name}.json"
+    asked = [target for target in pages.targets(path, prefix="shop_") if "shop_" in target.expression]
+    assert len(asked) > 1
+    assert [] == [target.name for target in asked if not prometheus.query(target.expression)]
+    assert [] == [target.legend for target in asked if re.search(r"\b(route|method|status)\b", target.legend)]
+    (renamed,) = [
+        variable["query"]
+        for variable in pages.page(path)["templating"]["list"]
+        if variable["name"] == "prefix"
+    ]
+    assert "shop_" == renamed
+
+
+def test_the_rules_have_data_under_other_names(prometheus: Prometheus) -> None:
+    """Of that server each rule about requests that records a figure of its own has one, and the objective of its route."""
+    rules = yaml.safe_load(
+        written(["rules", "--slo", "99% of GET /fail succeed", "--slo", "99% of / under 1s"])
+    )
+    asked = [
+        rule["expr"]
+        for group in rules["groups"]
+        for rule in group["rules"]
+        if "record" in rule and re.search(r"shop_http_\w+\{", rule["expr"]) and ":" not in rule["expr"]
+    ]
+    assert 14 < len(asked)
+    assert [] == [expression for expression in asked if not prometheus.query(expression)]
+    (failed,) = prometheus.query(next(expression for expression in asked if "/fail" in expression))
+    assert 1 == failed["value"]
+
+
+def written(arguments: list[str]) -> str:
+    """Return what a command of `wsgi-prom` prints where the server's names are set."""
+    return subprocess.run(
+        [sys.executable, "-m", "wsgi_prom", *arguments],
+        env=live.environment(OTHER_NAMES, runtime=live.ROOT), capture_output=True, text=True, check=True, timeout=60,
+    ).stdout  # fmt: skip
+
+
 def test_the_queries_of_the_readme_are_answered(prometheus: Prometheus) -> None:
-    """Each of the five queries has an answer, the last two more than none."""
-    answers = [prometheus.query(line.partition("#")[0]) for line in README.splitlines()]
+    """Each of the five queries has an answer, and the server is in use."""
+    readme = documents.blocks((live.ROOT / "README.md").read_text())
+    (block,) = [block.text for block in readme if block.language == "promql"]
+    answers = [prometheus.query(line.partition("#")[0]) for line in block.splitlines()]
     assert 5 == len([answer for answer in answers if answer])
     assert answers[3][0]["value"] > 0
 

@@ -30,7 +30,8 @@ PAGE = (live.ROOT / "docs" / "saturation.md").read_text()
 BLOCKS = documents.blocks(PAGE)
 KUBERNETES = live.ROOT / "examples" / "kubernetes"
 WORKERS = 4
-BACKLOG = 4
+# More than the clients: on a busy machine all of them may wait for a moment.
+BACKLOG = 8
 REQUEST = 0.3
 # The ranges of the expressions, in place of minutes.
 RANGE = 10

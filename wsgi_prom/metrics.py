@@ -19,7 +19,7 @@ UNMATCHED: Final = "unmatched"
 LONGEST_LABEL: Final = 128
 
 # How the names of all metrics of requests begin: the setting `prefix` goes before them.
-OF_REQUESTS: Final = "http_request"
+OF_REQUESTS: Final = "http_"
 
 REQUESTS: Final = ("http_requests", "Requests, by the status of the response.")
 DURATION: Final = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wsgi_prom.cli.output import write
 from wsgi_prom.cli.rules import add_selection
 from wsgi_prom.dashboards import rules
+from wsgi_prom.dashboards.naming import Naming
 from wsgi_prom.dashboards.pages import pages
 from wsgi_prom.settings import Settings
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = Settings.read(prefix=arguments.prefix)
-    found = pages(selector=rules.selector(arguments.selector), prefix=settings.prefix)
+    found = pages(selector=rules.selector(arguments.selector), naming=Naming.of(settings))
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in found.items():
         (arguments.out / name).write_text(text, encoding="utf-8")

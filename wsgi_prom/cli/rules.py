@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.cli.output import write
 from wsgi_prom.dashboards import objectives, rules
+from wsgi_prom.dashboards.naming import Naming
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     text = rules.text(
         objectives.read(arguments.slo or objectives.DEFAULTS, settings.buckets),
         selector=rules.selector(arguments.selector),
-        prefix=settings.prefix,
+        naming=Naming.of(settings),
         documents=f"{arguments.docs.rstrip('/')}/",
     )
     if arguments.out is None:

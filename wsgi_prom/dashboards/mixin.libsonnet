@@ -16,9 +16,10 @@
   local rules = std.parseYaml(
     std.strReplace(
       std.strReplace(
-        std.strReplace(config.rules, 'job=~".+"', config.selector),
-        'http_request',
-        config.prefix + 'http_request'
+        // Before the selector, which may have such a name too.
+        std.strReplace(config.rules, 'http_', config.prefix + 'http_'),
+        'job=~".+"',
+        config.selector
       ),
       'runbook_url: docs/',
       'runbook_url: ' + config.docs

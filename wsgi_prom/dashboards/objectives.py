@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.utils import floatToGoString
 
 from wsgi_prom.errors import SettingError
-from wsgi_prom.metrics import DURATION, METHODS, OF_REQUESTS, REQUESTS
+from wsgi_prom.metrics import DURATION, METHODS, REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from wsgi_prom.dashboards.naming import Naming
 
 DEFAULTS: Final = ("99.9% of requests succeed", "99% of requests under 1s")
 
@@ -86,21 +88,23 @@ class Objective:
         route = "" if found["route"] == _ALL else found["route"]
         return cls(text, budget.normalize(), route, found["method"] or "", seconds)
 
-    def matchers(self, selector: str) -> str:
+    def matchers(self, selector: str, naming: Naming) -> str:
         """Return *selector* with the matchers of route and method."""
         more = [
             f"{name}={_quoted(value)}"
-            for name, value in (("route", self.route), ("method", self.method))
+            for name, value in ((naming.names.route, self.route), (naming.names.method, self.method))
             if value
         ]
         return ", ".join([selector, *more])
 
-    def bad(self, selector: str, prefix: str, window: str) -> str:
+    def bad(self, selector: str, naming: Naming, window: str) -> str:
         """Return the expression for the rate of bad requests by job, in a range of *window*."""
-        matchers = self.matchers(selector)
-        requests, duration = prefix + REQUESTS[0], prefix + DURATION[0]
+        matchers = self.matchers(selector, naming)
+        requests, duration = map(naming.applied, (REQUESTS[0], DURATION[0]))
         if self.seconds is None:
-            return f'sum by (job) (rate({requests}_total{{{matchers}, status=~"5.."}}[{window}]))'
+            return (
+                f'sum by (job) (rate({requests}_total{{{matchers}, {naming.names.status}=~"5.."}}[{window}]))'
+            )
         # A page in text says 1.0, one in protobuf 1.
         bound = str(floatToGoString(self.seconds))  # type: ignore[no-untyped-call]
         le = (
@@ -114,11 +118,11 @@ class Objective:
             f"  - sum by (job) (rate({duration}_bucket{{{matchers}, {le}}}[{window}])))"
         )
 
-    def total(self, selector: str, prefix: str, window: str) -> str:
+    def total(self, selector: str, naming: Naming, window: str) -> str:
         """Return the expression for the rate of all requests of the objective by job, in a range of *window*."""
-        matchers = self.matchers(selector)
+        matchers = self.matchers(selector, naming)
         name = f"{REQUESTS[0]}_total" if self.seconds is None else f"{DURATION[0]}_count"
-        return f"sum by (job) (rate({prefix}{name}{{{matchers}}}[{window}]))"
+        return f"sum by (job) (rate({naming.applied(name)}{{{matchers}}}[{window}]))"
 
 
 def read(texts: Iterable[str], bounds: Sequence[float]) -> list[Objective]:
@@ -131,27 +135,27 @@ def read(texts: Iterable[str], bounds: Sequence[float]) -> list[Objective]:
     return list(found.values())
 
 
-def rules(objectives: Iterable[Objective], selector: str, prefix: str) -> str:
+def rules(objectives: Iterable[Objective], selector: str, naming: Naming) -> str:
     """Return the groups of rules for *objectives*, as items of a list in YAML."""
-    return "\n".join("".join(_group(objective, selector, prefix)) for objective in objectives)
+    return "\n".join("".join(_group(objective, selector, naming)) for objective in objectives)
 
 
-def _group(objective: Objective, selector: str, prefix: str) -> Iterator[str]:
+def _group(objective: Objective, selector: str, naming: Naming) -> Iterator[str]:
     name = _quoted(objective.text)
     yield f"  - name: {_quoted(f'wsgi_prom.objective {objective.text}')}\n    rules:\n"
     for window in _WINDOWS:
-        bad, total = (ask(selector, prefix, window) for ask in (objective.bad, objective.total))
-        yield f"      - record: {_recorded(prefix, _RATIO, window)}\n        expr: >-\n"
+        bad, total = (ask(selector, naming, window) for ask in (objective.bad, objective.total))
+        yield f"      - record: {naming.applied(_RATIO + window)}\n        expr: >-\n"
         yield _folded(f"{bad}\n  / ({total} > 0)")
         yield f"        labels: {{slo: {name}}}\n"
-    mean = f"avg_over_time({_recorded(prefix, _RATIO, '5m')}{{{selector}, slo={name}}}[30d])"
-    yield f"      - record: {prefix_of(prefix, _LEFT)}\n        expr: >-\n"
+    mean = f"avg_over_time({naming.applied(_RATIO + _WINDOWS[0])}{{{selector}, slo={name}}}[30d])"
+    yield f"      - record: {naming.applied(_LEFT)}\n        expr: >-\n"
     yield _folded(f"1 - {mean} / {objective.budget:f}")
     yield f"        labels: {{slo: {name}}}\n"
     for severity, burns in _BURNS.items():
         conditions = [
             "\n    and ".join(
-                f"{_recorded(prefix, _RATIO, window)}{{{selector}, slo={name}}} > {burn.factor} * {objective.budget:f}"
+                f"{naming.applied(_RATIO + window)}{{{selector}, slo={name}}} > {burn.factor} * {objective.budget:f}"
                 for window in (burn.short, burn.long)
             )
             for burn in burns
@@ -172,15 +176,6 @@ def _alert(objective: Objective, severity: str, expression: str) -> str:
         f"          summary: {_quoted(f'{share} {is_bad}: {{{{ $labels.slo }}}}')}\n"
         f"          runbook_url: docs/alerts.md#wsgi{kind.lower()}budgetburn\n"
     )
-
-
-def _recorded(prefix: str, name: str, window: str) -> str:
-    return prefix_of(prefix, name) + window
-
-
-def prefix_of(prefix: str, text: str) -> str:
-    """Return *text* with *prefix* before the names of all metrics of requests."""
-    return re.sub(rf"\b{OF_REQUESTS}", prefix + OF_REQUESTS, text)
 
 
 def _quoted(text: str) -> str:

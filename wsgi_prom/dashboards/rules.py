@@ -1,5 +1,5 @@
 """
-The recording and alerting rules of rules.yaml, for a selector, a prefix and objectives.
+The recording and alerting rules of rules.yaml, for a selector, the names of the servers, and objectives.
 
 rules.yaml can be used as it is. What follows _OBJECTIVES in it is made here too, and `make dashboards` writes it.
 """
@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.dashboards import objectives
+from wsgi_prom.dashboards.naming import Naming
 from wsgi_prom.errors import SettingError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ SELECTOR: Final = 'job=~".+"'
 _OBJECTIVES: Final = (
     "  # Objectives: made by wsgi_prom/dashboards/objectives.py, for those of its DEFAULTS.\n"
 )
+_USUAL: Final = Naming()
 _DOCUMENTS: Final = "docs/"
 _MATCHER: Final = r'[a-zA-Z_]\w*\s*(?:=~|!~|!=|=)\s*"(?:[^"\\\n]|\\.)*"'
 
@@ -37,16 +39,20 @@ def selector(text: str) -> str:
 
 
 def text(
-    chosen: Sequence[Objective], *, selector: str = SELECTOR, prefix: str = "", documents: str = _DOCUMENTS
+    chosen: Sequence[Objective],
+    *,
+    selector: str = SELECTOR,
+    naming: Naming = _USUAL,
+    documents: str = _DOCUMENTS,
 ) -> str:
     """
     Return the rules in YAML, for the objectives *chosen*.
 
-    *selector* takes the place of SELECTOR, *prefix* goes before the names of metrics of requests, and *documents* is the address
-    of the folder docs/, for links to the runbook.
+    *selector* takes the place of SELECTOR, *naming* is that of the servers, and *documents* the address of the folder docs/, for
+    links to the runbook.
     """
     source = resources.files("wsgi_prom.dashboards").joinpath("rules.yaml").read_text(encoding="utf-8")
     head, _, _ = source.partition(_OBJECTIVES)
-    head = objectives.prefix_of(prefix, head.replace(SELECTOR, selector)) + _OBJECTIVES
-    rules = objectives.rules(chosen, selector, prefix)
+    head = naming.applied(head).replace(SELECTOR, selector) + _OBJECTIVES
+    rules = objectives.rules(chosen, selector, naming)
     return (head + rules).replace(f"runbook_url: {_DOCUMENTS}", f"runbook_url: {documents}")
