@@ -4,7 +4,11 @@ The names and help texts of this package's metrics, and the label values that st
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # The registry of RFC 9110, 16.1.1, as far as web applications see it: those of RFC 9110 itself, and PATCH (RFC 5789).
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -76,8 +80,8 @@ class Names(NamedTuple):
     error_type: str = ""
     other: str = OTHER
     unmatched: str = UNMATCHED
-    metrics: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
-    dotted: dict[str, str] = {}  # noqa: RUF012
+    metrics: Mapping[str, str] = MappingProxyType({})
+    dotted: Mapping[str, str] = MappingProxyType({})
 
     def of(self, metric: tuple[str, str]) -> str:
         """Return the name of *metric*, one of the above."""
