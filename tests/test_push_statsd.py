@@ -168,6 +168,24 @@ def test_a_histogram_is_timers_at_its_bounds() -> None:
     ] == [sent(deltas, pushed.reading(found)) for found in readings]
 
 
+def test_a_summary_is_its_count_and_its_sum() -> None:
+    """A quantile, which may go down, and the time of a label set's creation are no counts."""
+    deltas = Deltas(Lines("none"), BEGAN)
+
+    def summary(count: float, quantile: float, created: float) -> Reading:
+        samples = [
+            pushed.Sample("size", (("quantile", "0.5"),), quantile),
+            *(
+                pushed.Sample(f"size_{name}", (), value)
+                for name, value in (("count", count), ("sum", 2 * count), ("created", created))
+            ),
+        ]
+        return pushed.reading(pushed.metric("summary", "size", ((), samples), start=99))
+
+    found = [sent(deltas, summary(*values)) for values in ((3, 8, 50), (5, 1, 60), (6, 2, 60))]
+    assert [[], ["size_count:2|c", "size_sum:4|c"], ["size_count:1|c", "size_sum:2|c"]] == found
+
+
 def test_datagrams_are_as_full_as_they_may_be() -> None:
     """No datagram is longer than its limit, all lines are there in their order, and a longer line is alone."""
     lines = [Line("x" * size) for size in (10, 4, 4, 30, 1, 1)]

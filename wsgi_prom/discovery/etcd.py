@@ -233,4 +233,4 @@ def _reason(text: str) -> str:
     found = " ".join(text.split()).rpartition("Error(")[2].rpartition("): ")[2]
     # What comes first is a number, or, from older versions of urllib3, an object.
     found = re.sub(r"^\d+, ['\"]|^'?<[^>]*>: | \((_ssl\.c:|read timeout=).*", "", found)
-    return found.rstrip(")'\" ")[-200:] or "no reason is given"
+    return found.rstrip(")'\" ").lstrip("'\"")[-200:] or "no reason is given"

@@ -69,10 +69,10 @@ class TargetFile:
         self.release()
 
     def is_as_written(self) -> bool:
-        """Return whether the file at the path is the one that this process has written. Raises OSError."""
+        """Return whether the file at the path is the one that this process has written."""
         try:
             return self._written is not None and os.path.samestat(self._written, self._path.lstat())
-        except FileNotFoundError:
+        except OSError:  # gone, or nobody can tell
             return False
 
     def _is_held(self) -> bool:

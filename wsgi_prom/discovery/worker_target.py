@@ -135,7 +135,8 @@ class WorkerTarget:
         server, self._server = self._server, None
         if server is not None:
             for channel in list(server.active_channels.values()):
-                channel.socket.close()
+                if channel.socket is not None:
+                    channel.socket.close()
             server.trigger.close()
         if listening is not None:
             listening.close()

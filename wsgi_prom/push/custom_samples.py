@@ -31,6 +31,8 @@ def children(kind: str, samples: Iterable[tuple[str, dict[str, str], Any]]) -> t
     number, part = 0, _PARTS.get(kind)
     for name, labels, value in samples:
         number += 1
+        if not name:
+            continue
         try:
             own = shown_labels((key, text) for key, text in labels.items() if key != part)
             more = ((part, labels[part]),) if part in labels else ()

@@ -169,7 +169,7 @@ class Endpoint:
 
     def _refused(self, answer: Any, later: Collection[int]) -> PushError:
         status = answer.status
-        said = _one_line(answer.data.decode("utf-8", "replace"))
+        said = _one_line(answer.data[: 10 * _SHOWN_CHARACTERS].decode("utf-8", "replace"))
         answered = f"{self.where} answers {status}{f' ({said})' if said else ''}"
         if status in later:
             from urllib3.util import Retry
@@ -242,6 +242,6 @@ def _pool(ca_file: str) -> Any:
 
 def _reason(error: Exception) -> str:
     """Return the error that caused *error*, in one line."""
-    cause = error.__cause__ or error.__context__
-    text = getattr(cause, "strerror", None) or str(error)
-    return str(text).rpartition("): ")[2].strip("() ")
+    cause = error.__cause__ or error.__context__ or error
+    text = getattr(cause, "strerror", None) or str(cause)
+    return _one_line(text.rpartition("): ")[2].strip("() "))

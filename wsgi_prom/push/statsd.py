@@ -86,8 +86,13 @@ class Deltas:
                 self._sent[line.key] = line.value
 
     def _counted(self, metric: Metric, child: Child, present: dict[Key, float]) -> Iterator[Line]:
-        values = {(name, more): value for name, more, value in child.samples if math.isfinite(value)}
         buckets = metric.type == "histogram"
+        # Neither quantiles, which go up and down, nor times.
+        values = {
+            (name, more): value
+            for name, more, value in child.samples
+            if math.isfinite(value) and (buckets or not more) and not name.endswith("_created")
+        }
         counts = _bucket_counts(child) if buckets else {}
         values.update({part: count for part, (count, _) in counts.items()})
         keys: dict[Part, Key] = {part: (part[0], child.labels, part[1]) for part in values}
@@ -100,8 +105,6 @@ class Deltas:
                 continue
             if part in counts:
                 text = self._lines.timer(metric.name, child.labels, counts[part][1] * _scale(metric), more)
-            elif part[1]:  # a quantile of a summary is no count
-                continue
             else:
                 text = self._lines.counter(part[0], child.labels, more)
             yield Line(text, key, value)
