@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import socket
+import threading
 
 import pytest
 from waitress import buffers, channel, parser, server, task, utilities
@@ -35,6 +36,7 @@ METHODS = [
     (server.BaseWSGIServer, "run", "self"),
     (server.BaseWSGIServer, "close", "self"),
     (server.BaseWSGIServer, "del_channel", "self, map"),
+    (task.ThreadedTaskDispatcher, "set_thread_count", "self, count"),
     (task.ThreadedTaskDispatcher, "shutdown", "self, cancel_pending, timeout"),
     (buffers.ReadOnlyFileBasedBuffer, "__init__", "self, file, block_size"),
     (utilities.BadRequest, "__init__", "self, body"),
@@ -82,6 +84,16 @@ def test_server_channel_and_parser_have_their_attributes() -> None:
         assert {} == dict(made.active_channels)
         made.task_dispatcher.shutdown()
         made.close()
+
+
+def test_a_server_that_cannot_be_made_leaves_no_thread() -> None:
+    """An error, here of a closed socket, is raised before any thread runs."""
+    listening = socket.socket()
+    listening.close()
+    before = threading.active_count()
+    with pytest.raises(OSError):
+        make_server(lambda *_: [], listening, Access(Settings()))  # type: ignore[arg-type]
+    assert before == threading.active_count()
 
 
 def test_the_parser_calls_what_the_exporter_overrides() -> None:

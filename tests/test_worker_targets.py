@@ -149,9 +149,16 @@ def test_a_reload_switches_it_on_and_off(tmp_path: Path) -> None:
         for targets, number in (("workers", 2), ("application", 1)):
             (tmp_path / "targets").write_text(targets)
             server.kill(signal.SIGHUP)
-            # The exporter is replaced: for a moment there is none.
+            # The exporter is replaced: for a moment there is none, and the former one may tell of a worker that is left.
+            expected = ["slot"] * number if targets == "workers" else []
             found.append(
-                live.eventually(lambda: groups_if_any(server), lambda told, n=number: len(told) == n)
+                live.eventually(
+                    lambda: groups_if_any(server),
+                    lambda told, n=number, slots=expected: (
+                        len(told) == n
+                        and slots == [name for group in told for name in group["labels"] if name == "slot"]
+                    ),
+                )
             )
         live.eventually(
             lambda: any(listens(group["targets"][0]) for group in found[0]), lambda open_: not open_

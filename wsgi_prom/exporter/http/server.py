@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from waitress.server import create_server
+from waitress.task import ThreadedTaskDispatcher
 
 from wsgi_prom.exporter.http.channel import Channel
 
@@ -66,7 +67,12 @@ def make_server(
     """
     logging.getLogger("waitress").setLevel(logging.ERROR)
     limits = {**LIMITS, "threads": threads}
-    made: Any = create_server(app, sockets=[listening], url_scheme=scheme(access), **limits)
+    dispatcher = ThreadedTaskDispatcher()
+    made: Any = create_server(
+        app, _dispatcher=dispatcher, sockets=[listening], url_scheme=scheme(access), **limits
+    )
+    # Only now: create_server would leave its threads behind if it fails.
+    dispatcher.set_thread_count(threads)
     admission = Admission(made, access, connections)
     # waitress calls channel_class(server, socket, address, adjustments, map=...) for each connection.
     made.channel_class, made.handle_accept = admission.admit, admission.accept
