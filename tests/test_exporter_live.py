@@ -257,15 +257,31 @@ def test_a_password_opens_it(tmp_path: Path, chrome: Chrome) -> None:
         chrome.get(home(server).replace("//", "//ann:right@"))
         period = text(chrome, "#period")
         later = live.eventually(lambda: text(chrome, "#period"), lambda found: found != period)
-        url = server.metrics_url.replace("//", "//ann:right@")
-        command = [sys.executable, "-m", "wsgi_prom", "top", "--once", "--json", "--url"]
-        done = subprocess.run(
-            [*command, url], cwd=live.ROOT, capture_output=True, text=True, timeout=60, check=False
-        )
-        wrong = subprocess.run(
-            [*command, url.replace("right", "wrong")], cwd=live.ROOT, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    assert ([401, 401], "") == (refused, text(chrome, "#problem"))
+        problem = text(chrome, "#problem")
+        command = [
+            sys.executable,
+            "-m",
+            "wsgi_prom",
+            "top",
+            "--once",
+            "--json",
+            "--url",
+            server.metrics_url,
+            "--user",
+            "ann",
+        ]
+        command += ["--password-file", str(tmp_path / "password")]
+        found = []
+        for password in ("right", "wrong"):
+            (tmp_path / "password").write_text(password)
+            (tmp_path / "password").chmod(0o600)
+            found.append(
+                subprocess.run(
+                    command, cwd=live.ROOT, capture_output=True, text=True, timeout=60, check=False
+                )
+            )
+        done, wrong = found
+    assert ([401, 401], "") == (refused, problem)
     assert "Rates and quantiles are of the last" in later
     assert 1 == json.loads(done.stdout)["version"]
     address = home(server).rstrip("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -199,9 +200,12 @@ MISTAKES = [
     (["--json"], "--json prints one reading. Give --once with it."),
     (["--sort", "size"], "--sort='size' is no column. Give one of route, rate, errors, p50, p99, time, count."),
     (["--url", "ftp://host"], "--url='ftp://host' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
-    (["--url", "http://ann:secret@host:x"], "--url='http://...@host:x' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
+    (["--url", "http://ann:secret@host:x"], "--url has a login in it, which other users of this machine can read. Give --user and --password-file."),
+    (["--url", "http://host:x"], "--url='http://host:x' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
+    (["--url", "http://host", "--user", "ann"], "--user is given without --password-file. Give both."),
     (["--url", "http://127.0.0.1:1", "--once"], "http://127.0.0.1:1 does not answer: Connection refused."),
-    (["--url", "http://host", "--token-file", "/nowhere"], "--token-file='/nowhere' cannot be read: No such file or directory."),
+    (["--url", "http://host", "--token-file", "/nowhere"],
+     f"--token-file='/nowhere' cannot be read: No such file or directory. Name a file that this server's user (uid {os.geteuid()}) can read."),
     (["--url", "https://host", "--ca-file", "/nowhere"], "--ca-file='/nowhere' cannot be used: No such file or directory."),
     (["--url", "http://host", "--directory", "/tmp"], "--url and --directory are two sources. Give one of them."),
     (["--directory", "/nowhere", "--once"], "/nowhere cannot be read: No such file or directory"),

@@ -85,3 +85,16 @@ def exists(path: Path) -> bool:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_login(parser: argparse._ActionsContainer, peer: str) -> None:
+    """Add what a `push.endpoint.Login` is made of, to a *peer* that answers over HTTP."""
+    parser.add_argument("--user", default="", metavar="NAME", help="log in as this user")
+    parser.add_argument("--password-file", default="", metavar="FILE", help="a file with the user's password")
+    parser.add_argument("--token-file", default="", metavar="FILE", help="a file with a bearer token")
+    parser.add_argument(
+        "--ca-file",
+        default="",
+        metavar="FILE",
+        help=f"the certificates that the {peer}'s is verified by (default: the system's)",
+    )

@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.cli.arguments import add_directory, directory_of
+from wsgi_prom.cli.arguments import add_directory, add_login, directory_of
 from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.target import Target
@@ -101,15 +101,7 @@ def _add_http(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="the label instance, and service.instance.id of --otlp (default: the machine's name)",
     )
-    http.add_argument("--user", default="", metavar="NAME", help="log in as this user")
-    http.add_argument("--password-file", default="", metavar="FILE", help="a file with the user's password")
-    http.add_argument("--token-file", default="", metavar="FILE", help="a file with a bearer token")
-    http.add_argument(
-        "--ca-file",
-        default="",
-        metavar="FILE",
-        help="the certificates that the receiver's is verified by (default: the system's)",
-    )
+    add_login(http, "receiver")
 
 
 def run(arguments: argparse.Namespace) -> int:

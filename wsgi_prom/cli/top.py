@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
+from wsgi_prom.cli.arguments import add_directory, add_json, add_login, directory_of
 from wsgi_prom.cli.output import write_json
 from wsgi_prom.cli.top_directory import DirectoryFigures
 from wsgi_prom.cli.top_url import UrlViews
 from wsgi_prom.errors import SettingError
 from wsgi_prom.live import tables
 from wsgi_prom.live.history import History
+from wsgi_prom.push.endpoint import Login
 
 if TYPE_CHECKING:
     import argparse
@@ -29,17 +30,8 @@ _ONCE_SECONDS: Final = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_directory(parser)
-    parser.add_argument(
-        "--url",
-        metavar="URL",
-        help="ask this exporter, such as http://HOST:9464; a user and a password may stand before its host",
-    )
-    parser.add_argument(
-        "--token-file", default="", metavar="FILE", help="a file with the exporter's bearer token"
-    )
-    parser.add_argument(
-        "--ca-file", default="", metavar="FILE", help="the certificates that the exporter's is verified by"
-    )
+    parser.add_argument("--url", metavar="URL", help="ask this exporter, such as http://HOST:9464")
+    add_login(parser, "exporter")
     parser.add_argument(
         "--once", action="store_true", help="print two readings' difference, a second apart, and end"
     )
@@ -83,11 +75,13 @@ def _keys() -> str:
 
 def _source(arguments: argparse.Namespace) -> Callable[[], View]:
     """Return what reads a view. Raises SettingError, DirectoryError."""
+    login = Login(arguments.user, arguments.password_file, arguments.token_file, arguments.ca_file)
+    login.check()
     if arguments.url is None:
         return History(DirectoryFigures(directory_of(arguments)).read).look
     if arguments.directory is not None:
         raise SettingError("--url and --directory are two sources. Give one of them.")
-    return UrlViews(arguments.url, arguments.token_file, arguments.ca_file).look
+    return UrlViews(arguments.url, login).look
 
 
 def _once(look: Callable[[], View]) -> View:

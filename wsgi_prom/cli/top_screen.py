@@ -95,6 +95,7 @@ def _head(view: View) -> list[Text]:
     requests, capacity = view.requests, view.capacity
     title = Text(printable(summary.name(view.server)), style="bold")
     title.append(time.strftime("  %H:%M:%S", time.localtime(view.time)), style="not bold")
+    title.append("" if view.seconds is None else f" over {max(round(view.seconds), 1)} s", style="not bold")
     title.append("  " + printable(", ".join(summary.about(view.server))), style="not bold dim")
     lines = [
         title,

@@ -36,7 +36,10 @@ _NAMED_KEY: Final = re.compile(r"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])")
 
 
 def run(look: Callable[[], View], shown: Shown) -> int:
-    """Show what *look* returns each second until a key ends it. Raises SettingError without a terminal, and what *look* does."""
+    """
+    Show what *look* returns each second until a key ends it. Raises SettingError without a terminal, and what the first *look*
+    raises.
+    """
     console = top_screen.console()
     if not (sys.stdin.isatty() and console.is_terminal):
         raise SettingError("top draws on a terminal, and this is none. Give --once, or --once --json.")

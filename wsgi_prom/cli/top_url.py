@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import ssl
-from pathlib import Path
-from typing import Final
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from wsgi_prom.errors import SettingError, WsgiPromError
+from wsgi_prom.exporter.watched import Watched
 from wsgi_prom.live.view import View, ViewError
+
+if TYPE_CHECKING:
+    from wsgi_prom.push.endpoint import Login
 
 _SECONDS: Final = 10.0
 # A view of a thousand routes has 400 kB.
@@ -25,28 +27,25 @@ class AnswerError(WsgiPromError):
 class UrlViews:
     """The views of the exporter at *url*. For one thread. Raises SettingError for what cannot be used."""
 
-    def __init__(self, url: str, token_file: str = "", ca_file: str = "") -> None:
+    def __init__(self, url: str, login: Login) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
+        if "@" in parts.netloc:
+            raise SettingError(
+                "--url has a login in it, which other users of this machine can read. Give --user and --password-file."
+            )
         try:
             self._port = parts.port
         except ValueError:
             self._port = -1
         if parts.scheme not in {"http", "https"} or not parts.hostname or self._port == -1:
-            raise SettingError(
-                f"--url={_without_login(url)!r} is no URL. Give http://HOST:PORT or https://HOST:PORT."
-            )
+            raise SettingError(f"--url={url!r} is no URL. Give http://HOST:PORT or https://HOST:PORT.")
         self._host = parts.hostname
-        self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        self._shown = f"{parts.scheme}://{parts.netloc}"
         # Whoever copies the URL of the metrics or of the page gets the same.
         path = parts.path.rstrip("/").removesuffix("/metrics").removesuffix("/live")
         self._path = f"{path}/live"
-        self._headers = {"Accept": "application/json", "Connection": "close"}
-        if token_file:
-            self._headers["Authorization"] = f"Bearer {_read(token_file)}"
-        elif parts.username is not None:
-            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            self._headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
-        self._tls = _context(ca_file) if parts.scheme == "https" else None
+        self._login = Watched(login.headers)
+        self._tls = _context(login.ca_file) if parts.scheme == "https" else None
 
     def look(self) -> View:
         """Return the view of now. Raises AnswerError."""
@@ -76,28 +75,12 @@ class UrlViews:
                 self._host, self._port, timeout=_SECONDS, context=self._tls
             )
         try:
-            connection.request("GET", self._path, headers=self._headers)
+            headers = {"Accept": "application/json", "Connection": "close", **self._login.value}
+            connection.request("GET", self._path, headers=headers)
             answer = connection.getresponse()
             return answer.status, answer.read(_MOST_BYTES)
         finally:
             connection.close()
-
-
-def _without_login(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('//')[0]}//...@{after}" if at else url
-
-
-def _read(path: str) -> str:
-    try:
-        words = Path(path).read_text(encoding="ascii").split()
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            f"--token-file={path!r} cannot be read: {getattr(error, 'strerror', error)}."
-        ) from error
-    if len(words) != 1:
-        raise SettingError(f"--token-file={path!r} does not hold one token.")
-    return words[0]
 
 
 def _context(ca_file: str) -> ssl.SSLContext:

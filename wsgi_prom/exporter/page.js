@@ -9,7 +9,8 @@ async function refresh() {
   let told = "";
   try {
     // Without the password that the page's own address may have: fetch refuses one.
-    const answer = await fetch(location.origin + location.pathname + location.search, { headers: { Accept: "text/html" }, cache: "no-store" });
+    const address = location.origin + location.pathname + location.search;
+    const answer = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store" });
     if (!answer.ok) throw new Error(`The exporter answers ${answer.status}.`);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     for (const later of fresh.querySelectorAll(".live")) {

@@ -88,7 +88,8 @@ class History:
             self._past.popleft()
 
     def _lines(self) -> Past:
-        return Past(**{entry.name: [point[entry.name] for point in self._past] for entry in fields(Past)})  # type: ignore[arg-type]
+        names = [entry.name for entry in fields(Past)]
+        return Past(**{name: [point[name] for point in self._past] for name in names})  # type: ignore[arg-type]
 
     def _drop_when_idle(self) -> None:
         while True:

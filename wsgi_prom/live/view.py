@@ -109,7 +109,10 @@ class Capacity:
 
 @dataclass
 class QueueRow:
-    """A listen queue: *length* of *limit* connections wait. *drops* are since it was opened, *dropped* over the view's seconds."""
+    """
+    A listen queue: *length* of *limit* connections wait. *drops* are all that were counted, *dropped* those over the view's
+    seconds.
+    """
 
     socket: str = ""
     length: float | None = None
