@@ -29,6 +29,7 @@ from demo.load import kind_of, send  # noqa: E402
 from demo.scenario import start  # noqa: E402
 from wsgi_prom.cli import top_screen  # noqa: E402
 from wsgi_prom.cli.top_url import UrlViews  # noqa: E402
+from wsgi_prom.push.endpoint import Login  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def load(url: str) -> Iterator[None]:
 
 def looked(server: Server, page: str) -> View:
     """Look at *page* each second, and kill a worker after a third of the time. Return the last view."""
-    views = UrlViews(page)
+    views = UrlViews(page, Login())
     for second in range(_SECONDS):
         view = views.look()
         if second == _SECONDS // 3:
