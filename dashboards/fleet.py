@@ -86,6 +86,7 @@ def build() -> Dashboard:
                     "Of 30 days, as a mean over time. Below 0 the objective is missed.",
                     Query(f"job_slo:http_requests_error_budget:remaining30d{{{_JOB}}}", "{{job}}: {{slo}}"),
                     unit="percentunit",
+                    least=None,
                     most=1,
                 ),
                 graph(

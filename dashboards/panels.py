@@ -60,11 +60,11 @@ def _steps(*limits: float, rising: bool = True) -> builders.ThresholdsConfig:
 
 def graph(
     title: str, about: str, *queries: Query, unit: str = "short", stacked: bool = False, bars: bool = False,
-    limits: Sequence[float] = (), width: int = 12, most: float | None = None,
+    limits: Sequence[float] = (), width: int = 12, least: float | None = 0, most: float | None = None,
 ) -> timeseries.Panel:  # fmt: skip
-    """Return lines over time, from 0 up, or bars. *limits* are lines at which it gets critical."""
+    """Return lines over time, or bars, from *least* to *most*. *limits* are lines at which it gets critical."""
     panel = (
-        timeseries.Panel().title(title).description(about).datasource(_SOURCE).unit(unit).min(0).span(width).height(8)
+        timeseries.Panel().title(title).description(about).datasource(_SOURCE).unit(unit).span(width).height(8)
         .line_width(1).fill_opacity(60 if bars else 25 if stacked else 5)
         .draw_style(words.GraphDrawStyle.BARS if bars else words.GraphDrawStyle.LINE)
         .legend(
@@ -80,6 +80,8 @@ def graph(
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(words.GraphTresholdsStyleMode.DASHED))
     if stacked:
         panel.stacking(common.StackingConfig().mode(words.StackingMode.NORMAL).group("A"))
+    if least is not None:
+        panel.min(least)
     if most is not None:
         panel.max(most)
     for number, query in enumerate(queries):

@@ -180,6 +180,18 @@ def test_the_buckets_that_are_set_are_the_bounds() -> None:
     assert (1, True) == (done.returncode, "99% of requests under 1s" in done.stderr)
 
 
+def test_an_objective_of_a_duration_that_is_off_is_an_error() -> None:
+    """Where WSGI_PROM_DISABLE leaves the duration out, an objective that needs it would have no figure: it is told."""
+    off = {"WSGI_PROM_DISABLE": "http_request_duration_seconds"}
+    done = run(**off)
+    assert (1, "") == (done.returncode, done.stdout)
+    assert (
+        "wsgi_prom: --slo='99% of requests under 1s' needs http_request_duration_seconds, which WSGI_PROM_DISABLE leaves out. "
+        "Give objectives that end in: succeed.\n"
+    ) == done.stderr
+    assert 0 == run("--slo", "99% of requests succeed", **off).returncode
+
+
 @pytest.mark.parametrize("seconds", Settings().buckets)
 def test_the_bound_of_an_objective_is_that_of_the_page(seconds: float) -> None:
     """The label `le` that is asked for is the page's, in text and in protobuf."""

@@ -50,8 +50,11 @@ def add_selection(parser: argparse.ArgumentParser, purpose: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = Settings.read(prefix=arguments.prefix)
+    chosen = objectives.read(
+        arguments.slo or objectives.DEFAULTS, settings.buckets, disabled=settings.disable
+    )
     text = rules.text(
-        objectives.read(arguments.slo or objectives.DEFAULTS, settings.buckets),
+        chosen,
         selector=rules.selector(arguments.selector),
         naming=Naming.of(settings),
         documents=f"{arguments.docs.rstrip('/')}/",

@@ -22,7 +22,7 @@ from wsgi_prom.errors import SettingError
 from wsgi_prom.metrics import DURATION, METHODS, REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from wsgi_prom.dashboards.naming import Naming
 
@@ -125,13 +125,17 @@ class Objective:
         return f"sum by (job) (rate({naming.applied(name)}{{{matchers}}}[{window}]))"
 
 
-def read(texts: Iterable[str], bounds: Sequence[float]) -> list[Objective]:
-    """Read several objectives. Raises SettingError, also for one that is there twice."""
+def read(texts: Iterable[str], bounds: Sequence[float], *, disabled: Container[str] = ()) -> list[Objective]:
+    """Read several objectives. Raises SettingError, also for one that is there twice, or that needs a metric that is *disabled*."""
     found: dict[str, Objective] = {}
     for text in texts:
         if text in found:
             raise SettingError(f"--slo={text!r} is given twice. Give it once.")
         found[text] = Objective.read(text, bounds)
+        if found[text].seconds is not None and DURATION[0] in disabled:
+            raise SettingError(
+                f"--slo={text!r} needs {DURATION[0]}, which WSGI_PROM_DISABLE leaves out. Give objectives that end in: succeed."
+            )
     return list(found.values())
 
 
