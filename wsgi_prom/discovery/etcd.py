@@ -232,5 +232,5 @@ def _reason(text: str) -> str:
     """Return what is at the end of a long message of urllib3, in one line: the error that caused the others."""
     found = " ".join(text.split()).rpartition("Error(")[2].rpartition("): ")[2]
     # What comes first is a number, or, from older versions of urllib3, an object.
-    found = re.sub(r"^\d+, ['\"]|^'?<[^>]*>: | \((_ssl\.c:|read timeout=).*", "", found)
+    found = re.sub(r"^\d+, ['\"]|^'?<.*?>: | \((_ssl\.c:|read timeout=).*", "", found)
     return found.rstrip(")'\" ").lstrip("'\"")[-200:] or "no reason is given"
