@@ -177,6 +177,40 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
     assert [0, 1, 2] == receiver.ended_after
 
 
+def test_nothing_to_send_says_nothing_of_a_receiver(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A receiver that was away is not said to work before it has taken a reading, and there is none while there is no directory."""
+    shared = tmp_path / "shared"
+    fill(shared, 1)
+    calls: list[int] = []
+    meanwhile: list[str] = []
+
+    def fail(number: int) -> None:
+        if number == 1:
+            raise PushError("--failing is away")
+
+    failing = FakeReceiver("failing", fail)
+
+    def step() -> None:
+        calls.append(1)
+        expected = len(calls)
+        live.eventually(lambda: failing.calls + len(failing.ended_after), lambda found: found == expected)
+        if expected == 1:
+            remove(shared)
+        if expected == 3:
+            meanwhile.extend(line for line in caplog.messages if "works again" in line)
+            fill(shared, 1)
+
+    caplog.set_level(logging.WARNING, "wsgi_prom")
+    push(Reader(shared, Target()), [failing], 1.0, times(4, step))
+    told = [line for line in caplog.messages if line.startswith("--failing")]
+    (reading,) = failing.readings
+    found = counted(reading, "failing")
+    assert ([0, 0, 1], 0.0, 1.0, []) == (failing.ended_after, found["sent"], found["failed"], meanwhile)
+    assert ["--failing is away. It is tried again with each reading", "--failing works again"] == [
+        line.partition(";")[0] for line in told
+    ]
+
+
 def orders(reading: Reading) -> float:
     return sum(value for name, _, value in reading.series if name == "work_seconds_count")
 

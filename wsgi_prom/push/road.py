@@ -92,7 +92,7 @@ class Road:
         """Have *reading* sent as soon as the one before is done with. Does not wait."""
         with self._condition:
             if self._next is not None:
-                self._fail(self._receiver.lost(self._next))
+                self._fail(self._next)
             self._next = reading
             self._condition.notify()
 
@@ -109,7 +109,8 @@ class Road:
         self._thread.join(seconds)
         with self._condition:
             if self._thread.is_alive():
-                self._fail(self._receiver.lost(self._next) if self._next else 0)
+                self.failed += 1
+                self.lost += self._receiver.lost(self._next) if self._next else 0
                 log.warning("%s has not answered; the last reading is not sent", self._receiver.where)
 
     def _run(self) -> None:
@@ -129,18 +130,20 @@ class Road:
             self._receiver.send(reading, self._ended)
         except PushError as error:
             with self._condition:
-                self._fail(self._receiver.lost(reading) if error.lost is None else error.lost)
+                self._fail(reading, error.lost)
             self._tell(str(error), lasting=error.lasting)
         except Exception as error:
             with self._condition:
-                self._fail(self._receiver.lost(reading))
+                self._fail(reading)
             self._tell(
                 f"{self._receiver.where}: a failure of wsgi_prom ({type(error).__name__}: {error})",
                 lasting=True,
             )
         else:
+            if not reading.metrics:  # there may have been nothing to send
+                return
             with self._condition:
-                self.sent += bool(reading.metrics)
+                self.sent += 1
                 readings, samples = self.failed - self._before[0], self.lost - self._before[1]
                 self._before = self.failed, self.lost
             if self._told:
@@ -152,9 +155,9 @@ class Road:
                     samples,
                 )
 
-    def _fail(self, samples: int) -> None:
-        self.failed += 1
-        self.lost += samples
+    def _fail(self, reading: Reading, lost: int | None = None) -> None:
+        self.failed += bool(reading.metrics)
+        self.lost += self._receiver.lost(reading) if lost is None else lost
 
     def _tell(self, message: str, *, lasting: bool) -> None:
         # Not each message: what a receiver says may differ each time.
