@@ -1,9 +1,9 @@
-"""Attempts with growing pauses, until one succeeds or its caller gives up."""
+"""Attempts with growing pauses, by tenacity, until one succeeds or its caller gives up."""
 
 from __future__ import annotations
 
-import random
-from typing import TYPE_CHECKING, Final, TypeVar
+import math
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from wsgi_prom.errors import WsgiPromError
 
@@ -31,12 +31,29 @@ def retried(
     *pause_after* gets each WsgiPromError that it raises, and the next pause; it returns the pause to make, or None to give up. The error
     is raised then, and once *ended*: after that there is no further attempt.
     """
-    growing = _FIRST_PAUSE
-    while True:
-        try:
-            return function()
-        except WsgiPromError as error:
-            pause = pause_after(error, growing + random.uniform(0, _JITTER))  # noqa: S311 - no secret
-            if pause is None or ended.wait(pause):
-                raise
-        growing = min(2 * growing, longest)
+    import tenacity
+
+    growing = tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=longest) + tenacity.wait_random(
+        0, _JITTER
+    )
+    last: list[WsgiPromError] = []
+
+    def pause(state: Any) -> float:
+        last[:] = [state.outcome.exception()]
+        found = pause_after(last[0], growing(state))
+        return math.inf if found is None else found
+
+    def sleep(seconds: float) -> None:
+        # tenacity's own sleep_using_event is followed by one more attempt.
+        if ended.wait(seconds):
+            raise last[0]
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(WsgiPromError),
+        wait=pause,
+        stop=lambda state: math.isinf(state.upcoming_sleep),
+        sleep=sleep,
+        reraise=True,
+    )
+    found: T = retrying(function)
+    return found

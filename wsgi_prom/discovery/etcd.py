@@ -90,6 +90,7 @@ class Etcd:
         """Return what *settings* say of *registry*. Raises SettingError for a missing package, and for files that cannot be used."""
         try:
             import_module("etcd3gw")
+            import_module("tenacity")
         except ImportError as error:
             raise SettingError(
                 f"{name}={str(registry)!r} needs {error.name}, which is not installed. Run pip install 'wsgi-prom[etcd]'"

@@ -57,7 +57,7 @@ class Otlp:
     name = "otlp"
 
     def __init__(self, url: str, login: Login, attributes: Mapping[str, str], seconds: float) -> None:
-        require("--otlp", "otlp", "opentelemetry.proto.metrics.v1.metrics_pb2", "urllib3")
+        require("--otlp", "otlp", "opentelemetry.proto.metrics.v1.metrics_pb2", "tenacity", "urllib3")
         self._endpoint = Endpoint("--otlp", url, login, _EXPECTS)
         whole = urlsplit(url).path not in {"", "/"}
         self._url = url if whole else f"{url.rstrip('/')}/v1/metrics"

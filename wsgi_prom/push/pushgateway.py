@@ -37,7 +37,7 @@ class Pushgateway:
     name = "pushgateway"
 
     def __init__(self, url: str, login: Login, grouping: Mapping[str, str], seconds: float) -> None:
-        require("--pushgateway", "pushgateway", "urllib3")
+        require("--pushgateway", "pushgateway", "tenacity", "urllib3")
         self._endpoint = Endpoint("--pushgateway", url, login, _EXPECTS)
         self._url = url
         self._grouping = dict(grouping)

@@ -48,7 +48,7 @@ class RemoteWrite:
     name = "remote_write"
 
     def __init__(self, url: str, login: Login, labels: Mapping[str, str], seconds: float) -> None:
-        require("--remote-write", "remote-write", "cramjam", "google.protobuf", "urllib3")
+        require("--remote-write", "remote-write", "cramjam", "google.protobuf", "tenacity", "urllib3")
         self._endpoint = Endpoint("--remote-write", url, login, _EXPECTS)
         self._own = dict(labels)
         self._seconds = seconds
