@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 SERVER ?= uwsgi
 TOOLS := curl nginx supervisord prometheus promtool prometheus-node-exporter prometheus-pushgateway htpasswd unshare prlimit strace openssl cc systemctl systemd-tmpfiles valgrind wrk redis-server etcd jsonnet chromium chromedriver
 OLDEST_TESTS := $(addprefix tests/test_, $(addsuffix .py, cli etcd exporter_pages exporter_tls exposition frameworks lifecycle \
-	measures push_otlp push_pushgateway push_remote_write routes sendfile totals values))
+	measures push_otlp push_pushgateway push_remote_write routes sendfile top totals values))
 # Logic, and a few tests with a real gunicorn; less those that need other programs or take seconds.
 QUICK_TESTS := $(addprefix tests/test_, $(addsuffix .py, architecture body collector exposition file_format \
 	interleaving measures middleware nesting page scrapes settings slots totals unsupported))

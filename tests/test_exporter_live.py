@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import browsers
@@ -18,7 +20,10 @@ from webob import Request
 
 from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.app import ExporterApp
+from wsgi_prom.exporter.live_page import LivePage
+from wsgi_prom.live.figures import Figures
 from wsgi_prom.live.text import UNKNOWN
+from wsgi_prom.server.workers import WorkerState
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from selenium.webdriver import Chrome
+    from webob import Response
 
 AXE = live.ROOT / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 # In each place that a text from outside has on the page.
@@ -153,6 +159,13 @@ def test_it_is_accessible(look: str, page: Chrome) -> None:
     assert [] == [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found["violations"]]
     assert len(found["passes"]) > 20
     assert page.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_it_tells_what_is_no_page(page: Chrome) -> None:
+    """When something else answers in the exporter's place, such as a proxy's page for a login, the page says so."""
+    page.execute_script("window.fetch = async () => new Response('<p>Log in.</p>')")
+    told = live.eventually(lambda: text(page, "#problem"), bool)
+    assert told.startswith("Something else than the exporter answers. The figures are those of before;")
 
 
 def test_it_is_used_by_keyboard(page: Chrome) -> None:
@@ -386,3 +399,50 @@ for number in range(1000):
     assert "Routes, the first 100 of 1,000" in found
     assert [True, False] == [f'<th scope="row">GET /{number}</th>' in found for number in (900, 899)]
     assert 1000 == len(ask(app, "/live").json["routes"])
+
+
+def test_those_who_look_leave_threads_to_others() -> None:
+    """While a page is made, those who come get the last one; of those who have none, one waits, and others try again."""
+    entered, go_on = threading.Semaphore(0), threading.Semaphore(1)
+
+    def read() -> Figures:
+        entered.release()
+        assert go_on.acquire(timeout=60)
+        return Figures(time.monotonic(), time.time())
+
+    page = LivePage(read, ())
+
+    def look(accept: str = "application/json") -> Response:
+        request = Request.blank("/live", headers={"Accept": accept})
+        return page.respond(request, json_by_default=True, gzipped=False)
+
+    first = look()
+    assert entered.acquire(timeout=60)
+    live.latest(lambda: None, lambda _: False, 1.0)
+    with ThreadPoolExecutor(3) as pool:
+        making = pool.submit(look)
+        assert entered.acquire(timeout=60)
+        others = [pool.submit(look, "text/html") for _ in range(2)]
+        refused = next(as_completed(others, timeout=60)).result()
+        kept = look()
+        go_on.release(10)
+    assert (503, "1", "1") == (
+        refused.status_code,
+        refused.headers["Retry-After"],
+        refused.headers["Refresh"],
+    )
+    assert (first.body, True) == (kept.body, first.body != making.result().body)
+    assert [200, 503] == sorted(other.result().status_code for other in others)
+
+
+def test_many_workers_and_any_order() -> None:
+    """Of a thousand workers the page has the first hundred; an order that there is not is none."""
+    states = {str(number): WorkerState(str(number), "idle", 1, 0, ()) for number in range(1000)}
+    page = LivePage(lambda: Figures(time.monotonic(), time.time(), states=states), ())
+
+    def look(query: str) -> str:
+        request = Request.blank(f"/?{query}")
+        return page.respond(request, json_by_default=False, gzipped=False).text
+
+    assert "Workers, the first 100 of 1,000" in look("")
+    assert look("") == look("workers=nonsense&routes=--count")

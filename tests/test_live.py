@@ -22,7 +22,7 @@ from demo.quantile import histogram_quantile
 from wsgi_prom import metrics
 from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.live import tables, text
-from wsgi_prom.live.comparison import follow, view
+from wsgi_prom.live.comparison import follow, rates, view
 from wsgi_prom.live.durations import Durations, Quantile, of_counts
 from wsgi_prom.live.figures import Figures, Process, Route, RouteKey
 from wsgi_prom.live.history import History
@@ -211,6 +211,22 @@ def test_other_json_is_no_view(data: object, name: str) -> None:
             assert isinstance(View.of_json(found), View)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, -1.0, 10**400], ids=str)
+def test_no_time_is_no_view(value: float) -> None:
+    """What no clock shows is refused, where it came from another server than an exporter."""
+    with pytest.raises(ViewError):
+        View.of_json({**View().to_json(), "time": value})
+
+
+def test_a_figure_that_nobody_knows_is_no_sum() -> None:
+    """Where no route's rate is known, neither is that of all."""
+    after = reading(10.0, 30.0, start=900.0)
+    assert (None, None) == (
+        view(Figures(0.0, 1000.0), after).requests.per_second,
+        rates(Figures(0.0, 1000.0), after).per_second,
+    )
+
+
 class Clocked:
     """Readings that are counted; each is taken when the test lets it."""
 
@@ -247,13 +263,43 @@ def test_nothing_is_kept_when_nobody_looks() -> None:
 
 def test_the_past_is_bounded() -> None:
     """Rates are over ten seconds, and lines have the last five minutes, however long somebody looks."""
-    history = History(Clocked().read, shared=0.0)
+    history = History(Clocked().read, shared=0.0, busy=1.0)
     for _ in range(400):
         found = history.look()
     assert (10.0, 1.0) == (found.seconds, found.requests.per_second)
     times = found.past.times
     assert (301, 300.0, 400) == (len(times), times[-1] - times[0], found.requests.requests)
     assert {1.0} == set(found.past.per_second)
+
+
+def test_the_past_of_a_clock_that_is_set_back_is_dropped() -> None:
+    """When the wall clock goes back by a day, the lines begin anew: none has points of a time to come."""
+    source = Clocked()
+
+    def read() -> Figures:
+        found = source.read()
+        return replace(found, time=found.time - (86400.0 if source.number > 5 else 0.0))
+
+    history = History(read, shared=0.0, busy=1.0)
+    for _ in range(8):
+        found = history.look()
+    assert ([-2.0, -1.0, 0.0], 7.0) == ([time - found.time for time in found.past.times], found.seconds)
+
+
+def test_readings_that_take_long_are_fewer() -> None:
+    """Who looks again gets the same reading for as long as another one would take more than its share of a processor."""
+    source = Clocked()
+    history = History(source.read, shared=0.0, busy=1e-9)
+    assert history.look() is history.look()
+    assert 1 == source.number
+
+
+def test_figures_of_another_server_are_not_compared() -> None:
+    """When a directory's next server is read, there are no rates, and no lines, until its second reading."""
+    source = Clocked()
+    history = History(lambda: replace(source.read(), beginning=source.number // 3), shared=0.0, busy=1.0)
+    assert [None, 1.0, None, 1.0] == [history.look().seconds for _ in range(4)]
+    assert 1 == len(history.look().past.times) - 1
 
 
 @pytest.mark.parametrize(
@@ -323,3 +369,31 @@ def test_figures_of_a_process(
     assert ("GET", "/", 3.0, 1.0) == (row["method"], row["route"], row["requests"], row["errors"])
     known = {"p50_seconds", "in_progress"}
     assert absent == {name for name in known if totals["requests"][name] is None}
+
+
+def test_requests_of_other_names(recording: Callable[..., Any], shared: Path) -> None:
+    """Requests of two prefixes are added up; those that the application counts itself, and figures of no number, are left out."""
+
+    def record() -> dict[str, Any]:
+        from prometheus_client import Counter, Gauge
+
+        from wsgi_prom import PrometheusMiddleware
+
+        def app(environ: Any, start_response: Any) -> list[bytes]:
+            start_response("200 OK", [("Content-Length", "2")])
+            return [b"ok"]
+
+        for prefix in ("shop_", "blog_"):
+            wrapped = PrometheusMiddleware(app, prefix=prefix)
+            list(wrapped({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: lambda _: None))
+        labels = ["method", "route", "status"]
+        Counter("client_http_requests", "Sent.", labels, registry=None).labels("GET", "/", "200").inc(100)
+        Gauge("wsgi_workers", "Not ours.", ["state"], registry=None).labels("idle").set(math.nan)
+        return view(None, Pages(shared, REGISTRY).figures(time.monotonic())).to_json()
+
+    found = recording(record)
+    assert [("GET", metrics.UNMATCHED, 2.0)] == [
+        (row["method"], row["route"], row["requests"]) for row in found["routes"]
+    ]
+    assert (0.0, {}) == (found["requests"]["in_progress"], found["capacity"]["workers"])
+    assert found["requests"]["p50_seconds"] is not None

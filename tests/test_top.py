@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ import terminals
 from wsgi_prom.cli import main
 from wsgi_prom.cli.top_directory import DirectoryFigures
 from wsgi_prom.live import text
+from wsgi_prom.live import view as view_json
 from wsgi_prom.store import directory_files
 
 if TYPE_CHECKING:
@@ -196,6 +198,29 @@ counter.labels("GET", "/\\x1b]0;title\\x07[red]x[/red]", "200").inc()
     assert f"workers {text.UNKNOWN}" in done.stdout
 
 
+def test_what_an_exporter_says_is_no_command_of_the_terminal() -> None:
+    """Control characters in any text of a view, which another server may have made, are shown as text; in a tiny terminal too."""
+    from rich.console import Console
+
+    from wsgi_prom.cli.top_screen import Shown, screen
+
+    evil = "\x1b]0;title\x07"
+    data = view_json.View(
+        server=view_json.Server(application=evil, server=evil),
+        capacity=view_json.Capacity(workers={evil: 1}),
+        queues=[view_json.QueueRow(evil)],
+        routes=[view_json.RouteRow(method=evil, route=evil)],
+        workers=[view_json.WorkerRow(evil, evil, state=evil)],
+        exits=[view_json.ExitRow(evil, 1)],
+        past=view_json.Past(times=[1.0, 2.0], per_second=[-5.0, 1.0]),
+    ).to_json()
+    shown = view_json.View.of_json(data)
+    for width, height in ((200, 50), (80, 24), (9, 4), (1, 1)):
+        out = Console(file=io.StringIO(), width=width, height=height, force_terminal=True)
+        out.print(screen(shown, Shown(filter=evil, problem=evil), width, height))
+        assert "\x1b]" not in out.file.getvalue()  # type: ignore[attr-defined]
+
+
 MISTAKES = [
     (["--json"], "--json prints one reading. Give --once with it."),
     (["--sort", "size"], "--sort='size' is no column. Give one of route, rate, errors, p50, p99, time, count."),
@@ -244,6 +269,13 @@ def test_a_token_over_tls(tmp_path: Path) -> None:
     assert "certificate verify failed" in unknown.stderr
 
 
+def test_a_dumb_terminal_gets_a_line(tmp_path: Path) -> None:
+    """Where a terminal cannot move its cursor, nothing is drawn, and --once is proposed."""
+    with terminals.Terminal("top", "--directory", str(tmp_path), TERM="dumb") as terminal:
+        assert terminal.shows("this is none. Give --once")
+        assert 1 == terminal.end()
+
+
 def test_without_rich_there_is_json(server: live.LiveServer) -> None:
     """Where rich is not installed, top says how to install it, and --once --json works."""
     code = (
@@ -267,6 +299,7 @@ def test_without_rich_there_is_json(server: live.LiveServer) -> None:
 def test_it_writes_nothing(server: live.LiveServer) -> None:
     """The directory has the same files before and after, and the server the same processes."""
     folder = servers.shared_directory(server)
+    server.samples()  # its exporter has started
     before = {name: found.st_size for name, found in servers.worker_files(folder).items()}
     processes = server.processes()
     assert 0 == run("--directory", str(folder), "--once").returncode

@@ -52,9 +52,11 @@ class DirectoryFigures:
         self._target = Target()
         self._queues: QueueMetrics | None = None
         self._masters: list[int] = []
+        self._beginning = 0
         self._begin()
 
     def _begin(self) -> None:
+        self._beginning += 1
         self._masters = masters(self._path)
         # It would add the counters of the next server to those of the last one.
         self._collector = Collector(self._path)
@@ -79,6 +81,7 @@ class DirectoryFigures:
         others = chain(about, workers, self._listen_queues())
         found = figures(clock, now, families, others, self._workers.states(slots))
         found.processes = dict(self._processes(slots, pids))
+        found.beginning = self._beginning
         return found
 
     def _listen_queues(self) -> list[Metric]:

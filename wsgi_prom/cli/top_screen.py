@@ -113,9 +113,9 @@ def _head(view: View) -> list[Text]:
             ("oldest request", text.seconds(capacity.oldest_request_seconds)),
         ),
     ]
-    queues = [(printable(row.socket), summary.queue(row), "red" if row.drops else "") for row in view.queues]
+    queues = [(row.socket, summary.queue(row), "red" if row.drops else "") for row in view.queues]
     lines.append(_line(("queue", ""), *queues) if queues else _line(("queue", text.UNKNOWN)))
-    exits = [(printable(row.reason), text.count(row.exits), "") for row in summary.exits(view)]
+    exits = [(row.reason, text.count(row.exits), "") for row in summary.exits(view)]
     lines.append(_line(("exits", "" if exits else "0" if view.exits else text.UNKNOWN), *exits))
     if not view.readable:
         lines.append(
@@ -130,8 +130,8 @@ def _head(view: View) -> list[Text]:
 def _line(*parts: tuple[str, ...]) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     for name, value, *style in parts:
-        line.append(f"{name} ", style="dim")
-        line.append(f"{value}  " if value else "", style=style[0] if style else "")
+        line.append(f"{printable(name)} ", style="dim")
+        line.append(f"{printable(value)}  " if value else "", style=style[0] if style else "")
     return line
 
 
@@ -139,7 +139,9 @@ def _bars(view: View) -> str:
     known = [value for value in view.past.per_second[-12:] if value is not None]
     most = max(known, default=0.0)
     return (
-        "".join(_BARS[min(int(value / most * len(_BARS)), len(_BARS) - 1)] for value in known) if most else ""
+        "".join(_BARS[min(int(max(value, 0.0) / most * len(_BARS)), len(_BARS) - 1)] for value in known)
+        if most > 0
+        else ""
     )
 
 

@@ -41,7 +41,8 @@ def run(look: Callable[[], View], shown: Shown) -> int:
     raises.
     """
     console = top_screen.console()
-    if not (sys.stdin.isatty() and console.is_terminal):
+    # Not by rich's is_terminal, which FORCE_COLOR sets for a pipe too. A dumb terminal (TERM) cannot move its cursor.
+    if not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()) or console.is_dumb_terminal:
         raise SettingError("top draws on a terminal, and this is none. Give --once, or --once --json.")
     # Before anything is drawn: its error is a line.
     view = look()

@@ -61,7 +61,7 @@ class UrlViews:
             )
         try:
             return View.of_json(json.loads(body))
-        except (ViewError, ValueError) as error:
+        except (ViewError, ValueError, RecursionError) as error:
             raise AnswerError(
                 f"{self._shown}{self._path} is not a page of this version of wsgi_prom: {error}."
             ) from error

@@ -6,7 +6,6 @@ A client chooses format, compression and filter by the headers Accept and Accept
 
 from __future__ import annotations
 
-import io
 import os
 import threading
 import time
@@ -28,6 +27,7 @@ from wsgi_prom.exporter.responses import (
     create_accept_encoding_header,
     json_page,
     plain,
+    set_body,
 )
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
@@ -128,12 +128,7 @@ class MetricsApp:
         if _wants_gzip(request):
             content = page.compressed
             response.content_encoding = "gzip"
-        if ARRIVAL in request.environ:
-            # The exporter's server does not copy a file: clients that read the same page slowly share its bytes.
-            response.app_iter = request.environ["wsgi.file_wrapper"](io.BytesIO(content))
-            response.content_length = len(content)
-        else:
-            response.body = content
+        set_body(response, request, content)
         return response
 
     def figures(self) -> Figures:

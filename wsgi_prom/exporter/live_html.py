@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 STYLE: Final = (files(__package__) / "page.css").read_text("utf-8")
 SCRIPT: Final = (files(__package__) / "page.js").read_text("utf-8")
 
-# Rows of the table of routes. All of them are in the JSON.
-MOST_ROUTES: Final = 100
+# Rows of a table. All of them are in the JSON.
+MOST_ROWS: Final = 100
 
 
 def page(
@@ -67,8 +67,8 @@ def page(
 </div>
 <p id="problem" role="status"></p>
 <div class="live cards" id="cards">{_cards(view)}</div>
-{_table(tables.ROUTES, _routes(view, order), order, len(view.routes))}
-{_table(tables.WORKERS, _sorted(tables.WORKERS, view.workers, order), order, len(view.workers))}
+{_table(tables.ROUTES, view.routes, order)}
+{_table(tables.WORKERS, view.workers, order)}
 <div class="two">{_queues(view)}{_exits(view)}</div>
 {_measured(measured)}
 </main>
@@ -165,27 +165,20 @@ def _card(title: str, figure: str, unit: str, more: Iterable[tuple[str, float | 
     )
 
 
-def _routes(view: View, order: Mapping[str, str]) -> list[Any]:
-    return _sorted(tables.ROUTES, view.routes, order)[:MOST_ROUTES]
-
-
-def _sorted(table: Table[Any], rows: list[Any], order: Mapping[str, str]) -> list[Any]:
+def _table(table: Table[Any], rows: list[Any], order: Mapping[str, str]) -> str:
     key = order[table.name]
-    return table.sorted(rows, key.lstrip("-"), reverse=key.startswith("-"))
-
-
-def _table(table: Table[Any], rows: list[Any], order: Mapping[str, str], number: int) -> str:
+    shown = table.sorted(rows, key.lstrip("-"), reverse=key.startswith("-"))[:MOST_ROWS]
     caption = f"{table.name.capitalize()}"
-    if number > len(rows):
-        caption += f", the first {len(rows)} of {number:,}"
+    if len(rows) > len(shown):
+        caption += f", the first {len(shown)} of {len(rows):,}"
     heads = "".join(_head(table, column, order) for column in table.columns)
     body = "".join(
         "<tr>"
         + "".join(_cell(column, row, first=not at) for at, column in enumerate(table.columns))
         + "</tr>"
-        for row in rows
+        for row in shown
     )
-    empty = f'<tr><td colspan="{len(table.columns)}">None so far.</td></tr>'
+    empty = f'<tr><td colspan="{len(table.columns)}">None are known.</td></tr>'
     return (
         f'<section><h2 class="live" id="{table.name}-title">{caption}</h2>'
         f'<div class="scroll" role="region" aria-labelledby="{table.name}-title" tabindex="0"><table>'

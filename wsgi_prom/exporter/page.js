@@ -10,18 +10,20 @@ async function refresh() {
   try {
     // Without the password that the page's own address may have: fetch refuses one.
     const address = location.origin + location.pathname + location.search;
-    const answer = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store" });
+    const answer = await fetch(address, { headers: { Accept: "text/html" }, cache: "no-store", signal: AbortSignal.timeout(10000) });
     if (!answer.ok) throw new Error(`The exporter answers ${answer.status}.`);
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-    for (const later of fresh.querySelectorAll(".live")) {
+    const found = fresh.querySelectorAll(".live");
+    if (!found.length) throw new Error("Something else than the exporter answers.");
+    for (const later of found) {
       const now = document.getElementById(later.id);
-      if (now.innerHTML === later.innerHTML) continue;
+      if (!now || now.innerHTML === later.innerHTML) continue;
       const focused = now.contains(document.activeElement) ? document.activeElement.id : "";
       now.replaceChildren(...later.childNodes);
       if (focused) document.getElementById(focused)?.focus();
     }
   } catch (error) {
-    told = error instanceof TypeError ? "The exporter does not answer." : error.message;
+    told = error instanceof TypeError || error.name === "TimeoutError" ? "The exporter does not answer." : error.message;
     told += " The figures are those of before; the page tries again each second.";
   }
   if (problem.textContent !== told) problem.textContent = told;

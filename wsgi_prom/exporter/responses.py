@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ __all__ = (
     "create_accept_header",
     "json_page",
     "plain",
+    "set_body",
 )
 
 
@@ -38,6 +40,16 @@ def plain(status: int, text: str, *headers: tuple[str, str]) -> Response:
     for name, value in headers:
         response.headers.add(name, value)
     return response
+
+
+def set_body(response: Response, request: Request, body: bytes) -> None:
+    """Set the *body* of the *response* to *request*, which other clients may get too."""
+    if ARRIVAL in request.environ:
+        # The exporter's server does not copy a file: clients that read the same page slowly share its bytes.
+        response.app_iter = request.environ["wsgi.file_wrapper"](io.BytesIO(body))
+        response.content_length = len(body)
+    else:
+        response.body = body
 
 
 def json_page(read: Callable[[], object]) -> Response:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-# One thread hashes a password and one more waits: two of the exporter's six threads.
+# One thread hashes a password and one more waits: two of the exporter's threads.
 _AT_A_TIME: Final = 2
 # bcrypt reads 72 bytes of a password. Its Python library refuses a longer one; htpasswd and exporter-toolkit cut it.
 _LONGEST: Final = 72

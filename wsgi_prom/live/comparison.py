@@ -90,14 +90,15 @@ class _Comparison:
         )
 
     def rates(self) -> Rates:
-        requests, errors = 0.0, 0.0
+        requests, errors, known = 0.0, 0.0, False
         for (method, name), route in self._after.routes.items():
             earlier = self._earlier(method, name, route)
             if earlier is not None:
+                known = True
                 requests += _increase(earlier.requests, route.requests)
                 errors += _increase(earlier.errors, route.errors)
         capacity = self._capacity(map(self._load, self._after.states))
-        if not self._after.routes or self._seconds is None:
+        if not known or self._seconds is None:
             return Rates(None, None, capacity)
         return Rates(requests / self._seconds, errors / self._seconds, capacity)
 
@@ -143,8 +144,9 @@ class _Comparison:
             return total
         total.requests = sum([route.requests for route in routes.values()])
         total.errors = sum([route.errors for route in routes.values()])
-        if self._seconds is not None:
-            total.per_second = sum([row.per_second or 0.0 for row in rows])
+        rates = [row.per_second for row in rows if row.per_second is not None]
+        if rates:
+            total.per_second = sum(rates)
             total.errors_per_second = sum([row.errors_per_second or 0.0 for row in rows])
             total.error_share = total.errors_per_second / total.per_second if total.per_second else None
         _set_latency(total, together(durations))
@@ -154,6 +156,7 @@ class _Comparison:
         after = self._after
         names = sorted(after.states, key=_number)
         served = after.by_label(metrics.WORKER_REQUESTS, "worker")
+        before = self._before.by_label(metrics.WORKER_REQUESTS, "worker") if self._before else {}
         started = after.by_label(metrics.WORKER_START, "worker")
         processes = {worker: (role, found) for (worker, role), found in after.processes.items() if worker}
         rows = []
@@ -163,7 +166,8 @@ class _Comparison:
                 name, "worker", state.pid, state.state, max(state.ages, default=None) if state.ages else None
             )
             row.requests = served.get(name)
-            row.per_second = self._rate_of(metrics.WORKER_REQUESTS, name)
+            if row.requests is not None and self._seconds is not None:
+                row.per_second = _increase(before.get(name, 0.0), row.requests) / self._seconds
             row.load = self._load(name)
             role, process = processes.pop(name, ("", Process()))
             row.role = role or row.role
@@ -186,14 +190,6 @@ class _Comparison:
         earlier = self._before and self._before.processes.get((row.worker, role))
         if earlier and earlier.cpu is not None and process.cpu is not None and self._seconds:
             row.cpu = _increase(earlier.cpu, process.cpu) / self._seconds
-
-    def _rate_of(self, metric: tuple[str, str], worker: str) -> float | None:
-        if self._before is None or self._seconds is None:
-            return None
-        after = self._after.by_label(metric, "worker").get(worker)
-        if after is None:
-            return None
-        return _increase(self._before.by_label(metric, "worker").get(worker, 0.0), after) / self._seconds
 
     def _load(self, worker: str) -> float | None:
         """Return how many requests a *worker* had in progress, on average."""

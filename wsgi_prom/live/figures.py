@@ -74,7 +74,8 @@ class Figures:
 
     *samples* are those of some metrics, by the metric's name without `_total`. *processes* have a slot's number, empty for a
     process without one, and a role. *busy* are the seconds that the requests of each worker took while it was followed
-    (`comparison.follow`). *measured* are the metrics that there are: name, type and help.
+    (`comparison.follow`). *measured* are the metrics that there are: name, type and help. Readings of another *beginning* are of
+    another server, and not compared.
     """
 
     clock: float
@@ -86,6 +87,7 @@ class Figures:
     processes: dict[tuple[str, str], Process] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
     measured: list[tuple[str, str, str]] = field(default_factory=list)
+    beginning: int = 0
 
     def by_label(self, metric: tuple[str, str], label: str) -> dict[str, float]:
         """Return the values of a *metric* by one of its labels."""
@@ -111,13 +113,15 @@ def figures(
     for family in known.values():
         found.measured.append((family.name, family.type, family.help))
         if family.name in _PLAIN:
-            found.samples[family.name] = [(dict(labels), value) for _, labels, value, _ in _samples(family)]
+            found.samples[family.name] = [
+                (dict(labels), value) for _, labels, value, _ in _samples(family) if isfinite(value)
+            ]
     for metric in others:
         if metric.name not in known:
             found.measured.append((metric.name, metric.type, metric.documentation))
         if metric.name in _PLAIN:
             found.samples.setdefault(metric.name, []).extend(
-                (sample.labels, float(sample.value)) for sample in metric.samples
+                (sample.labels, float(sample.value)) for sample in metric.samples if isfinite(sample.value)
             )
     _add_processes(found)
     return found
@@ -132,18 +136,41 @@ def _samples(family: Family) -> Iterator[tuple[str, tuple[tuple[str, str], ...],
 
 
 def _add_requests(found: Figures, known: dict[str, Family]) -> None:
-    fitting = (
-        (names, family)
-        for names in metrics.NAMES.values()
-        if (
-            family := _of_requests(
-                known, metrics.REQUESTS, "counter", {names.method, names.route, names.status}
-            )
+    durations: dict[RouteKey, Durations | None] = {}
+    for counted in _counters(known.values()):
+        own = set().union(*counted.labelnames)
+        fitting = (
+            names for names in metrics.NAMES.values() if {names.method, names.route, names.status} <= own
         )
-    )
-    names, counted = next(fitting, (None, None))
-    if names is None or counted is None:
-        return
+        names = next(fitting, None)
+        if names is None:
+            continue
+        _add_counts(found, counted, names)
+        prefix = counted.name.removesuffix(metrics.REQUESTS[0])
+        timed = known.get(prefix + names.of(metrics.DURATION))
+        if timed is not None and timed.type == "histogram":
+            _add_durations(durations, timed, names)
+        gauge = known.get(prefix + names.of(metrics.IN_PROGRESS))
+        if gauge is not None and gauge.values and isfinite(sum(gauge.values)):
+            found.in_progress = (found.in_progress or 0.0) + sum(gauge.values)
+    for key, value in durations.items():
+        found.routes.setdefault(key, Route()).durations = value
+
+
+def _counters(families: Iterable[Family]) -> list[Family]:
+    """
+    Return the counters of requests: those of this package, of whichever prefixes (WSGI_PROM_PREFIX); without one, a counter of
+    the application's own with the name.
+    """
+    name, told = metrics.REQUESTS
+    found = [family for family in families if family.type == "counter" and family.name.endswith(name)]
+    # An application may count the requests that it sends: client_http_requests_total.
+    return [family for family in found if family.help == told] or [
+        family for family in found if family.name == name
+    ]
+
+
+def _add_counts(found: Figures, counted: Family, names: Names) -> None:
     for _, labels, value, start in _samples(counted):
         if not isfinite(value):
             continue  # a metric of the application's own that has the name
@@ -156,34 +183,14 @@ def _add_requests(found: Figures, known: dict[str, Family]) -> None:
             route.errors += value
         if start and not 0 < route.start < start:
             route.start = start
-    prefix = counted.name.removesuffix(metrics.REQUESTS[0])
-    timed = known.get(prefix + names.of(metrics.DURATION))
-    if timed is not None and timed.type == "histogram":
-        for key, durations in _durations(timed, names).items():
-            found.routes.setdefault(key, Route()).durations = durations
-    gauge = known.get(prefix + names.of(metrics.IN_PROGRESS))
-    if gauge is not None and gauge.values:
-        found.in_progress = sum(gauge.values)
 
 
 def _key(labels: dict[str, str], names: Names) -> RouteKey:
     return RouteKey(labels.get(names.method, ""), labels.get(names.route, "") or metrics.UNMATCHED)
 
 
-def _of_requests(
-    known: dict[str, Family], metric: tuple[str, str], kind: str, labels: set[str]
-) -> Family | None:
-    """Return the family of a *metric* of requests, whose name may have a prefix (WSGI_PROM_PREFIX); None if there is none."""
-    name = metric[0]
-    for family in sorted(known.values(), key=lambda family: family.name != name):
-        own = set().union(*family.labelnames)
-        if family.name.endswith(name) and family.type == kind and labels <= own:
-            return family
-    return None
-
-
-def _durations(family: Family, names: Names) -> dict[RouteKey, Durations | None]:
-    found: dict[RouteKey, Durations | None] = {}
+def _add_durations(found: dict[RouteKey, Durations | None], family: Family, names: Names) -> None:
+    """Add to *found* the durations of *family*, None where their bounds differ."""
     values = family.values
     at = 0
     # Label sets share their shapes, of which each begins with the buckets in the order of their bounds.
@@ -204,7 +211,6 @@ def _durations(family: Family, names: Names) -> dict[RouteKey, Durations | None]
             found[key] = before.plus(durations) if before and durations else None
         else:
             found[key] = durations
-    return found
 
 
 def _add_processes(found: Figures) -> None:

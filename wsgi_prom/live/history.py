@@ -1,7 +1,7 @@
 """
 What was read while somebody looked: the readings of the last seconds, to compare with, and lines of the last five minutes.
 
-1. A view is at most a second old. However many look, there is one reading a second.
+1. However many look, there is one reading a second, and fewer where they take long: a fifth of one processor at most.
 2. Readings and lines are dropped when nobody has looked for half a minute: nothing is kept, and nothing runs.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.live.comparison import follow, rates, view
 from wsgi_prom.live.view import Past, View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from wsgi_prom.live.comparison import Rates
     from wsgi_prom.live.figures import Figures
@@ -28,22 +28,29 @@ SHARED: Final = 0.8
 WINDOW: Final = 10.0
 _PAST: Final = 300.0
 IDLE: Final = 30.0
+# The share of one processor that readings take at most: of 10,000 routes each takes half a second of it.
+BUSY: Final = 0.2
 
 
 class History:
     """
     The readings that *read* returns, for any number of threads. They are dropped *idle* seconds after the last look.
-    Who looks within *shared* seconds of the last reading gets that.
+    Who looks within *shared* seconds of the last reading gets that; for longer where readings would take more than the share
+    *busy* of a processor.
 
-    `figures` is the last one; None before the first, and when all were dropped.
+    `figures` is the last one; None before the first, and when all were dropped. `made` is for what is made of the views, and
+    dropped with them.
     """
 
-    def __init__(self, read: Callable[[], Figures], idle: float = IDLE, shared: float = SHARED) -> None:
+    def __init__(
+        self, read: Callable[[], Figures], idle: float = IDLE, shared: float = SHARED, busy: float = BUSY
+    ) -> None:
         self._read = read
         self._idle = idle
         self._shared = shared
+        self._busy = busy
         self._lock = threading.Lock()
-        self._looked = self._taken = 0.0
+        self._looked = self._next = 0.0
         self._watched = False
         self._begin()
 
@@ -52,6 +59,7 @@ class History:
         # Without the routes and workers: the times, and the figures of each line.
         self._past: deque[dict[str, float | None]] = deque()
         self._view = View()
+        self.made: dict[Hashable, Any] = {}
 
     @property
     def figures(self) -> Figures | None:
@@ -59,20 +67,25 @@ class History:
         return readings[-1] if readings else None
 
     def look(self) -> View:
-        """Return the view of now, and note that somebody looks. Raises what *read* does."""
+        """
+        Return the view of now, the same object until there is a later one, and note that somebody looks. Raises what *read* does.
+        """
         with self._lock:
             self._looked = time.monotonic()
             # Not by the time that the reading is of: where it takes long, all who have waited get it.
-            if not self._readings or self._looked - self._taken >= self._shared:
+            if not self._readings or self._looked >= self._next:
+                used = time.thread_time()
                 self._add(self._read())
-                self._taken = time.monotonic()
-            found = replace(self._view, past=self._lines())
+                used = time.thread_time() - used
+                self._next = time.monotonic() + max(self._shared, used / self._busy - used)
             if not self._watched:
                 self._watched = True
                 threading.Thread(target=self._drop_when_idle, daemon=True).start()
-        return found
+            return self._view
 
     def _add(self, figures: Figures) -> None:
+        if self._readings and self._readings[-1].beginning != figures.beginning:
+            self._begin()
         readings = self._readings
         before = readings[-1] if readings else None
         if before is not None:
@@ -84,12 +97,11 @@ class History:
         if before is None:
             return
         self._past.append(_point(rates(before, figures), self._view))
-        while self._past and figures.time - (self._past[0]["times"] or 0.0) > _PAST:
+        # Those of a time to come are of a clock that was set back.
+        while not 0.0 <= figures.time - (self._past[0]["times"] or 0.0) <= _PAST:
             self._past.popleft()
-
-    def _lines(self) -> Past:
         names = [entry.name for entry in fields(Past)]
-        return Past(**{name: [point[name] for point in self._past] for name in names})  # type: ignore[arg-type]
+        self._view.past = Past(**{name: [point[name] for point in self._past] for name in names})  # type: ignore[arg-type]
 
     def _drop_when_idle(self) -> None:
         while True:

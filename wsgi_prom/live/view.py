@@ -7,10 +7,13 @@ What a person is shown, as plain data: the rows of `wsgi-prom top` and of the ex
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+import math
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 VERSION: Final = 1
+# Of 1 January 10000, which no clock shows.
+_LATEST: Final = 253402300800.0
 
 
 class ViewError(ValueError):
@@ -166,7 +169,10 @@ class View:
     past: Past = field(default_factory=Past)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        # Not by asdict, which copies each figure: 1.3 s for 10,000 routes, instead of 0.1.
+        parts = {name: dict(vars(getattr(self, name))) for name in _PARTS}
+        rows = {name: [dict(vars(row)) for row in getattr(self, name)] for name in _ROWS}
+        return {**vars(self), **parts, **rows}
 
     @classmethod
     def of_json(cls, data: object) -> View:
@@ -175,20 +181,27 @@ class View:
             raise ViewError("it is no view of this version")
         found = cls()
         try:
-            found.time = float(data["time"])
-            found.seconds = None if data["seconds"] is None else float(data["seconds"])
+            found.time = _time(data["time"])
+            found.seconds = _checked("float | None", data["seconds"])
             found.readable = bool(data["readable"])
             for name, kind in _PARTS.items():
                 setattr(found, name, _filled(kind, data[name]))
             for name, kind in _ROWS.items():
                 setattr(found, name, [_filled(kind, row) for row in data[name]])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ViewError(f"it is no view ({type(error).__name__}: {error})") from error
         return found
 
 
 _PARTS: Final = {"server": Server, "requests": Totals, "capacity": Capacity, "past": Past}
 _ROWS: Final = {"queues": QueueRow, "routes": RouteRow, "workers": WorkerRow, "exits": ExitRow}
+
+
+def _time(value: Any) -> float:
+    time: float = _checked("float", value)
+    if not 0 <= time < _LATEST:
+        raise ValueError(f"{time!r} is no time of today")
+    return time
 
 
 def _filled(kind: type, data: dict[str, Any]) -> Any:
@@ -207,7 +220,8 @@ def _checked(kind: Any, value: Any) -> Any:
         return value
     if kind in {"float", "int | None", "float | None", "str | None"}:
         wanted = str if kind.startswith("str") else (int, float)
-        if isinstance(value, wanted) or (value is None and "None" in kind):
+        known = isinstance(value, wanted) and (isinstance(value, str) or math.isfinite(value))
+        if known or (value is None and "None" in kind):
             return value
     if kind.startswith("list") and isinstance(value, list):
         inner = kind[5:-1]

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 # A scrape is a short request without a body, by one or two clients. Waitress reads in one loop and buffers what slow clients
 # send and read. Two threads would do for pages; checks of passwords occupy two more at most, and so do scrapes that wait for a
-# source of the server's figures for longer than a second.
+# source of the server's figures for longer than a second, and the page for people.
 LIMITS: Final[dict[str, Any]] = {
-    "threads": 6,
+    "threads": 8,
     # One TLS record: poll would not tell the loop of the rest of a record, which OpenSSL holds back.
     "recv_bytes": 16384,
     "max_request_header_size": 16384,
