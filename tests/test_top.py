@@ -22,7 +22,8 @@ from wsgi_prom.cli import main
 from wsgi_prom.cli.top_directory import DirectoryFigures
 from wsgi_prom.live import text
 from wsgi_prom.live import view as view_json
-from wsgi_prom.store import directory_files
+from wsgi_prom.store import directory_files, queue_totals
+from wsgi_prom.store.queue_totals import QueueTotal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -308,15 +309,23 @@ def test_it_writes_nothing(server: live.LiveServer) -> None:
 
 
 def test_the_next_server_of_a_directory_begins_anew(tmp_path: Path) -> None:
-    """When a server has ended and another one uses its directory, the figures are those of the latter, without a restart of top."""
+    """
+    When a server has ended and another one uses its directory, the figures are those of the latter, without a restart of top; what
+    its exporter has counted is gone on from, and not written.
+    """
     shared = str(tmp_path / "shared")
     with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=shared, WSGI_PROM_BIND="off") as server:
         live.drive(server.url, ["/"] * 7)
-        figures = DirectoryFigures(directory_files.own_directory(tmp_path / "shared"))
+        own = directory_files.own_directory(tmp_path / "shared")
+        figures = DirectoryFigures(own)
         assert 7 == sum(route.requests for route in figures.read().routes.values())
     with live.gunicorn(workers=1, PROMETHEUS_MULTIPROC_DIR=shared, WSGI_PROM_BIND="off") as server:
         live.drive(server.url, ["/"] * 3)
+        dropped = {server.url.removeprefix("http://"): QueueTotal(0.0, 7, {})}
+        queue_totals.write(own, dropped)
         found = figures.read()
+        assert dropped == queue_totals.read(own)
     assert 3 == sum(route.requests for route in found.routes.values())
     # Without an exporter too, by the sockets of the master.
     assert [f"http://{labels['socket']}" for labels, _ in found.samples["wsgi_listen_queue"]] == [server.url]
+    assert [7.0] == [count for _, count in found.samples["wsgi_listen_drops"]]

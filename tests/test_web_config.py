@@ -180,6 +180,16 @@ def test_headers_are_those_of_every_response(tmp_path: Path) -> None:
     assert ["deny"] * 3 == found
 
 
+def test_the_page_for_people_keeps_its_own_policy(tmp_path: Path) -> None:
+    """A Content-Security-Policy of the file is on other responses: on the page it would stop its script, or allow more."""
+    text = "http_server_config: {headers: {Content-Security-Policy: default-src *}}"
+    app = exporter(config(tmp_path, text))
+    page, metrics = (
+        ask(app, path=path).headers.getall("Content-Security-Policy") for path in ("/", "/metrics")
+    )
+    assert (1, "default-src 'none'", ["default-src *"]) == (len(page), page[0].split(";")[0], metrics)
+
+
 def test_more_requests_than_the_limit_are_refused(tmp_path: Path) -> None:
     """A burst is answered, the next is told to come again; healthy has no limit."""
     app = exporter(config(tmp_path, "rate_limit: {interval: 1h, burst: 2}"))

@@ -63,6 +63,8 @@ class DirectoryFigures:
         self._target = _target(self._path)
         sockets = self._target.sockets or tuple(_sockets(self._masters))
         self._queues = QueueMetrics(sockets) if sockets else None
+        if self._queues is not None:
+            self._queues.go_on(self._path, writes=False)
 
     def read(self) -> Figures:
         pids = masters(self._path)

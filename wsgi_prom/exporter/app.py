@@ -205,8 +205,9 @@ class ExporterApp:
             response = plain(429, "More requests than rate_limit allows.\n", ("Retry-After", "1"))
         else:
             response = self._respond(request)
-        if web:
-            response.headers.update(web.headers.items())
+        for name, value in web.headers.items() if web else ():
+            # The page for people has a policy of its own, which forbids more, and lets its own script run.
+            response.headers.setdefault(name, value)
         return response
 
     def _respond(self, request: Request) -> Response:

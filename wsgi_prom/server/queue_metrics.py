@@ -60,9 +60,12 @@ class QueueMetrics:
         self._totals = {listening.name: QueueTotal(0.0, 0, {}) for listening in sockets}
         self._written = dict(self._totals)
 
-    def go_on(self, path: Path) -> None:
-        """Go on from what the exporter of the directory *path* before this one has counted. Call it once, before all else."""
-        self._path = path
+    def go_on(self, path: Path, *, writes: bool = True) -> None:
+        """
+        Go on from what the exporter of the directory *path* has counted. Call it once, before all else. Who is not its exporter
+        *writes* nothing.
+        """
+        self._path = path if writes else None
         with suppress(OSError, DirectoryError, FormatError):
             before = queue_totals.read(path)
             self._totals = {name: before.get(name, total) for name, total in self._totals.items()}
