@@ -17,7 +17,7 @@ CHAOS_TESTS := tests/chaos $(addprefix tests/test_, $(addsuffix .py, bounded for
 PACKAGES := curl nginx-light supervisor prometheus prometheus-node-exporter prometheus-pushgateway apache2-utils util-linux strace openssl gcc libc6-dev systemd valgrind wrk redis-server etcd-server jsonnet chromium chromium-driver fonts-dejavu-core
 NPM := statsd@0.9.0 axe-core@4.11.0 @grafana/schema@13.2.3 ts-json-schema-generator@2.4.0
 
-.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs pictures dashboards bench bench-quick tools clean
+.PHONY: demo test test-quick coverage test-oldest chaos e2e lint docs pictures dashboards bench bench-quick fleet tools clean
 
 demo: $(VENV)/demo
 	$(VENV)/bin/python -m demo --server $(SERVER) $(if $(filter-out 0,$(KEEP)),--keep)
@@ -74,6 +74,10 @@ bench: tools $(BENCH)/peers
 
 bench-quick: tools $(BENCH)/peers
 	$(BENCH)/bin/python bench --quick $(ARGS)
+
+# What one Prometheus needs for a fleet of 1,000 servers: ARGS="--instances 100".
+fleet: $(VENV)/tests tools
+	$(VENV)/bin/python bench/fleet.py $(ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -132,7 +132,7 @@ class Reader:
             return done.stdout
         if kind in self.running:
             self.end(kind)
-        if kind == "prometheus":
+        if kind == "prometheus" and "--enable-feature=agent" not in words:
             # Debian's has one place for all of a machine, with the samples of tests that ran before, and a lock.
             command += " --storage.tsdb.path=data"
         server = live.LiveServer(
