@@ -145,13 +145,16 @@ class Fleet:
 
 
 def configure(folder: Path, address: str, instances: int, *, rules: bool) -> None:
-    """Write the configuration of Prometheus and its targets, with the rules that `wsgi-prom rules` makes or without."""
+    """
+    Write the configuration of Prometheus: with its targets, or with the rules that `wsgi-prom rules` makes. Not with both, so that
+    it is known what rules take.
+    """
     targets = [
         {
             "targets": [address],
             "labels": {"__metrics_path__": f"/{number}/metrics", "instance": f"web-{number}:9464"},
         }
-        for number in range(instances)
+        for number in range(0 if rules else instances)
     ]
     (folder / "targets.json").write_text(json.dumps(targets))
     config = {
@@ -261,7 +264,7 @@ def measure(instances: int, seconds: int) -> Iterator[tuple[str, str]]:
             groups = (folder / "rules.yml").read_text().count("- name:")
             server.kill(signal.SIGHUP)
             spent = prometheus.spent(
-                lambda: eventually(prometheus.ended, lambda ended: ended >= groups, RULES_SECONDS), idle
+                lambda: eventually(prometheus.ended, lambda ended: ended >= groups, RULES_SECONDS), 0
             )
             # Some groups have begun again when the last one ends for the first time.
             yield "all rules, once", f"{spent * groups / prometheus.ended():.0f} s of a processor"

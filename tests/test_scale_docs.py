@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import documents
 import live
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 TEXT = (live.ROOT / "docs" / "scale.md").read_text()
 BLOCKS = documents.blocks(TEXT)
+CONSOLE = [block for block in BLOCKS if block.language == "console"]
 # Each scrape of the exporter adds 1, and nobody else scrapes it.
 SCRAPES = 'wsgi_prom_scrapes_total{code="200"}[10m]'
 
@@ -25,6 +27,7 @@ class Hosts:
     """A terminal for each of the programs: the server, the agent, and the Prometheus that receives."""
 
     def __init__(self, folder: Path, network: int) -> None:
+        self.folder = folder
         self._readers = {
             name: documents.Reader(folder, live.BIN, network) for name in ("server", "agent", "central")
         }
@@ -63,17 +66,21 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 def test_there_is_no_block_that_no_test_runs() -> None:
-    """The page has an application, two configurations, the commands, an alert, and what `make fleet` printed."""
-    assert ["shop.py", "agent.yml", "central.yml"] == [block.file for block in BLOCKS if block.file]
-    assert ["console", "console", "promql", "console"] == [
+    """The page has an application, configurations, the commands, an alert, and what `make fleet` printed."""
+    assert ["shop.py", "agent.yml", "central.yml", "shard.yml"] == [
+        block.file for block in BLOCKS if block.file
+    ]
+    assert ["console", "console", "promql", "console", "console"] == [
         block.language for block in BLOCKS if not block.file
     ]
-    assert ["make fleet"] == [step.command for step in documents.steps(BLOCKS[-1].text)]
+    assert ["make fleet", "promtool check config shard.yml"] == [
+        step.command for block in CONSOLE[2:] for step in documents.steps(block.text)
+    ]
 
 
 def test_an_outage_of_the_receiver_loses_no_scrape(hosts: Hosts) -> None:
     """What the agent scrapes while the receiver is down is in it afterwards, each scrape at its own time."""
-    first, central = (block for block in BLOCKS[:-1] if block.language == "console")
+    first, central = CONSOLE[:2]
     for command, _ in [*documents.steps(first.text), *documents.steps(central.text)]:
         hosts.type(command)
     count = f"count_over_time({SCRAPES})"
@@ -88,6 +95,37 @@ def test_an_outage_of_the_receiver_loses_no_scrape(hosts: Hosts) -> None:
     (alert,) = [block.text for block in BLOCKS if block.language == "promql"]
     assert (1.0, 0.0) == (hosts.ask(f"count({alert.partition(' > ')[0]})"), hosts.ask(f"count({alert})"))
     assert "web-1" in hosts.type("curl '127.0.0.1:9090/api/v1/query?query=up'")
+
+
+def test_a_shard(hosts: Hosts) -> None:
+    """Prometheus takes the configuration of a shard, and four of them have each target once."""
+    addresses = [f"127.0.0.1:{port}" for port in range(1, 101)]
+    (hosts.folder / "targets").mkdir()
+    (hosts.folder / "targets" / "all.json").write_text(json.dumps([{"targets": addresses}]))
+    (step,) = documents.steps(CONSOLE[3].text)
+    assert documents.matches(step.shown, hosts.type(step.command))
+    (shard,) = (yaml.safe_load(block.text)["scrape_configs"] for block in BLOCKS if block.file == "shard.yml")
+    (job,) = shard
+    *_, keep = job["relabel_configs"]
+    jobs = []
+    for number in range(4):
+        keep["regex"] = str(number)
+        jobs.append(json.loads(json.dumps({**job, "job_name": f"shard {number}"})))
+    (hosts.folder / "central.yml").write_text(json.dumps({"scrape_configs": jobs}))
+    hosts.type("prometheus --config.file=central.yml")
+
+    def found() -> list[tuple[str, str]]:
+        answer = json.loads(hosts.type("curl '127.0.0.1:9090/api/v1/targets?state=active'"))
+        return [
+            (target["labels"]["instance"], target["labels"]["job"])
+            for target in answer["data"]["activeTargets"]
+        ]
+
+    targets = live.eventually(found, lambda targets: len(targets) == len(addresses))
+    assert (sorted(addresses), 4) == (
+        sorted(address for address, _ in targets),
+        len({name for _, name in targets}),
+    )
 
 
 def test_make_fleet_is_a_command() -> None:
