@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from runner.environment import environment
 from runner.proc import children, command_line, initial_environment, processes, stat_fields
-from runner.waits import POLL_SECONDS, START_SECONDS, STOP_SECONDS, latest
+from runner.waits import START_SECONDS, STOP_SECONDS, latest, pause
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -176,19 +176,19 @@ class Program:
         """
         Wait until *pattern* (a line's start is `(?m:^)`) is in the log *count* times, and return its last match.
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while True:
             # Asked before the log is read: what a program logs as it ends is still found.
             running = self.running
             matches = list(re.finditer(pattern, self.log()))
             if len(matches) >= count:
                 return matches[-1]
-            if not running or time.monotonic() > deadline:
+            if not running or time.monotonic() > began + timeout:
                 why = f"{timeout} s passed" if running else f"ended with {self.process.returncode}"
                 raise ProgramError(
                     f"{self.command[0]}: {why}, {pattern!r} seen {len(matches)} of {count} times. {self.log_end()}"
                 )
-            time.sleep(POLL_SECONDS)
+            pause(began)
 
     def kill(self, number: int) -> None:
         """
@@ -224,7 +224,7 @@ class Program:
             return []
         run = f"{RUN_VARIABLE}={self._run}".encode()
         # The session as well: nginx writes its title over its environment.
-        # Processes that are older are passed over: the environments of all take 16 ms, every 20 ms while a test waits.
+        # Processes that are older are passed over: the environments of all take 16 ms, at each look of a test that waits.
         return [
             process.pid
             for process in processes()

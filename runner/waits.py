@@ -11,9 +11,22 @@ if TYPE_CHECKING:
 # Generous: servers start slowly on a busy machine, and only a failure waits to the end.
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 20.0
-POLL_SECONDS: Final = 0.02
+
+# The first looks follow each other fast; then the pause is a part of what has passed, so that a wait is at most that much longer,
+# and who waits leaves the processor to what is waited for.
+_SHORTEST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.3
+_PART: Final = 1 / 8
 
 T = TypeVar("T")
+
+
+def pause(since: float) -> None:
+    """
+    Sleep until the next look at what has been waited for since the monotonic time *since*.
+    """
+    passed = time.monotonic() - since
+    time.sleep(min(max(_SHORTEST_PAUSE, passed * _PART), _LONGEST_PAUSE))
 
 
 def eventually(read: Callable[[], T], good: Callable[[T], object], timeout: float = START_SECONDS) -> T:
@@ -34,11 +47,11 @@ def latest(read: Callable[[], T], good: Callable[[T], object], timeout: float = 
 
 
 def _wait(read: Callable[[], T], good: Callable[[T], object], timeout: float) -> tuple[T, bool]:
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         value = read()
         if good(value):
             return value, True
-        if time.monotonic() > deadline:
+        if time.monotonic() > began + timeout:
             return value, False
-        time.sleep(POLL_SECONDS)
+        pause(began)

@@ -165,12 +165,13 @@ class Scraper:
         self.scrapes += 1
 
     def during(self, work: Callable[[], live.T]) -> live.T:
-        """Do *work* in a thread, and scrape until it is done, and once more."""
-        from concurrent.futures import ThreadPoolExecutor
+        """Do *work* in a thread, and scrape until it is done, some twenty times a second, and once more."""
+        from concurrent.futures import ThreadPoolExecutor, wait
 
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work)
             while not future.done():
                 self.scrape()
+                wait([future], 0.03)
             self.scrape()
             return future.result()

@@ -52,7 +52,8 @@ def expected(app: str, version: str, framework: str = "") -> dict[str, str]:
     return {"app": app, "version": version, "python": platform.python_version(), "framework": framework}
 
 
-@pytest.mark.parametrize("name", [*servers.BOTH, "gunicorn sync preload", "uwsgi lazy-apps"])
+# Of these, the one imports the application in the worker, the other in the master.
+@pytest.mark.parametrize("name", servers.BOTH)
 def test_the_version_is_that_of_the_distribution(name: str, tmp_path: Path) -> None:
     """The module's distribution gives the version, whatever its name, and all workers together show one series."""
     install(tmp_path / "site", "2.5")

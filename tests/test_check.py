@@ -12,12 +12,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import checking
 import etcds
 import joined
 import live
 import pytest
+from checking import Checker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 APPLICATIONS = {
@@ -33,36 +36,11 @@ REMEDIES = {
     "falcon": "app.add_middleware(wsgi_prom.frameworks.falcon.RouteMiddleware())",
 }
 
-# Run before the command: tells on stderr of all that Python leaves in the world outside. A socket is closed again.
-WITNESS = """
-import os, sys
-def witness(event, arguments):
-    made = event in {"os.mkdir", "os.rename", "os.remove", "os.chmod", "os.chown", "os.truncate", "os.link", "os.symlink",
-                     "os.fork", "os.posix_spawn", "subprocess.Popen", "fcntl.lockf",
-                     "fcntl.flock", "os.rmdir", "shutil.rmtree", "tempfile.mkdtemp"}
-    # By its path: that a descriptor is opened again tells nothing of what it is.
-    written = event == "open" and not isinstance(arguments[0], int) and isinstance(arguments[2], int) and (
-        arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-    # A unix socket's file.
-    written = written or (event == "socket.bind" and not isinstance(arguments[1], tuple))
-    # Byte code of the package itself, before it has any: that of the application is looked for in its folder. `make coverage`
-    # writes what was reached.
-    if (made or written) and not any(name in str(arguments) for name in ("__pycache__", ".coverage-data")):
-        print("MADE", event, arguments[:2], file=sys.stderr)
-sys.addaudithook(witness)
-from wsgi_prom.cli import main
-sys.exit(main(["check", *sys.argv[1:]]))
-"""
 
-
-def check(*arguments: str, cwd: Path = live.APPS, **env: str) -> subprocess.CompletedProcess[str]:
-    # Byte code is written unless something keeps Python from it.
-    changes = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPATH": str(live.ROOT), **env}
-    environ = live.environment(changes, runtime=live.ROOT)
-    command = [sys.executable, "-c", WITNESS, *arguments]
-    return subprocess.run(
-        command, env=environ, cwd=cwd, capture_output=True, text=True, timeout=60, check=False
-    )
+@pytest.fixture(scope="module")
+def check() -> Iterator[Checker]:
+    with Checker() as found:
+        yield found
 
 
 def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
@@ -70,7 +48,7 @@ def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]
 
 
 @pytest.mark.parametrize("framework", APPLICATIONS)
-def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> None:
+def test_an_application_whose_routes_are_seen_is_all_right(check: Checker, framework: str) -> None:
     """`check` recognises each framework, with its adapter where it needs one, and exits with 0."""
     done = check(f"routes_{framework}:app", "--json")
     found = findings(done)
@@ -82,12 +60,17 @@ def test_an_application_whose_routes_are_seen_is_all_right(framework: str) -> No
     assert found["routes"]["message"].startswith(f"{APPLICATIONS[framework]}'s are seen")
 
 
-@pytest.mark.parametrize("framework", REMEDIES)
 @pytest.mark.parametrize(
-    "wrapper", ["{}", "wsgi_prom.PrometheusMiddleware({})", "partial(ProxyFix({}.__call__))", "decorated({})"]
+    ("framework", "wrapper"),
+    [
+        *((framework, "{}") for framework in REMEDIES),
+        ("falcon", "wsgi_prom.PrometheusMiddleware({})"),
+        ("pyramid", "partial(ProxyFix({}.__call__))"),
+        ("django", "decorated({})"),
+    ],
 )
 def test_a_missing_adapter_is_told_with_the_line_that_installs_it(
-    framework: str, wrapper: str, tmp_path: Path
+    check: Checker, framework: str, wrapper: str, tmp_path: Path
 ) -> None:
     """Without an adapter `check` exits with 1, says why routes are unmatched, and shows the line that installs it."""
     made = wrapper.format(f"routes_{framework}.make(adapter=False)")
@@ -95,28 +78,28 @@ def test_a_missing_adapter_is_told_with_the_line_that_installs_it(
         "import wsgi_prom\nfrom functools import partial\nfrom werkzeug.middleware.proxy_fix import ProxyFix\n"
         f"def decorated(app):\n    return lambda *args: app(*args)\n\nimport routes_{framework}\napp = {made}\n"
     )
-    done = check("unadapted:app", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    done = check("unadapted:app", cwd=tmp_path, path=(live.ROOT, live.APPS))
     wrong, remedy = done.stdout.splitlines()[-2:]
     assert done.returncode == 1
     assert wrong.startswith("WRONG  routes: all are 'unmatched': ")
     assert remedy.endswith(REMEDIES[framework])
 
 
-def test_every_application_behind_a_dispatcher_is_looked_at(tmp_path: Path) -> None:
+def test_every_application_behind_a_dispatcher_is_looked_at(check: Checker, tmp_path: Path) -> None:
     """`check` finds a mounted application without its adapter beside others that have theirs."""
     (tmp_path / "mounted.py").write_text(
         "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
         "import routes_falcon, routes_flask\n"
         "app = DispatcherMiddleware(routes_flask.inner, {'/f': routes_falcon.make(adapter=False)})\n"
     )
-    done = check("mounted:app", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    done = check("mounted:app", cwd=tmp_path, path=(live.ROOT, live.APPS))
     assert done.returncode == 1
     assert "application: mounted:app, Flask and Falcon" in done.stdout
     assert "ok     routes: Flask's are seen without an adapter" in done.stdout
     assert "WRONG  routes: all are 'unmatched': Falcon" in done.stdout
 
 
-def test_a_plain_application_has_to_say_its_routes() -> None:
+def test_a_plain_application_has_to_say_its_routes(check: Checker) -> None:
     """An application without a framework is no problem; `check` says how it can name its routes."""
     done = check("plain:app")
     assert done.returncode == 0
@@ -124,7 +107,7 @@ def test_a_plain_application_has_to_say_its_routes() -> None:
     assert "wsgi_prom.set_route(environ, template)" in done.stdout
 
 
-def test_an_application_behind_a_function_is_told_by_what_is_loaded() -> None:
+def test_an_application_behind_a_function_is_told_by_what_is_loaded(check: Checker) -> None:
     """
     If Django's application is only made at the first request, `check` recognises Django by its modules and offers the
     adapter's line.
@@ -134,12 +117,14 @@ def test_an_application_behind_a_function_is_told_by_what_is_loaded() -> None:
     assert f"-> if it is Django's, in the settings, anywhere in the list: {REMEDIES['django']}" in done.stdout
 
 
-def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path: Path) -> None:
+def test_an_application_behind_a_function_is_told_nothing_that_is_done(
+    check: Checker, tmp_path: Path
+) -> None:
     """`check` offers no adapter to an application whose settings already have it."""
     (tmp_path / "hidden.py").write_text(
         "import routes_django\n\ndef app(*args): return routes_django.app(*args)\n"
     )
-    done = check("hidden:app", "--json", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    done = check("hidden:app", "--json", cwd=tmp_path, path=(live.ROOT, live.APPS))
     assert (None, "") == (findings(done)["routes"]["ok"], findings(done)["routes"]["remedy"])
 
 
@@ -160,12 +145,12 @@ def test_an_application_behind_a_function_is_told_nothing_that_is_done(tmp_path:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_and_the_exit_code_is_1(
-    arguments: tuple[str, ...], env: dict[str, str], subject: str, told: str, tmp_path: Path
+    check: Checker, arguments: tuple[str, ...], env: dict[str, str], subject: str, told: str, tmp_path: Path
 ) -> None:
     """`check` names a wrong setting, reference, import or directory, and exits with 1."""
     (tmp_path / "raising.py").write_text("1 / 0\n")
     (tmp_path / "leaving.py").write_text("raise SystemExit('no licence')\n")
-    done = check(*arguments, "--json", PYTHONPATH=f"{live.ROOT}:{tmp_path}", **env)
+    done = check(*arguments, "--json", path=(live.ROOT, tmp_path), **env)
     found = findings(done)[subject]
     assert (1, False) == (done.returncode, found["ok"])
     assert told in found["message"]
@@ -174,13 +159,13 @@ def test_what_is_wrong_is_named_and_the_exit_code_is_1(
 
 def test_a_directory_that_is_open_to_all_has_one_of_the_users_own_below_it() -> None:
     """For a directory such as /tmp `check` names the user's own directory below it that a server would use."""
-    done = check("--json", PROMETHEUS_MULTIPROC_DIR="/tmp")
+    done = checking.check("--json", PROMETHEUS_MULTIPROC_DIR="/tmp")
     (found,) = [item for item in json.loads(done.stdout)["findings"] if item["subject"] == "directory"]
     assert found["ok"]
     assert f"/tmp/wsgi_prom-{os.geteuid()}" in found["message"].split()
 
 
-def test_a_name_is_checked(tmp_path: Path) -> None:
+def test_a_name_is_checked(check: Checker, tmp_path: Path) -> None:
     """`check` says where the processes of a name meet, whether they can, and that a directory wins over a name."""
     name, path = joined.new_name()
 
@@ -213,7 +198,7 @@ def test_a_name_is_checked(tmp_path: Path) -> None:
 
 def test_what_is_not_there_yet_is_all_right(tmp_path: Path) -> None:
     """A directory that a server will make, and an application that nobody named, are no problems."""
-    done = check("--json", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "run" / "metrics"))
+    done = checking.check("--json", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "run" / "metrics"))
     found = findings(done)
     assert done.returncode == 0
     assert f"the server makes {tmp_path}/run/metrics when it starts" == found["directory"]["message"]
@@ -226,14 +211,14 @@ def test_an_application_that_asks_for_the_directory_finds_one(name: str, tmp_pat
     An application that needs the directory at its import finds one, as in a server (prometheus-flask-exporter insists
     on it).
     """
-    done = check(
+    done = checking.check(
         "peer_flask:app", PEER_KIND="internal", PROMETHEUS_MULTIPROC_DIR=name and str(tmp_path / name)
     )
     assert (0, "") == (done.returncode, done.stderr)
     assert [] == list(tmp_path.iterdir())
 
 
-def test_what_an_application_prints_is_no_part_of_the_answer(tmp_path: Path) -> None:
+def test_what_an_application_prints_is_no_part_of_the_answer(check: Checker, tmp_path: Path) -> None:
     """Output of the application does not get into the JSON on stdout."""
     (tmp_path / "talking.py").write_text("print('hello')\nfrom flask import Flask\napp = Flask('shop')\n")
     done = check("talking:app", "--json", cwd=tmp_path)
@@ -254,7 +239,7 @@ def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
     if there:
         shared.mkdir(mode=0o700)
     before = sorted(tmp_path.rglob("*"))
-    done = check("own:app", cwd=folder, PROMETHEUS_MULTIPROC_DIR=str(shared))
+    done = checking.check("own:app", cwd=folder, PROMETHEUS_MULTIPROC_DIR=str(shared))
     assert (0, "") == (done.returncode, done.stderr)
     assert before == sorted(tmp_path.rglob("*"))
 
@@ -262,7 +247,9 @@ def test_nothing_is_made(there: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bind", ["127.0.0.1:{port}", "0.0.0.0:{port}", "localhost:{port}", "[::]:{port}", "unix:{path}"]
 )
-def test_an_address_in_use_is_told_with_the_process_that_has_it(bind: str, tmp_path: Path) -> None:
+def test_an_address_in_use_is_told_with_the_process_that_has_it(
+    check: Checker, bind: str, tmp_path: Path
+) -> None:
     """
     If the address is in use, or covered by a wildcard address, `check` names the pid and command line of the process.
     """
@@ -279,7 +266,7 @@ def test_an_address_in_use_is_told_with_the_process_that_has_it(bind: str, tmp_p
     assert "set WSGI_PROM_BIND to another address, or to off" == found["remedy"]
 
 
-def test_the_same_port_of_another_address_is_free() -> None:
+def test_the_same_port_of_another_address_is_free(check: Checker) -> None:
     """A process that uses the same port of another loopback address is no conflict."""
     with socket.socket() as tcp:
         tcp.bind(("127.0.0.1", 0))
@@ -303,7 +290,7 @@ def test_the_same_port_of_another_address_is_free() -> None:
         (f"unix:{live.ROOT}/LICENSE", f"{live.ROOT}/LICENSE exists and is not a socket"),
     ],
 )
-def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) -> None:
+def test_an_address_that_nothing_can_listen_at_is_wrong(check: Checker, bind: str, told: str) -> None:
     """`check` reports an address at which no process on this machine can listen."""
     found = findings(done := check("--json", WSGI_PROM_BIND=bind))["address"]
     assert (1, False, told) == (done.returncode, found["ok"], found["message"])
@@ -319,7 +306,9 @@ def test_an_address_that_nothing_can_listen_at_is_wrong(bind: str, told: str) ->
         (None, "this directory has no gunicorn.conf.py that loads it: "),
     ],
 )
-def test_a_hook_that_nothing_loads_is_asked_about(text: str | None, told: str | None, tmp_path: Path) -> None:
+def test_a_hook_that_nothing_loads_is_asked_about(
+    check: Checker, text: str | None, told: str | None, tmp_path: Path
+) -> None:
     """
     `check` shows the missing line if the server's configuration, which it reads without executing it, does not load the
     hook.
@@ -333,16 +322,16 @@ def test_a_hook_that_nothing_loads_is_asked_about(text: str | None, told: str | 
         assert "wsgi_prom.hooks.gunicorn" in found["remedy"]
 
 
-def test_an_application_that_is_wrapped_by_hand_needs_no_hook(tmp_path: Path) -> None:
+def test_an_application_that_is_wrapped_by_hand_needs_no_hook(check: Checker, tmp_path: Path) -> None:
     """`check` does not mention the hook if the application is wrapped by hand."""
     (tmp_path / "byhand.py").write_text(
         "import wsgi_prom, plain\napp = wsgi_prom.PrometheusMiddleware(plain.app)\n"
     )
-    done = check("byhand:app", "--json", cwd=tmp_path, PYTHONPATH=f"{live.ROOT}:{live.APPS}")
+    done = check("byhand:app", "--json", cwd=tmp_path, path=(live.ROOT, live.APPS))
     assert "hook" not in findings(done)
 
 
-def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:
+def test_an_exporter_that_is_open_to_all_is_asked_about(check: Checker) -> None:
     """An exporter open to all networks is no error, but `check` asks about it unless it is protected."""
     found = findings(done := check("--json", WSGI_PROM_BIND="0.0.0.0:0"))
     protected = findings(check("--json", WSGI_PROM_BIND="0.0.0.0:0", WSGI_PROM_ALLOW="10.0.0.0/8"))
@@ -365,7 +354,7 @@ def test_an_exporter_that_is_open_to_all_is_asked_about() -> None:
     ],
 )
 def test_what_is_no_application_is_told_by_its_signature(
-    name: str, ok: bool | None, told: str, tmp_path: Path
+    check: Checker, name: str, ok: bool | None, told: str, tmp_path: Path
 ) -> None:
     """
     `check` recognises ASGI applications, factories that were not called and classes, but accepts PEP 3333's class whose
@@ -419,14 +408,14 @@ def test_flasks_routes_are_looked_for_through_all_that_is_around_it(
 def test_a_missing_psutil_is_told_with_what_installs_it(tmp_path: Path) -> None:
     """Without psutil `check` says which metrics are missing, which is no mistake; without an exporter it says nothing of it."""
     (tmp_path / "psutil.py").write_text("raise ImportError('psutil is not installed')\n")
-    path = f"{tmp_path}:{live.ROOT}"
-    found = findings(check("plain:app", "--json", PYTHONPATH=path))["processes"]
+    path = (tmp_path, live.ROOT)
+    found = findings(checking.check("plain:app", "--json", path=path))["processes"]
     assert (None, "pip install 'wsgi-prom[processes]'") == (found["ok"], found["remedy"])
     assert "no process_* metrics" in found["message"]
-    assert "processes" not in findings(check("plain:app", "--json", PYTHONPATH=path, WSGI_PROM_BIND="off"))
+    assert "processes" not in findings(checking.check("plain:app", "--json", path=path, WSGI_PROM_BIND="off"))
 
 
-def test_where_targets_are_registered_is_checked(tmp_path: Path) -> None:
+def test_where_targets_are_registered_is_checked(check: Checker, tmp_path: Path) -> None:
     """`check` says whether this user can write the file of targets, and whether etcd takes one, and leaves nothing in either."""
     (tmp_path / "data").mkdir()
     with etcds.etcd(tmp_path / "data") as etcd:
@@ -452,7 +441,7 @@ def test_where_targets_are_registered_is_checked(tmp_path: Path) -> None:
 def test_a_missing_package_for_etcd_is_told_with_what_installs_it(tmp_path: Path) -> None:
     """Without the extra, `check` says what to install."""
     (tmp_path / "etcd3gw.py").write_text("raise ImportError('not installed', name='etcd3gw')\n")
-    found = findings(check("--json", PYTHONPATH=f"{tmp_path}:{live.ROOT}", WSGI_PROM_SD="etcd://a:1/b"))[
+    found = findings(checking.check("--json", path=(tmp_path, live.ROOT), WSGI_PROM_SD="etcd://a:1/b"))[
         "targets"
     ]
     told = (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
+from chaos.scale import FULL, scale
 from processes import child_of, wait_simply
 
 from wsgi_prom.merge.collector import Collector
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 HITS = schemas.counter("hits", "Hits.", ("page",))
 FORKS = [os.fork, processes.fork_unseen]
 GUARDS = [new_fork_guard, PidGuard]
+TURNS = 60 if scale is FULL else 20
+# Of the calls at which a handler interrupts, each so many-th.
+STEP = 10 if scale is FULL else 35
 
 
 class Tally:
@@ -157,8 +161,8 @@ def test_a_handler_that_records_while_a_child_parts_from_its_parent(
         interrupted = at = 0
         while wait_simply(child_of(os.fork, partial(child, at))) == 0:
             interrupted += 1
-            # To part takes some 30 calls; of the thousand by which a slot is claimed, each tenth.
-            at += 1 if at < 60 else 10
+            # To part takes some 30 calls; of the thousand by which a slot is claimed, some.
+            at += 1 if at < 60 else STEP
         columns, index = current_slot.slot.row(HITS, ("/",))
         return interrupted, hits(shared)["/"], columns[index]
 
@@ -427,7 +431,7 @@ def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
         for thread in threads:
             thread.join()
 
-    for turn in range(1, 61):
+    for turn in range(1, TURNS + 1):
         in_child(run)
         assert {float(turn)} == set(hits(shared).values())
     assert 100 == len(hits(shared))
@@ -436,7 +440,7 @@ def test_what_is_added_while_another_thread_claims_is_in_the_slot_too(
 @pytest.mark.parametrize("guard", GUARDS)
 def test_forks_while_threads_record(in_child: Callable[..., Any], shared: Path, guard: Any) -> None:
     """A child that is forked while threads hold locks records at once, and every increment is counted."""
-    forks = 120
+    forks = 120 if scale is FULL else 40
 
     def run() -> tuple[float, set[int]]:
         sys.setswitchinterval(1e-5)
@@ -487,8 +491,8 @@ def test_forks_while_a_slot_is_claimed(in_child: Callable[..., Any], shared: Pat
             thread.join()
         return status
 
-    assert {0} == {in_child(run) for _ in range(40)}
-    assert 40 * 5 == sum(hits(shared).values())
+    assert {0} == {in_child(run) for _ in range(TURNS)}
+    assert TURNS * 5 == sum(hits(shared).values())
 
 
 def test_a_directory_that_cannot_be_used_is_logged_once(

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 # By default a round takes 5 s, and figures are shown for 15.
 ROUND = {"WSGI_PROM_COLLECT_SECONDS": "1"}
 GEVENT = {
-    "gunicorn gevent": lambda **more: live.gunicorn("custom:app", "-k", "gevent", **more),
     "gunicorn gevent preload": lambda **more: live.gunicorn("custom:app", "-k", "gevent", "--preload", **more),
     "uwsgi gevent": lambda **more: live.uwsgi("--gevent", "10", "--gevent-monkey-patch", app="custom:app", **more),
 }  # fmt: skip
-NAMES = ["gunicorn sync", "gunicorn gthread preload", "uwsgi prefork", "uwsgi lazy-apps", *GEVENT]
+# Imported before and after the fork by each server, and with greenlets by each.
+NAMES = ["gunicorn sync", "uwsgi prefork", "uwsgi lazy-apps", *GEVENT]
 
 
 def start(name: str, **more: Any) -> LiveServer:

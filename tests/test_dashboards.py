@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import _jsonnet
+import commands
 import jsonschema
 import live
 import pages
@@ -32,10 +32,7 @@ TARGETS = [target for path in pages.FILES for target in pages.targets(path)]
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wsgi_prom", "dashboards", *arguments],
-        env=live.environment(environ, runtime=live.ROOT), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return commands.run("dashboards", *arguments, **environ)
 
 
 def test_what_is_shipped_is_what_is_built() -> None:
@@ -248,10 +245,7 @@ def test_the_mixin_is_configured_as_the_commands_are(tmp_path: Path) -> None:
     options = ["--selector", 'job="shop"', "--prefix", "shop_"]
     run("--out", str(tmp_path), *options)
     assert {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()} == found["d"]
-    done = subprocess.run(
-        [sys.executable, "-m", "wsgi_prom", "rules", *options, "--docs", "https://git.example/docs"],
-        capture_output=True, text=True, check=True, cwd=live.ROOT,
-    )  # fmt: skip
+    done = commands.run("rules", *options, "--docs", "https://git.example/docs")
     rules = [rule for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"]]
     mixed = [rule for kind in "ra" for group in found[kind]["groups"] for rule in group["rules"]]
     assert as_text(rules) == as_text(mixed)

@@ -58,8 +58,7 @@ def assert_counted(server: live.LiveServer) -> None:
     assert value(samples, "wsgi_prom_unreadable_files") == 0
 
 
-@pytest.mark.parametrize("umask", ["000", "077"])
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize(("name", "umask"), [("gunicorn", "000"), ("uwsgi", "077")])
 def test_an_unknown_user_without_a_home(name: str, umask: str) -> None:
     """
     A user without a passwd entry and without HOME is served and counted with any umask, in files of that user alone.
@@ -74,9 +73,17 @@ def test_an_unknown_user_without_a_home(name: str, umask: str) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("user", [[], NO_PASSWD_ENTRY], ids=["root", "unknown user"])
-@pytest.mark.parametrize("place", ["/dev/shm", "TMPDIR"])
-@pytest.mark.parametrize("name", SERVERS)
+# Each two of server, place and user together.
+@pytest.mark.parametrize(
+    ("name", "place", "user"),
+    [
+        ("gunicorn", "/dev/shm", []),
+        ("gunicorn", "TMPDIR", NO_PASSWD_ENTRY),
+        ("uwsgi", "/dev/shm", NO_PASSWD_ENTRY),
+        ("uwsgi", "TMPDIR", []),
+    ],
+    ids=["gunicorn, root", "gunicorn in TMPDIR", "uwsgi", "uwsgi, root in TMPDIR"],
+)
 def test_a_read_only_system_with_one_place_to_write_to(
     name: str, place: str, user: list[str], tmp_path: Path
 ) -> None:
@@ -112,8 +119,8 @@ def test_nothing_that_can_be_written_to(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "interpreter",
-    [["-OO"], ["-W", "error"], ["-I"], ["-E", "-S"]],
-    ids=["no docstrings", "warnings are errors", "isolated", "without site"],
+    [["-OO", "-W", "error"], ["-I", "-S"]],
+    ids=["no docstrings, warnings are errors", "isolated, without site"],
 )
 def test_gunicorn_under_any_setting_of_the_interpreter(interpreter: list[str]) -> None:
     """Application, exporter and the page in the application work with each option of the interpreter."""

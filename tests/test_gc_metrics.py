@@ -30,9 +30,8 @@ def settled(server: live.LiveServer, number: float) -> live.Samples:
     return live.eventually(scrape, lambda found: oldest(found, COLLECTIONS) == number)
 
 
-@pytest.mark.parametrize(
-    "name", ["gunicorn sync", "gunicorn sync preload", "uwsgi prefork", "uwsgi lazy-apps"]
-)
+# Of these, the one imports the application in the worker, the other in the master.
+@pytest.mark.parametrize("name", servers.BOTH)
 def test_a_worker_shows_what_python_counts_and_goes_on_where_its_predecessor_ended(name: str) -> None:
     """Collections and collected objects by generation rise as gc.get_stats has them; the next worker of the slot adds its own."""
     with servers.start(name, app="collecting:app", workers=1) as server:

@@ -68,8 +68,6 @@ def test_a_server_that_becomes_a_daemon_is_counted_and_leaves_nothing(option: st
 USER = ("--uid", "www-data", "--gid", "www-data")
 RELOADS = {
     "workers": ("--touch-workers-reload", ()),
-    "workers, lazy-apps": ("--touch-workers-reload", ("--lazy-apps",)),
-    "chain": ("--touch-chain-reload", ()),
     "chain, lazy-apps": ("--touch-chain-reload", ("--lazy-apps",)),
     "workers, without root": ("--touch-workers-reload", USER),
     "chain, master-as-root": ("--touch-chain-reload", (*USER, "--master-as-root")),

@@ -118,13 +118,11 @@ def hang_up(server: live.LiveServer) -> None:
     server.kill(signal.SIGHUP)
 
 
+# Those that tests/chaos/test_reloads.py has none of.
 RELOADS = {
-    "gunicorn HUP": ("gunicorn sync", (), hang_up),
     "gunicorn preload HUP": ("gunicorn sync preload", (), hang_up),
-    "uwsgi SIGHUP": ("uwsgi prefork", (), hang_up),
     "uwsgi lazy-apps SIGHUP": ("uwsgi lazy-apps", (), hang_up),
     "uwsgi workers only": ("uwsgi prefork", ("--touch-workers-reload", "reload"), reload_uwsgi_workers),
-    "uwsgi lazy-apps chain": ("uwsgi lazy-apps", ("--touch-chain-reload", "reload"), reload_uwsgi_workers),
 }
 
 
@@ -169,12 +167,11 @@ def reloadable(name: str, options: tuple[str, ...], held: socket.socket) -> live
     return server
 
 
-@pytest.mark.parametrize("name", ["gunicorn sync", "gunicorn gthread preload"])
-def test_usr2_under_traffic_hands_over_counts_and_exporter(name: str) -> None:
+def test_usr2_under_traffic_hands_over_counts_and_exporter() -> None:
     """
     Two arbiters serve side by side, then the new one alone, with one set of counters, one exporter and one address.
     """
-    with servers.start(name, workers=2) as server:
+    with servers.start("gunicorn gthread preload", workers=2) as server:
         url = server.url
         scraper = servers.Scraper(server)
         folder = servers.shared_directory(server)

@@ -11,7 +11,7 @@ import pytest
 import servers
 from servers import value
 
-SERVERS = ["gunicorn sync", "gunicorn gthread", "uwsgi prefork", "uwsgi threads"]
+SERVERS = ["gunicorn gthread", "uwsgi prefork"]
 FILE_SIZE = (live.APPS / "measured.py").stat().st_size
 
 

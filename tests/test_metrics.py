@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
+import commands
 import documents
 import live
 import promql
@@ -21,15 +20,7 @@ from wsgi_prom.dashboards.catalogue import METRICS, UWSGI
 
 
 def printed(*options: str) -> str:
-    command = [sys.executable, "-m", "wsgi_prom", "metrics", *options]
-    return subprocess.run(
-        command,
-        env=live.environment({}, runtime=live.ROOT),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
+    return commands.run("metrics", *options).stdout
 
 
 def test_each_metric_is_printed_as_metrics_md_has_it() -> None:

@@ -23,9 +23,7 @@ STATS = ("--stats", "stats.sock", "--cache2", "name=c,items=10", "--spooler", ".
          "--cron", "59 2 31 12 -1 true")  # fmt: skip
 SERVERS = {
     "gunicorn sync": (),
-    "gunicorn gthread": (),
     "gunicorn sync --worker-class gevent": (),
-    "uwsgi prefork": STATS,
     "uwsgi threads": STATS,
     "uwsgi prefork --gevent 10": STATS,
 }

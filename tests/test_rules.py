@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import commands
 import live
 import promql
 import pytest
@@ -26,15 +27,18 @@ RUNBOOK = (live.ROOT / "docs" / "alerts.md").read_text()
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "wsgi_prom", "rules", *arguments],
-        env=live.environment(environ, runtime=live.ROOT), capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return commands.run("rules", *arguments, **environ)
+
+
+@cache
+def read(text: str) -> Any:
+    """Return a document that is read once for all that is asked of it."""
+    return yaml.safe_load(text)
 
 
 def items(text: str) -> list[dict[str, Any]]:
     """Return the rules of all groups."""
-    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    return [rule for group in read(text)["groups"] for rule in group["rules"]]
 
 
 ALERTS = sorted({rule["alert"] for rule in items(SHIPPED.read_text()) if "alert" in rule})
@@ -63,7 +67,7 @@ def test_each_alert_has_its_cases_and_its_runbook(alert: str) -> None:
     asked = [
         case
         for path in CASES
-        for test in yaml.safe_load(path.read_text())["tests"]
+        for test in read(path.read_text())["tests"]
         for case in test["alert_rule_test"]
         if case["alertname"] == alert
     ]

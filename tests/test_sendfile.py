@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from live import LiveServer
 
-SERVERS = [name for name in pairs.FORKING if name != "uwsgi keep-alive"]
+# uWSGI sends from threads as from processes.
+SERVERS = [name for name in pairs.FORKING if name not in {"uwsgi keep-alive", "uwsgi threads"}]
 # `sendfile(out, in, offset, count) = sent`, in one line or resumed in another.
 CALL = re.compile(r"sendfile(?:64)?(?: resumed>|\().*= (\d+)$", re.MULTILINE)
 

@@ -93,7 +93,6 @@ def spend(server: live.LiveServer, pids: Iterable[int], *paths: str) -> None:
 
 
 SERVERS = {
-    "gunicorn sync preload": (),
     "gunicorn gthread": (),
     "gunicorn sync gevent": ("--worker-class", "gevent"),
     "uwsgi threads": (),
@@ -105,7 +104,7 @@ def test_figures_are_those_of_proc(name: str) -> None:
     """Each worker, the master and the exporter have the CPU time, memory, descriptors and threads that /proc says."""
     with servers.start(name.removesuffix(" gevent"), *SERVERS[name], app="spending:app", workers=2) as server:
         workers = live.eventually(server.workers, lambda pids: len(pids) == 2)
-        spend(server, workers, "/burn?s=0.7", "/grow?mb=20")
+        spend(server, workers, "/burn?s=0.3", "/grow?mb=20")
         supervisor, serving = servers.supervisor_and_serving(server)
         samples = live.eventually(server.samples, lambda found: len(by_series(found, PSS)) == 5)
         pids = {("", "master"): server.pid, ("", "supervisor"): supervisor}
@@ -196,7 +195,7 @@ def test_dirty_workers_of_gunicorn_have_their_role(tmp_path: Path) -> None:
 # uWSGI takes a second for each worker.
 @pytest.mark.parametrize(
     ("name", "options", "requests"),
-    [("gunicorn sync", (), 16), ("uwsgi prefork", ("--min-worker-lifetime", "0"), 10)],
+    [("gunicorn sync", (), 8), ("uwsgi prefork", ("--min-worker-lifetime", "0"), 5)],
 )
 def test_recycled_workers_make_no_new_series_and_no_counter_goes_back(
     name: str, options: tuple[str, ...], requests: int

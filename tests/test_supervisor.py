@@ -294,8 +294,9 @@ def stays(folder: Path) -> bool:
     return found
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["supervisor", "serving"])
-@pytest.mark.parametrize("name", servers.BOTH)
+@pytest.mark.parametrize(
+    ("name", "which"), [("gunicorn sync", 0), ("uwsgi prefork", 1)], ids=["supervisor", "serving"]
+)
 def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
     """SIGTERM to either process ends both, neither is restarted, and the application serves on."""
     with servers.start(name, workers=2) as server:
@@ -314,8 +315,10 @@ def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
     assert stays(folder) is name.startswith("uwsgi")
 
 
-@pytest.mark.parametrize("killed", ["supervisor", "both"])
-@pytest.mark.parametrize("name", servers.BOTH)
+@pytest.mark.parametrize(
+    ("name", "killed"),
+    [("gunicorn sync", "supervisor"), ("uwsgi prefork", "supervisor"), ("uwsgi prefork", "both")],
+)
 def test_a_server_killed_together_with_its_exporter_leaves_nothing_running(name: str, killed: str) -> None:
     """
     If master and supervisor are killed, the serving process removes the directory; if all three are killed, nothing

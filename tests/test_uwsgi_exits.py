@@ -59,11 +59,9 @@ ENDS = {
     "SIGTERM": [lambda server: end(server, signal.SIGTERM)],
 }
 KINDS = {
-    "prefork": (),
-    "lazy-apps": ("--lazy-apps",),
-    "threads": ("--threads", "2"),
-    "gevent": ("--gevent", "10"),
     "mounts": ("--mount", "/more=plain:app"),
+    "lazy-apps, threads": ("--lazy-apps", "--threads", "2"),
+    "gevent": ("--gevent", "10"),
 }
 # After SIGSEGV uWSGI runs nothing of Python's there, and its loop ends by SIGTERM as by SIGHUP.
 OF_GREENLETS = {"SIGSEGV": "unknown", "SIGTERM": "reload"}

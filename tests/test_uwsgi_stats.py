@@ -236,14 +236,12 @@ def assert_samples_are_the_json(stats: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ["--stats", "stats"],
         ["--stats", "@wsgi_prom-test"],
         ["--stats", "wsgi_prom-test", "--abstract-socket"],
-        ["--stats-server", "PORT"],
-        ["--stats", "PORT", "--stats-http", "--stats-minified"],
+        ["--stats-server", "PORT", "--stats-http", "--stats-minified"],
         ["--stats", "stats", "--stats-http", "--stats-no-cores"],
     ],
-    ids=["unix", "abstract", "abstract-socket", "TCP", "HTTP", "HTTP over unix, no cores"],
+    ids=["abstract", "abstract-socket", "HTTP", "HTTP over unix, no cores"],
 )  # fmt: skip
 def test_the_stats_server_is_found_and_read_wherever_it_listens(options: list[str]) -> None:
     """By the server's own options alone."""

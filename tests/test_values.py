@@ -465,8 +465,9 @@ def test_a_registry_of_the_process_shows_its_own_figures(recording: Callable[...
     assert "\nt_hits_total 2.0\n" in recording(run)
 
 
+# Those of one kind, and those of the dead, are recorded alike.
 @needs_speed
-@pytest.mark.parametrize("kind", ["counter", *(mode for mode in MODES if not mode.endswith("mostrecent"))])
+@pytest.mark.parametrize("kind", ["counter", "all", "max", "livesum"])
 def test_increments_of_a_signal_handler_are_counted(
     recording: Callable[..., Any], shared: Path, kind: str
 ) -> None:
@@ -509,7 +510,7 @@ def test_increments_of_a_signal_handler_are_counted(
 
 
 @needs_speed
-@pytest.mark.parametrize("mode", ["min", "max", "sum", "livemax"])
+@pytest.mark.parametrize("mode", ["min", "livesum"])
 def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., Any], mode: str) -> None:
     """
     At any moment the slot holds what the main thread and the handler have added: nothing waits for the next record.
@@ -529,7 +530,7 @@ def test_each_increment_of_a_signal_handler_is_stored(recording: Callable[..., A
 
         signal.signal(signal.SIGALRM, handle)
         signal.setitimer(signal.ITIMER_REAL, 0.00002)
-        end = time.monotonic() + 1
+        end = time.monotonic() + 0.5
         done = 0
         while time.monotonic() < end:
             gauge.inc()
@@ -601,7 +602,7 @@ def test_labels_takes_what_the_library_takes(recording: Callable[..., Any]) -> N
     assert "taken" not in refusals
 
 
-@pytest.mark.parametrize("kind", [Counter, Summary, Histogram])
+@pytest.mark.parametrize("kind", [Counter, Histogram])
 def test_the_same_child_made_at_any_step_of_its_making(
     recording: Callable[..., Any], shared: Path, kind: Any
 ) -> None:
@@ -631,7 +632,7 @@ def test_the_same_child_made_at_any_step_of_its_making(
 
 @needs_speed
 @pytest.mark.parametrize("by", ["signal handler", "finalizer"])
-@pytest.mark.parametrize("kind", [Counter, Gauge, Summary, Histogram])
+@pytest.mark.parametrize("kind", [Counter, Histogram])
 def test_labels_in_the_middle_of_labels(
     recording: Callable[..., Any], shared: Path, kind: Any, by: str
 ) -> None:

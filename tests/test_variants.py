@@ -21,24 +21,21 @@ USER = ["--uid", "www-data", "--gid", "www-data"]
 VARIANTS = {
     "one process": [],
     "no master": ["--processes", "3"],
-    "gevent": ["--master", "--gevent", "20", "--processes", "2"],
+    "gevent, uid": ["--master", "--gevent", "20", "--processes", "2", *USER],
     # The two options under which uWSGI runs Python's own callbacks after its fork.
     **(
         {"py-call-osafterfork": ["--master", "--py-call-osafterfork", "--processes", "2"]}
         if OSAFTERFORK
         else {}
     ),
-    "py-call-uwsgi-fork-hooks": [
-        "--master",
-        "--py-call-uwsgi-fork-hooks",
-        "--enable-threads",
-        "--processes",
-        "2",
+    "py-call-uwsgi-fork-hooks, drop-after-apps": [
+        *("--master", "--py-call-uwsgi-fork-hooks", "--enable-threads"),
+        *("--drop-after-apps", "--processes", "2", *USER),
     ],
-    "uid": ["--master", "--processes", "2", *USER],
-    "master-as-root": ["--master", "--master-as-root", "--processes", "2", *USER],
-    "drop-after-apps": ["--master", "--drop-after-apps", "--processes", "2", *USER],
-    "cheaper": ["--master", "--processes", "4", "--cheaper", "1"],
+    "cheaper, master-as-root": [
+        *("--master", "--processes", "4", "--cheaper", "1"),
+        *("--master-as-root", *USER),
+    ],
 }
 
 

@@ -29,7 +29,6 @@ pytestmark = needs_root
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 USER = 33  # www-data
-MODES = {"an emptyDir": 0o777, "with a sticky bit": 0o1777}
 
 
 @pytest.fixture
@@ -67,11 +66,14 @@ def command(uid: int, *words: str, **env: str) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", MODES)
-@pytest.mark.parametrize("name", servers.BOTH)
-def test_a_server_in_a_volume_that_is_open_to_all(name: str, kind: str, volume: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("gunicorn sync", 0o777), ("uwsgi prefork", 0o1777)],
+    ids=["an emptyDir", "with a sticky bit"],
+)
+def test_a_server_in_a_volume_that_is_open_to_all(name: str, mode: int, volume: Path) -> None:
     """A server in an open volume starts, logs its directory and counts; the commands find it by the same variable."""
-    volume.chmod(MODES[kind])
+    volume.chmod(mode)
     own = volume / f"wsgi_prom-{USER}"
     with as_user(servers.start(name, workers=2, **{VARIABLE: str(volume)})) as server:
         live.drive(server.url, ["/"] * 40)
@@ -79,13 +81,13 @@ def test_a_server_in_a_volume_that_is_open_to_all(name: str, kind: str, volume: 
         said = server.wait_for_log(rf"{VARIABLE}={volume} is open to others.*the server uses (\S+),")[1]
         dumped = [command(uid, "dump", **{VARIABLE: str(volume)}).stdout for uid in (USER, 0)]
         reset = command(USER, "reset", **{VARIABLE: str(volume)})
-        mode = (own.stat().st_uid, stat.filemode(own.stat().st_mode))
+        found = (own.stat().st_uid, stat.filemode(own.stat().st_mode))
     assert {("/", "200"): 40} == counted
     assert [True] * 2 == [
         'http_requests_total{method="GET",route="/",status="200"} 40.0' in page for page in dumped
     ]
     assert str(own) == said
-    assert (USER, "drwx------") == mode
+    assert (USER, "drwx------") == found
     assert f"{own} is in use" in reset.stderr
     assert [own.name] == os.listdir(volume)
 

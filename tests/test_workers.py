@@ -10,7 +10,7 @@ import threading
 import time
 from array import array
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import live
 import pytest
@@ -24,7 +24,7 @@ from wsgi_prom.settings import Settings
 from wsgi_prom.store import schemas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from wsgi_prom.store.schemas import Schema
 
@@ -45,31 +45,49 @@ def by_label(samples: live.Samples, name: str) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "gunicorn sync",
-        "gunicorn gthread",
-        "gunicorn sync --worker-class gevent",
-        "uwsgi prefork",
-        "uwsgi threads",
-    ],
-)
-def test_a_worker_is_busy_while_it_serves(name: str) -> None:
+class Kind(NamedTuple):
+    """A server of two workers, its options, what it can serve at a time, and its class of workers if it has one."""
+
+    name: str
+    options: tuple[str, ...]
+    capacity: int
+    worker_class: str | None
+
+
+KINDS = {
+    "sync": Kind("gunicorn sync", (), 2, "sync"),
+    "gthread": Kind("gunicorn sync", ("--threads", "4"), 8, "gthread"),
+    "gevent": Kind(
+        "gunicorn sync", ("--worker-class", "gevent", "--worker-connections", "50"), 100, "gevent"
+    ),
+    "uwsgi threads": Kind("uwsgi threads", (), 8, None),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture(scope="module")
+def server(kind: Kind) -> Iterator[live.LiveServer]:
+    with servers.start(kind.name, *kind.options, workers=2) as started:
+        live.eventually(lambda: states(started).get("idle"), lambda idle: idle == 2)
+        yield started
+
+
+def test_a_worker_is_busy_while_it_serves(server: live.LiveServer) -> None:
     """One of two workers is busy during a request of 3 s, which is as old as it is, and counts 3 busy seconds when it ends."""
-    server_name, *options = name.split(" --worker-class ")
-    with servers.start(server_name, *[f"--worker-class={kind}" for kind in options], workers=2) as server:
-        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
-        before = server.samples()
-        thread = threading.Thread(target=server.get, args=("/sleep?s=3",))
-        began = time.monotonic()
-        thread.start()
-        live.eventually(lambda: states(server)["busy"], lambda busy: busy == 1)
-        time.sleep(1)
-        during, asked = server.samples(), time.monotonic()
-        thread.join()
-        live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
-        after = server.samples()
+    before = server.samples()
+    thread = threading.Thread(target=server.get, args=("/sleep?s=3",))
+    began = time.monotonic()
+    thread.start()
+    live.eventually(lambda: states(server)["busy"], lambda busy: busy == 1)
+    time.sleep(1)
+    during, asked = server.samples(), time.monotonic()
+    thread.join()
+    live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
+    after = server.samples()
     age = servers.value(during, "wsgi_request_age_seconds")
     assert age is not None
     assert 1 <= age <= asked - began
@@ -81,26 +99,12 @@ def test_a_worker_is_busy_while_it_serves(name: str) -> None:
     assert [] == servers.gone_back(before, during) + servers.gone_back(during, after)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "capacity", "worker_class"),
-    [
-        ("gunicorn sync", (), 2, "sync"),
-        ("gunicorn sync", ("--threads", "4"), 8, "gthread"),
-        ("gunicorn sync", ("--worker-class", "gevent", "--worker-connections", "50"), 100, "gevent"),
-        ("uwsgi threads", (), 8, None),
-    ],
-    ids=["sync", "gthread", "gevent", "uwsgi threads"],
-)
-def test_the_capacity_is_workers_by_threads_or_greenlets(
-    name: str, options: tuple[str, ...], capacity: int, worker_class: str | None
-) -> None:
+def test_the_capacity_is_workers_by_threads_or_greenlets(kind: Kind, server: live.LiveServer) -> None:
     """Two workers serve at a time what both of them can, and the server is named with its version and worker class."""
-    with servers.start(name, *options, workers=2) as server:
-        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
-        samples = server.samples()
-    assert capacity == servers.value(samples, "wsgi_worker_capacity")
+    samples = server.samples()
+    assert kind.capacity == servers.value(samples, "wsgi_worker_capacity")
     ((labels, value),) = live.labelled(samples, "wsgi_server_info").items()
-    assert (1, name.split(maxsplit=1)[0], worker_class) == (
+    assert (1, kind.name.split(maxsplit=1)[0], kind.worker_class) == (
         value,
         dict(labels)["server"].lower(),
         dict(labels).get("worker_class"),
@@ -108,13 +112,16 @@ def test_the_capacity_is_workers_by_threads_or_greenlets(
     assert dict(labels)["version"][0].isdigit()
 
 
+KILLS = 8
+
+
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_workers_and_their_figures_stay_the_same_series_when_they_are_replaced(name: str) -> None:
-    """A worker that is killed twenty times leaves two series for each figure, counts its starts, and loses no busy second."""
+    """Workers that are killed one after the other leave two series for each figure, each start is counted, and no busy second is lost."""
     with servers.start(name, workers=2) as server:
         live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 2)
         scrapes = servers.Scraper(server)
-        for _ in range(20):
+        for _ in range(KILLS):
             server.get("/sleep?s=0.05")
             killed = server.workers()[0]
             os.kill(killed, signal.SIGKILL)
@@ -123,10 +130,10 @@ def test_workers_and_their_figures_stay_the_same_series_when_they_are_replaced(n
         live.eventually(lambda: states(server)["idle"], lambda idle: idle == 2)
         samples = server.samples()
     assert [] == scrapes.problems
-    assert servers.value(samples, "wsgi_worker_starts_total") == 22
+    assert servers.value(samples, "wsgi_worker_starts_total") == 2 + KILLS
     requests = by_label(samples, "wsgi_worker_requests_total")
-    assert sum(requests.values()) == 20
-    assert sum(by_label(samples, "wsgi_worker_busy_seconds_total").values()) >= 20 * 0.05
+    assert sum(requests.values()) == KILLS
+    assert sum(by_label(samples, "wsgi_worker_busy_seconds_total").values()) >= KILLS * 0.05
     assert set(by_label(samples, "wsgi_worker_start_time_seconds")) <= set(requests)
     assert len(requests) == 2
 
@@ -150,6 +157,7 @@ def hang(server: live.LiveServer) -> None:
     threading.Thread(target=server.get, args=("/sleep?s=30",)).start()
 
 
+# In order; after each there is one more of its reason and no other.
 EXITS = {
     "SIGKILL": end_by(signal.SIGKILL),
     "SIGSEGV": end_by(signal.SIGSEGV),
@@ -157,22 +165,22 @@ EXITS = {
     "max_requests": recycle,
     "reload": lambda server: os.kill(server.pid, signal.SIGHUP),
     "cheaped": lambda server: [
-        os.kill(server.pid, number) or time.sleep(1) for number in (signal.SIGTTOU, signal.SIGTTIN)
+        os.kill(server.pid, number) or time.sleep(1) for number in (signal.SIGTTIN, signal.SIGTTOU)
     ],
 }
 
 
-@pytest.mark.parametrize("reason", EXITS)
-def test_gunicorn_tells_why_a_worker_ended(reason: str) -> None:
+def test_gunicorn_tells_why_a_worker_ended() -> None:
     """Each way in which a worker of gunicorn ends counts once, under its reason."""
-    options = {"timeout": ("--timeout", "2"), "max_requests": ("--max-requests", "10")}.get(reason, ())
-    workers = 2 if reason == "cheaped" else 1
-    with servers.start("gunicorn sync", *options, workers=workers) as server:
-        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == workers)
-        EXITS[reason](server)
-        assert {reason: 1} == live.eventually(lambda: exits(server), bool)
-        live.eventually(lambda: states(server)["idle"], lambda idle: idle == workers)
-        assert {reason: 1} == exits(server)
+    expected: dict[str, float] = {}
+    with servers.start("gunicorn sync", "--timeout", "2", "--max-requests", "10", workers=1) as server:
+        live.eventually(lambda: states(server).get("idle"), lambda idle: idle == 1)
+        for reason, end in EXITS.items():
+            end(server)
+            expected[reason] = 1
+            assert expected == live.eventually(lambda: exits(server), lambda found: found == expected)
+            live.eventually(lambda: states(server), lambda found: found["idle"] == sum(found.values()) == 1)
+            assert expected == exits(server)
 
 
 def wait_for(server: live.LiveServer, expected: dict[str, float]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import live
 import servers
 from chaos.referee import KINDS, Kind
+from chaos.scale import scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def traffic(case: Case) -> Iterator[None]:
         while not over.is_set():
             for kind in KINDS:
                 case.send(kind)
-                over.wait(0.004)
+                over.wait(scale.rest)
 
     with ThreadPoolExecutor(2) as pool:
         clients = [pool.submit(client) for _ in range(2)]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import live
 import servers
+from chaos.scale import scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -229,7 +230,7 @@ class Case:
         *,
         kinds: tuple[Kind, ...] = KINDS,
         clients: int = 4,
-        rest: float = 0.004,
+        rest: float = scale.rest,
         read: Callable[[], Samples] | None = None,
         filed: bool = True,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 
 class Scale(NamedTuple):
-    """Numbers of faults, and the length of the long run in seconds."""
+    """Numbers of faults, the length of the long run in seconds, and how dense the traffic is."""
 
     kills: int
     stops: int
@@ -25,6 +25,8 @@ class Scale(NamedTuple):
     plans: int
     hostile_paths: int
     seconds: float
+    # Between two requests of a client.
+    rest: float
 
 
 SHORT: Final = Scale(
@@ -41,6 +43,7 @@ SHORT: Final = Scale(
     plans=60,
     hostile_paths=4_000,
     seconds=5,
+    rest=0.015,
 )
 FULL: Final = Scale(
     kills=500,
@@ -56,6 +59,7 @@ FULL: Final = Scale(
     plans=400,
     hostile_paths=10_000,
     seconds=float(os.environ.get("CHAOS_HOURS") or 1 / 6) * 3600,
+    rest=0.004,
 )
 NAMES: Final = {"short": SHORT, "full": FULL}
 
