@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import io
 import json
 import os
@@ -275,6 +276,28 @@ def test_a_dumb_terminal_gets_a_line(tmp_path: Path) -> None:
     with terminals.Terminal("top", "--directory", str(tmp_path), TERM="dumb") as terminal:
         assert terminal.shows("this is none. Give --once")
         assert 1 == terminal.end()
+
+
+def test_once_waits_for_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the second look still gets the first reading, as of thousands of routes, it looks again until there are rates."""
+    seconds = iter([None, None, 2.0])
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({**view_json.View().to_json(), "seconds": next(seconds)}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Slow) as answering:
+        thread = threading.Thread(target=answering.serve_forever)
+        thread.start()
+        status = main(["top", "--once", "--json", "--url", f"http://127.0.0.1:{answering.server_port}"])
+        answering.shutdown()
+        thread.join()
+    assert (0, 2.0) == (status, json.loads(capsys.readouterr().out)["seconds"])
 
 
 def test_without_rich_there_is_json(server: live.LiveServer) -> None:

@@ -1,7 +1,7 @@
 """
-Two readings become what a person is shown: rates, quantiles and shares of the time between them.
+Compare two readings for what a person is shown: rates, quantiles and shares of the time between them.
 
-1. A rate is never negative: what begins again counts from 0, as in Prometheus' `rate`.
+1. A rate is never negative: a counter that begins again counts from 0, as in Prometheus' `rate`.
 2. A series that was not there before counts from 0 as well, unless it says that it is older than the reading before.
 """
 

@@ -35,11 +35,11 @@ BUSY: Final = 0.2
 class History:
     """
     The readings that *read* returns, for any number of threads. They are dropped *idle* seconds after the last look.
-    Who looks within *shared* seconds of the last reading gets that; for longer where readings would take more than the share
-    *busy* of a processor.
+    Looks within *shared* seconds of a reading share it; within more, where readings would else take more than the share *busy*
+    of a processor.
 
-    `figures` is the last one; None before the first, and when all were dropped. `made` is for what is made of the views, and
-    dropped with them.
+    `figures` is the last reading; None before the first, and when all were dropped. `made` holds what a caller makes of views;
+    it is dropped with the readings.
     """
 
     def __init__(

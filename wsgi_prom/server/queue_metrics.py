@@ -62,8 +62,8 @@ class QueueMetrics:
 
     def go_on(self, path: Path, *, writes: bool = True) -> None:
         """
-        Go on from what the exporter of the directory *path* has counted. Call it once, before all else. Who is not its exporter
-        *writes* nothing.
+        Go on from what the exporter of the directory *path* has counted. Call it once, before all else. A process that is not the
+        exporter says that it *writes* nothing.
         """
         self._path = path if writes else None
         with suppress(OSError, DirectoryError, FormatError):
