@@ -372,7 +372,7 @@ def test_figures_of_a_process(
 
 
 def test_requests_of_other_names(recording: Callable[..., Any], shared: Path) -> None:
-    """Requests of two prefixes are added up; those that the application counts itself, and figures of no number, are left out."""
+    """Requests of two prefixes, and of other names, are added up; those that the application counts itself, and figures of no number, are left out."""
 
     def record() -> dict[str, Any]:
         from prometheus_client import Counter, Gauge
@@ -383,8 +383,8 @@ def test_requests_of_other_names(recording: Callable[..., Any], shared: Path) ->
             start_response("200 OK", [("Content-Length", "2")])
             return [b"ok"]
 
-        for prefix in ("shop_", "blog_"):
-            wrapped = PrometheusMiddleware(app, prefix=prefix)
+        for options in ({"prefix": "shop_"}, {"prefix": "blog_"}, {"prefix": "blog_", "names": "otel"}):
+            wrapped = PrometheusMiddleware(app, **options)
             list(wrapped({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda *_: lambda _: None))
         labels = ["method", "route", "status"]
         Counter("client_http_requests", "Sent.", labels, registry=None).labels("GET", "/", "200").inc(100)
@@ -392,7 +392,7 @@ def test_requests_of_other_names(recording: Callable[..., Any], shared: Path) ->
         return view(None, Pages(shared, REGISTRY).figures(time.monotonic())).to_json()
 
     found = recording(record)
-    assert [("GET", metrics.UNMATCHED, 2.0)] == [
+    assert [("GET", metrics.UNMATCHED, 3.0)] == [
         (row["method"], row["route"], row["requests"]) for row in found["routes"]
     ]
     assert (0.0, {}) == (found["requests"]["in_progress"], found["capacity"]["workers"])

@@ -138,21 +138,19 @@ def _samples(family: Family) -> Iterator[tuple[str, tuple[tuple[str, str], ...],
 def _add_requests(found: Figures, known: dict[str, Family]) -> None:
     durations: dict[RouteKey, Durations | None] = {}
     for counted in _counters(known.values()):
-        own = set().union(*counted.labelnames)
-        fitting = (
-            names for names in metrics.NAMES.values() if {names.method, names.route, names.status} <= own
-        )
-        names = next(fitting, None)
-        if names is None:
-            continue
-        _add_counts(found, counted, names)
         prefix = counted.name.removesuffix(metrics.REQUESTS[0])
-        timed = known.get(prefix + names.of(metrics.DURATION))
-        if timed is not None and timed.type == "histogram":
-            _add_durations(durations, timed, names)
-        gauge = known.get(prefix + names.of(metrics.IN_PROGRESS))
-        if gauge is not None and gauge.values and isfinite(sum(gauge.values)):
-            found.in_progress = (found.in_progress or 0.0) + sum(gauge.values)
+        own = set().union(*counted.labelnames)
+        # More than one where middlewares have other names, by their keyword.
+        for names in metrics.NAMES.values():
+            if not {names.method, names.route, names.status} <= own:
+                continue
+            _add_counts(found, counted, names)
+            timed = known.get(prefix + names.of(metrics.DURATION))
+            if timed is not None and timed.type == "histogram":
+                _add_durations(durations, timed, names)
+            gauge = known.get(prefix + names.of(metrics.IN_PROGRESS))
+            if gauge is not None and gauge.values and isfinite(sum(gauge.values)):
+                found.in_progress = (found.in_progress or 0.0) + sum(gauge.values)
     for key, value in durations.items():
         found.routes.setdefault(key, Route()).durations = value
 
@@ -175,8 +173,8 @@ def _add_counts(found: Figures, counted: Family, names: Names) -> None:
         if not isfinite(value):
             continue  # a metric of the application's own that has the name
         named = dict(labels)
-        if names.status not in named:  # of a middleware with other names, by its keyword
-            continue
+        if names.status not in named:
+            continue  # it has other names
         route = found.routes.setdefault(_key(named, names), Route())
         route.requests += value
         if named[names.status].startswith("5"):
