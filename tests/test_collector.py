@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import processes
 import pytest
+from chaos.scale import FULL, scale
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
@@ -400,7 +401,11 @@ def test_a_damaged_commit_leaves_the_rest(shared: Path, committed: int, known: b
         assert ("slot 1",) == collector.report.unreadable
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=150 if scale is FULL else 50,
+)
 @given(data=st.data())
 def test_random_damage_leaves_the_rest(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Random bytes anywhere in the files of one slot leave the other's values on the page."""
@@ -486,7 +491,11 @@ STEP = st.tuples(
 )  # fmt: skip
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=40 if scale is FULL else 25,
+)
 @given(steps=st.lists(STEP, max_size=14))
 def test_a_collector_with_a_past_shows_what_a_new_one_does(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Any]

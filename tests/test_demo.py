@@ -98,10 +98,9 @@ def test_sent_equals_counted_whatever_happens_to_the_workers(kind: str, tmp_path
     assert "Sent equals counted" in output
 
 
-@pytest.mark.parametrize("kind", SERVERS)
-def test_keep_leaves_all_running_until_it_is_interrupted(kind: str, tmp_path: Path) -> None:
+def test_keep_leaves_all_running_until_it_is_interrupted(tmp_path: Path) -> None:
     """With --keep all printed URLs answer after the tables, also a Prometheus'; Ctrl-C ends the server, and the demo exits with 0."""
-    with kept(tmp_path, kind) as (process, output):
+    with kept(tmp_path, "uwsgi") as (process, output):
         (application,) = row(output, "Application: ")
         (metrics,) = row(output, "Metrics: ")
         (page,) = row(output, "Live page: ")

@@ -11,6 +11,7 @@ import struct
 from typing import Any
 
 import pytest
+from chaos.scale import FULL, scale
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Info
@@ -164,7 +165,7 @@ FILES = [
 ]
 
 
-@settings(QUICK, max_examples=500)
+@settings(QUICK, max_examples=500 if scale is FULL else 150)
 @given(keys=st.lists(KEYS, min_size=1, max_size=3), file=st.sampled_from(FILES))
 @example([["m", "m_bucket", {"le": 10**400}, "h"]], "histogram_1.db")
 @example([["m", "m_bucket", {"le": "nan"}, "h"], ["m", "m_bucket", {"le": "1"}, "h"]], "histogram_1.db")
