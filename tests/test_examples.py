@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import live
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -158,45 +159,52 @@ def test_flask_keeps_its_counts_when_a_worker_is_killed() -> None:
         assert doubled == live.eventually(lambda: requests_total(stack.samples()), doubled.__eq__)
 
 
-def test_flask_hides_metrics_from_users_and_all_else_from_prometheus() -> None:
+ECHO = "@app.get('/start')\ndef start():\n    return request.headers['X-Request-Start']"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """The example with a page of its own, and a view that returns a header."""
+    with flask_stack(uwsgi_ini="env = WSGI_PROM_METRICS_PATH=/metrics", app_py=ECHO) as found:
+        yield found
+
+
+def test_flask_hides_metrics_from_users_and_all_else_from_prometheus(stack: Stack) -> None:
     """
     Port 8040 answers /metrics with 404 although the application serves it; port 9040 has /metrics and nothing else.
     """
-    with flask_stack(uwsgi_ini="env = WSGI_PROM_METRICS_PATH=/metrics") as stack:
-        live.request(f"{stack.application}/")
-        # Past nginx it does answer. A response may arrive a moment before it is counted.
-        _, body = live.eventually(
-            lambda: ask_uwsgi(stack.socket, "/metrics"), lambda answer: b"http_requests_total" in answer[1]
-        )
-        assert b"http_requests_total" in body
-        for path in (
-            "/metrics",
-            "/metrics/",
-            "/metrics/x",
-            "//metrics",
-            "/%6Detrics",
-            "/x/../metrics",
-            "/metrics?name[]=x",
-        ):
-            answer = live.request(stack.application + path)
-            assert (path, 404, False) == (path, answer.status, b"http_requests_total" in answer.body)
-        # To the exporter these are pages, and to the application.
-        for path in ("/", "/users/1", "/-/healthy", "/-/ready", "/metrics/", "/metricsx"):
-            assert (path, 404) == (path, live.request(stack.metrics + path).status)
-        assert 200 == live.request(f"{stack.metrics}/metrics").status
+    live.request(f"{stack.application}/")
+    # Past nginx it does answer. A response may arrive a moment before it is counted.
+    _, body = live.eventually(
+        lambda: ask_uwsgi(stack.socket, "/metrics"), lambda answer: b"http_requests_total" in answer[1]
+    )
+    assert b"http_requests_total" in body
+    for path in (
+        "/metrics",
+        "/metrics/",
+        "/metrics/x",
+        "//metrics",
+        "/%6Detrics",
+        "/x/../metrics",
+        "/metrics?name[]=x",
+    ):
+        answer = live.request(stack.application + path)
+        assert (path, 404, False) == (path, answer.status, b"http_requests_total" in answer.body)
+    # To the exporter these are pages, and to the application.
+    for path in ("/", "/users/1", "/-/healthy", "/-/ready", "/metrics/", "/metricsx"):
+        assert (path, 404) == (path, live.request(stack.metrics + path).status)
+    assert 200 == live.request(f"{stack.metrics}/metrics").status
 
 
-def test_flask_is_told_by_nginx_when_the_request_came() -> None:
+def test_flask_is_told_by_nginx_when_the_request_came(stack: Stack) -> None:
     """nginx sets X-Request-Start to its own time, whatever the client sends under that name."""
-    echo = "@app.get('/start')\ndef start():\n    return request.headers['X-Request-Start']"
-    with flask_stack(app_py=echo) as stack:
-        sent = {"X-Request-Start": "t=1.000"}
-        before = time.time()
-        told = live.request(f"{stack.application}/start", headers=sent).body.decode()
-        after = time.time()
-        assert re.fullmatch(r"t=\d+\.\d{3}", told)
-        # nginx's clock is that of its last turn through the event loop, in whole milliseconds.
-        assert before - 1 < float(told.removeprefix("t=")) < after
+    sent = {"X-Request-Start": "t=1.000"}
+    before = time.time()
+    told = live.request(f"{stack.application}/start", headers=sent).body.decode()
+    after = time.time()
+    assert re.fullmatch(r"t=\d+\.\d{3}", told)
+    # nginx's clock is that of its last turn through the event loop, in whole milliseconds.
+    assert before - 1 < float(told.removeprefix("t=")) < after
 
 
 def test_flask_serves_as_a_plain_user_and_leaves_nothing_running() -> None:
