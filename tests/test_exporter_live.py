@@ -270,7 +270,7 @@ def test_a_password_opens_it(tmp_path: Path, chrome: Chrome) -> None:
         chrome.get(home(server).replace("//", "//ann:right@"))
         period = text(chrome, "#period")
         later = live.eventually(lambda: text(chrome, "#period"), lambda found: found != period)
-        problem = text(chrome, "#problem")
+        problem = live.eventually(lambda: text(chrome, "#problem"), lambda found: not found)
         command = [
             sys.executable,
             "-m",
