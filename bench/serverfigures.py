@@ -134,6 +134,9 @@ class NoSources:
     def workers(self, _slots: object) -> list[Any]:
         return []
 
+    def worker_states(self, _slots: object) -> list[Any]:
+        return []
+
     def families(self, *_: object) -> list[Any]:
         return []
 
