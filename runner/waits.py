@@ -15,7 +15,7 @@ STOP_SECONDS: Final = 20.0
 # The first looks follow each other fast; then the pause is a part of what has passed, so that a wait is at most that much longer,
 # and who waits leaves the processor to what is waited for.
 _SHORTEST_PAUSE: Final = 0.02
-_LONGEST_PAUSE: Final = 0.3
+_LONGEST_PAUSE: Final = 0.15
 _PART: Final = 1 / 8
 
 T = TypeVar("T")
