@@ -160,10 +160,15 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
     """
     shared = tmp_path / "shared"
     receiver = FakeReceiver("receiver")
-    steps = iter([lambda: None, lambda: fill(shared, 1), lambda: remove(shared), lambda: fill(shared, 2)])
+    steps = enumerate(
+        [lambda: None, lambda: fill(shared, 1), lambda: remove(shared), lambda: fill(shared, 2)]
+    )
 
     def step() -> None:
-        next(steps)()
+        number, change = next(steps)
+        # A reading that comes before the last one is sent takes its place.
+        live.eventually(lambda: receiver.calls + len(receiver.ended_after), lambda found: found == number + 1)
+        change()
 
     caplog.set_level(logging.WARNING, "wsgi_prom")
     push(Reader(shared, Target()), [receiver], 1.0, times(5, step))
@@ -174,7 +179,7 @@ def test_a_directory_that_goes_and_comes(tmp_path: Path, caplog: pytest.LogCaptu
         sum(value for name, _, value in reading.series if name == "filled_total")
         for reading in receiver.readings
     ]
-    assert [0, 1, 2] == receiver.ended_after
+    assert [0, 0, 1, 2] == receiver.ended_after
 
 
 def test_nothing_to_send_says_nothing_of_a_receiver(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
