@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from wsgi_prom import version  # noqa: PLC0415 - importlib.metadata takes 20 ms
+        from wsgi_prom import version  # importlib.metadata takes 20 ms
 
         write(f"{parser.prog} {version.installed()}\n")
         parser.exit()

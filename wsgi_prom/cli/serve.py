@@ -131,7 +131,7 @@ def _announce(settings: Settings, target: Target, path: Path) -> Announce | None
     """Return what announces the targets, None where nobody is told of them."""
     if not settings.sd:
         return None
-    from wsgi_prom.discovery.announcement import announce  # noqa: PLC0415 - no exporter needs it that tells nobody
+    from wsgi_prom.discovery.announcement import announce  # no exporter needs it that tells nobody
 
     return partial(announce, settings, target, path)
 

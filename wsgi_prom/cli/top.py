@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(_once(look).to_json())
         return 0
     try:
-        from wsgi_prom.cli import top_screen, top_terminal  # noqa: PLC0415 - rich is an extra, and --json needs none
+        from wsgi_prom.cli import top_screen, top_terminal  # rich is an extra, and --json needs none
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "rich":
             raise

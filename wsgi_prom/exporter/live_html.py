@@ -50,7 +50,7 @@ def page(
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{title} – wsgi_prom</title>
+<title>{title} &ndash; wsgi_prom</title>
 <link rel="icon" href="data:,">
 <style>{STYLE}</style>
 </head>
@@ -76,7 +76,7 @@ def page(
 <script>{SCRIPT}</script>
 </body>
 </html>
-"""  # noqa: RUF001 - an en dash
+"""
 
 
 def _period(view: View) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-UNKNOWN: Final = "–"  # noqa: RUF001 - an en dash, as wide as a digit
+UNKNOWN: Final = "\N{EN DASH}"  # as wide as a digit
 
 _MEBIBYTE: Final = 1024.0**2
 
