@@ -172,12 +172,12 @@ def test_names_filter_the_page(app: MetricsApp) -> None:
 
 
 def test_the_exporters_paths(app: MetricsApp) -> None:
-    """Healthy and ready are answered, everything else is not there."""
+    """The page for people, healthy and ready are answered, everything else is not there."""
     exporter = ExporterApp(app)
     codes = {
         path: ask(exporter, path).status_code for path in ("/metrics", "/-/healthy", "/-/ready", "/", "/x")
     }
-    assert {"/metrics": 200, "/-/healthy": 200, "/-/ready": 200, "/": 404, "/x": 404} == codes
+    assert {"/metrics": 200, "/-/healthy": 200, "/-/ready": 200, "/": 200, "/x": 404} == codes
 
 
 def test_a_directory_that_cannot_be_read_is_not_an_empty_page(tmp_path: Path) -> None:
