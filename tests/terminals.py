@@ -42,7 +42,8 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, self._size)
         self.before = termios.tcgetattr(self._slave)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "wsgi_prom", *self._arguments],
+            # A job in the background of a shell ignores SIGINT, and so does what it starts.
+            ["env", "--default-signal=INT", sys.executable, "-m", "wsgi_prom", *self._arguments],
             env=live.environment(self._env, runtime=live.ROOT),
             stdin=self._slave,
             stdout=self._slave,
