@@ -56,6 +56,8 @@ def page(chrome: Chrome, server: live.LiveServer) -> Chrome:
     """The page of the server, in a window of the usual size."""
     chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    # The page of another test asks its exporter, which has ended.
+    chrome.get("about:blank")
     browsers.messages(chrome)
     chrome.get_log("performance")
     chrome.get(home(server))
