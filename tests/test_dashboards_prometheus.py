@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from queries import Prometheus
 
-# With what uWSGI's stats server tells of.
+# A uWSGI whose stats server is on, with all that it reports.
 OPTIONS = ("--stats", "stats.sock", "--cache2", "name=c,items=10", "--spooler", ".", "--attach-daemon", "sleep 600",
            "--cron", "59 2 31 12 -1 true", "--memory-report")  # fmt: skip
 PATHS = ("/", "/fail", "/sleep?s=0.05", "/cache", "/spool", "/stream", "/nowhere")

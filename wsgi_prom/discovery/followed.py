@@ -104,7 +104,7 @@ class Followed:
 
 
 def _wait(watch: Any) -> None:
-    """Return when etcd tells of a change, when it has been silent for a while, or when the connection ends."""
+    """Wait until etcd sends a change, has sent nothing for a while, or ends the connection."""
     with suppress(*errors()):
         for line in watch.iter_lines(chunk_size=1):
             # The first line says that the watch has begun.

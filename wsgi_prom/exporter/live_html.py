@@ -88,69 +88,75 @@ def _period(view: View) -> str:
 
 
 def _cards(view: View) -> str:
-    requests, capacity, past = view.requests, view.capacity, view.past
-    times, now = past.times, view.time
-    errors = text.share(requests.error_share)
-    used = capacity.utilisation is not None
+    return "".join((_requests(view), _latency(view), _utilisation(view), _queue(view)))
+
+
+def _requests(view: View) -> str:
+    requests, past = view.requests, view.past
+    return _card(
+        "Requests",
+        text.rate(requests.per_second),
+        "/s",
+        (
+            (f"{text.share(requests.error_share)} errors", requests.error_share),
+            (f"{text.count(requests.in_progress)} in progress", None),
+        ),
+        chart(
+            "Requests per second",
+            view.time,
+            past.times,
+            [Line("requests", "one", past.per_second), Line("errors", "bad", past.errors_per_second)],
+            text.rate,
+        ),
+    )
+
+
+def _latency(view: View) -> str:
+    requests, past = view.requests, view.past
+    return _card(
+        "Latency, p99",
+        text.seconds(requests.p99_seconds, above=requests.p99_above),
+        "",
+        (
+            (f"p50 {text.seconds(requests.p50_seconds, above=requests.p50_above)}", None),
+            (f"oldest request {text.seconds(view.capacity.oldest_request_seconds)}", None),
+        ),
+        chart(
+            "Latency",
+            view.time,
+            past.times,
+            [Line("p99", "one", past.p99_seconds), Line("p50", "two", past.p50_seconds)],
+            text.seconds,
+        ),
+    )
+
+
+def _utilisation(view: View) -> str:
+    """Return the share of the capacity that is in use, or where the capacity is not known the load alone."""
+    capacity, past = view.capacity, view.past
+    workers = (summary.workers(view), None)
+    if capacity.utilisation is None:
+        drawn = chart("Load", view.time, past.times, [Line("load", "one", past.load)], text.rate)
+        return _card("Load", text.rate(capacity.load), "", (workers,), drawn)
+    line = Line("utilisation", "one", past.utilisation)
+    drawn = chart("Utilisation", view.time, past.times, [line], text.share, 1.0)
+    load = (f"load {summary.load(view)}", None)
+    return _card("Utilisation", text.share(capacity.utilisation), "", (workers, load), drawn)
+
+
+def _queue(view: View) -> str:
     lengths = [row.length for row in view.queues if row.length is not None]
     drops = sum(row.drops or 0 for row in view.queues)
-    oldest = text.seconds(capacity.oldest_request_seconds)
-    return "".join(
+    line = Line("queue", "one", view.past.queue)
+    return _card(
+        "Listen queue",
+        text.count(sum(lengths) if lengths else None),
+        "",
         (
-            _card(
-                "Requests",
-                text.rate(requests.per_second),
-                "/s",
-                (
-                    (f"{errors} errors", requests.error_share),
-                    (f"{text.count(requests.in_progress)} in progress", None),
-                ),
-                chart(
-                    "Requests per second",
-                    now,
-                    times,
-                    [Line("requests", "one", past.per_second), Line("errors", "bad", past.errors_per_second)],
-                    text.rate,
-                ),
-            ),
-            _card(
-                "Latency, p99",
-                text.seconds(requests.p99_seconds, above=requests.p99_above),
-                "",
-                (
-                    (f"p50 {text.seconds(requests.p50_seconds, above=requests.p50_above)}", None),
-                    (f"oldest request {oldest}", None),
-                ),
-                chart(
-                    "Latency",
-                    now,
-                    times,
-                    [Line("p99", "one", past.p99_seconds), Line("p50", "two", past.p50_seconds)],
-                    text.seconds,
-                ),
-            ),
-            _card(
-                "Utilisation" if used else "Load",
-                text.share(capacity.utilisation) if used else text.rate(capacity.load),
-                "",
-                ((summary.workers(view), None), *(((f"load {summary.load(view)}", None),) if used else ())),
-                chart(
-                    "Utilisation", now, times, [Line("utilisation", "one", past.utilisation)], text.share, 1.0
-                )
-                if used
-                else chart("Load", now, times, [Line("load", "one", past.load)], text.rate),
-            ),
-            _card(
-                "Listen queue",
-                text.count(sum(lengths) if lengths else None),
-                "",
-                (
-                    ("connections waiting" if lengths else "not known", None),
-                    *([(f"{text.count(drops)} dropped", drops)] if drops else []),
-                ),
-                chart("Connections that wait", now, times, [Line("queue", "one", past.queue)], text.count),
-            ),
-        )
+            ("connections waiting" if lengths else "not known", None),
+            *([(f"{text.count(drops)} dropped", drops)] if drops else []),
+        ),
+        chart("Connections that wait", view.time, view.past.times, [line], text.count),
     )
 
 

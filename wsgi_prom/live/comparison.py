@@ -55,7 +55,7 @@ def follow(before: Figures, after: Figures) -> None:
 
 
 def rates(before: Figures, after: Figures) -> Rates:
-    """Return what `view` tells of the rates and the load alone, in a fraction of the time."""
+    """Return only the rates and the load of `view`, in a fraction of the time."""
     return _Comparison(before, after).rates()
 
 
