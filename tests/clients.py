@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # Generous, for a busy machine: only a failing test waits to the end.
 REQUEST_SECONDS: Final = 60.0
@@ -80,6 +81,25 @@ def drive(url: str, paths: Iterable[str], clients: int = 8, *, keep_alive: bool 
             total.answered.update(mine.answered)
             total.failed.extend(mine.failed)
     return total
+
+
+@contextlib.contextmanager
+def steadily(url: str, paths: Sequence[str]) -> Iterator[None]:
+    """Request *paths* in turn during the block, some dozens a second."""
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(0.01):
+            for path in paths:
+                request(url + path)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        sender.join()
 
 
 def exchange(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import browsers
+import clients
 import exporters
 import live
 import pytest
@@ -68,24 +68,6 @@ def home(server: live.LiveServer) -> str:
     return server.metrics_url.removesuffix("metrics")
 
 
-@contextlib.contextmanager
-def load(server: live.LiveServer) -> Iterator[None]:
-    ended = threading.Event()
-
-    def send() -> None:
-        while not ended.wait(0.01):
-            server.get("/")
-            server.get("/stream")
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        sender.join()
-
-
 def rows(driver: Chrome, table: str) -> list[list[str]]:
     """Return the texts of a table's rows."""
     script = f"return [...document.querySelectorAll('#{table}-rows tr')].map(row => [...row.cells].map(cell => cell.textContent))"
@@ -113,7 +95,7 @@ def asked(driver: Chrome) -> list[str]:
 def test_its_figures_are_those_of_a_scrape(page: Chrome, server: live.LiveServer) -> None:
     """Under load it shows rates and lines without a reload; then the counts of routes, workers and queue are /metrics'."""
     page.execute_script("window.stays = true")
-    with load(server):
+    with clients.steadily(server.url, ("/", "/stream")):
         rates = live.eventually(
             lambda: {row[0]: row[1] for row in rows(page, "routes")},
             lambda found: found.get("GET /stream", UNKNOWN) not in {UNKNOWN, "0"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import io
 import json
@@ -13,6 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import clients
 import exporters
 import live
 import pytest
@@ -43,25 +43,6 @@ def server() -> Iterator[live.LiveServer]:
     with live.gunicorn(workers=2) as found:
         live.drive(found.url, ["/"] * 36 + ["/fail"] * 4)
         yield found
-
-
-@contextlib.contextmanager
-def load(server: live.LiveServer) -> Iterator[None]:
-    """Send requests all the time."""
-    ended = threading.Event()
-
-    def send() -> None:
-        while not ended.is_set():
-            server.get("/")
-            server.get("/stream")
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        sender.join()
 
 
 def source(server: live.LiveServer, kind: str) -> list[str]:
@@ -110,7 +91,7 @@ def test_its_figures_are_those_of_the_page(kind: str, server: live.LiveServer) -
 
 def test_once_prints_tables(server: live.LiveServer) -> None:
     """--once prints all routes and workers with their rates, without colours into a pipe, and --filter chooses rows."""
-    with load(server):
+    with clients.steadily(server.url, ("/", "/stream")):
         done = run(*source(server, "directory"), "--once", "--sort", "rate", "--filter", "get stream")
     (route,) = [line for line in done.stdout.splitlines() if line.startswith("GET ")]
     assert "GET /stream" == route[:11]
@@ -122,7 +103,10 @@ def test_once_prints_tables(server: live.LiveServer) -> None:
 def test_it_is_live_and_obeys_keys(server: live.LiveServer) -> None:
     """In a terminal of 80 x 24 it shows workers and routes, sorts, filters, pauses, and leaves the terminal as it was."""
     arguments = ["top", *source(server, "directory")]
-    with load(server), terminals.Terminal(*arguments, NO_COLOR="1") as terminal:
+    with (
+        clients.steadily(server.url, ("/", "/stream")),
+        terminals.Terminal(*arguments, NO_COLOR="1") as terminal,
+    ):
         assert terminal.shows("plain:app", "Worker", "Route", "GET /stream", "GET /fail", "q quit", "master")
         assert 24 == len(terminal.lines())
         terminal.press("/")
