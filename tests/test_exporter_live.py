@@ -39,9 +39,18 @@ HOSTILE = "</td></tr></script><script>document.title='hit'</script><img src=x on
 
 
 @pytest.fixture(scope="module")
-def chrome() -> Iterator[Chrome]:
+def browser() -> Iterator[Chrome]:
     with browsers.chromium() as driver:
         yield driver
+
+
+@pytest.fixture
+def chrome(browser: Chrome) -> Chrome:
+    """The browser, which has left the page of the former test: that page asks an exporter that has ended."""
+    browser.get("about:blank")
+    browsers.messages(browser)
+    browser.get_log("performance")
+    return browser
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +65,6 @@ def page(chrome: Chrome, server: live.LiveServer) -> Chrome:
     """The page of the server, in a window of the usual size."""
     chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    # The page of another test asks its exporter, which has ended.
-    chrome.get("about:blank")
-    browsers.messages(chrome)
-    chrome.get_log("performance")
     chrome.get(home(server))
     return chrome
 

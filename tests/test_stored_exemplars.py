@@ -34,11 +34,13 @@ def infos(server: live.LiveServer) -> dict[str, list[dict[str, str]]]:
 
 
 def by_series(found: list[dict[str, Any]], *names: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return the labels of the last exemplar of each series, by some of the labels of the series."""
-    return {
-        tuple(series["seriesLabels"].get(name, "") for name in names): series["exemplars"][-1]["labels"]
-        for series in found
-    }
+    """Return the labels of the last exemplar of the series that have the same values of some labels, by those values."""
+    last = {}
+    # Of a request that took another time the exemplar is in another bucket.
+    for series in sorted(found, key=lambda series: series["exemplars"][-1]["timestamp"]):
+        values = tuple(series["seriesLabels"].get(name, "") for name in names)
+        last[values] = series["exemplars"][-1]["labels"]
+    return last
 
 
 def test_prometheus_stores_what_the_workers_of_both_servers_say(tmp_path: Path) -> None:
