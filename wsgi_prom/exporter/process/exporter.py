@@ -126,9 +126,9 @@ def _run(
         log.info("metrics at %s (of the directory %s)", listening.url(scheme(access)), lock.path)
         return listening
 
-    def answer(
+    def prepare(
         listening: Listening, supervisor: int | None = None, master: MasterWatch | None = None
-    ) -> None:
+    ) -> Callable[[], None]:
         metrics.watch_server()
         announcement = pages = None
         if announce is not None and listening.socket.family != socket.AF_UNIX:
@@ -137,15 +137,15 @@ def _run(
         server = make_server(
             ExporterApp(metrics, pages, collectors), listening.socket.dup(), access, connections
         )
-        ServingProcess(lock, listening, server, files, supervisor, master, announcement).run()
+        return ServingProcess(lock, listening, server, files, supervisor, master, announcement).run
 
     if parent is None:
-        answer(listen())
+        prepare(listen())()
         return
     master = MasterWatch(parent, lock.servers)
-    serve_as_child = partial(answer, supervisor=os.getpid(), master=master)
+    prepare_child = partial(prepare, supervisor=os.getpid(), master=master)
     listening = None if inherited is None else Listening(address, inherited=inherited)
-    Supervisor(lock, master, listen, serve_as_child).run(listening)
+    Supervisor(lock, master, listen, prepare_child).run(listening)
 
 
 def _log_other(lock: ExporterLock, *, replace: bool) -> None:

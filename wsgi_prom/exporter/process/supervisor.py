@@ -60,8 +60,8 @@ class Supervisor:
     Keeps a serving process running until *master* ends, or a signal of END_SIGNALS comes.
 
     The calling process holds *lock*. *listen* returns the listening socket; the supervisor calls it again while it raises
-    AddressInUseError. *serve* answers scrapes in a forked child until that is told to end. *clock*, in seconds, measures
-    how long a serving process has lived.
+    AddressInUseError. *prepare*, called in a forked child, returns what answers scrapes there until that is told to end.
+    *clock*, in seconds, measures how long a serving process has lived.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Supervisor:
         lock: ExporterLock,
         master: MasterWatch,
         listen: Callable[[], Listening],
-        serve: Callable[[Listening], None],
+        prepare: Callable[[Listening], Callable[[], object]],
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lock = lock
         self._master = master
         self._listen = listen
-        self._serve = serve
+        self._prepare = prepare
         self._clock = clock
         self._told_to_end = False
         self._signalled = False
@@ -143,7 +143,11 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             # Before all else: the lock would have no owner if the supervisor were killed now.
             self._lock.share()
-            self._serve(listening)
+            # After two failures what is said at the start has been said.
+            log.disabled = self._failures >= 2
+            serve = self._prepare(listening)
+            log.disabled = False
+            serve()
             # The supervisor does so too, unless it is killed first.
             self._clean_up()
             status = 0
