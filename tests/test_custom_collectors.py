@@ -51,11 +51,12 @@ def until(server: LiveServer, *conditions: Any) -> Samples:
 @pytest.mark.parametrize("name", NAMES)
 def test_collectors_and_functions_are_on_the_page(name: str) -> None:
     """
-    Each worker's figures are merged by their mode, those of the application are there once; a collector that raises, hangs or
-    forks costs its own figures.
+    Each worker's figures are merged by their mode, those of the application, or of a mode that there is not, are there once; a
+    collector that raises, hangs or forks costs its own figures.
     """
     expected = {
         ("answer",): 42.0, ("pool_opened_total",): 4.0, ("pool_wait_count",): 4.0, ("pool_wait_sum",): 10.0, ("forked",): 1.0,
+        ("misspelt",): 1.0,
         ("queue_length", "mail"): 3.0, ("mixed", "function"): 20.0, ("mixed", "set"): 0.0,
     }  # fmt: skip
 
@@ -74,6 +75,7 @@ def test_collectors_and_functions_are_on_the_page(name: str) -> None:
         # One that raises, and a function, in each worker, and one that hangs, which is asked once.
         assert [2, 2] == [log.count(f"{what} has failed") for what in ("custom.Failing", "Gauge broken")]
         assert 0 == log.count("Traceback")
+        assert "multiprocess_mode='sums' of the collector Misspelt is none of all, liveall," in log
         assert 6.0 < (value(found, "wsgi_prom_errors_total", stage="collect") or 0)
         assert 2.0 == value(found, "calls_total", collector="hanging")
         # Scrapes and requests of the application itself know them too.

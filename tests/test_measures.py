@@ -107,6 +107,53 @@ def test_the_size_of_a_file_is_what_was_sent(sendfile: bool, in_child: Any) -> N
     assert in_child(work)["http_response_size_bytes_sum{GET,/r}"] == 900
 
 
+class Descriptor:
+    """A file that has no more than PEP 3333 asks for where a server sends it by its descriptor."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        raise AssertionError("The server sends it without reading it.")
+
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+
+class Slotted:
+    """A server's own wrapper of a file, which takes no other file in its place."""
+
+    __slots__ = ("filelike",)
+
+    def __init__(self, filelike: Any, _block: int = 8192) -> None:
+        self.filelike = filelike
+
+
+@pytest.mark.parametrize("wrapper", [FileWrapper, Slotted])
+def test_the_size_of_a_file_that_is_only_a_descriptor(wrapper: Any, in_child: Any) -> None:
+    """Of a file that can neither seek nor tell, sent by its descriptor, the size is what is left of it."""
+
+    def work() -> Any:
+        with tempfile.TemporaryFile() as file:
+            file.write(b"x" * 1000)
+            file.flush()
+            file.seek(100)
+
+            def app(environ: Any, start_response: Any) -> Any:
+                set_route(environ, "/r")
+                start_response("200 OK", HEADERS)
+                return environ["wsgi.file_wrapper"](Descriptor(file))
+
+            result: Any = PrometheusMiddleware(app)(environ_of(**{"wsgi.file_wrapper": wrapper}), nothing)
+            if hasattr(result, "close"):
+                result.close()
+        return all_recorded()
+
+    found = in_child(work)
+    assert found["http_response_size_bytes_sum{GET,/r}"] == 900
+    assert found["http_requests_total{GET,/r,200}"] == 1
+
+
 def test_a_file_that_is_not_the_response_itself_is_counted_once(in_child: Any) -> None:
     """If a framework wraps the result of file_wrapper, its bytes are counted once."""
 

@@ -313,6 +313,10 @@ def test_logins(receiver: pushed.Http, tmp_path: Path) -> None:
         ),
         ("--remote-write http://h/ --user anne", "--user is given without --password-file. Give both."),
         (
+            "--remote-write http://h/ --user anne --password-file /none --token-file /none",
+            "--user and --token-file are both given. Give one of them.",
+        ),
+        (
             "--remote-write http://h/ --otlp http://other/ --token-file /none",
             "--remote-write and --otlp would all get the same login. Run a command for each.",
         ),

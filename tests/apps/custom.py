@@ -84,7 +84,15 @@ class Forking(Queue):
         # Else the child goes on in what has called this.
 
 
+class Misspelt(Queue):
+    multiprocess_mode = "sums"
+
+    def collect(self) -> Iterable[Any]:
+        yield GaugeMetricFamily("misspelt", "Whether it was asked.", 1)
+
+
 REGISTRY.register(Queue())
+REGISTRY.register(Misspelt())
 OWN.register(Pool())
 REGISTRY.register(Failing())
 OWN.register(Hanging())
