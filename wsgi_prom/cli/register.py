@@ -5,7 +5,6 @@ stdout.
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from pathlib import Path
@@ -19,8 +18,6 @@ from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
     import argparse
-
-log = logging.getLogger("wsgi_prom")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,6 @@ The metrics of a task queue's workers: what each task did, and how long it took.
 
 from __future__ import annotations
 
-import logging
 import threading
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final
@@ -19,8 +18,6 @@ from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
-
-log = logging.getLogger("wsgi_prom")
 
 # Tasks take from milliseconds to hours.
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
