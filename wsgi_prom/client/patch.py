@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import metrics, multiprocess, registry
 from prometheus_client import values as client_values
 
-from wsgi_prom.client import info, merged_metrics, remove_methods, states, units, unsupported
+from wsgi_prom.client import info, merged_metrics, remove_methods, states, units
 from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.client.custom_collectors import collectors
 from wsgi_prom.client.merged_metrics import MergedMetric
@@ -27,6 +27,7 @@ from wsgi_prom.client.values import Value
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.store import directory, directory_files, environment, fork_locks
 from wsgi_prom.store.current_slot import current_slot
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,7 +53,6 @@ def install() -> None:
         units.install()
         _adopt([item for item in existing if isinstance(item, metrics.MetricWrapperBase)])
         _remove_own_client_files()
-        unsupported.install()
         info.install(existing)
         states.install(existing)
         remove_methods.install()
@@ -60,8 +60,9 @@ def install() -> None:
         asking_thread.install()
         merged_metrics.install()
         metrics.MetricWrapperBase.labels = _with_fast_path(metrics.MetricWrapperBase.labels)  # type: ignore[method-assign]
-        multiprocess.MultiProcessCollector.__init__ = _init  # type: ignore[method-assign]
-        multiprocess.MultiProcessCollector.collect = _collect  # type: ignore[method-assign]
+        collector: Any = multiprocess.MultiProcessCollector
+        collector.__init__, collector.collect = _init, _collect
+        collector.merge = staticmethod(_with_warning(collector.merge))
 
 
 def _is_of_client(kind: type) -> bool:
@@ -188,3 +189,18 @@ def _collect(self: Any) -> Iterable[Metric]:
             return [MergedMetric.of(metric) for metric in found if metric.name not in names]
         except DirectoryError:
             return []  # as the library shows a directory that has no files
+
+
+def _with_warning(merge: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the library's *merge*, which says once that it merges its own files alone."""
+
+    @wraps(merge)
+    def merge_files(*arguments: Any, **keywords: Any) -> Any:
+        # Not answered with all there is: applications merge the files of one dead worker, and write the result back.
+        warn_once(
+            "MultiProcessCollector.merge(files) knows the files of processes without wsgi_prom alone; those of this "
+            "server are not in its result. Use MultiProcessCollector(registry), which has them."
+        )
+        return merge(*arguments, **keywords)
+
+    return merge_files
