@@ -7,19 +7,16 @@ for from 0.23 on only. A metric that cannot be rendered costs its own lines; the
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.exporter import lines
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from prometheus_client.metrics_core import Metric
     from prometheus_client.samples import Sample
-
-log = logging.getLogger("wsgi_prom")
 
 # Lines `_created`, of which Prometheus makes a series.
 _WITH_STARTS: Final = frozenset({"counter", "summary", "histogram"})
@@ -46,7 +43,7 @@ def render(
                 parts.append(_lines(metric, samples, escaping, openmetrics=openmetrics))
         except Exception as error:  # of a metric that is not as the library's are: the others are shown
             failed += 1
-            _warn(f"{metric.name} is not on the page ({type(error).__name__}: {error})")
+            warn_once(f"{metric.name} is not on the page ({type(error).__name__}: {error})")
     return "".join(parts), failed
 
 
@@ -89,9 +86,3 @@ def _openmetrics_end(metric: Metric, sample: Sample, escaping: str) -> str:
     if not counted and not (metric.type.endswith("histogram") and sample.name.endswith("_bucket")):
         raise ValueError("OpenMetrics has exemplars of counters and of buckets alone")
     return end + lines.exemplar(sample.exemplar, escaping)
-
-
-@lru_cache(maxsize=256)
-def _warn(message: str) -> None:
-    """Log *message*, once."""
-    log.warning("%s", message)

@@ -1,8 +1,8 @@
 """
 The metrics of a task queue's workers: what each task did, and how long it took.
 
-1. Nothing here raises into a task. A failure is logged once for each kind.
-2. The labels are those of tasks that the application has registered; all others are OTHER.
+A task is called by the name that it is registered by, and OTHER if it is none of the application's: the caller sees to that, and
+keeps errors from the task.
 """
 
 from __future__ import annotations
