@@ -24,7 +24,7 @@ from wsgi_prom.merge import answers
 from wsgi_prom.merge.answers import AnswerFiles
 from wsgi_prom.merge.client_files import ClientFiles
 from wsgi_prom.merge.families import Families
-from wsgi_prom.merge.readers import ExitsSource, Layout, MemorySource, SlotSource
+from wsgi_prom.merge.readers import ExitsSource, Layout, SlotSource, read_memory
 from wsgi_prom.merge.slot_texts import SlotTexts
 from wsgi_prom.merge.sums import Sums
 from wsgi_prom.store import directory, exit_counts
@@ -203,7 +203,7 @@ class Collector:
     def _sources(self) -> list[tuple[str, Callable[[], list[Reading]]]]:
         if self._path is None:
             memory = current_slot.slot
-            return [("memory", MemorySource(memory).read)] if isinstance(memory, MemorySlot) else []
+            return [("memory", partial(read_memory, memory))] if isinstance(memory, MemorySlot) else []
         numbers = [n for n in directory.slot_numbers(self._path) if self._only in {None, n}]
         self._owners = owners = directory.trusted_uids(self._path)
         lock_file = None

@@ -121,7 +121,6 @@ class SlotSource:
         self._root = self._layout = root
         self._nonce = -1
         self._committed = 0
-        self._removed: frozenset[int] = frozenset()
 
     def read(self, lock_file: LockFile | None, owners: frozenset[int] | None = None) -> list[Reading]:
         """
@@ -175,17 +174,14 @@ class SlotSource:
         return self._without_removed(data, starts) if starts else (data, frozenset())
 
     def _without_removed(self, data: bytes, starts: bytes) -> tuple[bytes, frozenset[int]]:
+        """Return *data* with zeros in the rows that are removed, as their *starts* say, and which rows these are."""
         columns, firsts = array("d", starts), self._layout.starts
-        found = frozenset([number for number, first in enumerate(firsts[:-1]) if columns[first] < 0])
-        if found != self._removed:
-            self._removed = found
-        if not found:
-            return data, found
+        removed = frozenset([number for number, first in enumerate(firsts[:-1]) if columns[first] < 0])
         kept = array("d", data)
-        for number in found:
+        for number in removed:
             row = slice(firsts[number], firsts[number + 1])
             kept[row] = array("d", bytes(8 * (row.stop - row.start)))
-        return kept.tobytes(), self._removed
+        return kept.tobytes() if removed else data, removed
 
     def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
         known = nonce == self._nonce and committed > self._committed
@@ -226,16 +222,9 @@ class ExitsSource:
         return [Reading(self._layout, data, ("exits", self._number), "", live=False, kept=True)]
 
 
-class MemorySource:
-    """What this process recorded in its own memory, when no directory is shared."""
-
-    def __init__(self, slot: MemorySlot) -> None:
-        self._slot = slot
-        self._layout = Layout()
-
-    def read(self) -> list[Reading]:
-        found = self._slot.rows()
-        if len(found) != len(self._layout.rows):
-            self._layout = Layout([(schema, labelvalues) for schema, labelvalues, _ in found])
-        data = array("d", [value for _, _, values in found for value in values]).tobytes()
-        return [Reading(self._layout, data, "memory", str(os.getpid()), live=True)]
+def read_memory(slot: MemorySlot) -> list[Reading]:
+    """Read what this process recorded in its own memory, when no directory is shared."""
+    rows = slot.rows()
+    layout = Layout([(schema, labelvalues) for schema, labelvalues, _ in rows])
+    data = array("d", [value for _, _, values in rows for value in values]).tobytes()
+    return [Reading(layout, data, "memory", str(os.getpid()), live=True)]
