@@ -16,7 +16,7 @@ from servers import value
 
 from wsgi_prom.exporter.process.launch import exporter_environment, launch
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.settings import Address
+from wsgi_prom.setting_values import Address
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:

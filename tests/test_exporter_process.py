@@ -18,7 +18,7 @@ from servers import value
 
 from wsgi_prom.exporter.http.listening import AddressInUseError, Listening
 from wsgi_prom.exporter.process.launch import was_lost
-from wsgi_prom.settings import Address
+from wsgi_prom.setting_values import Address
 from wsgi_prom.store import directory, locks
 
 if TYPE_CHECKING:

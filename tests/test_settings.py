@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsgi_prom.errors import SettingError, WsgiPromError
-from wsgi_prom.setting_values import Registry
-from wsgi_prom.settings import PREFIX, Address, Settings, unknown_variables
+from wsgi_prom.setting_values import Address, Registry
+from wsgi_prom.settings import PREFIX, Settings, unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -535,7 +535,7 @@ from wsgi_prom.exporter.http.listening import Listening
 from wsgi_prom.exporter.process.lock import ExporterLock
 from wsgi_prom.exporter.process.supervisor import Supervisor
 from wsgi_prom.exporter.process.watch import MasterWatch
-from wsgi_prom.settings import Address
+from wsgi_prom.setting_values import Address
 from wsgi_prom.store import directory
 
 logging.basicConfig(stream=sys.stderr, format="wsgi_prom: %(message)s")

@@ -20,16 +20,13 @@ from wsgi_prom.discovery_settings import DiscoverySettings
 from wsgi_prom.errors import SettingError
 from wsgi_prom.metrics import APP_INFO, CPU, FIRST_BYTE, NAMES, OPTIONAL
 from wsgi_prom.setting_field import setting as _setting
-from wsgi_prom.setting_values import Address, PathPattern
+from wsgi_prom.setting_values import Address
 from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wsgi_prom.setting_values import Exclusion, LabelValue, Network
-
-__all__ = ("PREFIX", "RUN", "Address", "PathPattern", "Settings", "known_variables", "unknown_variables")
-
 
 PREFIX: Final = "WSGI_PROM_"
 # "PID ROLE", in the environment of a program that `wsgi-prom run` executes as the process PID. Nobody sets it.

@@ -18,7 +18,8 @@ from wsgi_prom.setting_values import WILDCARDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wsgi_prom.settings import Address, Settings
+    from wsgi_prom.setting_values import Address
+    from wsgi_prom.settings import Settings
 
 _CHANGE: Final = "set WSGI_PROM_BIND to another address, or to off"
 _INSTALL: Final = "to see which process has it, pip install 'wsgi-prom[processes]'"

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from wsgi_prom.settings import Address
+from wsgi_prom.setting_values import Address
 from wsgi_prom.store import directory, directory_files, environment, locks
 from wsgi_prom.store.locks import LockFile
 

@@ -19,8 +19,8 @@ from wsgi_prom.http_peers import is_loopback, pool_classes
 from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
-    from wsgi_prom.setting_values import Registry
-    from wsgi_prom.settings import Address, Settings
+    from wsgi_prom.setting_values import Address, Registry
+    from wsgi_prom.settings import Settings
 
 # A member that lives answers in milliseconds, but for an election, which takes a second or two.
 REQUEST_SECONDS: Final = 5.0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prometheus_client import Counter, ProcessCollector
 
 from wsgi_prom import metrics
-from wsgi_prom.settings import Address
+from wsgi_prom.setting_values import Address
 from wsgi_prom.store.worker_ports import WorkerPort, own_slot
 from wsgi_prom.warning import warn_once
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from wsgi_prom.settings import Address
+    from wsgi_prom.setting_values import Address
     from wsgi_prom.store.memory_slot import Slot
 
 log = logging.getLogger("wsgi_prom")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import WsgiPromError
 
 if TYPE_CHECKING:
-    from wsgi_prom.settings import Address
+    from wsgi_prom.setting_values import Address
 
 _BACKLOG: Final = 1024
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from wsgi_prom.exporter.process.serving import Announcement
     from wsgi_prom.exporter.target import Target
-    from wsgi_prom.settings import Address, Settings
+    from wsgi_prom.setting_values import Address
+    from wsgi_prom.settings import Settings
 
     # Takes the scheme, and the host and port of the page. Returns what is kept meanwhile, and more pages by path.
     Announce = Callable[

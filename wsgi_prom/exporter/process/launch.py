@@ -25,7 +25,7 @@ from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from wsgi_prom.exporter.target import Target
-    from wsgi_prom.settings import Address
+    from wsgi_prom.setting_values import Address
 
 # The variables of the master that the exporter gets. It runs as the workers' user, who may read its environment in /proc, and
 # the master's may hold secrets that are not meant for that user. Variables that start a tracing agent are not passed on.
