@@ -6,7 +6,6 @@ The rest is left out: the listen queues, uWSGI's stats server, the server's vers
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.cli.arguments import add_directory, add_json, directory_of
@@ -15,7 +14,7 @@ from wsgi_prom.exporter.exposition import render
 from wsgi_prom.exporter.target import Target, own_metrics
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES
-from wsgi_prom.server.workers import Workers
+from wsgi_prom.server.workers import Workers, has_hook
 from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
@@ -35,13 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     collector = Collector(path)
     families = collector.collect()
     slots = collector.slots
-    # Only a hook tells the stage of a worker.
-    hooked = any(slot.live and slot.claim.stage for slot in slots)
-    workers = Workers().families(slots, hooked=hooked)
-    report = collector.report
-    if not arguments.json:  # a text has names with underscores, of which two may be one
-        report = replace(report, conflicts=report.conflicts + len(families.conflicts_on(UNDERSCORES)))
-    own = own_metrics(report, Target().info(path), *workers)
+    workers = Workers().families(slots, hooked=has_hook(slots))
+    # A text has names with underscores, of which two may be one.
+    left_out = () if arguments.json else families.conflicts_on(UNDERSCORES)
+    own = own_metrics(collector.report, Target().info(path), *workers, left_out=left_out)
     if arguments.json:
         write_json(_to_json([*families.to_metrics(), *own]))
     else:

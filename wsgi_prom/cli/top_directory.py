@@ -25,7 +25,7 @@ from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.server.members import masters
 from wsgi_prom.server.queue_metrics import QueueMetrics
 from wsgi_prom.server.stat import Stat, memory
-from wsgi_prom.server.workers import Workers
+from wsgi_prom.server.workers import Workers, has_hook
 from wsgi_prom.store import claims, roles
 from wsgi_prom.store.locks import LockFile
 
@@ -74,7 +74,7 @@ class DirectoryFigures:
         clock, now = time.monotonic(), time.time()
         families = self._collector.collect()
         slots = self._collector.slots
-        hooked = any(slot.live and slot.claim.stage for slot in slots)
+        hooked = has_hook(slots)
         concurrency = self._target.concurrency if hooked else 0
         workers = self._workers.families(slots, hooked=hooked, concurrency=concurrency)
         about = own_metrics(

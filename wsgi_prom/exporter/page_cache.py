@@ -13,15 +13,11 @@ import gzip
 import operator
 import threading
 import time
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.metrics_core import CounterMetricFamily
-
-from wsgi_prom import metrics
 from wsgi_prom.exporter.exposition import Renderer
-from wsgi_prom.exporter.target import Target, own_metrics
+from wsgi_prom.exporter.target import Target, add_errors, own_metrics
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES
@@ -197,33 +193,21 @@ class Pages:
         escaping: str,
         names: Collection[str] = (),
     ) -> Page:
-        own = self._errors()
+        failed = sum(renderer.failed for renderer in self._renderers.values())
+        own = add_errors(self._families, "render", failed)
         registry: Iterable[Metric] = ()
         if self.path is None:
             registry = self._registry.collect()
         else:
-            report = self._collector.report
-            left_out = self._families.conflicts_on(escaping)
             own += own_metrics(
-                replace(report, conflicts=report.conflicts + len(left_out)),
+                self._collector.report,
                 self._target.info(self.path),
                 *self._target.server_info(),
                 *self._workers,
                 *chain.from_iterable(found),
                 *more_metrics(),
+                left_out=self._families.conflicts_on(escaping),
             )
         renderer = self._renderers.setdefault(escaping, Renderer(escaping))
         page = renderer.render(self._families, own, registry=registry, openmetrics=openmetrics, names=names)
         return Page(page.encode())
-
-    def _errors(self) -> list[Metric]:
-        """Count the metrics that could not be rendered so far: in the family of all errors, or in one of their own."""
-        failed = sum(renderer.failed for renderer in self._renderers.values())
-        if not failed:
-            return []
-        counted = CounterMetricFamily(*metrics.ERRORS, labels=["stage"])
-        counted.add_metric(["render"], float(failed))
-        (sample,) = counted.samples
-        more = self._families.more.setdefault(counted.name, {})
-        more[sample.name, tuple(sample.labels.items())] = sample.value
-        return [counted]

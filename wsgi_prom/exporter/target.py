@@ -7,17 +7,19 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from wsgi_prom import metrics, version
 from wsgi_prom.server.members import masters
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
     from wsgi_prom.merge.collector import Report
+    from wsgi_prom.merge.families import Families
     from wsgi_prom.server.listen_queues import ListeningSocket
 
 
@@ -74,8 +76,12 @@ class Target:
         return [_without_empty_labels(family), *([_python_info()] if self.version else [])]
 
 
-def own_metrics(report: Report, *others: Metric) -> list[Metric]:
-    """Return the `wsgi_prom_*` metrics of the scrape that *report* is about, and *others*."""
+def own_metrics(report: Report, *others: Metric, left_out: Collection[str] = ()) -> list[Metric]:
+    """
+    Return the `wsgi_prom_*` metrics of the scrape that *report* is about, and *others*.
+
+    *left_out* are metrics that have no place on the page, beside those that the collector has left out.
+    """
     build = GaugeMetricFamily(*metrics.BUILD_INFO, labels=["version"])
     build.add_metric([version.installed()], 1)
     slots = GaugeMetricFamily(*metrics.SLOTS, labels=["state"])
@@ -89,8 +95,19 @@ def own_metrics(report: Report, *others: Metric) -> list[Metric]:
         GaugeMetricFamily(*metrics.VALUE_BYTES, report.value_bytes),
         GaugeMetricFamily(*metrics.DIRECTORY_READABLE, report.readable),
         GaugeMetricFamily(*metrics.UNREADABLE, len(report.unreadable)),
-        GaugeMetricFamily(*metrics.CONFLICTS, report.conflicts),
+        GaugeMetricFamily(*metrics.CONFLICTS, report.conflicts + len(left_out)),
     ]
+
+
+def add_errors(families: Families, stage: str, number: int) -> list[Metric]:
+    """Count *number* failures of *stage* in the family of all errors, and return a family for where there is none."""
+    if not number:
+        return []
+    counted = CounterMetricFamily(*metrics.ERRORS, labels=["stage"])
+    counted.add_metric([stage], float(number))
+    (sample,) = counted.samples
+    families.more.setdefault(counted.name, {})[sample.name, tuple(sample.labels.items())] = sample.value
+    return [counted]
 
 
 def _without_empty_labels(family: Metric) -> Metric:

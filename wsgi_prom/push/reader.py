@@ -10,21 +10,17 @@ Reads a shared directory for `wsgi-prom push`.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.metrics_core import CounterMetricFamily
-
-from wsgi_prom import metrics
 from wsgi_prom.errors import DirectoryError
-from wsgi_prom.exporter.target import Target, own_metrics
+from wsgi_prom.exporter.target import Target, add_errors, own_metrics
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES, encodable, metric_name
 from wsgi_prom.push import custom_samples
 from wsgi_prom.push.reading import Child, Metric, Reading, Sample, shown_labels
-from wsgi_prom.server.workers import Workers
+from wsgi_prom.server.workers import Workers, has_hook
 from wsgi_prom.store.locks import LockFile
 from wsgi_prom.warning import warn_once
 
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric as ClientMetric
 
-    from wsgi_prom.merge.families import Families, Family
+    from wsgi_prom.merge.families import Family
     from wsgi_prom.merge.readers import Reading as SlotReading
     from wsgi_prom.push.reading import Labels
 
@@ -78,22 +74,19 @@ class Reader:
         lived, self._lived = self._lived, self._lives(slots)
         if not (lived or self._lived):
             raise DirectoryError(f"the server of {self.path} has ended")
-        hooked = any(slot.live and slot.claim.stage for slot in slots)
-        workers = self._workers.families(slots, hooked=hooked)
-        errors = self._errors(families)
+        workers = self._workers.families(slots, hooked=has_hook(slots))
+        errors = add_errors(families, "push", self._left_out)
         left_out = families.conflicts_on(UNDERSCORES)
-        report = self._collector.report
-        report = replace(report, conflicts=report.conflicts + len(left_out))
         found = [
             self._of_family(family, families.more.get(family.name, {}))
             for family in families
             if family.name not in left_out
         ]
         others = [metric for metric in families.others if metric.name not in left_out]
-        found += map(
-            self._of_metric,
-            (*others, *own_metrics(report, self._target.info(self.path), *workers, *own, *errors)),
+        about = own_metrics(
+            self._collector.report, self._target.info(self.path), *workers, *own, *errors, left_out=left_out
         )
+        found += map(self._of_metric, (*others, *about))
         taken: dict[str, Metric] = {}
         for entry in found:
             if entry.children:
@@ -151,16 +144,6 @@ class Reader:
             )
             self._left_out += left_out
         return found
-
-    def _errors(self, families: Families) -> list[ClientMetric]:
-        """Count the samples that were left out so far: in the family of all errors, or in one of their own."""
-        if not self._left_out:
-            return []
-        counted = CounterMetricFamily(*metrics.ERRORS, labels=["stage"])
-        counted.add_metric(["push"], self._left_out)
-        (sample,) = counted.samples
-        families.more.setdefault(counted.name, {})[sample.name, tuple(sample.labels.items())] = sample.value
-        return [counted]
 
 
 def _metric(name: str, kind: str, text: object, unit: object, children: list[Child]) -> Metric:

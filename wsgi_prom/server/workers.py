@@ -91,11 +91,10 @@ class Workers:
         for slot in slots:
             if slot.live and slot.name in self._names:
                 worker = _Worker(slot, self._columns_of(slot.layout), self._ended.get(slot.key))
-                known = worker.counts_in_progress or worker.state in _STATES.values()
                 found.append(
                     WorkerState(
                         worker.name,
-                        worker.state if known else None,
+                        worker.state if worker.state_known else None,
                         slot.claim.pid if here and slot.claim.namespace == here else None,
                         worker.in_progress if worker.counts_in_progress else None,
                         tuple([max(now - start, 0.0) for start in worker.starts])
@@ -139,6 +138,11 @@ class Workers:
         if found is None:
             found = self._columns[layout] = _Columns(layout)
         return found
+
+
+def has_hook(slots: Iterable[Reading]) -> bool:
+    """Return whether a worker lives in one of *slots* whose stage is known: only a server's hook tells it."""
+    return any(slot.live and slot.claim.stage for slot in slots)
 
 
 class WorkerState(NamedTuple):
@@ -246,6 +250,7 @@ class _Worker:
         self.known = len(self.starts) == self.in_progress
         self.state = _STATES.get(slot.claim.stage) or ("busy" if self.in_progress else "idle")
         self.counts_in_progress = bool(columns.in_progress)
+        self.state_known = self.counts_in_progress or slot.claim.stage in _STATES
         self.serves = columns.serves
 
 
@@ -254,7 +259,7 @@ _STATES: Final[dict[int, str]] = {Stage.BOOTING: "booting", Stage.STOPPING: "sto
 
 def _states(alive: list[_Worker]) -> Metric:
     family = GaugeMetricFamily(*metrics.WORKERS, labels=["state"])
-    known = all(worker.counts_in_progress or worker.state in _STATES.values() for worker in alive)
+    known = all(worker.state_known for worker in alive)
     for state in ("booting", "idle", "busy", "stopping") if known else _STATES.values():
         family.add_metric([state], sum([worker.state == state for worker in alive]))
     return family
