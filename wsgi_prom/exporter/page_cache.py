@@ -116,13 +116,7 @@ class Pages:
         for longer than that. *more_metrics* returns metrics of the process that serves the page, as of now. Raises
         DirectoryError if the directory cannot be read at all.
         """
-        # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
-        with self._lock:
-            if self._began <= arrival:
-                self._collect()
-            slots, began = self._slots, self._began
-        # Without the lock, for rule 3.
-        found = self._ask_sources(slots, began, arrival, deadline)
+        found = self._collect_and_ask(arrival, deadline)
         with self._lock:
             if names:
                 # Not kept: there are too many filters.
@@ -139,14 +133,9 @@ class Pages:
 
         Raises DirectoryError as `page`.
         """
-        # Where nobody looks, it is not needed.
-        from wsgi_prom.live.figures import figures  # noqa: PLC0415 - see above
+        from wsgi_prom.live.figures import figures  # noqa: PLC0415 - not needed where nobody looks
 
-        with self._lock:
-            if self._began <= arrival:
-                self._collect()
-            slots, began = self._slots, self._began
-        found = self._ask_sources(slots, began, arrival, None)
+        found = self._collect_and_ask(arrival, None)
         with self._lock:
             others: list[Metric] = []
             if self.path is not None:
@@ -159,11 +148,16 @@ class Pages:
             # As of the last collection, which may be a later one by now.
             return figures(self._began, self._wall_clock, self._families, others, self._states)
 
-    def _ask_sources(
-        self, slots: list[Reading], began: float, arrival: float, deadline: float | None
-    ) -> list[list[Metric]]:
+    def _collect_and_ask(self, arrival: float, deadline: float | None) -> list[list[Metric]]:
+        """Collect unless that was begun since *arrival*, and return what each of the server's other sources tells by *deadline*."""
+        # Scrapes that arrive during a collection wait here. The first of them collects again, for all of them.
+        with self._lock:
+            if self._began <= arrival:
+                self._collect()
+            slots, began = self._slots, self._began
         if self.path is None:
             return []
+        # Without the lock, for rule 3.
         soon = time.monotonic() + SECONDS
         if deadline is None or deadline <= soon or not self._patient.acquire(blocking=False):
             return self.sources.families(slots, arrival, min(deadline or soon, soon), began)
