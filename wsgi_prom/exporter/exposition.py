@@ -55,7 +55,7 @@ class Renderer:
         *own* are the exporter's: counters, gauges and untyped metrics, their samples a name, labels and a value. *registry* are
         those of this process's registry. Every label value and help text is escaped; nothing in it can end its line.
         """
-        parts = []
+        parts: list[str] = []
         kept: dict[str, tuple[Children, list[str]]] = {}
         registry = list(registry)
         left_out = families.conflicts_on(self._escaping, registry)
@@ -64,24 +64,8 @@ class Renderer:
                 continue
             pieces = self._pieces(family)
             kept[family.name] = family.children, pieces
-            if openmetrics:
-                pieces = self._with_exemplars(pieces, family)
-            selected = pieces if not names or family.name in names else _selected(family, pieces, names)
-            if family.name in families.more:
-                selected = self._with_more(family, pieces, families.more[family.name], names)
-            if selected:
-                parts.append(
-                    lines.head(
-                        family.name,
-                        family.type,
-                        family.help,
-                        family.unit,
-                        self._escaping,
-                        openmetrics=openmetrics,
-                    )
-                )
-                parts += selected
-                parts.append("\n")
+            more = families.more.get(family.name, {})
+            parts += self._family_lines(family, pieces, more, openmetrics=openmetrics, names=names)
         self._kept = kept
         others = [metric for metric in (*families.others, *registry) if metric.name not in {*kept, *left_out}]
         taken = {metric_name(name, self._escaping) for name in (*kept, *(metric.name for metric in others))}
@@ -97,13 +81,46 @@ class Renderer:
             parts.append("# EOF\n")
         return "".join(parts)
 
+    def _family_lines(
+        self,
+        family: Family,
+        pieces: list[str],
+        more: Mapping[tuple[str, Labels], float],
+        *,
+        openmetrics: bool,
+        names: Collection[str],
+    ) -> list[str]:
+        """Return the lines of *family* that *names* select, with those of *more*, in their place where both have one."""
+        if openmetrics:
+            pieces = self._with_exemplars(pieces, family)
+        whole = not names or family.name in names
+        if more or not whole:
+            pieces = [
+                piece
+                for (name, labels), *line in zip(family.samples, pieces[::2], pieces[1::2], strict=True)
+                if (whole or name in names) and not (more and (name, tuple(sorted(labels))) in more)
+                for piece in line
+            ]
+            for (name, labels), value in more.items():
+                if whole or name in names:
+                    pieces += ["\n" + lines.start(name, labels, self._escaping), lines.number(value)]
+            if pieces:
+                pieces[0] = pieces[0].removeprefix("\n")
+        if not pieces:
+            return []
+        head = lines.head(
+            family.name, family.type, family.help, family.unit, self._escaping, openmetrics=openmetrics
+        )
+        return [head, *pieces, "\n"]
+
     def _pieces(self, family: Family) -> list[str]:
+        """Return the pieces of the lines of *family*, of which only the values are made anew where its children are the same."""
         children, pieces = self._kept.get(family.name, (None, []))
         if children is not family.children:
-            found = family.children
+            children = family.children
             if family.type == "info":
-                found = [(tuple(distinct(labels, self._escaping)), shape) for labels, shape in found]
-            pieces = self._starts(found)
+                children = [(tuple(distinct(labels, self._escaping)), shape) for labels, shape in children]
+            pieces = self._starts(children)
         text = _COUNTS.__getitem__ if family.type in {"counter", "histogram"} else lines.number
         pieces[1::2] = map(text, family.values)
         return pieces
@@ -144,26 +161,6 @@ class Renderer:
             for at, exemplar in exemplars.items():
                 pieces[2 * at + 1] += lines.exemplar(exemplar, self._escaping)
         return pieces
-
-    def _with_more(
-        self,
-        family: Family,
-        pieces: list[str],
-        more: Mapping[tuple[str, Labels], float],
-        names: Collection[str],
-    ) -> list[str]:
-        """Return the lines of *family* that *names* select, with those of *more*, in their place where both have one."""
-        whole = not names or family.name in names
-        found = [
-            piece
-            for (name, labels), *line in zip(family.samples, pieces[::2], pieces[1::2], strict=True)
-            if (whole or name in names) and (name, tuple(sorted(labels))) not in more
-            for piece in line
-        ]
-        for (name, labels), value in more.items():
-            if whole or name in names:
-                found += ["\n" + lines.start(name, labels, self._escaping), lines.number(value)]
-        return [found[0].removeprefix("\n"), *found[1:]] if found else []
 
     def _own_lines(self, metrics: list[Metric], *, openmetrics: bool, names: Collection[str]) -> list[str]:
         parts = []
@@ -207,16 +204,6 @@ def render(
 ) -> str:
     """Render one page, of *own* alone if there are no *families*; see `Renderer.render`."""
     return Renderer(escaping).render(families or Families(Sums()), own, **options)
-
-
-def _selected(family: Family, pieces: list[str], names: Collection[str]) -> list[str]:
-    found = [
-        piece
-        for (name, _), *line in zip(family.samples, pieces[::2], pieces[1::2], strict=True)
-        if name in names
-        for piece in line
-    ]
-    return [found[0].removeprefix("\n"), *found[1:]] if found else []
 
 
 class _Counts(dict[float, str]):
