@@ -73,7 +73,7 @@ def server_of(path: Path) -> RunningServer | None:
     if not stat.S_ISDIR(found.st_mode) or os.geteuid() not in {0, found.st_uid}:
         return None
     # Not by LockFile.of, which opens it for writing. Closing it loses no lock: this process holds none in it.
-    fd = os.open(path / locks.NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = os.open(path / locks.NAME, os.O_RDONLY | directory_files.SAFE_FLAGS)
     try:
         lock_file = LockFile(fd)
         pid = next(lock_file.servers(), None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsgi_prom.errors import WsgiPromError
+from wsgi_prom.store.directory_files import SAFE_FLAGS
 from wsgi_prom.store.locks import FLOCK
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class TargetFile:
 
 def _opened(path: Path, flags: int) -> int:
     """Open the plain file at *path* of this user. Raises OSError for any other: the directory may be open to everybody."""
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    fd = os.open(path, flags | SAFE_FLAGS, 0o600)
     found = os.fstat(fd)
     if found.st_uid == os.geteuid() and found.st_nlink == 1:
         return fd

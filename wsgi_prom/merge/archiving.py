@@ -37,8 +37,6 @@ _LONGEST_PAUSE_SECONDS: Final = 60.0
 # By pid: the record lock does not keep the threads of one process apart, and a forked child may inherit a lock that is held.
 _locks: Final[dict[int, threading.Lock]] = {}
 
-_LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
 
 class Archiver:
     """
@@ -151,11 +149,11 @@ def _read(folder: int, name: str, former: str) -> list[Entry] | None:
     """
     origin = client_format.origin(former)
     try:
-        fd = os.open(name, _LOOK_FLAGS, dir_fd=folder)
+        fd = os.open(name, archive.LOOK_FLAGS, dir_fd=folder)
     except OSError:
         return None
     try:
-        client_format.check_plain(fd, frozenset({os.geteuid()}))
+        directory_files.check_plain(fd, frozenset({os.geteuid()}))
         if origin is None or not locks.unused(fd):
             return None
         entries = client_format.read_entries(fd)

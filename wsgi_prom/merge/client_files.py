@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from wsgi_prom.errors import FormatError
 from wsgi_prom.merge.readers import Layout, Reading
 from wsgi_prom.store import archive, client_format, schemas
+from wsgi_prom.store.directory_files import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,7 +181,7 @@ def row_of(part: Part) -> Row:
 
 
 def _entries(folder: int, name: str, origin: Origin, owners: frozenset[int] | None) -> list[Entry]:
-    fd, _ = client_format.open_plain(name, owners, folder=folder)
+    fd, _ = open_plain(name, owners, folder=folder)
     try:
         entries = client_format.read_entries(fd)
     finally:

@@ -21,7 +21,7 @@ from wsgi_prom import metrics
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, directory_files, exit_counts, file_format, locks, schemas
 from wsgi_prom.store.claims import Claim
-from wsgi_prom.store.client_format import open_plain
+from wsgi_prom.store.directory_files import open_plain
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable

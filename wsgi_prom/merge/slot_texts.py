@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_prom.errors import FormatError
 from wsgi_prom.store import directory, text_format
-from wsgi_prom.store.client_format import open_plain
+from wsgi_prom.store.directory_files import open_plain
 from wsgi_prom.store.texts import texts as own_texts
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wsgi_prom.errors import FormatError
-from wsgi_prom.store import client_format, directory_files
+from wsgi_prom.store import directory_files
 from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def read(
 
     Raises FormatError for anything but what `write` has written, also for a file of other users than *owners*, uids; OSError.
     """
-    fd, found = client_format.open_plain(name(number), owners, folder=folder)
+    fd, found = directory_files.open_plain(name(number), owners, folder=folder)
     try:
         state = found.st_ino, found.st_mtime_ns, found.st_size
         if former is not None and former.state == state:

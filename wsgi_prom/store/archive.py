@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 NAME: Final = "wsgi_prom.archive"
 _ENDED: Final = re.compile(r"wsgi_prom\.ended\.(\d{1,18})\.[0-9a-f]{16}\.(.+)", re.ASCII)
 _HEADER: Final = re.compile(rb"wsgi_prom archive 1 (\d{1,18})\n")
-_LOOK_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# For writing, as `locks.unused` needs it.
+LOOK_FLAGS: Final = os.O_RDWR | directory_files.SAFE_FLAGS
 
 
 class Gauge(NamedTuple):
@@ -159,7 +160,7 @@ def is_removable(name: str) -> bool:
 def process_has_ended(folder: int, name: str) -> bool:
     """Return whether the process of the client library's file *name* in the directory *folder* has surely ended."""
     try:
-        fd = os.open(name, _LOOK_FLAGS, dir_fd=folder)
+        fd = os.open(name, LOOK_FLAGS, dir_fd=folder)
     except OSError:
         return False
     try:

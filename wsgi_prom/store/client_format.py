@@ -12,21 +12,15 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from wsgi_prom.errors import FormatError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _FILE: Final = re.compile(
     r"(?:(counter|summary|histogram)|gauge_((?:live)?(?:all|min|max|sum|mostrecent)))_(.+)\.db"
 )
 
-# A FIFO does not block, and a link to another place is not followed.
-_READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # A million label sets of a counter. More is damage, and would fill the memory.
 MOST_BYTES: Final = 2**28
 
@@ -77,31 +71,3 @@ def read_entries(fd: int) -> list[Entry]:
     except (struct.error, UnicodeDecodeError) as error:
         raise FormatError(f"no entry at {start}: {error}") from error
     return entries
-
-
-def open_plain(
-    path: str | Path, owners: frozenset[int] | None = None, *, folder: int | None = None
-) -> tuple[int, os.stat_result]:
-    """
-    Open *path*, which is below the directory *folder* if that is given, to read it, and return its descriptor and state.
-
-    Raises FormatError unless it is a plain file, and of one of *owners* if they are given: uids. Raises OSError.
-    """
-    fd = os.open(path, _READ_FLAGS, dir_fd=folder)
-    try:
-        return fd, check_plain(fd, owners)
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def check_plain(fd: int, owners: frozenset[int] | None = None) -> os.stat_result:
-    """
-    Return the state of *fd*. Raises FormatError unless it is a plain file, and of one of *owners* if they are given: uids.
-    """
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        raise FormatError("not a plain file")
-    if owners is not None and found.st_uid not in owners:
-        raise FormatError(f"belongs to uid {found.st_uid}, and others can write to the directory")
-    return found

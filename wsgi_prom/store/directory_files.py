@@ -30,6 +30,9 @@ _PAUSE_SECONDS: Final = 0.01
 # What `open_file` fails with for what is no file: a directory, a link, a socket.
 NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
+# With which a FIFO does not block, and a link to another place is not followed.
+SAFE_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 class NotOwnFileError(OSError):
     """A file is not a plain one, has a second name, or belongs to another user than its directory."""
@@ -114,7 +117,7 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
     A file that is made belongs to the directory's user. Raises NotOwnFileError for one that does not, FileNotFoundError
     without *create*, other OSErrors: one of NOT_A_FILE for what is none.
     """
-    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags |= SAFE_FLAGS
     user = os.fstat(folder)
     for _ in range(_ATTEMPTS):
         try:
@@ -170,6 +173,32 @@ def replace_file(name: str, folder: int, data: bytes) -> None:
         with suppress(OSError):
             os.unlink(new, dir_fd=folder)
         raise
+
+
+def open_plain(
+    path: str | Path, owners: frozenset[int] | None, *, folder: int | None = None
+) -> tuple[int, os.stat_result]:
+    """
+    Open *path*, which is below the directory *folder* if that is given, to read it, and return its descriptor and state.
+
+    Raises FormatError unless it is a plain file, and of one of *owners*, uids, unless they are None. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | SAFE_FLAGS, dir_fd=folder)
+    try:
+        return fd, check_plain(fd, owners)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def check_plain(fd: int, owners: frozenset[int] | None) -> os.stat_result:
+    """Return the state of *fd*. Raises FormatError unless it is a plain file, and of one of *owners* unless they are None."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise FormatError("not a plain file")
+    if owners is not None and found.st_uid not in owners:
+        raise FormatError(f"belongs to uid {found.st_uid}, and others can write to the directory")
+    return found
 
 
 def _not_own(name: str, found: os.stat_result, user: os.stat_result) -> NotOwnFileError:
