@@ -175,6 +175,13 @@ def replace_file(name: str, folder: int, data: bytes) -> None:
         raise
 
 
+def write_whole(fd: int, data: bytes | bytearray, offset: int) -> None:
+    """Write *data* at *offset* of the file *fd*. Raises OSError."""
+    if os.pwrite(fd, data, offset) != len(data):
+        # A disk that is nearly full takes a part of it, without an error.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def open_plain(
     path: str | Path, owners: frozenset[int] | None, *, folder: int | None = None
 ) -> tuple[int, os.stat_result]:

@@ -137,7 +137,7 @@ class SlotFiles:
         if len(self._keys) + len(lines) > file_format.LARGEST_KEYS or 8 * end > file_format.LARGEST_VALUES:
             raise OSError(errno.EFBIG, "a slot has no space for so many label sets")
         self._check_claim()
-        _write(self._fd("keys"), lines, len(self._keys))
+        directory_files.write_whole(self._fd("keys"), lines, len(self._keys))
         if 8 * end > self._reserved:
             self._grow(8 * end)
         self.columns[start] = time.time()
@@ -262,7 +262,7 @@ class SlotFiles:
             # The same nonce: an exporter takes the copy for the slot that it knows, and counts nothing twice.
             self.nonce, self._keys = self._former.nonce, bytearray(self._former._keys)
         os.ftruncate(self._fd("keys"), 0)
-        _write(self._fd("keys"), self._keys, 0)
+        directory_files.write_whole(self._fd("keys"), self._keys, 0)
 
     def _read_keys(self) -> None:
         header = os.pread(self._fd("values"), file_format.HEADER.size, 0)
@@ -279,9 +279,3 @@ class SlotFiles:
         """Return what only this process writes of the header."""
         header = file_format.pack_header(self.nonce, len(self._keys), self._claim)
         return header[: 8 * file_format.REMOVED]
-
-
-def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
-    if os.pwrite(fd, data, offset) != len(data):
-        # A disk that is nearly full takes a part of it, without an error.
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -138,10 +138,8 @@ class TextFile:
             raise FormatError(f"{self._reserved} bytes of texts")
         data = os.pread(fd, self._reserved, 0)
         if not data:
-            header = text_format.pack_header(self._nonce)
-            if os.pwrite(fd, header, 0) != len(header):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._reserved = len(header)
+            directory_files.write_whole(fd, text_format.pack_header(self._nonce), 0)
+            self._reserved = text_format.HEADER_SIZE
             return
         text_format.check_header(data, self._nonce)
         times: dict[int, float] = {}
@@ -170,6 +168,4 @@ class TextFile:
 
 
 def _write(fd: int, offset: int, capacity: int, column: int, text: Text) -> None:
-    data = text_format.pack(capacity, column, text)
-    if os.pwrite(fd, data, offset) != len(data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    directory_files.write_whole(fd, text_format.pack(capacity, column, text), offset)
