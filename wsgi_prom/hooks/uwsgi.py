@@ -141,8 +141,7 @@ def _owner() -> tuple[int, int] | None:
 
 def _call_after_fork(ours: Any) -> None:
     try:
-        # uWSGI has one post_fork_hook. uwsgidecorators assigns it at its import, so that has to come first.
-        import uwsgidecorators  # noqa: PLC0415
+        import uwsgidecorators  # noqa: PLC0415 - at its import it takes uWSGI's only post_fork_hook: it has to come first
     except Exception:  # a bare Exception without a master; some distributions have it in a package of its own
         theirs = getattr(uwsgi, "post_fork_hook", None)
 

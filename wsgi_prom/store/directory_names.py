@@ -48,4 +48,5 @@ def name_of(path: Path) -> str | None:
 
 def is_own(path: Path) -> bool:
     """Return whether *path* is where processes of the caller's user meet that share a name: any of them may make it."""
-    return is_named(path) and path == base() / f"wsgi_prom-{os.geteuid()}.{path.name.partition('.')[2]}"
+    name = name_of(path)
+    return name is not None and path == directory_of(name)

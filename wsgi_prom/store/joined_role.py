@@ -25,16 +25,18 @@ class JoinedRole:
 
     def __init__(self, role: str) -> None:
         self.role = role
-        self._place: tuple[Columns, int] | None = None
+        self._row: tuple[Columns, int] | None = None
 
-    def bind(self, slot: Slot, *, keep: bool) -> None:  # noqa: ARG002 - a child has its parent's role
-        columns, first = self._place = slot.row(SCHEMA, (self.role,))
+    def bind(self, slot: Slot, *, keep: bool) -> None:
+        """See `wsgi_prom.store.bindings.Binding`."""
+        del keep  # a child has its parent's role
+        columns, first = self._row = slot.row(SCHEMA, (self.role,))
         columns[first] = 1.0
 
     def leave(self) -> None:
         """Take the role back, for this process; its children have none if nothing refers to this object."""
-        if self._place is not None:
-            columns, first = self._place
+        if self._row is not None:
+            columns, first = self._row
             columns[first] = 0.0
 
 

@@ -16,7 +16,7 @@ from importlib.util import module_from_spec
 
 
 def _run_hidden() -> None:
-    here = os.path.dirname(__file__)  # noqa: PTH120 - pathlib would be imported in every program
+    here = __file__.rpartition("/")[0]  # pathlib would be imported in every program
     spec = PathFinder.find_spec("sitecustomize", [path for path in sys.path if path != here])
     if spec is not None and spec.loader is not None:
         sys.modules["sitecustomize"] = module = module_from_spec(spec)
