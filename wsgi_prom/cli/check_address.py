@@ -5,7 +5,6 @@ Findings of `wsgi-prom check` about the exporter's address: whether it is free, 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 import stat
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.cli.output import Finding
 from wsgi_prom.cli.running import command_line, listening, psutil, running_servers
+from wsgi_prom.exporter.access import parse_ip
+from wsgi_prom.exporter.http.listening import answers
 from wsgi_prom.setting_values import WILDCARDS
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _path(address: Address) -> Finding:
     path = Path(address.path)
     another = "set WSGI_PROM_BIND to another path"
     try:
-        if _answers(address.path):
+        if answers(address.path):
             return _taken(address)
         if not stat.S_ISSOCK(path.lstat().st_mode):
             return Finding("address", False, f"{path} exists and is not a socket", another)
@@ -105,19 +106,6 @@ def _bound(address: Address) -> bool:
     return False
 
 
-def _answers(path: str) -> bool:
-    """Tell whether a process listens on the unix socket *path*. Raises OSError if *path* cannot be a socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except BlockingIOError:  # its backlog is full
-            return True
-    return True
-
-
 def _overlap(address: Address, other: Address) -> bool:
     """Tell whether a socket at *other*, an IP address or a path, keeps another from *address*."""
     if address.path or address.port != other.port:
@@ -127,9 +115,7 @@ def _overlap(address: Address, other: Address) -> bool:
 
 
 def _loopback(address: Address) -> bool:
-    host: str = _resolve(address)[1][0]
-    ip = ipaddress.ip_address(host.partition("%")[0])
-    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+    return parse_ip(_resolve(address)[1][0]).is_loopback
 
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, Any]:

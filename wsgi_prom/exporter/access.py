@@ -58,7 +58,7 @@ class Access:
         if not self._networks:
             return True
         try:
-            ip = _ip(address)
+            ip = parse_ip(address)
         except ValueError:
             return False  # a unix socket: the application's server does not say who is behind it
         return any(ip in network for network in self._networks)
@@ -94,7 +94,7 @@ class Access:
 
     def log_who_can_read(self, host: str, port: int) -> None:
         """Log in one line who can read the metrics at *host*, an address of this machine, if other machines can."""
-        ip = _ip(host)
+        ip = parse_ip(host)
         if ip.is_loopback:
             return
         whom = ", ".join(map(str, self._networks)) or "every network that reaches it"
@@ -115,7 +115,7 @@ class Access:
             )  # fmt: skip
 
 
-def _ip(address: str) -> IPv4Address | IPv6Address:
+def parse_ip(address: str) -> IPv4Address | IPv6Address:
     """Parse *address*, without its zone, and as IPv4 if it is an IPv4 address mapped to IPv6. Raises ValueError."""
     ip = ip_address(address.partition("%")[0])
     return getattr(ip, "ipv4_mapped", None) or ip

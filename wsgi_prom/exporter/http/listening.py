@@ -94,15 +94,23 @@ def _bind(address: Address, mode: int) -> socket.socket:
     return listening
 
 
+def answers(path: str) -> bool:
+    """Return whether a process listens on the unix socket *path*. Raises OSError if *path* cannot be a socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except BlockingIOError:  # its backlog is full
+            return True
+    return True
+
+
 def _remove_abandoned(path: str) -> None:
     """Remove the socket at *path* if no process listens on it. Raises OSError if *path* cannot be bound."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # EAGAIN: its backlog is full
-        found = probe.connect_ex(path)
-    if found in {0, errno.EAGAIN}:
+    if answers(path):
         raise OSError(errno.EADDRINUSE, "in use by another process")
-    if found not in {errno.ECONNREFUSED, errno.ENOENT}:
-        raise OSError(found, os.strerror(found))
     # Any other file stays, and the bind fails.
     with suppress(FileNotFoundError):
         if stat.S_ISSOCK(Path(path).lstat().st_mode):
