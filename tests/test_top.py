@@ -217,7 +217,7 @@ MISTAKES = [
     (["--url", "http://127.0.0.1:1", "--once"], "http://127.0.0.1:1 does not answer: Connection refused."),
     (["--url", "http://host", "--token-file", "/nowhere"],
      f"--token-file='/nowhere' cannot be read: No such file or directory. Name a file that this server's user (uid {os.geteuid()}) can read."),
-    (["--url", "https://host", "--ca-file", "/nowhere"], "--ca-file='/nowhere' cannot be used: No such file or directory."),
+    (["--url", "https://host", "--ca-file", "/nowhere"], "--ca-file='/nowhere' cannot be used ([Errno 2] No such file or directory). Give a file with certificates in PEM."),
     (["--url", "http://host", "--directory", "/tmp"], "--url and --directory are two sources. Give one of them."),
     (["--directory", "/nowhere", "--once"], "/nowhere cannot be read: No such file or directory"),
     (["--directory", "/tmp"], "top draws on a terminal, and this is none. Give --once, or --once --json."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -45,7 +44,7 @@ class UrlViews:
         path = parts.path.rstrip("/").removesuffix("/metrics").removesuffix("/live")
         self._path = f"{path}/live"
         self._login = Watched(login.headers)
-        self._tls = _context(login.ca_file) if parts.scheme == "https" else None
+        self._tls = login.tls() if parts.scheme == "https" else None
 
     def look(self) -> View:
         """Return the view of now. Raises AnswerError."""
@@ -81,10 +80,3 @@ class UrlViews:
             return answer.status, answer.read(_MOST_BYTES)
         finally:
             connection.close()
-
-
-def _context(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:
-        raise SettingError(f"--ca-file={ca_file!r} cannot be used: {error.strerror or error}.") from error

@@ -23,6 +23,7 @@ from wsgi_prom.http_peers import is_loopback, pool_classes
 from wsgi_prom.push.road import PushError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Collection, Mapping
 
     from wsgi_prom.exporter.watched import Files
@@ -86,6 +87,17 @@ class Login:
             return {"Authorization": f"Bearer {token.decode()}"}
         return {}
 
+    def tls(self) -> ssl.SSLContext:
+        """Return what verifies the receiver. Raises SettingError."""
+        import ssl  # takes 10 ms
+
+        try:
+            return ssl.create_default_context(cafile=self.ca_file or None)
+        except (OSError, ValueError) as error:
+            raise SettingError(
+                f"--ca-file={self.ca_file!r} cannot be used ({error}). Give a file with certificates in PEM."
+            ) from error
+
 
 def _secret(files: Files, option: str, path: str) -> bytes:
     return files.read(option, path, private=True).rstrip(b"\r\n")
@@ -111,7 +123,10 @@ class Endpoint:
                 self.where,
                 "password" if login.user else "token",
             )
-        self._pool = _pool(login.ca_file)
+        import urllib3
+
+        self._pool: Any = urllib3.PoolManager(ssl_context=login.tls(), maxsize=1)
+        self._pool.pool_classes_by_scheme = pool_classes()
 
     def ask(
         self,
@@ -222,22 +237,6 @@ def _shown(url: str) -> str:
 def _one_line(text: str) -> str:
     """Return the beginning of *text*, which comes from outside."""
     return " ".join("".join([c if c.isprintable() else " " for c in text]).split())[:_SHOWN_CHARACTERS]
-
-
-def _pool(ca_file: str) -> Any:
-    import ssl  # takes 10 ms
-
-    import urllib3
-
-    try:
-        context = ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            f"--ca-file={ca_file!r} cannot be used ({error}). Give a file with certificates in PEM."
-        ) from error
-    found = urllib3.PoolManager(ssl_context=context, maxsize=1)
-    found.pool_classes_by_scheme = pool_classes()
-    return found
 
 
 def _reason(error: Exception) -> str:
