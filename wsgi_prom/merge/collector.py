@@ -129,11 +129,11 @@ class Collector:
             del self._last[key]
         self._last.update(present)
         layouts = [reading.layout for reading in self._last.values()]
-        if layouts != self._layouts and not self._sums.covered(layouts):
+        if layouts != self._layouts and not self._sums.number_rows(layouts):
             # A row is gone: a client library's file was removed, for instance. The numbers are given anew.
             self._sums = Sums()
             self._families = Families(self._sums)
-            self._sums.covered(layouts)
+            self._sums.number_rows(layouts)
         self._layouts = layouts
         self._sums.update(self._last.values(), readings)
         self._sums.texts = self._texts.latest(self._sums, self._last.values())

@@ -4,8 +4,8 @@ Add up the columns of all sources, at each collection anew.
 1. Every row that a collector has met has a number. Numbers are never given again, and the sums are in their order.
 2. A sum is made of all its terms in the order of the sources, never of an earlier sum and a difference: figures that
    nobody changed do not drift.
-3. Only the rows' places in each layout are kept from one collection to the next; one layout is placed once for all slots that
-   share it.
+3. Only where each layout has which rows is kept from one collection to the next: a `_RowIndex`, made once for all slots that
+   share the layout.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Sums:
         self.rows: list[Row] = []
         self.firsts = [0]
         self.totals: list[float] = []
-        self._placed: list[tuple[Reading, _Place]] = []
+        self._indexed: list[tuple[Reading, _RowIndex]] = []
         # The texts of some columns, by their index among the totals.
         self.texts: dict[int, Text] = {}
-        self._present: list[tuple[Reading, _Place]] = []
+        self._present: list[tuple[Reading, _RowIndex]] = []
         self._start_times: list[float] | None = None
         self.removed: frozenset[int] = frozenset()
         self._removals: list[tuple[Layout, frozenset[int]]] = []
-        self._places: weakref.WeakKeyDictionary[Layout, _Place] = weakref.WeakKeyDictionary()
+        self._indexes: weakref.WeakKeyDictionary[Layout, _RowIndex] = weakref.WeakKeyDictionary()
         # By the schema's identity: its hash takes 1 to 2 us, everything else about a row 0.25. *rows* keep it alive.
         self._numbers: dict[int, dict[tuple[str, ...], int]] = {}
 
@@ -56,55 +56,56 @@ class Sums:
 
         Of those, *present* were read in this collection; the others are of slots that are gone.
         """
-        placed = [(reading, self._place(reading.layout)) for reading in readings]
-        self._placed, self._start_times = placed, None
-        self._present = [(reading, self._places[reading.layout]) for reading in present]
-        removals = [(reading.layout, reading.removed) for reading, _ in placed]
+        indexed = [(reading, self._index_of(reading.layout)) for reading in readings]
+        self._indexed, self._start_times = indexed, None
+        self._present = [(reading, self._indexes[reading.layout]) for reading in present]
+        removals = [(reading.layout, reading.removed) for reading, _ in indexed]
         if removals != self._removals:
-            self._removals, self.removed = removals, _removed_by_all(placed)
+            self._removals, self.removed = removals, _removed_by_all(indexed)
         self.totals = []
         for first in range(0, len(self.rows), _AT_ONCE):
             last = min(first + _AT_ONCE, len(self.rows))
-            pieces = [self._piece(reading, place, first, last) for reading, place in placed]
+            pieces = [self._piece(reading, index, first, last) for reading, index in indexed]
             # Iterating over arrays makes each float and forgets it at once: 10 ms for 32 slots of 17,000 columns, where
             # lists of floats take 27.
             columns = [array("d", piece) for piece in pieces if piece]
             self.totals += map(sum, zip(*columns, strict=True)) if len(columns) > 1 else columns[0]
 
-    def covered(self, layouts: Iterable[Layout]) -> bool:
+    def number_rows(self, layouts: Iterable[Layout]) -> bool:
         """Give numbers to the rows of *layouts*; return whether every row that has a number is in one of them."""
         numbers: set[int] = set()
         for layout in layouts:
-            numbers.update(self._place(layout).numbers)
+            numbers.update(self._index_of(layout).numbers)
         return len(numbers) == len(self.rows)
 
     def numbers(self, layout: Layout) -> Sequence[int]:
         """Return the numbers of the rows of *layout*."""
-        return self._place(layout).numbers
+        return self._index_of(layout).numbers
 
     def shown(self, number: int) -> Iterator[tuple[str, bool, array[float]]]:
         """Yield what each process that is present has in row *number*: its `pid` label, whether it is alive, the values."""
-        for reading, place in self._present:
-            if place.holds(number):
-                piece = self._piece(reading, place, number, number + 1)
+        for reading, index in self._present:
+            if index.holds(number):
+                piece = self._piece(reading, index, number, number + 1)
                 yield reading.name, reading.live, array("d", piece[8:])
 
     def start_times(self) -> list[float]:
         """Return since when each row counts: the least start time that a source has, 0 if none has one."""
         if self._start_times is None:
-            found = [math.inf] * len(self.rows)
-            for reading, place in self._placed:
+            least = [math.inf] * len(self.rows)
+            for reading, index in self._indexed:
                 columns = array("d", reading.data)
-                for number in place.numbers:
-                    first = self.firsts[number] if place.offsets is None else place.offsets[number] // 8
-                    if 0 < columns[first] < found[number]:
-                        found[number] = columns[first]
-            self._start_times = [0.0 if time == math.inf else time for time in found]
+                for number in index.numbers:
+                    first = self.firsts[number] if index.offsets is None else index.offsets[number] // 8
+                    if 0 < columns[first] < least[number]:
+                        least[number] = columns[first]
+            self._start_times = [0.0 if time == math.inf else time for time in least]
         return self._start_times
 
-    def _place(self, layout: Layout) -> _Place:
-        place = self._places.get(layout)
-        if place is None:
+    def _index_of(self, layout: Layout) -> _RowIndex:
+        """Return where *layout* has its rows, which get numbers if they are new."""
+        index = self._indexes.get(layout)
+        if index is None:
             offsets: dict[int, int] = {}
             offset = 0
             for schema, labelvalues in layout.rows:
@@ -114,8 +115,8 @@ class Sums:
                     number = self._add(schema, labelvalues)
                 offsets[number] = offset
                 offset += 8 * schema.stride
-            place = self._places[layout] = _Place(offsets)
-        return place
+            index = self._indexes[layout] = _RowIndex(offsets)
+        return index
 
     def _add(self, schema: Schema, labelvalues: tuple[str, ...]) -> int:
         number = len(self.rows)
@@ -124,34 +125,34 @@ class Sums:
         self._numbers[id(schema)][labelvalues] = number
         return number
 
-    def _piece(self, reading: Reading, place: _Place, first: int, last: int) -> bytes:
+    def _piece(self, reading: Reading, index: _RowIndex, first: int, last: int) -> bytes:
         """Return the columns of the rows from *first* to *last* (exclusive): 0 for rows that it has not, b"" if it has none."""
         firsts, data = self.firsts, reading.data
         size = 8 * (firsts[last] - firsts[first])
-        if place.offsets is None:
-            found = data[8 * firsts[first] : 8 * firsts[last]]
-        elif max(place.offsets[first:last], default=-1) < 0:
+        if index.offsets is None:
+            piece = data[8 * firsts[first] : 8 * firsts[last]]
+        elif max(index.offsets[first:last], default=-1) < 0:
             return b""
         else:
-            found = b"".join([
+            piece = b"".join([
                 data[offset : offset + 8 * (firsts[number + 1] - firsts[number])]
                 if offset >= 0
                 else bytes(8 * (firsts[number + 1] - firsts[number]))
-                for number, offset in enumerate(place.offsets[first:last], first)
+                for number, offset in enumerate(index.offsets[first:last], first)
             ])  # fmt: skip
-        return found.ljust(size, b"\0") if found else found
+        return piece.ljust(size, b"\0") if piece else piece
 
 
-def _removed_by_all(placed: list[tuple[Reading, _Place]]) -> frozenset[int]:
-    found = Counter([place.numbers[n] for reading, place in placed for n in reading.removed])
+def _removed_by_all(indexed: list[tuple[Reading, _RowIndex]]) -> frozenset[int]:
+    removals = Counter([index.numbers[n] for reading, index in indexed for n in reading.removed])
     return frozenset([
         number
-        for number, times in found.items()
-        if times == sum([place.holds(number) for _, place in placed])
+        for number, times in removals.items()
+        if times == sum([index.holds(number) for _, index in indexed])
     ])  # fmt: skip
 
 
-class _Place:
+class _RowIndex:
     """
     The *numbers* of a layout's rows, and by number their *offsets* in bytes: -1 for others.
 
