@@ -225,7 +225,7 @@ def _take_from_slot(gauge: Any) -> None:
     """Take the row of *gauge*, whose figure is that of its function from now on, off the page, where it would be 0."""
     value = gauge._value
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
-    row: Any = value._row if isinstance(value, SlotValue) else None
+    row = value._row if isinstance(value, SlotValue) else None
     if row is not None:
         if not current_slot.fork_guard[1]:
             current_slot.part_from_parent()

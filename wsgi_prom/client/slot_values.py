@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from array import array
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.samples import Exemplar
 
@@ -23,16 +23,8 @@ from wsgi_prom.store.text_format import Text
 from wsgi_prom.store.texts import texts
 
 if TYPE_CHECKING:
+    from wsgi_prom.client.values import ChildRow
     from wsgi_prom.store.memory_slot import Columns
-    from wsgi_prom.store.schemas import Row
-
-    class ValueRow(Protocol):
-        """The row of the slot that a value is a column of."""
-
-        def place(self, value: SlotValue) -> tuple[Row, int]:
-            """Return the row and the number of the column."""
-
-        def is_removed(self) -> bool: ...
 
 
 _fork_guard: Final = current_slot.fork_guard
@@ -52,7 +44,7 @@ class SlotValue:
     _continues = True
 
     def __init__(self) -> None:
-        self._row: ValueRow | None = None  # the metric refers to its values, and they to their row
+        self._row: ChildRow | None = None  # the metric refers to its values, and they to their row
         self._columns: Columns = array("d", (0.0, 0.0))
         self._index = 0
         self._base = 0.0  # what earlier owners of the slot have recorded
@@ -92,13 +84,13 @@ class SlotValue:
                 text = Text(
                     float(exemplar.timestamp), float(exemplar.value), text_labels.dump(exemplar.labels)
                 )
-                texts.put(*self._row.place(self), text)
+                texts.put(*self._row.column_of(self), text)
 
     def get_exemplar(self) -> Exemplar | None:
         """Return the last one of this process."""
         found = None
         with suppress(ValueError):  # its row is removed
-            found = None if self._row is None else texts.get(*self._row.place(self))
+            found = None if self._row is None else texts.get(*self._row.column_of(self))
         return (
             None if found is None else Exemplar(dict(text_labels.load(found.text)), found.value, found.time)
         )

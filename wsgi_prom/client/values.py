@@ -36,7 +36,8 @@ class ChildRow(BoundRow):
             value._row = self  # the current slot refers to the row weakly, the metric to its values
         super().__init__((schema, labelvalues))
 
-    def place(self, value: SlotValue) -> tuple[Row, int]:
+    def column_of(self, value: SlotValue) -> tuple[Row, int]:
+        """Return the row, and which of its columns *value* is. Raises ValueError if the row is removed."""
         return self.row, self._values.index(value)
 
     def move(self, columns: Columns, first: int, *, keep: bool) -> None:

@@ -23,12 +23,6 @@ class ForkGuard(Protocol):
     def __setitem__(self, index: int, value: int, /) -> None: ...
 
 
-class Page(ForkGuard, Protocol):
-    """Memory that takes advice, as `mmap.mmap` does."""
-
-    def madvise(self, option: int, /) -> None: ...
-
-
 class PidGuard:
     """The fork guard where the kernel has none: right under every fork too, at the price of a getpid a look."""
 
@@ -42,8 +36,8 @@ class PidGuard:
         self._pids[index] = os.getpid() if value else 0
 
 
-def new_fork_guard(page: Page | None = None) -> ForkGuard:
-    """Return *page*, by default a new one, if the kernel fills it with zeros in a child, else a `PidGuard`."""
+def new_fork_guard(page: mmap.mmap | None = None) -> ForkGuard:
+    """Return *page* (tests give one), by default a new one, if the kernel fills it with zeros in a child, else a `PidGuard`."""
     # os.register_at_fork would not do: uWSGI forks its workers without running its callbacks
     # (plugins/python/python_plugin.c, uwsgi_python_post_fork), and os.getpid() at each record costs 130 to 220 ns where a
     # look at this page costs 25.
@@ -55,7 +49,7 @@ def new_fork_guard(page: Page | None = None) -> ForkGuard:
     return page
 
 
-def _takes(page: Page, advice: int) -> bool:
+def _takes(page: mmap.mmap, advice: int) -> bool:
     try:
         page.madvise(advice)
     except OSError:  # for _MADV_WIPEONFORK: Linux before 4.14
