@@ -69,7 +69,7 @@ from wsgi_prom.exporter.page_cache import Pages
 from wsgi_prom.exporter.scrapes import Scrapes, certificate
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.hooks import reloads
-from wsgi_prom.push.road import Road, families
+from wsgi_prom.push.sender import Sender, families
 from wsgi_prom.push.statsd import Statsd
 from wsgi_prom.setting_values import Address
 from wsgi_prom.hooks.task_metrics import TaskMetrics
@@ -126,7 +126,7 @@ web = socket.create_server(("127.0.0.1", 0))
 target = Target("myapp:app", "gunicorn", "27.0.1", "sync", 1, (ListeningSocket.of(web.fileno()),))
 
 registered = Registered(None, [Registry("file", "/run/targets/shop.json")])
-push = [Road(Statsd(Address("127.0.0.1", 8125)))]
+push = [Sender(Statsd(Address("127.0.0.1", 8125)))]
 exporter = lambda: [*Scrapes().families(), *certificate(time.time()), *registered.collect(), *families(push)]
 
 pages = Pages(Path(sys.argv[1]), REGISTRY, target)

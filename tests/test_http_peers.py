@@ -13,7 +13,7 @@ import pytest
 from wsgi_prom.discovery.etcd import Etcd, EtcdError
 from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.remote_write import RemoteWrite
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 from wsgi_prom.settings import Settings
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -24,7 +24,7 @@ from wsgi_prom.exporter.target import Target
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.push.pushing import push
 from wsgi_prom.push.reader import Reader
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def times(number: int, between: Callable[[], object] = lambda: None) -> Callable
 
 
 def counted(reading: Reading, to: str) -> dict[str, float]:
-    """Return what *reading* says of the road *to*: by result, and the lost samples."""
+    """Return what *reading* says of the receiver *to*: by result, and the lost samples."""
     return {
         dict(labels).get("result", "lost"): value
         for name, labels, value in reading.series
@@ -101,7 +101,7 @@ def test_a_reading_is_what_a_page_shows(recording: Any, shared: Path) -> None:
 
 
 def test_a_receiver_that_hangs_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """Readings go to the other road; of those for the road that hangs the newest is kept, and the others are counted as failed."""
+    """Readings go to the other receiver; of those for the one that hangs the newest is kept, and the others are counted as failed."""
     fill(tmp_path / "shared", 1)
     held, hangs = threading.Event(), threading.Event()
     other = FakeReceiver("other")

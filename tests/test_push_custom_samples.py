@@ -121,7 +121,7 @@ def test_what_is_left_out_is_counted(reader: Reader, caplog: pytest.LogCaptureFi
 
 
 def test_every_receiver_gets_the_others(reader: Reader) -> None:
-    """What is good goes on every road, with the buckets in their order."""
+    """What is good goes to every receiver, with the buckets in their order."""
     reading = reader.read([*odd(), *good()])
     ended = threading.Event()
     with pushed.http() as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as agent:

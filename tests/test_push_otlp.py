@@ -15,7 +15,7 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2
 from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.otlp import Otlp, resource
 from wsgi_prom.push.reading import Sample
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +31,8 @@ def receiver() -> Iterator[pushed.Http]:
 
 
 def send(url: str, *metrics: Any, seconds: float = 10.0) -> None:
-    road = Otlp(url, Login(), {"service.name": "shop"}, seconds)
-    road.send(pushed.reading(*metrics), threading.Event())
+    otlp = Otlp(url, Login(), {"service.name": "shop"}, seconds)
+    otlp.send(pushed.reading(*metrics), threading.Event())
 
 
 def texts(attributes: Any) -> dict[str, str]:

@@ -15,7 +15,7 @@ from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.pushgateway import Pushgateway
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,8 +65,8 @@ def test_a_real_pushgateway(shared: Path) -> None:
                 assert 0 == push.wait()
             assert second == shown(url)
             assert first != second
-            road = Pushgateway(url, Login(), GROUP, 1.0)
-            road.send(
+            pushgateway = Pushgateway(url, Login(), GROUP, 1.0)
+            pushgateway.send(
                 pushed.reading(pushed.gauge("shop_own", (("instance", "theirs"),), 1)), threading.Event()
             )
             assert {("shop_own", frozenset({("exported_instance", "theirs")})): 1.0} == shown(url)

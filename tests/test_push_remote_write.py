@@ -22,7 +22,7 @@ from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.remote_write import RemoteWrite
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 from wsgi_prom.push.write_request import write_request
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def receiver() -> Iterator[pushed.Http]:
         yield found
 
 
-def road(url: str, login: Login = NOBODY, seconds: float = 10.0) -> RemoteWrite:
+def remote_write(url: str, login: Login = NOBODY, seconds: float = 10.0) -> RemoteWrite:
     return RemoteWrite(url, login, OWN, seconds)
 
 
-def send(road: RemoteWrite, *metrics: Any, time: float = 1000.0) -> None:
-    road.send(pushed.reading(*metrics, time=time), threading.Event())
+def send(remote_write: RemoteWrite, *metrics: Any, time: float = 1000.0) -> None:
+    remote_write.send(pushed.reading(*metrics, time=time), threading.Event())
 
 
 def decoded(body: bytes) -> Any:
@@ -127,7 +127,7 @@ def test_what_is_asked(receiver: pushed.Http) -> None:
     The headers are the specification's. Labels are sorted, empty ones are absent, `job` and `instance` are added, and a metric's own
     are renamed. Times are milliseconds. Metadata are sent once. A series that is gone is marked as stale, once.
     """
-    remote = road(receiver.url)
+    remote = remote_write(receiver.url)
     hits = pushed.counter("hits", (("a", ""), ("job", "own"), ("z", "1")), 2)
     wait = pushed.histogram("wait", (), {"1.0": 1, "+Inf": 2}, 3.5)
     send(remote, hits, wait, time=1.0004)
@@ -163,7 +163,7 @@ def test_what_is_asked(receiver: pushed.Http) -> None:
 
 def test_answers(receiver: pushed.Http) -> None:
     """429, with its pause, and 5xx are tried again with the same samples; another 4xx loses its batch alone. Batches are bounded."""
-    remote = road(receiver.url)
+    remote = remote_write(receiver.url)
     many = pushed.metric(
         "gauge", "many", *(((("n", str(n)),), [pushed.Sample("many", (), n)]) for n in range(4500))
     )
@@ -188,14 +188,14 @@ def test_answers(receiver: pushed.Http) -> None:
 def test_all_of_5xx_is_tried_again(status: str, receiver: pushed.Http) -> None:
     """The specification asks for it, whatever the number."""
     receiver.answers += [pushed.Answer(), pushed.Answer(status)]
-    send(road(receiver.url), pushed.gauge("a", (), 1))
+    send(remote_write(receiver.url), pushed.gauge("a", (), 1))
     metadata, first, again = receiver.bodies
     assert (first, 1) == (again, len(decoded(metadata).metadata))
 
 
 def test_a_reading_without_metrics(receiver: pushed.Http) -> None:
     """It marks all series as stale, again with the next one if the receiver did not take that, and then none; no sample is lost by that."""
-    remote = road(receiver.url, seconds=0.1)
+    remote = remote_write(receiver.url, seconds=0.1)
     send(remote, pushed.gauge("a", (), 1))
     receiver.answers += [pushed.Answer("503 Busy")]
     with pytest.raises(PushError) as raised:
@@ -214,7 +214,7 @@ def test_a_reading_without_metrics(receiver: pushed.Http) -> None:
 
 def test_metadata_that_a_receiver_does_not_take(receiver: pushed.Http) -> None:
     """After a refused login they are sent with the next reading. A receiver that takes the samples and no metadata is not asked each time."""
-    remote = road(receiver.url)
+    remote = remote_write(receiver.url)
     refused = pushed.Answer("401 Unauthorized")
     receiver.answers += [refused, refused, refused]
     with pytest.raises(PushError):
@@ -226,7 +226,7 @@ def test_metadata_that_a_receiver_does_not_take(receiver: pushed.Http) -> None:
 
 def test_an_interval_is_for_all_requests_of_a_reading(receiver: pushed.Http) -> None:
     """A receiver that takes each request at the second attempt gets no more of them than the attempts of an interval."""
-    remote = road(receiver.url, seconds=4.0)
+    remote = remote_write(receiver.url, seconds=4.0)
     many = pushed.metric(
         "gauge", "many", *(((("n", str(n)),), [pushed.Sample("many", (), n)]) for n in range(12000))
     )
@@ -242,7 +242,7 @@ def test_an_interval_is_for_all_requests_of_a_reading(receiver: pushed.Http) -> 
 
 def test_nothing_is_tried_again_after_the_end(receiver: pushed.Http) -> None:
     """The end cuts a pause short, and no attempt follows it."""
-    remote, ended = road(receiver.url), threading.Event()
+    remote, ended = remote_write(receiver.url), threading.Event()
     receiver.answers += [pushed.Answer(), pushed.Answer("503 Busy", (("Retry-After", "9"),))]
     problems: list[PushError] = []
 
@@ -262,12 +262,12 @@ def test_nothing_is_tried_again_after_the_end(receiver: pushed.Http) -> None:
 
 def test_a_pause_that_is_longer_than_an_interval(receiver: pushed.Http) -> None:
     """A receiver that wants a long pause is not asked again before, and nobody waits for it; once this process ends, nothing is tried again."""
-    remote = road(receiver.url, seconds=0.1)
+    remote = remote_write(receiver.url, seconds=0.1)
     receiver.answers += [pushed.Answer("503 Busy", (("Retry-After", "300"),))]
     for _ in range(2):
         with pytest.raises(PushError, match=r"answers 503|wants no request for"):
             send(remote, pushed.gauge("a", (), 1))
-    other = road(receiver.url)
+    other = remote_write(receiver.url)
     ended = threading.Event()
     ended.set()
     receiver.answers += [pushed.Answer("503 Busy")]
@@ -281,14 +281,14 @@ def test_logins(receiver: pushed.Http, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("pass word\n")
     secret.chmod(0o600)
-    remote = road(receiver.url, Login("anne", password_file=str(secret)))
+    remote = remote_write(receiver.url, Login("anne", password_file=str(secret)))
     send(remote, pushed.gauge("a", (), 1))
     secret.write_text("another")
     send(remote, pushed.gauge("a", (), 1))
     secret.write_text("token-1")
     receiver.answers += [pushed.Answer("401 Unauthorized")] * 2
     with pytest.raises(PushError, match="It refuses the login: correct --user and --password-file") as raised:
-        send(road(receiver.url, Login(token_file=str(secret))), pushed.gauge("a", (), 1))
+        send(remote_write(receiver.url, Login(token_file=str(secret))), pushed.gauge("a", (), 1))
     found = [environ["HTTP_AUTHORIZATION"] for environ, _ in receiver.requests]
     assert ["Basic YW5uZTpwYXNzIHdvcmQ=", "Basic YW5uZTphbm90aGVy", "Bearer token-1"] == list(
         dict.fromkeys(found)
@@ -341,7 +341,7 @@ def test_what_a_message_does_not_show(receiver: pushed.Http) -> None:
     found = ("Location", f"https://other/{'x' * 5000}?key=secret")
     receiver.answers += [pushed.Answer("307 Elsewhere", (found,))] * 2
     with pytest.raises(PushError) as raised:
-        send(road(url), pushed.gauge("a", (), 1))
+        send(remote_write(url), pushed.gauge("a", (), 1))
     assert {"key=secret"} == {environ["QUERY_STRING"] for environ, _ in receiver.requests}
     told = str(raised.value)
     assert (
@@ -363,7 +363,7 @@ def test_a_login_that_can_be_read_on_the_way(tmp_path: Path, caplog: pytest.LogC
         ("http://localhost/", Login(token_file=str(secret))),
         ("http://192.0.2.1/", Login(token_file=str(secret))),
     ):
-        road(url, login)
+        remote_write(url, login)
     assert [
         "--remote-write='http://192.0.2.1/' gets the token without TLS: it can be read on the way. Name a URL with https://"
     ] == caplog.messages
@@ -375,7 +375,7 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         SettingError, match=r"which is not installed. Run pip install 'wsgi-prom\[remote-write\]'"
     ):
-        road("http://127.0.0.1:1/")
+        remote_write("http://127.0.0.1:1/")
 
 
 def test_certificates(tmp_path: Path) -> None:
@@ -398,10 +398,10 @@ def test_certificates(tmp_path: Path) -> None:
                 (f"https://{address}/api/v2/write", Login(ca_file=str(found["ca"]))),
             ):
                 with pytest.raises(PushError) as raised:
-                    send(road(url, login), pushed.gauge("a", (), 1))
+                    send(remote_write(url, login), pushed.gauge("a", (), 1))
                 told.append(str(raised.value))
             send(
-                road(f"https://{address}/api/v1/write", Login(ca_file=str(found["ca"]))),
+                remote_write(f"https://{address}/api/v1/write", Login(ca_file=str(found["ca"]))),
                 pushed.gauge("a", (), 1),
                 time=time.time(),
             )

@@ -14,7 +14,7 @@ import pushed
 import pytest
 from datadog.dogstatsd import DogStatsd
 
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 from wsgi_prom.push.statsd import Deltas, Line, Statsd, packed
 from wsgi_prom.push.statsd_lines import TAGS, Lines, number
 from wsgi_prom.setting_values import Address

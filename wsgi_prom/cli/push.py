@@ -31,7 +31,7 @@ from wsgi_prom.settings import Settings
 if TYPE_CHECKING:
     import argparse
 
-    from wsgi_prom.push.road import Receiver
+    from wsgi_prom.push.sender import Receiver
 
 log = logging.getLogger("wsgi_prom")
 

@@ -20,7 +20,7 @@ from wsgi_prom import version
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.watched import Watched
 from wsgi_prom.http_peers import is_loopback, pool_classes
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     import ssl

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from wsgi_prom import version
 from wsgi_prom.push.attempts import retried, send_each
 from wsgi_prom.push.endpoint import Endpoint, Login, require
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,11 +1,10 @@
 """
-The loop of `wsgi-prom push`: a reading every few seconds, for all roads, and one more at the end.
+The loop of `wsgi-prom push`: a reading every few seconds, for all receivers, and one more at the end.
 
-Where there is nothing to read, and at the end, each road gets a reading without metrics, by which a receiver may learn that the series
-have ended.
+Where there is nothing to read, and at the end, each gets a reading without metrics, by which it may learn that the series have ended.
 
-1. A road that hangs keeps neither the loop nor another road waiting.
-2. What is kept is bounded: a reading for each road, and one more that it is sending.
+1. A receiver that hangs keeps neither the loop nor another one waiting: each has a sender, in a thread.
+2. What is kept is bounded: a reading for each sender, and one more that it is sending.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from wsgi_prom.errors import DirectoryError
 from wsgi_prom.push.reading import Reading
-from wsgi_prom.push.road import LAST_SECONDS, Road, families
+from wsgi_prom.push.sender import LAST_SECONDS, Sender, families
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from wsgi_prom.push.reader import Reader
-    from wsgi_prom.push.road import Receiver
+    from wsgi_prom.push.sender import Receiver
 
 log = logging.getLogger("wsgi_prom")
 
@@ -35,38 +34,38 @@ def push(
 
     Without *wait*, send one reading, whose series do not end. Return whether all of the last reading was sent.
     """
-    roads = [Road(receiver) for receiver in receivers]
-    for road in roads:
-        road.start()
-    readings = _Readings(reader, roads)
+    senders = [Sender(receiver) for receiver in receivers]
+    for sender in senders:
+        sender.start()
+    readings = _Readings(reader, senders)
     due = time.monotonic()
     # Not below 0: the machine may have slept.
     while wait is not None and not wait(max(due - time.monotonic(), 0.0)):
         readings.offer()
         due = max(due + seconds, time.monotonic())
-    before = [road.failed for road in roads]
+    before = [sender.failed for sender in senders]
     there = readings.offer()
-    for road in roads:
-        road.close(series_end=wait is not None)
+    for sender in senders:
+        sender.close(series_end=wait is not None)
     deadline = time.monotonic() + LAST_SECONDS
-    for road in roads:
-        road.join(max(deadline - time.monotonic(), 0.0))
-    for name, sent, failed, lost in [road.counts() for road in roads]:
+    for sender in senders:
+        sender.join(max(deadline - time.monotonic(), 0.0))
+    for name, sent, failed, lost in [sender.counts() for sender in senders]:
         log.info("%s: %d readings were sent, %d were not; %d samples are lost", name, sent, failed, lost)
-    return there and before == [road.failed for road in roads]
+    return there and before == [sender.failed for sender in senders]
 
 
 class _Readings:
-    def __init__(self, reader: Reader, roads: Sequence[Road]) -> None:
+    def __init__(self, reader: Reader, senders: Sequence[Sender]) -> None:
         self._reader = reader
-        self._roads = roads
+        self._senders = senders
         self._told = ""
 
     def offer(self) -> bool:
-        """Read, and offer the reading to all roads. Return whether there is one."""
+        """Read, and offer the reading to all senders. Return whether there is one."""
         reading, problem = Reading(time.time(), []), ""
         try:
-            reading = self._reader.read(families(self._roads))
+            reading = self._reader.read(families(self._senders))
         except (OSError, DirectoryError) as error:
             problem = str(error)
         except Exception as error:
@@ -76,6 +75,6 @@ class _Readings:
         elif self._told and not problem:
             log.warning("%s can be read again", self._reader.path)
         self._told = problem
-        for road in self._roads:
-            road.offer(reading)
+        for sender in self._senders:
+            sender.offer(reading)
         return not problem

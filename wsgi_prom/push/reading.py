@@ -1,5 +1,5 @@
 """
-A reading: all metrics of a shared directory at one time, as every road sends them.
+A reading: all metrics of a shared directory at one time, as every sender has it.
 
 Names are in the escaping that every Prometheus reads.
 """

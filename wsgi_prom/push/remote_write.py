@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom.push.attempts import retried, send_each
 from wsgi_prom.push.endpoint import Endpoint, Login, require
 from wsgi_prom.push.reading import exported
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 from wsgi_prom.push.write_request import TYPES, write_request
 
 if TYPE_CHECKING:

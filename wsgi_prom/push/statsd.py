@@ -17,7 +17,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from wsgi_prom.push.road import PushError
+from wsgi_prom.push.sender import PushError
 from wsgi_prom.push.statsd_lines import Lines
 
 if TYPE_CHECKING:

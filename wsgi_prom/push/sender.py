@@ -1,8 +1,8 @@
 """
-A road: a receiver of readings, in a thread of its own, which a slow one keeps from nothing else.
+Sends readings to a receiver in a thread of its own: a slow receiver keeps nothing else waiting.
 
-1. A road has one reading to send at most. A newer one takes its place, and the older one is counted as failed.
-2. A failure is logged once, and once more when the road works again.
+1. A sender has one reading to send at most. A newer one takes its place, and the older one is counted as failed.
+2. A failure is logged once, and once more when the sender works again.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Receiver(Protocol):
         """
 
 
-class Road:
-    """Sends readings to *receiver*. *offer* and *families* are for any thread."""
+class Sender:
+    """Sends readings to *receiver*. `offer` and `counts` are for any thread, and so is `families`."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -175,11 +175,11 @@ class Road:
             return self._receiver.name, self.sent, self.failed, self.lost
 
 
-def families(roads: Iterable[Road]) -> list[Metric]:
-    """Return what *roads* have done so far, as metrics."""
+def families(senders: Iterable[Sender]) -> list[Metric]:
+    """Return what *senders* have done so far, as metrics."""
     readings = CounterMetricFamily(*metrics.PUSH_READINGS, labels=["to", "result"])
     lost = CounterMetricFamily(*metrics.PUSH_LOST, labels=["to"])
-    for name, sent, failed, samples in [road.counts() for road in roads]:
+    for name, sent, failed, samples in [sender.counts() for sender in senders]:
         readings.add_metric([name, "sent"], sent)
         readings.add_metric([name, "failed"], failed)
         lost.add_metric([name], samples)
