@@ -42,6 +42,27 @@ def fill(directory: Path, series: int) -> None:
     subprocess.run([sys.executable, "-c", _FILL, str(series)], env=env, check=True, timeout=SECONDS)
 
 
+# Requests of many routes, as this package counts them.
+_FILL_ROUTES: Final = """
+import sys
+from prometheus_client import Counter, Histogram
+from wsgi_prom.client import patch
+patch.install()
+counter = Counter("http_requests", "Requests.", ["method", "route", "status"])
+durations = Histogram("http_request_duration_seconds", "Durations.", ["method", "route"])
+for number in range(int(sys.argv[1])):
+    counter.labels("GET", f"/{number:05}", "200").inc(number)
+    durations.labels("GET", f"/{number:05}").observe(0.1)
+"""
+
+
+def fill_routes(directory: Path, routes: int) -> None:
+    """Put requests of so many *routes* into *directory*, `/00000` and on: the first has had none, the second one, and so on."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    env = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(directory)}, runtime=live.ROOT)
+    subprocess.run([sys.executable, "-c", _FILL_ROUTES, str(routes)], env=env, check=True, timeout=SECONDS)
+
+
 def command(directory: Path, bind: str = "127.0.0.1:0") -> list[str]:
     return [sys.executable, "-m", "wsgi_prom", "serve", "--directory", str(directory), "--bind", bind]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from wsgi_prom.exporter.app import ExporterApp
 from wsgi_prom.exporter.live_page import LivePage
 from wsgi_prom.live.figures import Figures
 from wsgi_prom.live.text import UNKNOWN
+from wsgi_prom.live.view import View
 from wsgi_prom.server.workers import WorkerState
 from wsgi_prom.store import directory
 
@@ -372,21 +374,11 @@ def test_a_compressed_page_is_the_same(app: ExporterApp) -> None:
 def test_a_thousand_routes(tmp_path: Path) -> None:
     """Of a thousand routes the page shows the first hundred in the chosen order, and the JSON has all."""
     shared = tmp_path / "shared"
-    shared.mkdir(mode=0o700)
-    fill = """
-from prometheus_client import Counter
-from wsgi_prom.client import patch
-patch.install()
-counter = Counter("http_requests", "Requests.", ["method", "route", "status"])
-for number in range(1000):
-    counter.labels("GET", f"/{number:03}", "200").inc(number)
-"""
-    environ = live.environment({"PROMETHEUS_MULTIPROC_DIR": str(shared)}, runtime=live.ROOT)
-    subprocess.run([sys.executable, "-c", fill], env=environ, check=True, timeout=60)
+    exporters.fill_routes(shared, 1000)
     app = ExporterApp(MetricsApp(shared))
     found = ask(app, "/?routes=count").text
     assert "Routes, the first 100 of 1,000" in found
-    assert [True, False] == [f'<th scope="row">GET /{number}</th>' in found for number in (900, 899)]
+    assert [True, False] == [f'<th scope="row">GET /00{number}</th>' in found for number in (900, 899)]
     assert 1000 == len(ask(app, "/live").json["routes"])
 
 
@@ -435,3 +427,14 @@ def test_many_workers_and_any_order() -> None:
 
     assert "Workers, the first 100 of 1,000" in look("")
     assert look("") == look("workers=nonsense&routes=--count")
+
+
+def test_pages_of_before_keep_no_figures() -> None:
+    """Pages that were made of former readings are kept for a while as bytes, and not the figures of each."""
+    page = LivePage(lambda: Figures(time.monotonic(), 6e9 + time.monotonic()), ())
+    for order in ("", "?routes=rate", "?routes=time"):
+        page.respond(Request.blank(f"/{order}"), json_by_default=False, gzipped=False)
+        live.latest(lambda: None, lambda _: False, 1.0)
+    gc.collect()
+    views = [found for found in gc.get_objects() if isinstance(found, View) and found.time > 6e9]
+    assert 1 == len(views)
