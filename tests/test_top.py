@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import clients
@@ -282,6 +284,46 @@ def test_once_waits_for_rates(capsys: pytest.CaptureFixture[str]) -> None:
         answering.shutdown()
         thread.join()
     assert (0, 2.0) == (status, json.loads(capsys.readouterr().out)["seconds"])
+
+
+def test_keys_are_obeyed_while_the_exporter_does_not_answer() -> None:
+    """Of an exporter that answers once, and then goes on and on with an answer, `p` pauses and `q` quits without waiting for it."""
+    answered, gone = threading.Event(), threading.Event()
+
+    class Hanging(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            if not answered.is_set():
+                answered.set()
+                self.wfile.write(json.dumps(view_json.View().to_json()).encode())
+                return
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b" ")
+                    time.sleep(0.1)
+            gone.set()
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hanging) as answering:
+        thread = threading.Thread(target=answering.serve_forever)
+        thread.start()
+        try:
+            with terminals.Terminal("top", "--url", f"http://127.0.0.1:{answering.server_port}") as terminal:
+                assert terminal.shows("q quit")
+                live.latest(lambda: None, lambda _: False, 2.0)
+                terminal.press("p")
+                assert terminal.shows("paused")
+                assert not gone.is_set()
+                terminal.press("q")
+                assert 0 == terminal.end()
+                assert terminal.before == terminal.settings()
+            assert gone.wait(60)
+        finally:
+            answering.shutdown()
+            thread.join()
 
 
 def test_without_rich_there_is_json(server: live.LiveServer) -> None:

@@ -11,7 +11,9 @@ import select
 import signal
 import sys
 import termios
+import threading
 import time
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -46,24 +48,64 @@ def run(look: Callable[[], View], shown: Shown) -> int:
         raise SettingError("top draws on a terminal, and this is none. Give --once, or --once --json.")
     # Before anything is drawn: its error is a line.
     view = look()
+    looking = _Looking(look)
     with _keys(sys.stdin.fileno()), Live(console=console, screen=True, auto_refresh=False) as live:
         decoder = codecs.getincrementaldecoder("utf-8")("ignore")
-        read_at = time.monotonic()
+        due = time.monotonic() + _SECONDS
         while True:
             live.update(top_screen.screen(view, shown, console.width, console.height), refresh=True)
-            if select.select([sys.stdin], [], [], max(read_at + _SECONDS - time.monotonic(), 0.0))[0]:
+            left = None if looking.busy else max(due - time.monotonic(), 0.0)
+            ready = select.select([sys.stdin, looking], [], [], left)[0]
+            if sys.stdin in ready:
                 keys = os.read(sys.stdin.fileno(), 1024)
                 if not keys or _press(decoder.decode(keys), shown):
                     return 0
-            elif shown.paused:
-                read_at = time.monotonic()
-            else:
-                read_at = time.monotonic()
+            elif looking in ready:
                 try:
-                    view, shown.problem = look(), ""
+                    found = looking.end()
+                    shown.problem = ""
                 except (WsgiPromError, OSError) as error:
                     # A server that starts again is there again.
                     shown.problem = str(error)
+                else:
+                    view = view if shown.paused else found
+            else:
+                due = time.monotonic() + _SECONDS
+                if not shown.paused:
+                    looking.begin()
+
+
+class _Looking:
+    """
+    One call of *look* at a time, in a thread: it may wait for a server for a long time, and the user for nothing. select() knows
+    when it is over.
+    """
+
+    def __init__(self, look: Callable[[], View]) -> None:
+        self._look = look
+        self._over, self._tell = os.pipe()
+        self._found: Future[View] = Future()
+        self.busy = False
+
+    def fileno(self) -> int:
+        return self._over
+
+    def begin(self) -> None:
+        self._found, self.busy = Future(), True
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._found.set_result(self._look())
+        except BaseException as error:  # `end` raises it
+            self._found.set_exception(error)
+        os.write(self._tell, b"\0")
+
+    def end(self) -> View:
+        """Return what the call that is over has returned. Raises what it has raised."""
+        os.read(self._over, 1)
+        self.busy = False
+        return self._found.result()
 
 
 @contextmanager
