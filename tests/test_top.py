@@ -212,14 +212,20 @@ def test_what_an_exporter_says_is_no_command_of_the_terminal() -> None:
 MISTAKES = [
     (["--json"], "--json prints one reading. Give --once with it."),
     (["--sort", "size"], "--sort='size' is no column. Give one of route, rate, errors, p50, p99, time, count."),
-    (["--url", "ftp://host"], "--url='ftp://host' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
+    (["--url", "ftp://host"], "--url='ftp://host' is no URL. Give http://HOST:PORT, https://HOST:PORT or unix:/PATH."),
     (["--url", "http://ann:secret@host:x"], "--url has a login in it, which other users of this machine can read. Give --user and --password-file."),
-    (["--url", "http://host:x"], "--url='http://host:x' is no URL. Give http://HOST:PORT or https://HOST:PORT."),
+    (["--url", "http://host:x"], "--url='http://host:x' is no URL. Give http://HOST:PORT, https://HOST:PORT or unix:/PATH."),
     (["--url", "http://host", "--user", "ann"], "--user is given without --password-file. Give both."),
     (["--url", "http://127.0.0.1:1", "--once"], "http://127.0.0.1:1 does not answer: Connection refused."),
     (["--url", "http://host", "--token-file", "/nowhere"],
      f"--token-file='/nowhere' cannot be read: No such file or directory. Name a file that this server's user (uid {os.geteuid()}) can read."),
     (["--url", "https://host", "--ca-file", "/nowhere"], "--ca-file='/nowhere' cannot be used ([Errno 2] No such file or directory). Give a file with certificates in PEM."),
+    (["--url", "unix:socket"], "--url='unix:socket' is no URL. Give http://HOST:PORT, https://HOST:PORT or unix:/PATH."),
+    (["--url", "unix:/nowhere/socket", "--once"], "unix:/nowhere/socket does not answer: No such file or directory."),
+    (["--url", "https://host", "--cert-file", "/nowhere"], "--cert-file is given without --key-file. Give both."),
+    (["--url", "http://host", "--cert-file", "/a", "--key-file", "/b"], "--cert-file and --key-file are of TLS. Give an --url with https://."),
+    (["--url", "https://host", "--cert-file", "/nowhere", "--key-file", "/nowhere"],
+     "--cert-file='/nowhere' and --key-file='/nowhere' cannot be used: No such file or directory."),
     (["--url", "http://host", "--directory", "/tmp"], "--url and --directory are two sources. Give one of them."),
     (["--directory", "/nowhere", "--once"], "/nowhere cannot be read: No such file or directory"),
     (["--directory", "/tmp"], "top draws on a terminal, and this is none. Give --once, or --once --json."),
@@ -236,25 +242,42 @@ def test_a_mistake_gets_one_line(
 
 
 def test_a_token_over_tls(tmp_path: Path) -> None:
-    """With the exporter's certificate and token it gets in; without the certificate it tells why it does not."""
+    """With the exporter's certificate, one of its own and the token it gets in; without either certificate it tells why it does not."""
     cert, key, token = (tmp_path / name for name in ("cert.pem", "key.pem", "token"))
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=exporter",
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
-    (tmp_path / "web.yml").write_text("tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n")
+    (tmp_path / "web.yml").write_text(
+        "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
+        "  client_ca_file: cert.pem\n  client_auth_type: RequireAndVerifyClientCert\n"
+    )
     for path in (token, key):
         path.write_text(path.read_text() if path.exists() else "secret")
         path.chmod(0o600)
     settings = {"WSGI_PROM_WEB_CONFIG": str(tmp_path / "web.yml"), "WSGI_PROM_TOKEN_FILE": str(token)}
+    trusting, own = ["--ca-file", str(cert)], ["--cert-file", str(cert), "--key-file", str(key)]
     with exporters.serve(tmp_path / "shared", **settings) as server:
         url = "https://{}:{}".format(*exporters.address(server))
         command = ["--url", f"{url}/metrics", "--token-file", str(token), "--once", "--json"]
-        trusted, unknown = run(*command, "--ca-file", str(cert)), run(*command)
+        trusted, unknown, nobody = (run(*command, *more) for more in ([*trusting, *own], own, trusting))
     assert ("", 1) == (trusted.stderr, json.loads(trusted.stdout)["version"])
-    assert unknown.stderr.startswith(f"wsgi_prom: {url} does not answer: ")
+    assert [True, True] == [
+        done.stderr.startswith(f"wsgi_prom: {url} does not answer: ") for done in (unknown, nobody)
+    ]
     assert "certificate verify failed" in unknown.stderr
+    hint = " If it wants a client certificate, give --cert-file and --key-file.\n"
+    assert [False, True] == [done.stderr.endswith(hint) for done in (unknown, nobody)]
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """It takes the address of an exporter on a unix socket as WSGI_PROM_BIND has it."""
+    exporters.fill_routes(tmp_path / "shared", 3)
+    with exporters.serve(tmp_path / "shared", f"unix:{tmp_path}/socket"):
+        done = run("--url", f"unix:{tmp_path}/socket", "--once", "--json")
+    assert ("", 0) == (done.stderr, done.returncode)
+    assert ["/00000", "/00001", "/00002"] == [row["route"] for row in json.loads(done.stdout)["routes"]]
 
 
 def test_a_dumb_terminal_gets_a_line(tmp_path: Path) -> None:

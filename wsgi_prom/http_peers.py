@@ -1,9 +1,11 @@
 """
 Peers over HTTP: their answers end, and which of them are this machine.
 
-By urllib3 the read timeout is for a whole answer, not for each of its bytes, and its size is bounded.
-urllib3 and requests have no such limits: a peer that sends a byte now and then, or does not stop, would keep a thread for ever. What is
-compressed, which nobody asks for, is not unpacked.
+By an `Answer` the timeout is for a whole answer, not for each of its bytes, and its size is bounded.
+http.client, urllib3 and requests have no such limits: a peer that sends a byte now and then, or does not stop, would keep a thread for
+ever. What is compressed, which nobody asks for, is not unpacked.
+
+tests/test_http_peers.py names what this relies on in http.client and urllib3.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import time
 from functools import cache
 from http.client import HTTPResponse
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 if TYPE_CHECKING:
     import socket
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 # More than the targets of ten thousand workers. What a receiver of metrics answers is a few lines.
 _MOST_BYTES: Final = 16 * 1024 * 1024
+_TOO_LONG: Final = f"the answer is longer than {_MOST_BYTES} bytes"
 
 
 def is_loopback(host: str) -> bool:
@@ -39,10 +42,10 @@ def pool_classes() -> dict[str, Any]:
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
     class Http(HTTPConnection):
-        response_class = _Answer
+        response_class = Answer
 
     class Https(HTTPSConnection):
-        response_class = _Answer
+        response_class = Answer
 
     class HttpPool(HTTPConnectionPool):
         ConnectionCls = Http
@@ -53,14 +56,32 @@ def pool_classes() -> dict[str, Any]:
     return {"http": HttpPool, "https": HttpsPool}
 
 
-class _Answer(HTTPResponse):
+class Answer(HTTPResponse):
+    """The `response_class` of a connection of http.client or urllib3. Its `read` raises TimeoutError, and OSError if it is too long."""
+
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-        super().__init__(sock, *arguments, **options)
-        self.fp = io.BufferedReader(_Bounded(self.fp.detach(), sock))
+        super().__init__(cast("socket.socket", _Readable(sock)), *arguments, **options)
 
     def begin(self) -> None:
         super().begin()
         del self.headers["Content-Encoding"]
+
+
+class _Readable(NamedTuple):
+    """All that a response wants of its *socket*."""
+
+    socket: socket.socket
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return _File(_Bounded(self.socket.makefile("rb", 0), self.socket))
+
+
+class _File(io.BufferedReader):
+    def read(self, size: int | None = -1, /) -> bytes:
+        # Of a length that a peer says BufferedReader takes the memory at once, whatever comes.
+        if size and size > _MOST_BYTES:
+            raise OSError(_TOO_LONG)
+        return super().read(size)
 
 
 class _Bounded(io.RawIOBase):
@@ -85,7 +106,7 @@ class _Bounded(io.RawIOBase):
         number: int | None = self._raw.readinto(buffer)
         self._bytes_left -= number or 0
         if self._bytes_left < 0:
-            raise OSError(f"the answer is longer than {_MOST_BYTES} bytes")
+            raise OSError(_TOO_LONG)
         return number
 
     def close(self) -> None:

@@ -31,8 +31,12 @@ _ONCE_LOOKS: Final = 30
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_directory(parser)
-    parser.add_argument("--url", metavar="URL", help="ask this exporter, such as http://HOST:9464")
+    parser.add_argument(
+        "--url", metavar="URL", help="ask this exporter, such as http://HOST:9464 or unix:/PATH of its socket"
+    )
     add_login(parser, "exporter")
+    parser.add_argument("--cert-file", default="", metavar="FILE", help="a client certificate")
+    parser.add_argument("--key-file", default="", metavar="FILE", help="the key of the client certificate")
     parser.add_argument(
         "--once", action="store_true", help="print two readings' difference, a second apart, and end"
     )
@@ -82,7 +86,7 @@ def _source(arguments: argparse.Namespace) -> Callable[[], View]:
         return History(DirectoryFigures(directory_of(arguments)).read).look
     if arguments.directory is not None:
         raise SettingError("--url and --directory are two sources. Give one of them.")
-    return UrlViews(arguments.url, login).look
+    return UrlViews(arguments.url, login, arguments.cert_file, arguments.key_file).look
 
 
 def _once(look: Callable[[], View]) -> View:
