@@ -234,18 +234,28 @@ def test_the_mixin_has_dashboards_and_rules(tmp_path: Path) -> None:
     queries.check_rules(tmp_path / "rules.yaml")
 
 
-def test_the_mixin_is_configured_as_the_commands_are(tmp_path: Path) -> None:
-    """With _config's selector, prefix and docs the mixin has what the commands write with the same options."""
-    config = (
-        "(mixin {_config+:: {selector: 'job=\"shop\"', prefix: 'shop_', docs: 'https://git.example/docs/'}})"
-    )
-    found = evaluated(
-        f"{{d: {config}.grafanaDashboards, a: {config}.prometheusAlerts, r: {config}.prometheusRules}}"
-    )
+@pytest.mark.parametrize("names", ["prometheus", "otel"])
+def test_the_mixin_is_configured_as_the_commands_are(names: str, tmp_path: Path) -> None:
+    """With _config's selector, prefix, names, docs and objectives of one's own the mixin has what the commands write for such servers."""
     options = ["--selector", 'job="shop"', "--prefix", "shop_"]
-    run("--out", str(tmp_path), *options)
-    assert {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()} == found["d"]
-    done = commands.run("rules", *options, "--docs", "https://git.example/docs")
+    run("--out", str(tmp_path / "dashboards"), *options, WSGI_PROM_NAMES=names)
+    slo = ["--slo", "99% of POST /pay under 0.25s", "--slo", "99.9% of requests succeed"]
+    done = commands.run("rules", *options, *slo, "--docs", "https://git.example/docs", WSGI_PROM_NAMES=names)
+    commands.run("rules", *slo, "--out", str(tmp_path / "rules.yaml"))
+    own = f"rules: importstr '{tmp_path}/rules.yaml'"
+    config = f"selector: 'job=\"shop\"', prefix: 'shop_', names: '{names}', docs: 'https://git.example/docs/', {own}"
+    found = evaluated(
+        f"local m = mixin {{_config+:: {{{config}}}}}; {{d: m.grafanaDashboards, a: m.prometheusAlerts, r: m.prometheusRules}}"
+    )
+    written = {path.name: json.loads(path.read_text()) for path in (tmp_path / "dashboards").iterdir()}
+    assert written == found["d"]
     rules = [rule for group in yaml.safe_load(done.stdout)["groups"] for rule in group["rules"]]
     mixed = [rule for kind in "ra" for group in found[kind]["groups"] for rule in group["rules"]]
     assert as_text(rules) == as_text(mixed)
+    assert ("http_server_request_duration_seconds" in str(written)) == (names == "otel")
+
+
+def test_the_mixin_takes_no_other_names() -> None:
+    """Names that there are not end the evaluation, with those that there are."""
+    with pytest.raises(RuntimeError, match="names is one of otel, prometheus"):
+        evaluated("(mixin {_config+:: {names: 'opentelemetry'}}).prometheusRules")
