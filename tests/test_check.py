@@ -196,6 +196,16 @@ def test_a_name_is_checked(check: Checker, tmp_path: Path) -> None:
     assert ("name", None, unused) == said(PROMETHEUS_MULTIPROC_DIR=str(tmp_path))[0]
 
 
+def test_two_settings_with_similar_names_are_told_apart(check: Checker) -> None:
+    """A value of WSGI_PROM_NAMES in WSGI_PROM_NAME is told, and a name in WSGI_PROM_NAMES: what is said names the other setting."""
+    named = findings(check("--json", WSGI_PROM_NAME="otel"))["name"]
+    assert (None, "set WSGI_PROM_NAMES=otel if that is meant") == (named["ok"], named["remedy"])
+    assert named["message"].startswith("WSGI_PROM_NAME='otel' is the name by which processes meet")
+    wrong = findings(check("--json", WSGI_PROM_NAMES="myapp"))["settings"]
+    told = "WSGI_PROM_NAMES='myapp' is not prometheus or otel (the name by which processes meet is WSGI_PROM_NAME)."
+    assert (False, told) == (wrong["ok"], wrong["message"])
+
+
 def test_what_is_not_there_yet_is_all_right(tmp_path: Path) -> None:
     """A directory that a server will make, and an application that nobody named, are no problems."""
     done = checking.check("--json", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "run" / "metrics"))

@@ -70,7 +70,8 @@ class Settings(DiscoverySettings):
     )  # fmt: skip
     # What Prometheus' own practices recommend, and the dashboards show.
     names: str = _setting(
-        "Application", "prometheus", setting_values.names, " or ".join(NAMES),
+        "Application", "prometheus", setting_values.names,
+        f"{' or '.join(NAMES)} (the name by which processes meet is WSGI_PROM_NAME)",
         "what the request metrics and their labels are called: `prometheus` as in [metrics.md](metrics.md), `otel` as in "
         "OpenTelemetry's conventions ([opentelemetry.md](opentelemetry.md))", shown="prometheus",
     )  # fmt: skip

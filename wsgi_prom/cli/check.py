@@ -18,6 +18,7 @@ from wsgi_prom.cli.output import Finding, write, write_json
 from wsgi_prom.cli.running import psutil, running_servers
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.exporter.access import Access
+from wsgi_prom.metrics import NAMES
 from wsgi_prom.settings import PREFIX, Settings, known_variables, unknown_variables
 from wsgi_prom.store import directory, directory_files, directory_names, environment
 
@@ -90,6 +91,9 @@ def _processes() -> Finding:
 
 def _directory() -> Iterator[Finding]:
     path, name = environment.configured(), environment.name()
+    if name in NAMES:
+        message = f"WSGI_PROM_NAME={name!r} is the name by which processes meet, and changes no metric's name"
+        yield Finding("name", None, message, f"set WSGI_PROM_NAMES={name} if that is meant")
     if path is not None and name is not None:
         message = f"WSGI_PROM_NAME={name!r} is not used, since {environment.VARIABLE} names a directory"
         yield Finding("name", None, message, "unset one of the two")
