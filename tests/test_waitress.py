@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import io
+import os
+import resource
 import socket
 import threading
 
@@ -94,6 +97,40 @@ def test_a_server_that_cannot_be_made_leaves_no_thread() -> None:
     with pytest.raises(OSError):
         make_server(lambda *_: [], listening, Access(Settings()))  # type: ignore[arg-type]
     assert before == threading.active_count()
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_a_server_that_gets_too_few_descriptors_keeps_none(free: int) -> None:
+    """Waitress needs three for its trigger, and by itself would leave two of them open for ever if it gets two."""
+
+    def used() -> list[str]:
+        return os.listdir("/proc/self/fd")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as listening, contextlib.ExitStack() as others:
+        listening.bind(("127.0.0.1", 0))
+        access = Access(Settings())
+        first = make_server(lambda *_: [], listening.dup(), access)  # type: ignore[arg-type]
+        first.task_dispatcher.shutdown()
+        first.close()
+        kept = [others.enter_context(listening.dup()) for _ in range(3)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, used())) + 1, hard))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    others.enter_context(listening.dup())
+            for spare in kept[:free]:
+                spare.close()
+            with pytest.raises(OSError, match="Too many open files"):
+                make_server(lambda *_: [], listening, access)  # type: ignore[arg-type]
+            left = 0
+            with contextlib.suppress(OSError):
+                while True:
+                    others.enter_context(listening.dup())
+                    left += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert free == left
 
 
 def test_the_parser_calls_what_the_exporter_overrides() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import resource
 import socket
+from contextlib import ExitStack
 from heapq import nlargest
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
@@ -68,6 +69,10 @@ def make_server(
     logging.getLogger("waitress").setLevel(logging.ERROR)
     limits = {**LIMITS, "threads": threads}
     dispatcher = ThreadedTaskDispatcher()
+    # Its trigger needs three descriptors. waitress 3.0.2 leaves two of them open if it does not get the third.
+    with ExitStack() as tried:
+        for _ in range(3):
+            tried.enter_context(listening.dup())
     made: Any = create_server(
         app, _dispatcher=dispatcher, sockets=[listening], url_scheme=scheme(access), **limits
     )
