@@ -96,6 +96,16 @@ def test_each_end_of_a_worker_counts_once_under_its_reason(kind: str) -> None:
     assert servers.value(samples, "wsgi_worker_starts_total") == sum(expected.values()) + 1
 
 
+def test_a_worker_that_is_too_young_for_max_requests_ends_by_its_reload() -> None:
+    """uWSGI recycles no worker before min-worker-lifetime, 60 s by default: one that has served more requests ends by a reload."""
+    with live.uwsgi("--threads", "2", "--max-requests", "2", workers=1) as server:
+        for _ in range(4):
+            assert server.get("/").status == 200
+        end(server, signal.SIGHUP)
+        expected = {"reload": 1}
+        assert expected == live.eventually(lambda: exits(server), lambda found: found)
+
+
 def test_a_worker_that_a_reload_of_the_master_has_to_kill_is_not_counted() -> None:
     """One of two ends in order and counts; the other has a request that takes longer than worker-reload-mercy. Later ends count."""
     with contextlib.closing(live.hold_port()) as held:

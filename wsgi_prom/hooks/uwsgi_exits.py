@@ -41,6 +41,8 @@ _REASONS: Final = ("harakiri", "max_requests", "reload", "cheaped", "unknown")
 _STATS_SECONDS: Final = 2.0
 # Where the module `uwsgi` keeps the application's atexit.
 _THEIRS: Final = "_wsgi_prom_application_atexit"
+# uWSGI's default of min-worker-lifetime, in seconds.
+_MIN_LIFETIME: Final = b"60"
 # No count of harakiris.
 _UNKNOWN: Final = 2**64 - 1
 
@@ -118,13 +120,15 @@ def _reason(worker: Mapping[str, Any], handled: set[int]) -> str:
     # SIGHUP is every reload's but that of a master that gets SIGTERM, and passes it on. uWSGI handles SIGSEGV too.
     for number in handled:
         return "reload" if number == signal.SIGHUP else signal_name(number)
-    # At the end of a request: core/utils.c, uwsgi_close_request.
-    if _reaches(worker["delta_requests"], "max-requests", worker["id"]):
-        return "max_requests"
-    for figure, option in ("vsz", "reload-on-as"), ("rss", "reload-on-rss"):
-        if _reaches(worker[figure] / 2**20, option):
-            return option.replace("-", "_")
-    if _reaches(time.time() - worker["last_spawn"], "max-worker-lifetime", worker["id"]):
+    age = time.time() - worker["last_spawn"]
+    # At the end of a request, of a worker that is old enough: core/utils.c, uwsgi_close_request.
+    if age >= _number("min-worker-lifetime", _MIN_LIFETIME):
+        if _reaches(worker["delta_requests"], "max-requests", worker["id"]):
+            return "max_requests"
+        for figure, option in ("vsz", "reload-on-as"), ("rss", "reload-on-rss"):
+            if _reaches(worker[figure] / 2**20, option):
+                return option.replace("-", "_")
+    if _reaches(age, "max-worker-lifetime", worker["id"]):
         return "max_worker_lifetime"
     # SIGHUP, in the middle of a request, or where there are threads or greenlets.
     return "reload"
@@ -135,8 +139,8 @@ def _reaches(value: float, option: str, worker: int = 1) -> bool:
     return limit > 0 and value >= limit + (worker - 1) * _number(f"{option}-delta")
 
 
-def _number(option: str) -> int:
-    given: Any = uwsgi.opt.get(option, b"0")
+def _number(option: str, default: bytes = b"0") -> int:
+    given: Any = uwsgi.opt.get(option, default)
     given = given[-1] if isinstance(given, list) else given
     # As uWSGI reads it: "256M" is 256.
     digits = re.match(rb"\s*(\d+)", given) if isinstance(given, bytes) else None
