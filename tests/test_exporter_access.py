@@ -382,6 +382,7 @@ def test_a_wrong_file_is_told_by_the_server(tmp_path: Path) -> None:
         assert 200 == server.get("/").status
         line = server.wait_for_log(r"wsgi_prom: WSGI_PROM_TOKEN_FILE=.*")[0]
     assert f"WSGI_PROM_TOKEN_FILE='{tmp_path / 'none'}' cannot be read: No such file" in line
+    assert line.endswith("The application is served without metrics until a reload without this mistake")
     assert "Traceback" not in server.log()
 
 

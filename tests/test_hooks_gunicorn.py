@@ -93,7 +93,7 @@ def test_a_worker_class_of_ones_own_that_serves_wsgi_is_counted() -> None:
         counted = servers.requests_counted(server.samples())
         log = server.log()
     assert {("/", "200"): 5} == counted
-    assert "does not serve WSGI" not in log
+    assert "is not a WSGI application" not in log
 
 
 FAULTS = {

@@ -90,3 +90,16 @@ def test_each_worker_of_a_real_server_warns_once(server: Any, remedy: str) -> No
         log = running.log()
     assert len(pids) == log.count(WARNING)
     assert len(pids) == log.count(remedy)
+
+
+def test_a_hook_that_each_worker_imports_says_what_is_wrong() -> None:
+    """`import =` under lazy-apps loads the hook too late: each worker says so, and warns as without the hook."""
+    options = ["--lazy-apps", "--import", "wsgi_prom.hooks.uwsgi"]
+    with live.uwsgi(*options, workers=2, hook=None) as server:
+        server.get("/")
+        told = server.wait_for_log(r".*by import\n")[0]
+        warned = server.wait_for_log(rf".*{WARNING}.*\n")[0]
+    assert told.endswith(
+        "] wsgi_prom: no metrics: load the hook by shared-import = wsgi_prom.hooks.uwsgi, not by import\n"
+    )
+    assert "] wsgi_prom: the processes of this server share no directory" in warned

@@ -27,7 +27,10 @@ ALONE = ["unshare", "--mount", "sh", "-ec", 'mount -t tmpfs -o mode=1777 alone /
 
 NOBODY = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
 
-NONE = "wsgi_prom: found no running server of this user. Give --directory, or set PROMETHEUS_MULTIPROC_DIR.\n"
+NONE = (
+    "wsgi_prom: found no running server of this user. Run the command as the server's user or as root, give --directory, or "
+    "set PROMETHEUS_MULTIPROC_DIR.\n"
+)
 
 
 def beside(server: live.LiveServer) -> list[str]:

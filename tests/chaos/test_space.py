@@ -147,7 +147,8 @@ def test_a_directory_that_somebody_else_has_filled_loses_nothing(name: str, shar
             before = server.workers()
             with case.fault(cuts=False), traffic(case):
                 case.wait_for(50)
-            assert in_log(server, "space")
+            assert in_log(server, f"cannot write its metrics to {shared} ")
+            assert in_log(server, "Make space there")
             (seen_by(server, shared) / "foreign").unlink()
             assert 0 == settled(case)
             with case.fault(cuts=False):

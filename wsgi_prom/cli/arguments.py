@@ -69,7 +69,8 @@ def _only_server() -> Path:
         return found[0].directory
     if not found:
         raise DirectoryError(
-            f"found no running server of this user. Give --directory, or set {environment.VARIABLE}."
+            "found no running server of this user. Run the command as the server's user or as root, give --directory, or set "
+            f"{environment.VARIABLE}."
         )
     raise DirectoryError(f"{len(found)} servers are running. Choose one with --directory:", *map(str, found))
 

@@ -91,7 +91,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return _serve(arguments, path)
     except WsgiPromError as error:
-        log.error("%s", error)
+        # The hook's log: the server goes on without its exporter.
+        served = " The application is served without metrics until a reload without this mistake"
+        log.error("%s%s", error, "" if arguments.parent is None else served)
         return 1
 
 

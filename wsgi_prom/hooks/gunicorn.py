@@ -177,8 +177,8 @@ def _wrap_application(worker: Any) -> None:
         worker.wsgi = wrap_for_hook(worker.wsgi)
     else:
         worker.log.warning(
-            "wsgi_prom: %s does not serve WSGI: its application does not take environ and start_response. Its "
-            "requests are not counted; a factory has to be called (myapp:create_app())",
+            "wsgi_prom: the application of %s is not a WSGI application: it does not take environ and start_response. Its "
+            "requests are not counted. If it is a factory, name its call: myapp:create_app(). ASGI is not supported",
             type(worker).__name__,
         )
 

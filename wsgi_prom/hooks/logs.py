@@ -21,7 +21,8 @@ class _ServerLog(logging.Handler):
             return
         try:
             told = copy.copy(record)
-            told.msg, told.args = f"wsgi_prom: {record.getMessage()}", ()
+            # Some messages have the prefix, since they are logged where no hook is as well.
+            told.msg, told.args = f"wsgi_prom: {record.getMessage().removeprefix('wsgi_prom: ')}", ()
             if self.server is not None:
                 self.server.handle(told)
             elif sys.stderr is not None:  # closed before the server started

@@ -157,7 +157,7 @@ class CurrentSlot:
                     self.fork_guard[0] = 1
                     self._recover()
             except Exception as error:  # any: a server's hook calls this, and would end the worker
-                self._tries.fail(error, self._clock() - began)
+                self._tries.fail(error, self._clock() - began, self._directory)
                 self.fork_guard[0] = 0
             finally:
                 self.token = not unlocked.needs_lock() and self.lock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import TYPE_CHECKING, Any, Final
@@ -10,10 +11,12 @@ from wsgi_prom.errors import WsgiPromError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 log = logging.getLogger("wsgi_prom")
 
 _RETRY_SECONDS: Final = 1.0  # recording goes on meanwhile; a try costs some microseconds a row
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _RETRY_SHARE: Final = 50  # and is a fiftieth of the time at most, with however many rows
 
 
@@ -44,19 +47,25 @@ class Tries:
         """Make a try due."""
         self._next = 0.0
 
-    def fail(self, error: Exception, took: float) -> None:
-        """Wait after a try that has taken *took* seconds and failed with *error*, and tell a new problem."""
+    def fail(self, error: Exception, took: float, path: Path | None) -> None:
+        """
+        Wait after a try that has taken *took* seconds and failed with *error*, and tell a new problem with the directory *path*.
+        """
         self._next = self.clock() + max(_RETRY_SECONDS, _RETRY_SHARE * took)
         self._failures += 1
         known = isinstance(error, (OSError, WsgiPromError))
         problem = str(error) if known else f"{type(error).__name__}: {error}"
         if problem != self._problem:
             self._problem = problem
+            # Other errors name the directory themselves.
+            where, full = (path, error.errno in _FULL) if isinstance(error, OSError) else (None, False)
             self.tell(
                 logging.ERROR,
-                "process %d cannot write its metrics (%s); it keeps them in memory and retries every second",
+                "process %d cannot write its metrics%s (%s); it keeps them in memory and retries every second%s",
                 os.getpid(),
+                "" if where is None else f" to {where}",
                 problem,
+                ". Make space there" if full else "",
             )
 
     def succeed(self) -> None:
