@@ -133,7 +133,8 @@ def test_an_application_behind_a_function_is_told_nothing_that_is_done(
     [
         ((), {"WSGI_PROM_BUCKETS": "5,1"}, "settings", "WSGI_PROM_BUCKETS='5,1' is not upper bounds"),
         ((), {"WSGI_PROM_BUKETS": "1"}, "settings", "WSGI_PROM_BUKETS is not a setting of wsgi_prom and is ignored. Did you mean"),
-        (("myapp",), {}, "settings", "app='myapp' is not MODULE:CALLABLE"),
+        (("my-app",), {}, "settings", "app='my-app' is not MODULE:CALLABLE"),
+        (("plain",), {}, "application", "application='plain': module 'plain' has no 'application'"),
         (("nowhere:app",), {}, "application", "application='nowhere:app': there is no module 'nowhere'"),
         (("plain:nothing",), {}, "application", "application='plain:nothing': module 'plain' has no 'nothing'"),
         (("plain:CHUNKS",), {}, "application", "application='plain:CHUNKS' is not a WSGI application"),

@@ -84,6 +84,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A module `made` that has an application, factories and what is neither."""
     made = ModuleType("made")
     made.app, made.asgi, made.Wsgi, made.number = Wsgi(), Asgi(), Wsgi, 7
+    made.application = Wsgi("application")
     made.create = lambda name="shop": Wsgi(name)
     made.nothing = lambda: None
     made.failing = lambda: int(None)
@@ -97,6 +98,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     ("reference", "given"),
     [
         ("made:app", ((), {})),
+        ("made", (("application",), {})),
         ("made:create()", (("shop",), {})),
         ("made:create('x')", (("x",), {})),
         ("made:factory.create(name=('a', 1))", ((("a", 1),), {})),
@@ -105,7 +107,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     ],
 )
 def test_an_application_or_a_factorys_call(reference: str, given: object, module: ModuleType) -> None:
-    """A reference names an application or a factory's call with literals, as for gunicorn and uWSGI."""
+    """A reference names an application, a factory's call with literals, or a module alone, as for gunicorn and uWSGI."""
     if given is None:
         with pytest.raises(SettingError, match="is not MODULE:CALLABLE"):
             Settings.read({"WSGI_PROM_APP": reference})

@@ -90,7 +90,7 @@ WRONG = {
     "name": ["a/b", "..", "-a", "a.b", "ä", "a b", "7" * 65],
     "bind": ["9464", ":9464", "host", "host:", "host:x", "host:65536", "host:123456", "::1:9464", "[::1]", "unix:",
              "unix:relative", "http://host:1", "host:1/metrics", "a b:1", "OFF", "host:-1", "host:1 ", "host:٣"],
-    "app": ["myapp", "myapp:", ":app", "my-app:app", "myapp:app(x)", "a..b:c", "a:b:c", "1a:b", "a:b\n"],
+    "app": ["my-app", "myapp:", ":app", "my-app:app", "myapp:app(x)", "a..b:c", "a:b:c", "1a:b", "a:b\n"],
     "metrics_path": ["metrics", "/", "/a b", "/a?b", "/a#b", "http://host/metrics", "/metrics\n"],
     "buckets": [",", "x", "1,x", "2,1", "1,1", "nan", "1,nan", "nan,1", "inf", "1,inf,2", "1;2"],
     "collect_seconds": ["0", "0.5", "-1", "nan", "3601", "off", "5s"],

@@ -1,4 +1,8 @@
-"""Parse and import a reference to an application, such as WSGI_PROM_APP: `module:callable` or `module:factory(literals)`."""
+"""
+Parse and import a reference to an application, such as WSGI_PROM_APP: `module:callable` or `module:factory(literals)`.
+
+A module alone is `module:application`, as gunicorn and uWSGI read it: `gunicorn project.wsgi` is how Django's users write it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 _NAMES: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
-_REFERENCE: Final = re.compile(rf"({_NAMES}):({_NAMES})(\(.*\))?", re.DOTALL)
+_REFERENCE: Final = re.compile(rf"({_NAMES})(?::({_NAMES})(\(.*\))?)?", re.DOTALL)
 
 
 class Reference(NamedTuple):
@@ -31,7 +35,7 @@ def parse(reference: str) -> Reference:
     if found is None:
         raise ValueError(reference)
     module, path, call = found.groups()
-    return Reference(module, path, _arguments(call) if call else None)
+    return Reference(module, path or "application", _arguments(call) if call else None)
 
 
 def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:

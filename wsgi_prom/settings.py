@@ -50,7 +50,7 @@ class Settings(DiscoverySettings):
     app: str | None = _setting(
         "Application", None, setting_values.reference,
         "MODULE:CALLABLE, such as myapp:app, or MODULE:FACTORY(LITERALS), such as myapp:create_app()",
-        "the application that `wsgi_prom.wsgi:application` measures: `module:callable` or `module:factory()`",
+        "the application that `wsgi_prom.wsgi:application` measures: `module:callable` or `module:factory()`; `module` alone is `module:application`",
         keyword=False,
     )  # fmt: skip
     # Else that of the distribution: an application that was deployed as a folder has none.
