@@ -113,6 +113,13 @@ def test_checking_a_configuration_makes_nothing(option: str, configured: bool, t
     assert before == traces(tmp_path)
 
 
+def test_a_gunicorn_that_cannot_listen_leaves_nothing(tmp_path: Path) -> None:
+    """gunicorn makes the directory before it listens, and tells no hook that it could not (a port in use, no certificate)."""
+    done = run(tmp_path, GUNICORN, *HOOK, "--no-control-socket", "--certfile", "none", "plain:app")
+    assert 'certfile "none" does not exist' in done.stderr
+    assert set() == traces(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("bind", "options", "refused"),
     [

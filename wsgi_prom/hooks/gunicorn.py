@@ -14,6 +14,7 @@ A configuration may define functions with these names itself, before or after th
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import logging
 import os
@@ -58,6 +59,8 @@ def on_starting(server: Arbiter) -> None:
     logs.install(getattr(server.log, "error_log", None))  # another logger class may have none
     with attempt("no metrics"):
         owner = _owner(server)
+        # gunicorn calls no on_exit where it cannot listen.
+        atexit.register(_discard, os.getpid())
         _instance.start(owner=owner)
         if _instance.directory.number is not None:
             gunicorn_exits.keep(
@@ -146,8 +149,13 @@ def _begin(worker: Any) -> None:
 def on_exit(_: Arbiter) -> None:
     """Remove the directory."""
     gunicorn_exits.forget()
-    with attempt("the directory is left to the exporter"):
-        _instance.directory.discard()
+    _discard(os.getpid())
+
+
+def _discard(arbiter: int) -> None:
+    if os.getpid() == arbiter:  # not in a worker
+        with attempt("the directory is left to the exporter"):
+            _instance.directory.discard()
 
 
 def _check_config(config: Config) -> bool:
