@@ -162,6 +162,14 @@ def test_a_port_leaves_the_umask_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [] == changed
 
 
+def test_a_socket_in_a_directory_that_is_missing(tmp_path: Path) -> None:
+    """The error of a unix socket whose directory is missing says to make that."""
+    with pytest.raises(
+        AddressInUseError, match=r"No such file or directory\. Make the directory of the socket, or set"
+    ):
+        Listening(Address(path=str(tmp_path / "none" / "metrics.sock")))
+
+
 def gunicorn_settings(folder: Path, **variables: str) -> None:
     given = [f"{name}={value}" for name, value in variables.items()]
     (folder / "gunicorn.conf.py").write_text(f"from wsgi_prom.hooks.gunicorn import *\nraw_env = {given}\n")

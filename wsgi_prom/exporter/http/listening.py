@@ -38,8 +38,10 @@ class Listening:
                 self.socket = _bind(address, mode)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host with an empty or too long label
             why = getattr(error, "strerror", None) or error
+            no_folder = address.path and isinstance(error, FileNotFoundError)
+            remedy = "Make the directory of the socket, or set it" if no_folder else "Set it"
             raise AddressInUseError(
-                f"cannot listen on WSGI_PROM_BIND={str(address)!r}: {why}. Set it to another address, or to off."
+                f"cannot listen on WSGI_PROM_BIND={str(address)!r}: {why}. {remedy} to another address, or to off."
             ) from error
         self._path = Path(address.path)
         self._bound = None
