@@ -18,7 +18,7 @@ import uwsgi
 from wsgi_prom.client.asking_thread import asking_thread
 from wsgi_prom.discovery.worker_target import worker_target
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.hooks import logs, reloads, unwrapped, uwsgi_stats_server
+from wsgi_prom.hooks import logs, reloads, uwsgi_stats_server, uwsgi_unwrapped
 from wsgi_prom.hooks.instance import Instance, attempt
 from wsgi_prom.hooks.uwsgi_exits import Exits
 from wsgi_prom.hooks.worker import begin
@@ -73,7 +73,7 @@ def _on_import() -> None:
                 _exits = Exits(stats)
         if not _becomes_daemon:
             _instance.start_exporter()
-        unwrapped.watch(_instance.path)
+        uwsgi_unwrapped.watch(_instance.path)
 
 
 def _on_fork() -> None:
