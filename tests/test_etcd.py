@@ -261,6 +261,35 @@ def test_a_mistake_is_told_once_and_mended_without_a_restart(tmp_path: Path) -> 
     assert (1, 0) == (log.count("has no users"), log.count("secret"))
 
 
+def test_a_right_that_is_missing_is_told_once(tmp_path: Path) -> None:
+    """A follower whose user may log in, and not read the prefix, says so once, and shows the targets once the right is granted."""
+    password, out = tmp_path / "password", tmp_path / "targets.json"
+    password.write_text("secret")
+    password.chmod(0o600)
+    with etcds.etcd(tmp_path / "data") as etcd:
+        etcd.put("/shop/a", json.dumps({"targets": ["a:1"], "labels": {}}))
+        for user in ("root", "bob"):
+            etcd.post("auth/user/add", name=user, password="secret")
+        etcd.post("auth/user/grant", user="root", role="root")
+        etcd.post("auth/enable")
+        url = etcd.url("shop").replace("://", "://bob@")
+        with registered.follower(url, out, WSGI_PROM_ETCD_PASSWORD_FILE=str(password)) as follower:
+            follower.wait_for_log(r"does not permit 'bob' to do it")
+            live.latest(lambda: None, lambda _: False, 3.0)
+            assert 1 == follower.log().count("does not permit")
+            token = etcd.post("auth/authenticate", name="root", password="secret")["token"]
+            granted = live.request(
+                f"http://{etcd.addresses}/v3/auth/user/grant",
+                method="POST",
+                headers={"Authorization": token},
+                body=json.dumps({"user": "bob", "role": "root"}).encode(),
+            )
+            assert 200 == granted.status
+            shown = live.eventually(lambda: registered.read(out), bool)
+            assert [{"targets": ["a:1"], "labels": {}}] == shown
+            assert 1 == follower.log().count("does not permit")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

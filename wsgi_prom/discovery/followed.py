@@ -51,15 +51,25 @@ class Followed:
 
     def run(self, show: Callable[[list[Group]], None], ended: Event) -> None:
         """Call *show* with the targets, again and again, until *ended*. Retries what fails, and logs it once."""
+
+        def begin() -> Any:
+            # All that is asked later: who may log in may have no right to read.
+            client = self._etcd.connect()
+            try:
+                with self._watch(client):
+                    show(self._read(client))
+            except errors() as error:
+                raise self._etcd.error(error) from error
+            return client
+
         told = ""
-        while not ended.is_set() and (client := retried(self._etcd.connect, ended, told)) is not None:
+        while not ended.is_set() and (client := retried(begin, ended, told)) is not None:
+            if told:
+                log.info("%s answers again", self._etcd.registry)
             try:
                 while not ended.is_set():
                     with self._watch(client) as watch:
                         show(self._read(client))
-                        if told:
-                            log.info("%s answers again", self._etcd.registry)
-                            told = ""
                         _wait(watch)
                     ended.wait(_PAUSE_SECONDS)
             except errors() as error:
