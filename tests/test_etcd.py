@@ -18,6 +18,8 @@ import pytest
 import registered
 
 from wsgi_prom.discovery.etcd import Etcd, EtcdError
+from wsgi_prom.discovery.lease import LeaseRegistration
+from wsgi_prom.discovery.registration import End
 from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
@@ -288,6 +290,42 @@ def test_a_right_that_is_missing_is_told_once(tmp_path: Path) -> None:
             shown = live.eventually(lambda: registered.read(out), bool)
             assert [{"targets": ["a:1"], "labels": {}}] == shown
             assert 1 == follower.log().count("does not permit")
+
+
+class Refusing:
+    """An etcd that takes keys and gives leases, and refuses each refresh, as a proxy may."""
+
+    registry = "etcd://127.0.0.1:2379/shop"
+
+    def __init__(self) -> None:
+        self.leases = 0
+
+    def connect(self) -> Any:
+        return self
+
+    def lease(self, ttl: int) -> Any:
+        self.leases += 1
+        return self
+
+    def refresh(self) -> int:
+        raise EtcdError("etcd does not answer as it should: Not Found")
+
+    def error(self, error: Exception) -> Exception:
+        return error
+
+
+def test_a_lease_that_can_never_be_refreshed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where etcd gives leases and refuses each refresh, that is told once, and another one is asked for less and less often."""
+    etcd, end = Refusing(), End()
+    caplog.set_level("INFO", logger="wsgi_prom")
+    registration = LeaseRegistration(etcd, 1.0)  # type: ignore[arg-type]
+    thread = threading.Thread(target=registration.run, args=(list, lambda _: None, end))
+    thread.start()
+    assert 3 == live.eventually(lambda: etcd.leases, lambda found: found == 3)
+    end.event.set()
+    thread.join()
+    told = "etcd does not answer as it should: Not Found. It is tried again every 10 s"
+    assert [told] == caplog.messages
 
 
 @pytest.mark.parametrize(

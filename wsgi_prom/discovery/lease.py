@@ -46,6 +46,8 @@ class LeaseRegistration:
             try:
                 keys = _Keys(self._etcd, self._seconds)
                 keys.put(read())
+                # A lease that can never be refreshed is found out here, and not again and again later.
+                keys.refresh()
             except errors() as error:
                 raise self._etcd.error(error) from error
             return keys
