@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
+import socket
+import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -309,3 +312,26 @@ def test_a_receiver_that_is_not_there_is_told_by_once(tmp_path: Path) -> None:
     (problem,) = [line for line in result.stderr.splitlines() if "WARNING" in line]
     assert f"--statsd='unix:{tmp_path}/none' gets nothing (No such file or directory)" in problem
     assert 1 == result.returncode
+
+
+def test_ctrl_c_ends_once_at_once(tmp_path: Path) -> None:
+    """`--once` that waits for a receiver which does not answer is ended by Ctrl-C, as any command."""
+    fill(tmp_path / "shared", 1)
+    with socket.create_server(("127.0.0.1", 0)) as receiver:
+        url = "http://{}:{}/".format(*receiver.getsockname())
+        # A job in the background of a shell ignores SIGINT, and so does what it starts.
+        command = [
+            "env",
+            "--default-signal=INT",
+            *pushed.command(tmp_path / "shared", "--once", "--remote-write", url),
+        ]
+        environ = live.environment({}, runtime=live.ROOT)
+        with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
+            receiver.settimeout(60)
+            connection, _ = receiver.accept()
+            with connection:
+                assert connection.recv(1)
+                process.send_signal(signal.SIGINT)
+                _, told = process.communicate(timeout=60)
+    assert 130 == process.returncode
+    assert "Traceback" not in told

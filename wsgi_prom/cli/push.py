@@ -116,8 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingError(
             "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL, --pushgateway URL or --otlp URL."
         )
-    # Before there are threads, which then do not get them either.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    if not arguments.once:
+        # Before there are threads, which then do not get them either.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     log.info("the metrics of %s are sent to %s", path, ", ".join(receiver.where for receiver in receivers))
     reader = Reader(path, Target(settings.app or ""))
     wait = None if arguments.once else _ends_within
