@@ -7,12 +7,11 @@ Read the figures that `wsgi-prom top` shows from a directory, without its export
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wsgi_prom.cli import serve
 from wsgi_prom.cli.running import listening, server_of
@@ -24,7 +23,7 @@ from wsgi_prom.server.joined_roles import JoinedRoles
 from wsgi_prom.server.listen_queues import ListeningSocket
 from wsgi_prom.server.members import masters
 from wsgi_prom.server.queue_metrics import QueueMetrics
-from wsgi_prom.server.stat import Stat, memory
+from wsgi_prom.server.stat import TICKS, Stat, memory
 from wsgi_prom.server.workers import Workers, has_hook
 from wsgi_prom.store import claims, roles
 from wsgi_prom.store.locks import LockFile
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from wsgi_prom.live.figures import Figures
     from wsgi_prom.merge.readers import Reading
     from wsgi_prom.store.process_totals import Identity
-
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 class DirectoryFigures:
@@ -114,8 +111,8 @@ class DirectoryFigures:
             if started and stat.identity[1] != started:  # another process has the pid
                 return
             boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-            cpu = self._cpu.add(key, stat.identity, stat.used[0] / _TICKS)
-            yield key, Process(cpu, memory(pid)[1], boot + stat.identity[1] / _TICKS)
+            cpu = self._cpu.add(key, stat.identity, stat.used[0] / TICKS)
+            yield key, Process(cpu, memory(pid)[1], boot + stat.identity[1] / TICKS)
 
 
 class _CpuSeconds:

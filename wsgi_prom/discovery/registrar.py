@@ -97,12 +97,7 @@ class _State:
         if works != self._told:
             self._told = works
             with suppress(OSError):  # the exporter was killed
-                os.write(self._page, state_line(self._number, works=works))
-
-
-def state_line(number: int, *, works: bool) -> bytes:
-    """Return what the registrar tells the exporter of place *number*."""
-    return b"%d %d\n" % (number, works)
+                os.write(self._page, b"%d %d\n" % (self._number, works))
 
 
 class _Reader:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wsgi_prom import metrics
 from wsgi_prom.server.column import Column
 from wsgi_prom.server.members import Members
-from wsgi_prom.server.stat import Stat, memory
+from wsgi_prom.server.stat import TICKS, Stat, memory
 from wsgi_prom.server.totals import Totals
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from wsgi_prom.server.members import Member
     from wsgi_prom.store.process_totals import Identity, Series, Ticks
 
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 # How much of its CPU time a worker that ends takes with it, at most. 32 processes take 1 ms.
 _LOOK_SECONDS: Final = 2.0
 # The kernel walks through all pages of a process for its PSS: 1 to 3 ms for 60 MB.
@@ -183,7 +182,7 @@ def _add(total: dict[str, float], figures: dict[str, float]) -> None:
 def _families(found: dict[Series, dict[str, float]], totals: dict[Series, Ticks]) -> Iterator[Metric]:
     labels = [_labels(*series) for series in totals]
     for number, (name, text) in enumerate(_COUNTERS):
-        used = [total[number] / _TICKS for total in totals.values()]
+        used = [total[number] / TICKS for total in totals.values()]
         yield Column(name, text, "counter", f"{name}_total", labels, used)
     labels = [_labels(*series) for series in found]
     for name, text in _GAUGES:

@@ -13,12 +13,17 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.server import uwsgi_families, uwsgi_stats, workers_target
+from prometheus_client.metrics_core import GaugeMetricFamily
+
+from wsgi_prom import metrics
+from wsgi_prom.server import uwsgi_families, uwsgi_stats
 from wsgi_prom.server.heartbeats import Heartbeats
 from wsgi_prom.server.processes import Processes
 from wsgi_prom.server.queue_metrics import QueueMetrics
 from wsgi_prom.server.source import LONGEST, Source
 from wsgi_prom.server.workers import Workers
+from wsgi_prom.store import locks
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +88,7 @@ class Sources:
         Call it once, in the exporter, before the first scrape: it imports psutil, and starts threads that do not end.
         """
         if self._arbiter:
-            self._inside.append(lambda _: workers_target.families(path))
+            self._inside.append(lambda _: _workers_target(path))
         samplers = []
         if self._queues is not None:
             self._queues.go_on(path)
@@ -140,6 +145,22 @@ class Sources:
             reading = source.begin(read, arrival, collected)
             reading.ended.wait(max(min(deadline - time.monotonic(), _ALONE), 0))
         return [source.families(read, arrival, deadline, collected) for source, read in sources]
+
+
+def _workers_target(path: Path) -> list[Metric]:
+    """
+    Return how many workers the arbiters of gunicorn are to have that use the directory *path*, as they say in the lock file.
+
+    Raises OSError, DirectoryError.
+    """
+    lock_file = LockFile.of(path)
+    numbers = [lock_file.number(locks.WORKERS[byte]) for byte, _ in lock_file.holders(locks.SERVERS)]
+    # One more than the workers: 0 is of a server that does not tell.
+    told = [number - 1 for number in numbers if number]
+    family = GaugeMetricFamily(*metrics.WORKERS_TARGET)
+    if told:
+        family.add_metric([], sum(told))
+    return [family]
 
 
 def _uwsgi(address: str) -> list[Metric]:

@@ -10,6 +10,8 @@ from wsgi_prom.store.claims import stat_fields
 if TYPE_CHECKING:
     from wsgi_prom.store.process_totals import Identity, Ticks
 
+# Clock ticks in a second.
+TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 

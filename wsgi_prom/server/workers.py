@@ -11,7 +11,6 @@ The workers of a server, as their slots tell: how many are busy, and how many se
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from array import array
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from wsgi_prom import metrics
+from wsgi_prom.server.stat import TICKS
 from wsgi_prom.store import claims, in_progress
 from wsgi_prom.store.claims import Stage
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from wsgi_prom.merge.readers import Layout, Reading
     from wsgi_prom.store.schemas import Schema
-
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 # Rows.
 _LONG_RUN: Final = 16
@@ -117,7 +115,7 @@ class Workers:
             seconds[worker.name] += worker.ended.seconds
             served[worker.name] += worker.ended.number
             if worker.alive and worker.claim.stage and worker.claim.started:
-                started.add_metric([worker.name], boot + worker.claim.started / _TICKS)
+                started.add_metric([worker.name], boot + worker.claim.started / TICKS)
         for name in seconds:
             busy.add_metric([name], seconds[name])
             requests.add_metric([name], served[name])
