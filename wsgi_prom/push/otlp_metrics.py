@@ -9,6 +9,7 @@ conventions call them on a page (WSGI_PROM_NAMES=otel) are sent as the conventio
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.metrics import NAMES
@@ -45,49 +46,61 @@ def batches(reading: Reading) -> Iterator[tuple[list[Any], int]]:
 
 
 def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tuple[Any, int]]:
+    """Yield the messages of *children*, label sets of *metric*, and how many points each has. *time* is in nanoseconds."""
     from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp
 
     # What the names of this metric and its labels are here.
     names = _CONVENTIONS.dotted if metric.name in _CONVENTIONS.dotted else {}
-
-    def message(name: str) -> Any:
-        unit = metric.unit or name.rpartition("_")[2]
-        counted = "{request}" if names and metric.type == "gauge" else ""
-        return otlp.Metric(
-            name=names.get(name, name), description=metric.help, unit=_UNITS.get(unit, counted)
-        )
-
     # The conventions have sizes as histograms. Without buckets: a count and a sum.
     if metric.type == "histogram" or (names and metric.type == "summary"):
-        found = message(metric.name)
-        found.histogram.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
-        _add(found.histogram.data_points, children, time, _histogram, names)
-        yield found, len(children)
-        return
-    if metric.type == "summary":
-        found = message(metric.name)
-        _add(found.summary.data_points, children, time, _summary, names)
-        yield found, len(children)
-        return
-    by_name: dict[str, Any] = {}
-    counts: dict[str, int] = {}
+        message = _message(metric, metric.name, names)
+        message.histogram.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
+        _add(message.histogram.data_points, children, time, _histogram, names)
+        yield message, len(children)
+    elif metric.type == "summary":
+        message = _message(metric, metric.name, names)
+        _add(message.summary.data_points, children, time, _summary, names)
+        yield message, len(children)
+    else:
+        yield from _by_sample(metric, children, time, names)
+
+
+def _by_sample(
+    metric: Metric, children: list[Child], time: int, names: Mapping[str, str]
+) -> Iterator[tuple[Any, int]]:
+    """Do as `_messages` for a metric whose samples are points: a message for each name of a sample, a sum or a gauge."""
+    from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp
+
+    messages: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
     for child in children:
-        for name, more, value in child.samples:
-            counted = metric.type == "counter" and name == f"{metric.name}_total"
-            shown = metric.name if counted else name
-            found = by_name.setdefault(shown, message(shown))
-            counts[shown] = counts.get(shown, 0) + 1
+        for sample, more, value in child.samples:
+            counted = metric.type == "counter" and sample == f"{metric.name}_total"
+            name = metric.name if counted else sample
+            if name not in messages:
+                messages[name] = _message(metric, name, names)
+            counts[name] += 1
+            message = messages[name]
             if counted or names or metric.type in _STATES:
-                found.sum.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
-                found.sum.is_monotonic = counted
-                points = found.sum.data_points
+                message.sum.aggregation_temporality = otlp.AGGREGATION_TEMPORALITY_CUMULATIVE
+                message.sum.is_monotonic = counted
+                points = message.sum.data_points
             else:
-                points = found.gauge.data_points
+                points = message.gauge.data_points
             point = points.add(time_unix_nano=time, as_double=value)
             if counted:
                 point.start_time_unix_nano = _nanoseconds(child.start)
             _attributes(point.attributes, (*child.labels, *more), names)
-    yield from [(found, counts[name]) for name, found in by_name.items()]
+    yield from [(message, counts[name]) for name, message in messages.items()]
+
+
+def _message(metric: Metric, name: str, names: Mapping[str, str]) -> Any:
+    """Return a message called *name*, without points."""
+    from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp
+
+    unit = metric.unit or name.rpartition("_")[2]
+    counted = "{request}" if names and metric.type == "gauge" else ""
+    return otlp.Metric(name=names.get(name, name), description=metric.help, unit=_UNITS.get(unit, counted))
 
 
 def _add(points: Any, children: list[Child], time: int, fill: Any, names: Mapping[str, str]) -> None:
