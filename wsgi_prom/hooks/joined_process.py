@@ -85,13 +85,8 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
         patch.install()
         _enter(path, joined_role.current)
         atexit.register(_leave, path)
-        if serve and settings.bind is None:
-            warn_once(
-                "join(serve=True) starts no exporter, since WSGI_PROM_BIND is off; set it to an address, or leave out serve=True"
-            )
-        elif serve and settings.bind is not None:
-            arguments = path, settings.bind, settings.app or settings.name or ""
-            Thread(target=_serve, args=arguments, name="wsgi_prom exporter", daemon=True).start()
+        if serve:
+            _begin_to_serve(path, settings)
 
 
 def _in_uwsgi() -> bool:
@@ -162,6 +157,16 @@ def _enter(path: Path, role: joined_role.JoinedRole) -> None:
     current_slot.prepare()
     with suppress(DirectoryError):  # the current slot has logged that, and tries again
         entry.enter(path, lambda _: current_slot.check())
+
+
+def _begin_to_serve(path: Path, settings: Settings) -> None:
+    if settings.bind is None:
+        warn_once(
+            "join(serve=True) starts no exporter, since WSGI_PROM_BIND is off; set it to an address, or leave out serve=True"
+        )
+        return
+    arguments = path, settings.bind, settings.app or settings.name or ""
+    Thread(target=_serve, args=arguments, name="wsgi_prom exporter", daemon=True).start()
 
 
 def _serve(path: Path, address: Address, application: str) -> None:

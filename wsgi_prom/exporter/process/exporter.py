@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from wsgi_prom.store import directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from wsgi_prom.exporter.process.serving import Announcement
@@ -65,47 +67,28 @@ def serve(
     """
     if parent is not None and _left_nothing(path, parent):
         return
-    if parent is not None:
-        _take(
-            ExporterLock(path, directory.prepare(path), launch),
-            address,
-            settings,
-            target,
-            parent,
-            replace,
-            inherited,
-            announce,
-        )
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
-    with ExporterLock.keeping_directory(path, launch) as lock:
-        _take(lock, address, settings, target, None, replace, None, announce)
+    with _lock(path, launch, by_hand=parent is None) as lock:
+        try:
+            metrics = MetricsApp(lock.path, settings=settings, target=target)
+        except SettingError:
+            if replace:
+                # As at a start: a page for which a token was configured must not go on without one.
+                lock.take_over()
+            raise
+        take = lock.take_over if replace else lock.take
+        # The program that this process was before held the lock, unless the kernel dropped it at the exec.
+        if take() if inherited is None else lock.share():
+            _run(lock, metrics, address, settings.socket_mode, parent, inherited, announce)
+        elif not lock.superseded():
+            _log_other(lock, replace=replace and inherited is None)
 
 
-def _take(
-    lock: ExporterLock,
-    address: Address,
-    settings: Settings,
-    target: Target,
-    parent: int | None,
-    replace: bool,
-    inherited: int | None,
-    announce: Announce | None,
-) -> None:
-    """Serve if *lock* can be taken."""
-    try:
-        metrics = MetricsApp(lock.path, settings=settings, target=target)
-    except SettingError:
-        if replace:
-            # As at a start: a page for which a token was configured must not go on without one.
-            lock.take_over()
-        raise
-    take = lock.take_over if replace else lock.take
-    # The program that this process was before held the lock, unless the kernel dropped it at the exec.
-    if take() if inherited is None else lock.share():
-        _run(lock, metrics, address, settings.socket_mode, parent, inherited, announce)
-    elif not lock.superseded():
-        _log_other(lock, replace=replace and inherited is None)
+def _lock(path: Path, launch: int | None, *, by_hand: bool) -> AbstractContextManager[ExporterLock]:
+    """Return what gives the exporter lock of *path*. One that was started *by_hand* keeps the directory, and blocks END_SIGNALS."""
+    if by_hand:
+        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        return ExporterLock.keeping_directory(path, launch)
+    return nullcontext(ExporterLock(path, directory.prepare(path), launch))
 
 
 def _run(
