@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
-# What a scrape's job is called is written in prometheus.yml, and is anything.
+# The job of a scrape is named in prometheus.yml, and may have any name.
 _JOB: Final = "wsgi"
-# What the labels are called in a resource of OpenTelemetry.
+# The names of these labels in a resource of OpenTelemetry.
 _ATTRIBUTES: Final = {"job": "service.name", "instance": "service.instance.id"}
 # Of an IP packet.
 _MOST_BYTES: Final = 65507

@@ -124,7 +124,7 @@ class _CpuSeconds:
     def add(self, key: tuple[str, str], identity: Identity, used: float) -> float:
         """Return the seconds of the series *key*, whose process has *used* so many."""
         before, used_before, total = self._last.get(key, (identity, used, 0.0))
-        # What a process used before it was seen for the first time is of another time.
+        # CPU time that a process used before it was seen for the first time does not count.
         total += used - used_before if before == identity else used
         self._last[key] = identity, used, total
         return total

@@ -4,9 +4,8 @@ Asks the collectors and the functions of gauges of this process every few second
 1. The thread is started in a process that has a slot and something to ask, whoever has forked it; never in a server's master
    or a pool's main process, whose children would not have it.
 2. Nothing waits for it: a scrape shows the last answers, a request knows nothing of it, and it does not outlive its process.
-3. One that hangs keeps its own thread, and only one; the others are asked in another. Its last figures are shown for three
-   rounds.
-4. What has no mode is asked by the one process that holds a record lock for it. When that ends, another one takes over.
+3. A collector that hangs keeps one thread; the others are asked in another. Its last figures are shown for three rounds.
+4. A collector without a mode is asked by the one process that holds a record lock for it. When that ends, another one takes over.
 """
 
 from __future__ import annotations
@@ -157,7 +156,7 @@ class _Thread:
                 target=self._ask_each, args=(waiting, ended), name="wsgi_prom collectors", daemon=True
             ).start()
             ended.wait(_PATIENCE_SECONDS)
-            # What the thread has not begun is for the next one; it ends with the one that it is at.
+            # The next thread has the questions that this one has not begun; this one ends with the one that it is at.
             waiting, abandoned = deque(), waiting
             while abandoned:
                 try:

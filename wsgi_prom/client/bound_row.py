@@ -1,4 +1,4 @@
-"""What the metrics of the client library record into: a row of the slot, which may be removed by any process at any time."""
+"""The row of the slot that a metric of the client library records into. Any process may remove it at any time."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class BoundRow(RemovableBinding):
         if columns[start] < 0:
             _use_again(columns, first, self.row[0].width)
         self.move(columns, first, keep=keep)
-        # What goes along was counted since the former row was made.
+        # The values that go along were counted since the former row was made.
         if keep and self._columns[self._start] < columns[start]:
             columns[start] = self._columns[self._start]
         self._columns, self._start = columns, start

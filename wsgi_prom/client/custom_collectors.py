@@ -1,7 +1,7 @@
 """
-What has to be asked for its figures: custom collectors in any registry, and gauges with a function in any or none.
+Finds the custom collectors of all registries, and the gauges with a function: their figures are in no slot until they are asked.
 
-The client library's own collectors are none of these: the exporter shows what they know of a server's processes.
+The client library's own collectors are not among them: the exporter shows what they know of a server's processes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an exporter does for those who look for its targets: a page for Prometheus' http_sd, and a registrar for files and etcd."""
+"""Announces the targets of an exporter: by a page for Prometheus' http_sd, and by a registrar in files and in etcd."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Registered:
         self._next_start = 0.0
         # The problem that was logged last, while it lasts.
         self._told = ""
-        # What the registrar has told: whether the targets are registered, by the number of the place; and the line that it is in.
+        # Whether the targets are registered in each of the registries, by its number, as the registrar tells; and the beginning
+        # of a line that it has not ended yet.
         self._works: dict[int, bool] = {}
         self._line = b""
 

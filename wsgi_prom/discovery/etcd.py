@@ -30,7 +30,7 @@ _NAME_A_USER: Final = (
 _CERTIFICATE: Final = (
     "Set WSGI_PROM_ETCD_CERT_FILE and WSGI_PROM_ETCD_KEY_FILE to one that its authority has signed"
 )
-# What is in the text of an error, what that says, and the remedy: tried on etcd 3.4.
+# A part of an error's text, what is wrong then, and the remedy: tried on etcd 3.4.
 _WRONG: Final = (
     (
         "authentication failed",
@@ -130,7 +130,7 @@ class Etcd:
                 return self._log_in(member)
             except errors() as error:
                 problems.append(self.error(error, member))
-        # What somebody has to change is told before what may pass.
+        # A mistake that somebody has to mend is told before a failure that may pass.
         raise next((problem for problem in problems if problem.lasting), problems[-1])
 
     def check(self) -> None:

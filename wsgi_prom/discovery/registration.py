@@ -1,4 +1,4 @@
-"""What keeps targets registered somewhere, until its end."""
+"""Keeps targets registered until the end of their exporter: what each kind of registration does, and the one in a file."""
 
 from __future__ import annotations
 

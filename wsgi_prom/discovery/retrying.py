@@ -1,4 +1,4 @@
-"""What is asked of etcd again and again, until it answers."""
+"""Calls of etcd that are repeated until it answers."""
 
 from __future__ import annotations
 

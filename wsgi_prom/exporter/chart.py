@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-# What is drawn, in seconds: the first that holds all that there is.
+# Seconds that a chart is of: the first of these that holds all values.
 _SPANS: Final = (60, 120, 300)
 _WIDTH: Final = 300
 _HEIGHT: Final = 60

@@ -72,7 +72,7 @@ class LivePage:
         self._history = History(read)
         self._links = tuple(links)
         self._making = threading.Lock()
-        self._turns = threading.Semaphore(_AT_ONCE)
+        self._free_threads = threading.Semaphore(_AT_ONCE)
 
     def respond(self, request: Request, *, json_by_default: bool, gzipped: bool) -> Response:
         """
@@ -112,13 +112,13 @@ class LivePage:
         before: _Made | None = self._history.made.get(asked)
         if before and self._making.locked() and time.monotonic() - before.at < _GOOD:
             return before
-        if not self._turns.acquire(blocking=False):
+        if not self._free_threads.acquire(blocking=False):
             return None
         try:
             with self._making:
                 return self._make(asked)
         finally:
-            self._turns.release()
+            self._free_threads.release()
 
     def _make(self, asked: _Asked) -> _Made:
         view = self._history.look()

@@ -78,7 +78,7 @@ class Pages:
         self.sources = Sources(
             hooked=bool(self._target.server),
             concurrency=self._target.concurrency,
-            # What the slots do not tell is of the whole server, and asked in threads, which a worker with greenlets has not.
+            # Figures that no slot has are of the whole server, and are read in threads, which a worker with greenlets has not.
             sockets=self._target.sockets if slot is None else (),
             stats=self._target.stats if slot is None else "",
             heartbeats=slot is None and self._target.server == "gunicorn",

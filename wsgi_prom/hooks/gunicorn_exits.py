@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _UNCOUNTED: Final = "exits of workers are not counted"
-# What gunicorn ends a worker by: SIGABRT too, of which `aborted` tells. SIGUSR1 has it open its logs again.
+# The signals by which gunicorn ends a worker. SIGABRT is another, of which `aborted` tells; SIGUSR1 has it open its logs again.
 _ENDING: Final = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGKILL}
 _BOOT_ERRORS: Final = {Arbiter.WORKER_BOOT_ERROR, Arbiter.APP_LOAD_ERROR}
 # There from the start, at 0: increase() of Prometheus does not see the first value of a series.

@@ -39,7 +39,7 @@ class TaskMetrics:
             *metrics.TASKS_IN_PROGRESS, ["task"], multiprocess_mode="livesum", registry=None
         )
         self._exceptions = Counter(*metrics.TASK_EXCEPTIONS, ["task", "exception"], registry=None)
-        # Of a task that runs, by its id and thread (or greenlet): when it began.
+        # When each task that runs began, by its id and thread (or greenlet).
         self._running: dict[tuple[Hashable, int], float] = {}
         self._next_check = 0.0
 

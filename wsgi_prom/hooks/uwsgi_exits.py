@@ -56,8 +56,8 @@ class Exits:
 
     def __init__(self, stats: str) -> None:
         self._stats = stats
-        # Of each worker how many were started and have not been counted, and the harakiris of all those that were. There may be
-        # mules alone.
+        # Two words for each worker: how many of its processes were started and are not counted, and the harakiris of all that
+        # are. A server may have mules and no workers.
         words = memoryview(mmap.mmap(-1, 16 * max(uwsgi.numproc, 1))).cast("Q")
         self._uncounted, self._harakiris = words[::2], words[1::2]
         # In a worker: of those that had its number before.
@@ -106,8 +106,8 @@ class Exits:
             _exits().labels(reason).inc()
             first = next((number for number, worker in enumerate(workers) if worker["status"] != b"cheap"), 0)
             if reason == "reload" and index == first:
-                # Of the workers, all at once or one after the other, which the master does not tell. After a reload of the
-                # master nobody reads this.
+                # A reload of the workers, all at once or one after the other: the master does not tell which. After a reload of
+                # the master nobody reads this.
                 reloads.begin()
             # Last: in the handler of SIGSEGV this may end the worker, and the next one counts it.
             self._uncounted[index] = 0

@@ -265,7 +265,7 @@ def _server(after: Figures) -> Server:
         return found[0][0] if found else {}
 
     target, server, build = map(labels, (metrics.TARGET_INFO, metrics.SERVER_INFO, metrics.BUILD_INFO))
-    # Of workers of two versions, during a reload, the one that was told last.
+    # During a reload there are workers of two versions: the one that was told last is shown.
     info = after.samples.get(metrics.APP_INFO[0])
     application = info[-1][0] if info else {}
     pids = [found.get("pid", "") for found, _ in after.samples.get(metrics.TARGET_INFO[0], ())]

@@ -40,7 +40,7 @@ _PLAIN: Final = frozenset(
 
 
 class RouteKey(NamedTuple):
-    """What requests are told apart by."""
+    """A method and a route, by which requests are told apart."""
 
     method: str
     route: str

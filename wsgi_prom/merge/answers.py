@@ -125,7 +125,7 @@ class _Merger:
         self._metrics: dict[str, Metric] = {}
         # By the name of a family and by sample: whose collector's it is, its mode, and the answers by slot.
         self._answers: dict[str, dict[Key, tuple[str, str, dict[str, _Answer]]]] = {}
-        # Whose each name of a family or of a sample is.
+        # The family that has each name, of a family or of a sample.
         self._names = dict(families.sample_names)
 
     def add(self, number: str, record: Record, family: Family) -> None:

@@ -106,7 +106,7 @@ class Collector:
 
     def _begin(self) -> None:
         self._root = Layout()
-        # Of the directory, as it was listed last: its files, and the users whose files count.
+        # The files of the directory, as it was listed last, and the users whose files count.
         self._names: frozenset[str] = frozenset()
         self._owners: frozenset[int] | None = None
         self._slots: dict[int, SlotSource] = {}

@@ -38,7 +38,7 @@ _SUFFIXES: Final = {
     "info": ("_info",),
     "stateset": ("",),
 }
-# What has other samples, or other labels, from scrape to scrape.
+# Types whose samples, or labels, may be others at each scrape.
 _CHANGING: Final = frozenset({"gauge", "info", "stateset"})
 
 
@@ -113,7 +113,7 @@ class Families:
     def __init__(self, sums: Sums) -> None:
         # Metrics left out because another one has the same name and another type, or samples of the same name.
         self.conflicts: set[str] = set()
-        # What collectors and functions of gauges tell (answers.py): metrics of their own, and more samples of the families.
+        # The answers of collectors and functions of gauges (answers.py): metrics of their own, and more samples of the families.
         self.others: list[core.Metric] = []
         self.more: dict[str, dict[tuple[str, Labels], float]] = {}
         # The metric of each name that a sample may have.

@@ -21,7 +21,7 @@ DOTS: Final = "dots"
 VALUES: Final = "values"
 ESCAPINGS: Final = (UNDERSCORES, UTF8, DOTS, VALUES)
 
-# What every Prometheus reads without quotes. Not `$` at the end, which a newline may follow.
+# Names that every Prometheus reads without quotes. Not `$` at the end, which a newline may follow.
 _PLAIN_METRIC: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _PLAIN_LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The label that tells the samples of one label set apart, by type.
 _PARTS: Final = {"histogram": "le", "gaugehistogram": "le", "summary": "quantile"}
-# What has an integer of 64 bits in a receiver's format.
+# Receivers' formats have counts as integers of 64 bits.
 _MOST_COUNT: Final = 2.0**63
 
 

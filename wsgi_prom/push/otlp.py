@@ -1,7 +1,7 @@
 """
 OTLP over HTTP, in protobuf: https://opentelemetry.io/docs/specs/otlp/.
 
-1. Whose metrics these are tell the resource's attributes, by OpenTelemetry's own rules and variables.
+1. The resource's attributes say whose metrics these are, by OpenTelemetry's own rules and variables.
 2. Points that a receiver rejects are lost, and never sent again. If it is away, the rest of the reading is lost.
 """
 
@@ -27,7 +27,7 @@ log = logging.getLogger("wsgi_prom")
 
 _HEADERS: Final = {"Content-Type": "application/x-protobuf"}
 _EXPECTS: Final = "a receiver of OTLP over HTTP, such as http://HOST:4318"
-# What the specification lets a client try again.
+# Answers after which the specification lets a client try again.
 _TRY_LATER: Final = frozenset({429, 502, 503, 504})
 
 

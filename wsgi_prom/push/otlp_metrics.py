@@ -49,7 +49,7 @@ def _messages(metric: Metric, children: list[Child], time: int) -> Iterator[tupl
     """Yield the messages of *children*, label sets of *metric*, and how many points each has. *time* is in nanoseconds."""
     from opentelemetry.proto.metrics.v1 import metrics_pb2 as otlp
 
-    # What the names of this metric and its labels are here.
+    # The names that this metric and its labels have here, where they are others.
     names = _CONVENTIONS.dotted if metric.name in _CONVENTIONS.dotted else {}
     # The conventions have sizes as histograms. Without buckets: a count and a sum.
     if metric.type == "histogram" or (names and metric.type == "summary"):

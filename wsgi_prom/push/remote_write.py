@@ -52,7 +52,7 @@ class RemoteWrite:
         self._endpoint = Endpoint("--remote-write", url, login, _EXPECTS)
         self._own = dict(labels)
         self._seconds = seconds
-        # What the receiver has and shows, the metrics whose metadata it has, and when it gets them again.
+        # The series that the receiver has and shows, the metrics whose metadata it has, and when it gets them again.
         self._shown: set[Labels] = set()
         self._described: frozenset[str] = frozenset()
         self._describe_again = 0.0

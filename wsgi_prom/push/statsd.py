@@ -3,8 +3,8 @@ statsd: what counters have grown by since the last reading, gauges as they are, 
 
 1. A count is sent once. Of a datagram that could not be sent, the counts go with the next reading.
 2. The first reading is the base, but for label sets that began after this process did: all of their counts are new.
-3. What has a later start time than before began anew, and all of it is new. What is lower without one has lost something, such as a
-   process that a custom collector added up: it is the base of what follows.
+3. A label set whose start time is later than before began anew: all of it is new. One that is lower, with the start time of before,
+   has lost a part, such as a process that a custom collector added up: it is the base of what follows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Part = tuple[str, Labels]
     Key = tuple[str, Labels, Labels]
 
-# What a network with an MTU of 1,500 bytes carries in one piece, less the headers of IP, UDP and some tunnel: the figure of
+# The bytes that a network with an MTU of 1,500 carries in one piece, less the headers of IP, UDP and some tunnel: the figure of
 # DataDog's documentation and of etsy's.
 UDP_BYTES: Final = 1432
 # An agent's socket on the same host takes more; DogStatsD's clients send 8 KiB.
@@ -76,7 +76,7 @@ class Deltas:
                     for name, more, value in child.samples:
                         if math.isfinite(value):
                             yield Line(self._lines.gauge(name, child.labels + more, value))
-        # What is gone is forgotten. What could not be sent keeps its base.
+        # A series that is gone is forgotten. One that could not be sent keeps its base.
         self._sent = {key: self._sent.get(key, base) for key, base in present.items()}
         self._starts, self._starts_present = self._starts_present, {}
 

@@ -1,4 +1,4 @@
-"""What few requests have: a body, a time in a proxy's queue, an exception, a trace. A usual request has no such object."""
+"""The state that few requests need: of a body, a time in a proxy's queue, an exception, a trace. The others have no such object."""
 
 from __future__ import annotations
 

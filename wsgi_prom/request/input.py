@@ -1,7 +1,7 @@
 """
 Count the bytes of a request's body that the application reads. (A client may announce more than it sends.)
 
-1. Whatever the server's object returns or raises is returned or raised unchanged.
+1. The application gets the values and exceptions of the server's object unchanged.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _HEADER: Final = "HTTP_TRACEPARENT"
 # Version, trace, span, flags, and what a later version than 00 may have behind them.
 _TRACEPARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED: Final = 1
-# What is no version and no id. The lookaheads of a pattern would take twice as long.
+# Values that are no version and no id. Lookaheads in the pattern would take twice as long.
 _INVALID: Final = frozenset({"ff", "0" * 32, "0" * 16})
 _OPENTELEMETRY: Final = "opentelemetry.trace"
 

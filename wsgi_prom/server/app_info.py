@@ -3,7 +3,7 @@ Which application a worker serves, of which version, on which Python and framewo
 
 1. During a reload workers of two versions serve, and both are shown; the figure of a worker ends with it.
 2. The exporter does not import the application, and the distribution on disk may be newer than what the worker has imported.
-3. What is not known is an empty label, which to Prometheus is none.
+3. A value that is not known is an empty label, which to Prometheus is none.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def version_of(module: str) -> str:
         project = _project(found)
         if project is not None and path.resolve().is_relative_to(project):
             projects[len(project.parts)] = found.version
-    # Of projects within each other, the innermost.
+    # Where one project lies within another, the innermost.
     return projects[max(projects)] if projects else ""
 
 

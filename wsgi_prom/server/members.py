@@ -148,7 +148,7 @@ class Members:
         failed = self._psutil.Error
         try:
             process = self._psutil.Process(master)
-            # What an exec changes; a title for `ps` does not. And any user may read it.
+            # An exec changes this name, and a title for `ps` does not. Any user may read it.
             name, descendants = process.name(), process.children(recursive=True)
         except failed:
             return

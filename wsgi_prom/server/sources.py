@@ -64,7 +64,7 @@ class Sources:
         heartbeats: bool = False,
         daemons: bool = False,
     ) -> None:
-        # What the slots and the lock file tell, which are read for each page anyway.
+        # Sources that read the slots and the lock file, which are read for each page anyway.
         self._workers = Workers()
         self._inside: list[Read] = [partial(self._workers.families, hooked=hooked, concurrency=concurrency)]
         self._failing: set[Read] = set()

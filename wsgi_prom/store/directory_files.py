@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 20
 _PAUSE_SECONDS: Final = 0.01
 
-# What `open_file` fails with for what is no file: a directory, a link, a socket.
+# The errors of `open_file` for something that is no file: a directory, a link, a socket.
 NOT_A_FILE: Final = frozenset({errno.EISDIR, errno.ELOOP, errno.ENXIO})
 
 # With which a FIFO does not block, and a link to another place is not followed.

@@ -15,7 +15,7 @@ from wsgi_prom.store import schemas
 if TYPE_CHECKING:
     from wsgi_prom.store.memory_slot import Columns, Slot
 
-# What is a role: those of a server's own processes too.
+# Of any role: those of a server's own processes too.
 PATTERN: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}", re.ASCII)
 SCHEMA: Final = schemas.gauge(*metrics.JOINED, ("role",), "livesum")
 

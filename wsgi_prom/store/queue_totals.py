@@ -1,4 +1,4 @@
-"""What the exporter of a directory has counted of the server's listen queues, which the next exporter goes on from."""
+"""The totals of the server's listen queues, which an exporter leaves in the directory for the next one to go on from."""
 
 from __future__ import annotations
 

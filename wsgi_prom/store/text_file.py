@@ -39,7 +39,7 @@ class TextFile:
         self._file: Descriptor | None = None
         # By column, offset and capacity; by capacity, the offsets of records that are free.
         self._records: dict[int, tuple[int, int]] = {}
-        # What this process has written, by column: it is not written again.
+        # The text that this process has written last for each column: it is not written again.
         self._written: dict[int, Text] = {}
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         self._end = self._reserved = 0

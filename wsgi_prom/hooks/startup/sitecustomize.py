@@ -3,7 +3,7 @@ Python imports this at its start where `wsgi-prom run` has put this folder first
 
 1. The sitecustomize that this one hides runs first.
 2. Nothing here keeps the program from running: a Python without wsgi_prom goes on without it.
-3. What runs nothing of the program does not join: multiprocessing's resource tracker and fork server, and our own commands. The
+3. Processes that run nothing of the program do not join: multiprocessing's resource tracker and fork server, and our own commands. The
    children of the fork server join when they are forked.
 """
 
