@@ -3,8 +3,8 @@ statsd: what counters have grown by since the last reading, gauges as they are, 
 
 1. A count is sent once. Of a datagram that could not be sent, the counts go with the next reading.
 2. The first reading is the base, but for label sets that began after this process did: all of their counts are new.
-3. A label set whose start time is later than before began anew: all of it is new. One that is lower, with the start time of before,
-   has lost a part, such as a process that a custom collector added up: it is the base of what follows.
+3. A label set whose start time is later than before began anew: all of it is new. One that is lower without that has lost a part,
+   such as a process that a custom collector added up: it is the base of what follows.
 """
 
 from __future__ import annotations
