@@ -31,10 +31,10 @@ class Reference(NamedTuple):
 
 def parse(reference: str) -> Reference:
     """Parse *reference*, without importing anything. Raises ValueError if it is not a reference."""
-    found = _REFERENCE.fullmatch(reference)
-    if found is None:
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
         raise ValueError(reference)
-    module, path, call = found.groups()
+    module, path, call = match.groups()
     return Reference(module, path or "application", _arguments(call) if call else None)
 
 
@@ -61,12 +61,12 @@ def load(reference: str | None, name: str = "WSGI_PROM_APP") -> WSGIApplication:
             raise  # the module exists; one that it imports does not
         raise SettingError(f"{name}={reference!r}: there is no module {error.name!r} on sys.path.") from error
     try:
-        found: Any = reduce(getattr, path.split("."), module)
+        target: Any = reduce(getattr, path.split("."), module)
     except AttributeError as error:
         raise SettingError(f"{name}={reference!r}: module {module_name!r} has no {path!r}.") from error
-    if not callable(found):
+    if not callable(target):
         raise SettingError(f"{name}={reference!r} is not a WSGI application: it cannot be called.")
-    app = found if arguments is None else _call(found, arguments, f"{name}={reference!r}")
+    app = target if arguments is None else _call(target, arguments, f"{name}={reference!r}")
     if takes_two(app) is False:
         made = "" if arguments is None else f"the result of {path} "
         if is_asgi(app):

@@ -73,10 +73,10 @@ def address(value: str) -> Address | None:
         return None
     if value.startswith("unix:/"):
         return Address(path=value.removeprefix("unix:"))
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]+)):(\d{1,5})", value, re.ASCII)
-    if found is None or int(found[3]) > 65535:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]+)):(\d{1,5})", value, re.ASCII)
+    if match is None or int(match[3]) > 65535:
         raise ValueError(value)
-    return Address(host=found[1] or found[2], port=int(found[3]))
+    return Address(host=match[1] or match[2], port=int(match[3]))
 
 
 def name(value: str) -> str:
@@ -212,10 +212,10 @@ def targets(value: str) -> str:
 
 
 def ports(value: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value, re.ASCII)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]) <= 65535:
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value, re.ASCII)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]) <= 65535:
         raise ValueError(value)
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def host(value: str) -> str:
@@ -239,13 +239,13 @@ def registry(value: str) -> Registry:
         if not path.endswith(".json") or path.endswith("/.json"):  # Prometheus takes the format from the name
             raise ValueError(value)
         return Registry("file", path)
-    found = re.fullmatch(r"etcd(s?)://(?:([^\s:/@,]+)@)?([^\s/@]+)(/[^\s?#]*[^\s?#/])/?", value)
-    if found is None:
+    match = re.fullmatch(r"etcd(s?)://(?:([^\s:/@,]+)@)?([^\s/@]+)(/[^\s?#]*[^\s?#/])/?", value)
+    if match is None:
         raise ValueError(value)
-    members = [address(member) for member in found[3].split(",")]
+    members = [address(member) for member in match[3].split(",")]
     if not all(member and member.port for member in members):
         raise ValueError(value)
-    return Registry("etcd", found[4], tuple(filter(None, members)), found[2] or "", bool(found[1]))
+    return Registry("etcd", match[4], tuple(filter(None, members)), match[2] or "", bool(match[1]))
 
 
 def mode(value: str | int) -> int:

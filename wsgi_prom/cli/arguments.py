@@ -36,12 +36,13 @@ def _of_name(name: str) -> Path:
     own = directory_names.directory_of(name)
     if own.exists() or os.geteuid() != 0:
         return own
-    found = sorted(own.parent.glob(f"wsgi_prom-*.{name}"))
-    if len(found) > 1:
+    directories = sorted(own.parent.glob(f"wsgi_prom-*.{name}"))
+    if len(directories) > 1:
         raise DirectoryError(
-            f"{len(found)} users have a directory of {name}. Choose one with --directory:", *map(str, found)
+            f"{len(directories)} users have a directory of {name}. Choose one with --directory:",
+            *map(str, directories),
         )
-    return found[0] if found else own
+    return directories[0] if directories else own
 
 
 def _own(path: Path) -> Path:
@@ -51,28 +52,31 @@ def _own(path: Path) -> Path:
     own = directory_files.own_directory(path)
     if own == path or exists(own) or os.geteuid() != 0:
         return own
-    found = [
+    directories = [
         folder
         for folder in sorted(path.glob("wsgi_prom-*"))
         if folder.name == f"wsgi_prom-{folder.lstat().st_uid}"
     ]
-    if len(found) > 1:
+    if len(directories) > 1:
         raise DirectoryError(
-            f"{path} is shared by {len(found)} users. Choose one with --directory:", *map(str, found)
+            f"{path} is shared by {len(directories)} users. Choose one with --directory:",
+            *map(str, directories),
         )
-    return found[0] if found else own
+    return directories[0] if directories else own
 
 
 def _only_server() -> Path:
-    found = running_servers()
-    if len(found) == 1:
-        return found[0].directory
-    if not found:
+    servers = running_servers()
+    if len(servers) == 1:
+        return servers[0].directory
+    if not servers:
         raise DirectoryError(
             "found no running server of this user. Run the command as the server's user or as root, give --directory, or set "
             f"{environment.VARIABLE}."
         )
-    raise DirectoryError(f"{len(found)} servers are running. Choose one with --directory:", *map(str, found))
+    raise DirectoryError(
+        f"{len(servers)} servers are running. Choose one with --directory:", *map(str, servers)
+    )
 
 
 def exists(path: Path) -> bool:

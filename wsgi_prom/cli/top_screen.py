@@ -196,9 +196,9 @@ def _foot(shown: Shown) -> Text:
         return Text(f"filter: {printable(shown.typed)}_  (Enter keeps it, Esc ends it)")
     if shown.problem:
         return Text(printable(shown.problem), style="red")
-    found = Text(_KEYS, style="dim")
+    line = Text(_KEYS, style="dim")
     if shown.filter:
-        found = Text(f"filter: {printable(shown.filter)}  ") + found
+        line = Text(f"filter: {printable(shown.filter)}  ") + line
     if shown.paused:
-        found = Text("paused  ", style="yellow") + found
-    return found
+        line = Text("paused  ", style="yellow") + line
+    return line

@@ -76,17 +76,17 @@ class Objective:
 
         Raises SettingError, with the nearest bounds if the time is none of them.
         """
-        found = _FORM.fullmatch(text)
-        budget = 1 - Decimal(found["percent"]) / 100 if found else Decimal(0)
-        if found is None or not 0 < budget < 1 or found["method"] not in {None, *METHODS}:
+        match = _FORM.fullmatch(text)
+        budget = 1 - Decimal(match["percent"]) / 100 if match else Decimal(0)
+        if match is None or not 0 < budget < 1 or match["method"] not in {None, *METHODS}:
             raise SettingError(f"--slo={text!r} is not {_RIGHT}.")
         seconds = None
-        if found["number"]:
-            seconds = float(Decimal(found["number"]) / (1000 if found["unit"] == "ms" else 1))
+        if match["number"]:
+            seconds = float(Decimal(match["number"]) / (1000 if match["unit"] == "ms" else 1))
             if seconds not in bounds:
                 raise SettingError(_not_a_bound(text, seconds, bounds))
-        route = "" if found["route"] == _ALL else found["route"]
-        return cls(text, budget.normalize(), route, found["method"] or "", seconds)
+        route = "" if match["route"] == _ALL else match["route"]
+        return cls(text, budget.normalize(), route, match["method"] or "", seconds)
 
     def matchers(self, selector: str, naming: Naming) -> str:
         """Return *selector* with the matchers of route and method."""

@@ -116,15 +116,15 @@ class Pages:
         for longer than that. *more_metrics* returns metrics of the process that serves the page, as of now. Raises
         DirectoryError if the directory cannot be read at all.
         """
-        found = self._collect_and_ask(arrival, deadline)
+        of_sources = self._collect_and_ask(arrival, deadline)
         with self._lock:
             if names:
                 # Not kept: there are too many filters.
-                return self._rendered(found, more_metrics, openmetrics, escaping, names)
+                return self._rendered(of_sources, more_metrics, openmetrics, escaping, names)
             page, sources = self._cache.get((openmetrics, escaping), (None, []))
-            if page is None or not all(map(operator.is_, sources, found)):
-                page = self._rendered(found, more_metrics, openmetrics, escaping)
-                self._cache[openmetrics, escaping] = page, found
+            if page is None or not all(map(operator.is_, sources, of_sources)):
+                page = self._rendered(of_sources, more_metrics, openmetrics, escaping)
+                self._cache[openmetrics, escaping] = page, of_sources
             return page
 
     def figures(self, arrival: float) -> Figures:
@@ -135,7 +135,7 @@ class Pages:
         """
         from wsgi_prom.live.figures import figures  # noqa: PLC0415 - not needed where nobody looks
 
-        found = self._collect_and_ask(arrival, None)
+        of_sources = self._collect_and_ask(arrival, None)
         with self._lock:
             others: list[Metric] = []
             if self.path is not None:
@@ -143,7 +143,7 @@ class Pages:
                 others = [
                     *own_metrics(self._collector.report, *info),
                     *self._workers,
-                    *chain.from_iterable(found),
+                    *chain.from_iterable(of_sources),
                 ]
             # As of the last collection, which may be a later one by now.
             return figures(self._began, self._wall_clock, self._families, others, self._states)
@@ -181,7 +181,7 @@ class Pages:
 
     def _rendered(
         self,
-        found: list[list[Metric]],
+        of_sources: list[list[Metric]],
         more_metrics: Callable[[], Iterable[Metric]],
         openmetrics: bool,
         escaping: str,
@@ -198,7 +198,7 @@ class Pages:
                 self._target.info(self.path),
                 *self._target.server_info(),
                 *self._workers,
-                *chain.from_iterable(found),
+                *chain.from_iterable(of_sources),
                 *more_metrics(),
                 left_out=self._families.conflicts_on(escaping),
             )

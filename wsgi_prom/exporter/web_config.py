@@ -117,12 +117,12 @@ def _plain(node: yaml.Node) -> Any:
         return [_plain(item) for item in node.value]
     if isinstance(node, yaml.ScalarNode):
         return "" if node.style is None and node.value in {"~", "null", "Null", "NULL"} else node.value
-    found: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for key, value in node.value:
-        if not isinstance(key.value, str) or key.value in found:
+        if not isinstance(key.value, str) or key.value in mapping:
             raise ValueError(f"line {key.start_mark.line + 1}: a key that is repeated or not plain text")
-        found[key.value] = _plain(value)
-    return found
+        mapping[key.value] = _plain(value)
+    return mapping
 
 
 def _mapping(value: Any, keys: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
@@ -131,16 +131,16 @@ def _mapping(value: Any, keys: Mapping[str, Callable[[Any], Any]]) -> dict[str, 
         return {}
     if not isinstance(value, dict):
         raise TypeError("a mapping of keys to values is expected here")
-    found = {}
+    parsed = {}
     for key, item in value.items():
         if key not in keys:
             raise ValueError(f"{key} is not a known key. There are {', '.join(keys)}")
         if item != "":
             try:
-                found[key] = keys[key](item)
+                parsed[key] = keys[key](item)
             except (ValueError, TypeError) as error:
                 raise ValueError(f"{key}: {error}") from None
-    return found
+    return parsed
 
 
 def _switch(value: Any) -> bool:
@@ -163,12 +163,12 @@ def _texts(value: Any) -> list[str]:
 
 
 def _headers(value: Any) -> dict[str, str]:
-    found = _mapping(value, dict.fromkeys(_HEADERS, _text))
-    for name, text in found.items():
+    headers = _mapping(value, dict.fromkeys(_HEADERS, _text))
+    for name, text in headers.items():
         allowed = _HEADERS[name]
         if (allowed and text not in allowed) or not text.isprintable() or not text.isascii():
             raise ValueError(f"{name} is not {' or '.join(allowed) or 'printable ASCII'}")
-    return found
+    return headers
 
 
 def _seconds(value: Any) -> float:

@@ -35,7 +35,7 @@ def follow(before: Figures, after: Figures) -> None:
     overlap nobody knows when each began: then the number of requests in progress, at both times, stands for the time between.
     """
     seconds = after.clock - before.clock
-    ended_before, ended = (found.by_label(metrics.WORKER_BUSY, "worker") for found in (before, after))
+    ended_before, ended = (reading.by_label(metrics.WORKER_BUSY, "worker") for reading in (before, after))
     for name, state in after.states.items():
         earlier = before.states.get(name)
         if earlier is not None and earlier.pid != state.pid:
@@ -104,7 +104,7 @@ class _Comparison:
 
     def _routes(self) -> tuple[list[RouteRow], list[Durations]]:
         """Return the rows of the routes, and the durations of those that have any."""
-        rows, found = [], []
+        rows, timed = [], []
         for (method, name), route in self._after.routes.items():
             earlier = self._earlier(method, name, route)
             row = RouteRow(method=method, route=name, requests=route.requests, errors=route.errors)
@@ -118,24 +118,24 @@ class _Comparison:
             elif self._before is not None:
                 durations = None
             if durations is not None:
-                found.append(durations)
+                timed.append(durations)
                 _set_latency(row, durations)
                 row.time_share = durations.seconds
             rows.append(row)
-        total = sum([durations.seconds for durations in found])
+        total = sum([durations.seconds for durations in timed])
         for row in rows:
             row.time_share = row.time_share / total if total and row.time_share is not None else None
-        return rows, found
+        return rows, timed
 
     def _earlier(self, method: str, name: str, route: Route) -> Route | None:
         """Return the *route* as it was before, None if that is not known."""
         if self._before is None:
             return None
-        found = self._before.routes.get((method, name))  # type: ignore[call-overload]
-        if found is None and 0 < route.start < self._before.time:
+        earlier = self._before.routes.get((method, name))  # type: ignore[call-overload]
+        if earlier is None and 0 < route.start < self._before.time:
             # It counted before, and was not read.
             return None
-        return found or Route()
+        return earlier or Route()
 
     def _totals(self, rows: list[RouteRow], durations: list[Durations]) -> Totals:
         routes = self._after.routes

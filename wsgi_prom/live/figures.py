@@ -107,24 +107,24 @@ def figures(
     states: Iterable[WorkerState] = (),
 ) -> Figures:
     """Return the figures of *families*, of *others* beside them, and of the workers' *states*."""
-    found = Figures(clock, time, states={state.name: state for state in states})
+    reading = Figures(clock, time, states={state.name: state for state in states})
     known = {family.name: family for family in families}
-    _add_requests(found, known)
+    _add_requests(reading, known)
     for family in known.values():
-        found.measured.append((family.name, family.type, family.help))
+        reading.measured.append((family.name, family.type, family.help))
         if family.name in _PLAIN:
-            found.samples[family.name] = [
+            reading.samples[family.name] = [
                 (dict(labels), value) for _, labels, value, _ in _samples(family) if isfinite(value)
             ]
     for metric in others:
         if metric.name not in known:
-            found.measured.append((metric.name, metric.type, metric.documentation))
+            reading.measured.append((metric.name, metric.type, metric.documentation))
         if metric.name in _PLAIN:
-            found.samples.setdefault(metric.name, []).extend(
+            reading.samples.setdefault(metric.name, []).extend(
                 (sample.labels, float(sample.value)) for sample in metric.samples if isfinite(sample.value)
             )
-    _add_processes(found)
-    return found
+    _add_processes(reading)
+    return reading
 
 
 def _samples(family: Family) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float, float]]:
@@ -135,7 +135,7 @@ def _samples(family: Family) -> Iterator[tuple[str, tuple[tuple[str, str], ...],
             yield name, labels + more, next(values), start
 
 
-def _add_requests(found: Figures, known: dict[str, Family]) -> None:
+def _add_requests(reading: Figures, known: dict[str, Family]) -> None:
     durations: dict[RouteKey, Durations | None] = {}
     for counted in _counters(known.values()):
         prefix = counted.name.removesuffix(metrics.REQUESTS[0])
@@ -144,15 +144,15 @@ def _add_requests(found: Figures, known: dict[str, Family]) -> None:
         for names in metrics.NAMES.values():
             if not {names.method, names.route, names.status} <= own:
                 continue
-            _add_counts(found, counted, names)
+            _add_counts(reading, counted, names)
             timed = known.get(prefix + names.of(metrics.DURATION))
             if timed is not None and timed.type == "histogram":
                 _add_durations(durations, timed, names)
             gauge = known.get(prefix + names.of(metrics.IN_PROGRESS))
             if gauge is not None and gauge.values and isfinite(sum(gauge.values)):
-                found.in_progress = (found.in_progress or 0.0) + sum(gauge.values)
+                reading.in_progress = (reading.in_progress or 0.0) + sum(gauge.values)
     for key, value in durations.items():
-        found.routes.setdefault(key, Route()).durations = value
+        reading.routes.setdefault(key, Route()).durations = value
 
 
 def _counters(families: Iterable[Family]) -> list[Family]:
@@ -161,21 +161,21 @@ def _counters(families: Iterable[Family]) -> list[Family]:
     the application's own with the name.
     """
     name, told = metrics.REQUESTS
-    found = [family for family in families if family.type == "counter" and family.name.endswith(name)]
+    counters = [family for family in families if family.type == "counter" and family.name.endswith(name)]
     # An application may count the requests that it sends: client_http_requests_total.
-    return [family for family in found if family.help == told] or [
-        family for family in found if family.name == name
+    return [family for family in counters if family.help == told] or [
+        family for family in counters if family.name == name
     ]
 
 
-def _add_counts(found: Figures, counted: Family, names: Names) -> None:
+def _add_counts(reading: Figures, counted: Family, names: Names) -> None:
     for _, labels, value, start in _samples(counted):
         if not isfinite(value):
             continue  # a metric of the application's own that has the name
         named = dict(labels)
         if names.status not in named:
             continue  # it has other names
-        route = found.routes.setdefault(_key(named, names), Route())
+        route = reading.routes.setdefault(_key(named, names), Route())
         route.requests += value
         if named[names.status].startswith("5"):
             route.errors += value
@@ -187,8 +187,8 @@ def _key(labels: dict[str, str], names: Names) -> RouteKey:
     return RouteKey(labels.get(names.method, ""), labels.get(names.route, "") or metrics.UNMATCHED)
 
 
-def _add_durations(found: dict[RouteKey, Durations | None], family: Family, names: Names) -> None:
-    """Add to *found* the durations of *family*, None where their bounds differ."""
+def _add_durations(by_route: dict[RouteKey, Durations | None], family: Family, names: Names) -> None:
+    """Add to *by_route* the durations of *family*, None where their bounds differ."""
     values = family.values
     at = 0
     # Label sets share their shapes, of which each begins with the buckets in the order of their bounds.
@@ -204,20 +204,20 @@ def _add_durations(found: dict[RouteKey, Durations | None], family: Family, name
         at = end
         named = dict(labels)
         key = _key(named, names)
-        if key in found:
-            before = found[key]
-            found[key] = before.plus(durations) if before and durations else None
+        if key in by_route:
+            before = by_route[key]
+            by_route[key] = before.plus(durations) if before and durations else None
         else:
-            found[key] = durations
+            by_route[key] = durations
 
 
-def _add_processes(found: Figures) -> None:
+def _add_processes(reading: Figures) -> None:
     parts: dict[tuple[str, str], dict[str, float]] = {}
     for field_name, metric in (
         ("cpu", metrics.PROCESS_CPU),
         ("resident", metrics.PROCESS_RESIDENT),
         ("started", metrics.PROCESS_START),
     ):
-        for labels, value in found.samples.pop(metric[0], ()):
+        for labels, value in reading.samples.pop(metric[0], ()):
             parts.setdefault((labels.get("worker", ""), labels.get("role", "")), {})[field_name] = value
-    found.processes = {key: Process(**values) for key, values in parts.items()}
+    reading.processes = {key: Process(**values) for key, values in parts.items()}

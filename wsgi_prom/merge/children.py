@@ -85,10 +85,10 @@ class CounterChild(Child):
         return (self._sum(self._count),)
 
     def exemplars(self) -> Sequence[Text | None]:
-        found = latest(self._sums.texts, *[range(part.start, part.stop) for part in self._count])
+        text = latest(self._sums.texts, *[range(part.start, part.stop) for part in self._count])
         # The buckets of a histogram are a counter too, of 1 for each observation.
         buckets = any(part.stop - part.start > 1 for part in self._count)
-        return (found._replace(value=1.0) if found and buckets else found,)
+        return (text._replace(value=1.0) if text and buckets else text,)
 
 
 class SummaryChild(Child):
@@ -157,13 +157,13 @@ class HistogramChild(Child):
 
     def exemplars(self) -> Sequence[Text | None]:
         texts = self._sums.texts
-        found: dict[float, list[int]] = {bound: [] for bound in self._bounds if self.shape}
+        by_bound: dict[float, list[int]] = {bound: [] for bound in self._bounds if self.shape}
         for columns, bounds in self._buckets:
             for at, bound in enumerate(bounds, columns.start):
-                if at in texts and bound in found:
-                    found[bound].append(at)
-        others = len(self.shape) - len(found)
-        return [*(latest(texts, columns) for columns in found.values()), *[None] * others]
+                if at in texts and bound in by_bound:
+                    by_bound[bound].append(at)
+        others = len(self.shape) - len(by_bound)
+        return [*(latest(texts, columns) for columns in by_bound.values()), *[None] * others]
 
     def _by_bound(self) -> Iterable[float]:
         counts = dict.fromkeys(self._bounds, 0.0)
@@ -188,11 +188,11 @@ class GaugeChild(Child):
 
     def values(self) -> Sequence[float]:
         live, mode = self._mode.startswith("live"), self._mode.removeprefix("live")
-        found = chain.from_iterable(map(self._sums.shown, self.rows))
+        processes = chain.from_iterable(map(self._sums.shown, self.rows))
         # The value, and the second column: whether the process has set the gauge, or when. Rows of a sum have none.
         shown = [
             (pid, columns[0], columns[1] if len(columns) > 1 else 1.0)
-            for pid, alive, columns in found
+            for pid, alive, columns in processes
             if alive or not live
         ]
         if mode == "starts":
@@ -249,30 +249,30 @@ class StatesChild(Child):
 
     def values(self) -> Sequence[float]:
         # Rows differ in their states where two versions of an application run during a reload.
-        found = [
+        settings = [
             (when, states, ordinal)
             for number, states in self._states.items()
             for _, _, (ordinal, when) in self._sums.shown(number)
             if 0 <= ordinal < len(states)
         ]
-        if not found:
+        if not settings:
             self.shape = ()
             return ()
-        _, states, ordinal = max(found, key=itemgetter(0))
+        _, states, ordinal = max(settings, key=itemgetter(0))
         self.shape = tuple([(self._name, ((self._name, state),)) for state in states])
         return [float(number == int(ordinal)) for number in range(len(states))]
 
 
 def latest(texts: Mapping[int, Text], *columns: Iterable[int]) -> Text | None:
     """Return the latest of *texts* that is of one of *columns*."""
-    found = [texts[at] for some in columns for at in some if at in texts]
-    return max(found, key=lambda text: text.time, default=None)
+    candidates = [texts[at] for some in columns for at in some if at in texts]
+    return max(candidates, key=lambda text: text.time, default=None)
 
 
 def _known(choose: Callable[[list[float]], float], values: Iterable[float]) -> float:
     """Return what *choose* returns of *values* without NaN, as Prometheus' own min() and max(); NaN if there is nothing else."""
-    found = list(values)
-    return choose([value for value in found if not math.isnan(value)] or found)
+    numbers = list(values)
+    return choose([value for value in numbers if not math.isnan(value)] or numbers)
 
 
 MERGES: Final[dict[str, Callable[[Iterable[float]], float]]] = {

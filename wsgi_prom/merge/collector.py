@@ -143,15 +143,15 @@ class Collector:
         """
         Add to the families what collectors and functions of gauges have told; return the names of metrics that were left out.
         """
-        found: list[tuple[str, Record]] = []
+        records: list[tuple[str, Record]] = []
         if self._answers is not None and report.readable:
             try:
-                found, unreadable = self._answers.read(self._names, slots, self._owners)
+                records, unreadable = self._answers.read(self._names, slots, self._owners)
                 report.unreadable += tuple(unreadable)
             except (OSError, DirectoryError):  # gone since the slots were read
                 report.readable = False
-        found = [item for item in found if item[1].collector not in without]
-        merged = answers.merge(found, self._families)
+        records = [item for item in records if item[1].collector not in without]
+        merged = answers.merge(records, self._families)
         self._families.others, self._families.more = merged.metrics, merged.more
         return merged.conflicts
 
@@ -238,12 +238,12 @@ def _counts(reading: Reading) -> dict[Row, tuple[float, list[float]]]:
     Return since when each row counts, and its columns that only grow: neither gauges, nor sums, since observations may be
     negative.
     """
-    found = {}
+    by_row = {}
     columns = array("d", reading.data)
     for number, (row, start) in enumerate(zip(reading.layout.rows, reading.layout.starts, strict=False)):
         since = math.inf if number in reading.removed else columns[start]
-        found[row] = since, [columns[start + 1 + n] for n in _rising(row[0])]
-    return found
+        by_row[row] = since, [columns[start + 1 + n] for n in _rising(row[0])]
+    return by_row
 
 
 def _rising(schema: Schema) -> list[int]:

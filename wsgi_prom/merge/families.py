@@ -167,17 +167,17 @@ class Families:
         Return the names of metrics that have no place on a page of this *escaping*: their names, or those of their labels, are
         those of another one there. *others* are metrics beside those of the processes.
         """
-        found = [
+        entries = [
             (family.name, _sample_names(family), family.labelnames) for family in self._families.values()
         ]
         for metric in (*self.others, *others):
             with suppress(Exception):  # not as the library's metrics are: it has no line
                 if metric.name not in self._families:
                     labels = {tuple(sample.labels) for sample in metric.samples}
-                    found.append((metric.name, {sample.name for sample in metric.samples}, labels))
+                    entries.append((metric.name, {sample.name for sample in metric.samples}, labels))
         taken: set[str] = set()
         conflicts = set()
-        for name, samples, labelnames in found:
+        for name, samples, labelnames in entries:
             shown = {metric_name(sample, escaping) for sample in (name, *samples)}
             if taken.isdisjoint(shown) and _stand_together(labelnames, escaping):
                 taken |= shown

@@ -128,7 +128,7 @@ class SlotSource:
 
         *owners* are the uids whose files are read, None for all. Raises FormatError, OSError.
         """
-        fd, found = open_plain(self._values, owners)
+        fd, status = open_plain(self._values, owners)
         try:
             header = os.pread(fd, file_format.HEADER.size, 0)
             nonce, committed = file_format.unpack_header(header)
@@ -143,7 +143,7 @@ class SlotSource:
         # A process that has the lock but has not claimed the slot yet has not cleared the former owner's gauges either.
         claim = Claim.read(header)
         live = holder is not None and claim.may_be_of(holder)
-        identity = found.st_dev, found.st_ino
+        identity = status.st_dev, status.st_ino
         return [
             Reading(
                 self._layout,
@@ -186,11 +186,11 @@ class SlotSource:
     def _read_keys(self, nonce: int, committed: int, room: int, owners: frozenset[int] | None) -> None:
         known = nonce == self._nonce and committed > self._committed
         start = self._committed if known else 0
-        fd, found = open_plain(self._keys, owners)
+        fd, status = open_plain(self._keys, owners)
         try:
             # A damaged header may ask for any amount of memory.
-            if committed > min(found.st_size, _MOST_KEYS):
-                raise FormatError(f"{self._keys} has {found.st_size} bytes, {committed} are committed")
+            if committed > min(status.st_size, _MOST_KEYS):
+                raise FormatError(f"{self._keys} has {status.st_size} bytes, {committed} are committed")
             lines = os.pread(fd, committed - start, start)
         finally:
             os.close(fd)

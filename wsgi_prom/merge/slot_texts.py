@@ -108,22 +108,22 @@ class _TextReader:
 
     def read(self, path: Path, owners: frozenset[int] | None) -> None:
         """Bring both up to date. Raises FormatError, OSError; what could be read is in them all the same."""
-        fd, found = open_plain(path, owners)
+        fd, status = open_plain(path, owners)
         try:
-            self._update(fd, found)
+            self._update(fd, status)
         except BaseException:
             self._begin()
             raise
         finally:
             os.close(fd)
 
-    def _update(self, fd: int, found: os.stat_result) -> None:
-        if found.st_size > text_format.LARGEST_FILE:
-            raise FormatError(f"{found.st_size} bytes of texts")
-        if self._file != (found.st_dev, found.st_ino):
-            self._file = found.st_dev, found.st_ino
+    def _update(self, fd: int, status: os.stat_result) -> None:
+        if status.st_size > text_format.LARGEST_FILE:
+            raise FormatError(f"{status.st_size} bytes of texts")
+        if self._file != (status.st_dev, status.st_ino):
+            self._file = status.st_dev, status.st_ino
             self._begin()
-        data = os.pread(fd, found.st_size, 0)
+        data = os.pread(fd, status.st_size, 0)
         if not data or data == self._data:  # its process is making it, or nothing is new
             return
         text_format.check_header(data, self.nonce)
@@ -173,10 +173,10 @@ def _of_memory(reading: Reading) -> Iterator[tuple[int, Text]]:
 def _start_times(reading: Reading) -> list[float]:
     """Return since when each row counts; a removed one does not."""
     columns = array("d", reading.data)
-    found = [columns[start] for start in reading.layout.starts[:-1]]
+    times = [columns[start] for start in reading.layout.starts[:-1]]
     for row in reading.removed:
-        found[row] = math.inf
-    return found
+        times[row] = math.inf
+    return times
 
 
 def _add(

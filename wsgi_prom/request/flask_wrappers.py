@@ -65,8 +65,8 @@ def _called_unchanged(app: Any, flask: Any) -> list[Any] | None:
     names = _HANDING_ON.get((kind.__module__, kind.__qualname__))
     if names is None:
         return None
-    found: list[Any] = []
+    parts: list[Any] = []
     for name in names:
         part = vars(app).get(name)
-        found += part.values() if type(part) is dict else [part]
-    return found
+        parts += part.values() if type(part) is dict else [part]
+    return parts

@@ -33,13 +33,13 @@ class Input:
         self._position = self.size = 0
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._source, name)
+        attribute = getattr(self._source, name)
         if name in _READING:
-            return partial(self._read, found)
+            return partial(self._read, attribute)
         if name in _FILLING:
-            return partial(self._fill, found)
+            return partial(self._fill, attribute)
         # waitress and, with post-buffering, uWSGI can seek.
-        return partial(self._seek, found) if name == "seek" else found
+        return partial(self._seek, attribute) if name == "seek" else attribute
 
     def __iter__(self) -> Iterator[bytes]:
         for line in self._source:

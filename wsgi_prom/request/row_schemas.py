@@ -96,11 +96,11 @@ class Schemas:
 
     def of_status(self, status: str) -> tuple[str, ...]:
         """Return the labels at the end of a request's row, which follow from its *status*."""
-        found: tuple[str, ...] = ()
+        labels: tuple[str, ...] = ()
         if self._names.error_type:
             # By the conventions a 4xx is no error of a server.
-            found = (status[:3] if status.startswith("5") else "",)
-        return (*found, f"{status[:1]}xx") if self._status_class else found
+            labels = (status[:3] if status.startswith("5") else "",)
+        return (*labels, f"{status[:1]}xx") if self._status_class else labels
 
 
 def request_schema(settings: Settings) -> RequestSchema:

@@ -100,10 +100,10 @@ def of_header(value: str) -> bytes | None:
     """Return the labels of an exemplar for a `traceparent` header, None if it is none, or of a trace that is not sampled."""
     if value[53:] == "00":  # most are not sampled, and a pattern takes 5,000 instructions
         return None
-    found = _TRACEPARENT.fullmatch(value)
-    if found is None:
+    match = _TRACEPARENT.fullmatch(value)
+    if match is None:
         return None
-    version, trace, span, flags, more = found.groups()
+    version, trace, span, flags, more = match.groups()
     if not int(flags, 16) & _SAMPLED or (more and version == "00"):
         return None
     return None if {version, trace, span} & _INVALID else _labels(trace, span)

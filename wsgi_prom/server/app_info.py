@@ -61,14 +61,14 @@ def version_of(module: str) -> str:
     if file is None:
         return ""
     path, projects = Path(file), {}
-    for found in _distributions(module.partition(".")[0]):
+    for distribution in _distributions(module.partition(".")[0]):
         # Else each list of files would be read: 1 MB for 70 distributions.
-        root = Path(str(found.locate_file("")))
-        if path.is_relative_to(root) and _holds(found, path.relative_to(root)):
-            return found.version
-        project = _project(found)
+        root = Path(str(distribution.locate_file("")))
+        if path.is_relative_to(root) and _holds(distribution, path.relative_to(root)):
+            return distribution.version
+        project = _project(distribution)
         if project is not None and path.resolve().is_relative_to(project):
-            projects[len(project.parts)] = found.version
+            projects[len(project.parts)] = distribution.version
     # Where one project lies within another, the innermost.
     return projects[max(projects)] if projects else ""
 
@@ -83,17 +83,17 @@ def _distributions(likely: str) -> Iterator[Distribution]:
     yield from chain(first, metadata.distributions())
 
 
-def _holds(found: Distribution, file: Path) -> bool:
-    """Return whether *file*, relative to the folder of the distribution *found*, is one of its files."""
-    record = found.read_text("RECORD")
+def _holds(distribution: Distribution, file: Path) -> bool:
+    """Return whether *file*, relative to the folder of *distribution*, is one of its files."""
+    record = distribution.read_text("RECORD")
     if record is None:  # Debian removes it
-        return file.parts[0].removesuffix(".py") in (found.read_text("top_level.txt") or "").split()
+        return file.parts[0].removesuffix(".py") in (distribution.read_text("top_level.txt") or "").split()
     return f"\n{file.as_posix()}," in f"\n{record}"
 
 
-def _project(found: Distribution) -> Path | None:
-    """Return the folder that *found* was installed from if it is used from there (pip install -e), None if it is not."""
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
+def _project(distribution: Distribution) -> Path | None:
+    """Return the folder that *distribution* was installed from if it is used from there (pip install -e), None if it is not."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     if not origin.get("dir_info", {}).get("editable"):
         return None
     return Path(unquote(urlsplit(origin["url"]).path))
@@ -101,11 +101,11 @@ def _project(found: Distribution) -> Path | None:
 
 def _framework() -> str:
     """Return the framework that is imported with its version, such as `flask/3.1.3`; an empty text for none, or for several."""
-    found = [framework for framework in _FRAMEWORKS if framework in sys.modules]
-    if len(found) != 1:
+    imported = [framework for framework in _FRAMEWORKS if framework in sys.modules]
+    if len(imported) != 1:
         return ""
     try:
         # As programs are named in HTTP's headers (RFC 9110, 10.2.4).
-        return f"{found[0]}/{metadata.version(found[0])}"
+        return f"{imported[0]}/{metadata.version(imported[0])}"
     except metadata.PackageNotFoundError:
-        return found[0]
+        return imported[0]

@@ -114,14 +114,14 @@ def listeners(
         for (family, number), group in questions.items():
             try:
                 if family == socket.AF_UNIX:
-                    found = conversation.unix(number)
+                    answered = conversation.unix(number)
                 else:
-                    found = conversation.tcp(family, number)
+                    answered = conversation.tcp(family, number)
             except OSError as error:
                 failures.append(error)
                 continue
             for wanted in group:
-                of_it = _listeners_of(wanted, found)
+                of_it = _listeners_of(wanted, answered)
                 if of_it:
                     queues.setdefault(wanted.name, []).extend(of_it)
     if len(failures) == len(questions):
@@ -129,12 +129,14 @@ def listeners(
     return queues
 
 
-def _listeners_of(wanted: ListeningSocket, found: list[Listener]) -> list[Listener]:
+def _listeners_of(wanted: ListeningSocket, candidates: list[Listener]) -> list[Listener]:
     if wanted.inode is None:
-        found = [listener for listener in found if _tcp_name(listener.host, wanted.port) == wanted.name]
+        candidates = [
+            listener for listener in candidates if _tcp_name(listener.host, wanted.port) == wanted.name
+        ]
     else:
-        found = [listener for listener in found if listener.inode == wanted.inode]
-    return [listener._replace(drops=None) for listener in found] if wanted.deferred else found
+        candidates = [listener for listener in candidates if listener.inode == wanted.inode]
+    return [listener._replace(drops=None) for listener in candidates] if wanted.deferred else candidates
 
 
 def _tcp_name(host: str, port: int) -> str:

@@ -75,9 +75,9 @@ class Members:
 
     def find(self, slots: Iterable[Reading]) -> list[Member]:
         """Return the processes that live now: those of *slots*, and those that have none."""
-        found = self._roles()
-        members = list(self._of_slots(slots, found))
-        for pid, role in found.items():
+        by_pid = self._roles()
+        members = list(self._of_slots(slots, by_pid))
+        for pid, role in by_pid.items():
             members += self._member("", role, pid)
         # A daemon that records has a slot.
         others = {member.stat.identity[0] for member in members} | {pid for pid, _ in self._tasks}
@@ -96,13 +96,13 @@ class Members:
 
     def _roles(self) -> dict[int, str]:
         """Return what each process is that is no worker, by its pid."""
-        found = {os.getpid(): "exporter"}
+        by_pid = {os.getpid(): "exporter"}
         if self._supervisor is not None and self._supervisor == os.getppid():
-            found[self._supervisor] = "supervisor"
-        found |= dict.fromkeys(masters(self._path), "master")
+            by_pid[self._supervisor] = "supervisor"
+        by_pid |= dict.fromkeys(masters(self._path), "master")
         with suppress(OSError, DirectoryError):  # as in `masters`
-            found |= roles.holders(LockFile.of(self._path))
-        return found
+            by_pid |= roles.holders(LockFile.of(self._path))
+        return by_pid
 
     def _find_supervisor(self) -> int | None:
         """
@@ -114,8 +114,8 @@ class Members:
         except self._psutil.Error:
             return None
 
-    def _of_slots(self, slots: Iterable[Reading], found: dict[int, str]) -> Iterator[Member]:
-        """Yield the processes of *slots*, each once, and take them out of *found*."""
+    def _of_slots(self, slots: Iterable[Reading], by_pid: dict[int, str]) -> Iterator[Member]:
+        """Yield the processes of *slots*, each once, and take them out of *by_pid*, the roles of processes."""
         here = claims.namespace()
         living = [slot for slot in slots if slot.live and here and slot.claim.namespace == here]
         # The interpreters of one process have a slot each. The worker's is the one that its hook knows of.
@@ -128,8 +128,8 @@ class Members:
                 continue
             seen.add(claim.pid)
             joined = "" if claim.stage else self._joined.of(slot)
-            role = joined or found.get(claim.pid, "worker" if claim.stage else "task")
-            found.pop(claim.pid, None)
+            role = joined or by_pid.get(claim.pid, "worker" if claim.stage else "task")
+            by_pid.pop(claim.pid, None)
             if role == "task" and not joined:
                 self._tasks[key] = since = tasks.get(key, now)
                 if now - since < _TASK_SECONDS:

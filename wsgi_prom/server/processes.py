@@ -100,14 +100,14 @@ class Processes:
 
     def families(self, slots: Iterable[Reading]) -> list[Metric]:
         """Return the metrics of the processes that hold *slots*, and of those without one."""
-        found: list[tuple[Member, dict[str, float]]] = []
+        measured: list[tuple[Member, dict[str, float]]] = []
         for member in self._members.find(slots):
             with suppress(*self._lost):  # it has just ended
-                found.append((member, self._figures(member)))
-        self._present = present = [member for member, _ in found]
+                measured.append((member, self._figures(member)))
+        self._present = present = [member for member, _ in measured]
         shares = self._shares(present)
         series: dict[Series, dict[str, float]] = {}
-        for member, figures in found:
+        for member, figures in measured:
             _add(series.setdefault(member[:2], {}), figures | shares[member.stat.identity])
         self._totals.forget(set(shares), _runs)
         return list(_families(series, self._totals.save()))
@@ -119,16 +119,16 @@ class Processes:
         virtual, resident = memory(process.pid)
         if not resident:
             raise self._psutil.NoSuchProcess(process.pid)  # a zombie
-        found = {
+        gauges = {
             metrics.PROCESS_RESIDENT[0]: resident,
             metrics.PROCESS_VIRTUAL[0]: virtual,
             metrics.PROCESS_START[0]: process.create_time(),
             metrics.PROCESS_THREADS[0]: stat.threads,
         }
         with suppress(self._psutil.AccessDenied):  # another user's, or one that has changed its user
-            found[metrics.PROCESS_OPEN_FDS[0]] = _open_files(process)
-            found[metrics.PROCESS_MAX_FDS[0]] = process.rlimit(self._psutil.RLIMIT_NOFILE)[0]
-        return found
+            gauges[metrics.PROCESS_OPEN_FDS[0]] = _open_files(process)
+            gauges[metrics.PROCESS_MAX_FDS[0]] = process.rlimit(self._psutil.RLIMIT_NOFILE)[0]
+        return gauges
 
     def _shares(self, present: list[Member]) -> dict[Identity, dict[str, float]]:
         """
@@ -179,14 +179,14 @@ def _add(total: dict[str, float], figures: dict[str, float]) -> None:
             total[name] = total.get(name, 0.0) + value
 
 
-def _families(found: dict[Series, dict[str, float]], totals: dict[Series, Ticks]) -> Iterator[Metric]:
+def _families(gauges: dict[Series, dict[str, float]], totals: dict[Series, Ticks]) -> Iterator[Metric]:
     labels = [_labels(*series) for series in totals]
     for number, (name, text) in enumerate(_COUNTERS):
         used = [total[number] / TICKS for total in totals.values()]
         yield Column(name, text, "counter", f"{name}_total", labels, used)
-    labels = [_labels(*series) for series in found]
+    labels = [_labels(*series) for series in gauges]
     for name, text in _GAUGES:
-        yield Column(name, text, "gauge", name, labels, [figures.get(name) for figures in found.values()])
+        yield Column(name, text, "gauge", name, labels, [figures.get(name) for figures in gauges.values()])
 
 
 def _labels(worker: str, role: str) -> dict[str, str]:

@@ -90,8 +90,8 @@ class QueueMetrics:
         self._looked = now
         if seconds > _LONGEST_PAUSE_SECONDS:
             return
-        for name, found in self._read(self._sockets).items():
-            self._wait(name, sum([listener.length for listener in found]) * seconds)
+        for name, group in self._read(self._sockets).items():
+            self._wait(name, sum([listener.length for listener in group]) * seconds)
 
     def _wait(self, name: str, seconds: float) -> None:
         with self._lock:
@@ -106,20 +106,20 @@ class QueueMetrics:
         drops = CounterMetricFamily(*metrics.LISTEN_DROPS, labels=["socket"])
         waited = CounterMetricFamily(*metrics.LISTEN_QUEUE_SECONDS, labels=["socket"])
         totals = self._counted(queues)
-        for name, found in queues.items():
-            length.add_metric([name], sum([listener.length for listener in found]))
-            limit.add_metric([name], sum([listener.limit for listener in found]))
+        for name, group in queues.items():
+            length.add_metric([name], sum([listener.length for listener in group]))
+            limit.add_metric([name], sum([listener.limit for listener in group]))
             waited.add_metric([name], totals[name].seconds)
-            if all(listener.drops is not None for listener in found):
+            if all(listener.drops is not None for listener in group):
                 drops.add_metric([name], totals[name].drops)
         return [length, limit, waited, drops]
 
     def _counted(self, queues: dict[str, list[Listener]]) -> dict[str, QueueTotal]:
         """Count the drops of *queues*, and return all totals, which are written to the directory if they have changed."""
         with self._lock:
-            for name, found in queues.items():
-                counts = {listener.inode: listener.drops for listener in found if listener.drops is not None}
-                if len(counts) == len(found):
+            for name, group in queues.items():
+                counts = {listener.inode: listener.drops for listener in group if listener.drops is not None}
+                if len(counts) == len(group):
                     self._totals[name] = _more_drops(self._totals[name], counts)
             totals = dict(self._totals)
         if self._path is not None and totals != self._written:

@@ -66,14 +66,14 @@ class Workers:
         unknown.
         """
         now = self._clock()
-        found, before = [], self._ended
+        candidates, before = [], self._ended
         self._ended = {}
         for slot in slots:
             worker = _Worker(slot, self._columns_of(slot.layout), before.get(slot.key))
             self._ended[slot.key] = worker.ended
-            found.append(worker)
-        self._names |= {worker.name for worker in found if worker.serves or worker.claim.stage}
-        workers = [worker for worker in found if worker.name in self._names]
+            candidates.append(worker)
+        self._names |= {worker.name for worker in candidates if worker.serves or worker.claim.stage}
+        workers = [worker for worker in candidates if worker.name in self._names]
         alive = [worker for worker in workers if worker.alive and worker.claim.stage]
         return [
             *([_states(alive)] if hooked else []),
@@ -132,10 +132,10 @@ class Workers:
         return family
 
     def _columns_of(self, layout: Layout) -> _Columns:
-        found = self._columns.get(layout)
-        if found is None:
-            found = self._columns[layout] = _Columns(layout)
-        return found
+        columns = self._columns.get(layout)
+        if columns is None:
+            columns = self._columns[layout] = _Columns(layout)
+        return columns
 
 
 def has_hook(slots: Iterable[Reading]) -> bool:
@@ -241,9 +241,9 @@ class _Worker:
         self.alive = slot.live
         self.ended = columns.ended(slot.data, before)
         now = memoryview(slot.data).cast("d")
-        found = [now[column] for column in columns.in_progress] if slot.live else []
-        self.in_progress = sum([in_progress.number(value) for value in found])
-        self.starts = [start for value in found if (start := in_progress.start(value)) is not None]
+        values = [now[column] for column in columns.in_progress] if slot.live else []
+        self.in_progress = sum([in_progress.number(value) for value in values])
+        self.starts = [start for value in values if (start := in_progress.start(value)) is not None]
         # Whether the start of each request in progress is known.
         self.known = len(self.starts) == self.in_progress
         self.state = _STATES.get(slot.claim.stage) or ("busy" if self.in_progress else "idle")

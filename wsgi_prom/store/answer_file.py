@@ -98,8 +98,8 @@ def name(number: int) -> str:
 
 def numbers(names: Iterable[str]) -> list[int]:
     """Return the numbers of the slots that have such a file among *names*, in order."""
-    found = (_FILE.fullmatch(name) for name in names)
-    return sorted(int(match[1]) for match in found if match)
+    matches = (_FILE.fullmatch(name) for name in names)
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def encode(metrics: Iterable[Metric]) -> list[Family]:
@@ -162,9 +162,9 @@ def read(
 
     Raises FormatError for anything but what `write` has written, also for a file of other users than *owners*, uids; OSError.
     """
-    fd, found = directory_files.open_plain(name(number), owners, folder=folder)
+    fd, status = directory_files.open_plain(name(number), owners, folder=folder)
     try:
-        state = found.st_ino, found.st_mtime_ns, found.st_size
+        state = status.st_ino, status.st_mtime_ns, status.st_size
         if former is not None and former.state == state:
             return former
         data = os.pread(fd, MOST_BYTES + 1, 0)
@@ -183,8 +183,10 @@ def of_application(path: Path, number: int) -> list[Record]:
     """Return the records of the file of slot *number* in *path* that are the application's, and still true. Never raises."""
     try:
         with directory_files.opened(path) as folder:
-            found = read(folder, number, frozenset({os.fstat(folder).st_uid}))
-            return [record for record in found.records if not record.mode and record.until > time.monotonic()]
+            contents = read(folder, number, frozenset({os.fstat(folder).st_uid}))
+            return [
+                record for record in contents.records if not record.mode and record.until > time.monotonic()
+            ]
     except Exception:  # most slots have none, and one that is damaged may ask for any amount of memory
         return []
 

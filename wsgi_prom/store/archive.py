@@ -61,9 +61,9 @@ class Archive:
             if typ != "gauge":
                 self.sums[typ, key] = exact((*self.sums.get((typ, key), ()), value))
             elif not mode.startswith("live"):
-                found = Gauge((value,), timestamp, pid)
+                gauge = Gauge((value,), timestamp, pid)
                 before = self.gauges.get((mode, key))
-                self.gauges[mode, key] = found if before is None else _merged(mode, before, found)
+                self.gauges[mode, key] = gauge if before is None else _merged(mode, before, gauge)
 
     @classmethod
     def parse(cls, data: bytes) -> Archive:
@@ -109,14 +109,14 @@ def exact(values: Iterable[float]) -> tuple[float, ...]:
 
 def total(values: Iterable[float]) -> float:
     """Return the sum of *values*, rounded once, so that it is the same in any order."""
-    found = list(values)
+    terms = list(values)
     try:
-        return math.fsum(found)
+        return math.fsum(terms)
     except (
         OverflowError,
         ValueError,
     ):  # a partial sum is too large for a double, or there are infinities of both signs
-        return sum(found)
+        return sum(terms)
 
 
 def read(folder: int) -> Archive:
@@ -143,8 +143,8 @@ def ended_name(number: int, name: str) -> str:
 
 def ended(name: str) -> tuple[int, str] | None:
     """Return the generation and the former name in a *name* that `ended_name` has made, None for any other name."""
-    found = _ENDED.fullmatch(name)
-    return (int(found[1]), found[2]) if found and client_format.origin(found[2]) else None
+    match = _ENDED.fullmatch(name)
+    return (int(match[1]), match[2]) if match and client_format.origin(match[2]) else None
 
 
 def is_own(name: str) -> bool:
@@ -169,14 +169,14 @@ def process_has_ended(folder: int, name: str) -> bool:
         os.close(fd)
 
 
-def _merged(mode: str, before: Gauge, found: Gauge) -> Gauge:
+def _merged(mode: str, before: Gauge, after: Gauge) -> Gauge:
     if mode == "sum":
-        return Gauge(exact((*before.parts, *found.parts)), 0.0, "")
+        return Gauge(exact((*before.parts, *after.parts)), 0.0, "")
     if mode == "mostrecent":
-        return found if found.timestamp > before.timestamp else before
+        return after if after.timestamp > before.timestamp else before
     if mode in {"min", "max"}:
-        return (min if mode == "min" else max)(before, found, key=lambda gauge: gauge.parts[0])
-    return found
+        return (min if mode == "min" else max)(before, after, key=lambda gauge: gauge.parts[0])
+    return after
 
 
 def _text(item: Any) -> str:

@@ -38,9 +38,9 @@ Entry = tuple[str, float, float]  # a key, its value, and when it was set
 
 def origin(name: str) -> Origin | None:
     """Return what the *name* of a file says, None if the client library gives no such name."""
-    found = _FILE.fullmatch(name)
+    match = _FILE.fullmatch(name)
     # The identifier may hold underscores: the library allows any function in the place of os.getpid.
-    return Origin(found[1] or "gauge", found[2] or "", found[3]) if found else None
+    return Origin(match[1] or "gauge", match[2] or "", match[3]) if match else None
 
 
 def read_entries(fd: int) -> list[Entry]:

@@ -16,13 +16,13 @@ class Descriptor:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        found = os.fstat(fd)
-        self.identity = found.st_dev, found.st_ino
+        status = os.fstat(fd)
+        self.identity = status.st_dev, status.st_ino
 
     def number(self) -> int:
         """Return the number, for immediate use. Raises OSError if it is closed, or is another file's by now."""
-        found = os.fstat(self._fd)
-        if (found.st_dev, found.st_ino) != self.identity:
+        status = os.fstat(self._fd)
+        if (status.st_dev, status.st_ino) != self.identity:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self._fd
 

@@ -101,8 +101,8 @@ def check(path: Path, uid: int | None = None) -> None:
 
 def slot_numbers(path: Path) -> list[int]:
     """Return the numbers of the slots that have a value file in *path*, in order."""
-    found = (_SLOT_FILE.fullmatch(name) for name in os.listdir(path))
-    return sorted(int(match[1]) for match in found if match and match[2] == "values" and not match[3])
+    matches = (_SLOT_FILE.fullmatch(name) for name in os.listdir(path))
+    return sorted(int(match[1]) for match in matches if match and match[2] == "values" and not match[3])
 
 
 def client_files(folder: int | Path) -> list[str]:
@@ -163,8 +163,8 @@ def holders(path: Path, lock_file: LockFile) -> list[tuple[str, int]]:
     roles = [("exporter", locks.EXPORTER)]
     roles += [("server", byte) for byte in locks.SERVERS]
     roles += [(f"slot {number}", locks.FIRST_SLOT + number) for number in slot_numbers(path)]
-    found = [(role, lock_file.holder(byte)) for role, byte in roles if not lock_file.mine(byte)]
-    return [(role, pid) for role, pid in found if pid is not None]
+    held = [(role, lock_file.holder(byte)) for role, byte in roles if not lock_file.mine(byte)]
+    return [(role, pid) for role, pid in held if pid is not None]
 
 
 def clear(path: Path, lock_file: LockFile) -> None:
@@ -260,9 +260,9 @@ def sweep(own: Path, owner: Owner | None = None) -> None:
     users = {os.geteuid()} | ({owner[0]} if owner else set())
     for path in own.parent.iterdir():
         try:
-            found = path.lstat()
-            old = time.time() - found.st_mtime > _STALE_AFTER_SECONDS
-            if not (old and stat.S_ISDIR(found.st_mode) and found.st_uid in users):
+            status = path.lstat()
+            old = time.time() - status.st_mtime > _STALE_AFTER_SECONDS
+            if not (old and stat.S_ISDIR(status.st_mode) and status.st_uid in users):
                 continue
             server = stats_socket.server(path)
             if server is not None and is_temporary(server) and not os.path.lexists(server):
@@ -289,6 +289,6 @@ def _refuse_unwritable(path: Path, folder: int) -> None:
 
 def _remove(name: str, folder: int) -> None:
     with suppress(FileNotFoundError):
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
             os.unlink(name, dir_fd=folder)

@@ -47,19 +47,19 @@ def own_directory(path: Path, owner: Owner | None = None) -> Path:
     """
     uid = os.geteuid() if owner is None else owner[0]
     try:
-        found = path.stat()
-        roots = found.st_uid in {0, Path("/").stat().st_uid}
+        status = path.stat()
+        roots = status.st_uid in {0, Path("/").stat().st_uid}
     except OSError:
         return path
-    open_to_all = bool(found.st_mode & stat.S_IWOTH)
+    open_to_all = bool(status.st_mode & stat.S_IWOTH)
     # Root could make a directory where the workers' user cannot reach it.
     reached = (
         owner is None
-        or found.st_mode & stat.S_IXOTH
-        or (found.st_mode & stat.S_IXGRP and found.st_gid == owner[1])
+        or status.st_mode & stat.S_IXOTH
+        or (status.st_mode & stat.S_IXGRP and status.st_gid == owner[1])
     )
-    below = open_to_all or (roots and found.st_uid != uid and reached)
-    return path / f"wsgi_prom-{uid}" if stat.S_ISDIR(found.st_mode) and below else path
+    below = open_to_all or (roots and status.st_uid != uid and reached)
+    return path / f"wsgi_prom-{uid}" if stat.S_ISDIR(status.st_mode) and below else path
 
 
 @contextmanager
@@ -132,14 +132,14 @@ def open_file(name: str, folder: int, flags: int, *, create: bool = True) -> int
             if os.lstat(name, dir_fd=folder).st_uid != user.st_uid:
                 raise _not_own(name, os.lstat(name, dir_fd=folder), user) from error
             raise
-        found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == user.st_uid:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == user.st_uid:
             return fd
         os.close(fd)
-        if found.st_size or not os.geteuid() == found.st_uid != user.st_uid:
+        if status.st_size or not os.geteuid() == status.st_uid != user.st_uid:
             break
         time.sleep(_PAUSE_SECONDS)
-    raise _not_own(name, found, user)
+    raise _not_own(name, status, user)
 
 
 def read_file(name: str, folder: int, most: int) -> bytes:
@@ -200,18 +200,18 @@ def open_plain(
 
 def check_plain(fd: int, owners: frozenset[int] | None) -> os.stat_result:
     """Return the state of *fd*. Raises FormatError unless it is a plain file, and of one of *owners* unless they are None."""
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         raise FormatError("not a plain file")
-    if owners is not None and found.st_uid not in owners:
-        raise FormatError(f"belongs to uid {found.st_uid}, and others can write to the directory")
-    return found
+    if owners is not None and status.st_uid not in owners:
+        raise FormatError(f"belongs to uid {status.st_uid}, and others can write to the directory")
+    return status
 
 
-def _not_own(name: str, found: os.stat_result, user: os.stat_result) -> NotOwnFileError:
-    if found.st_uid != user.st_uid:
-        what = f"belongs to uid {found.st_uid}, the directory to uid {user.st_uid}"
-    elif stat.S_ISREG(found.st_mode):
+def _not_own(name: str, status: os.stat_result, user: os.stat_result) -> NotOwnFileError:
+    if status.st_uid != user.st_uid:
+        what = f"belongs to uid {status.st_uid}, the directory to uid {user.st_uid}"
+    elif stat.S_ISREG(status.st_mode):
         what = "has another name too"
     else:
         what = "is not a plain file"

@@ -112,8 +112,8 @@ class Descent:
         """Go on with what the link *name* says, if it is one."""
         link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._here)
         try:
-            found = os.fstat(link)
-            if not stat.S_ISLNK(found.st_mode):
+            status = os.fstat(link)
+            if not stat.S_ISLNK(status.st_mode):
                 if last:
                     raise self._error(" is not a directory", directory_errors.NO_DIRECTORY)
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
@@ -125,8 +125,8 @@ class Descent:
         if self._links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(self._path))
         self._passed.append((self._where, "belongs", self._found.st_uid))
-        self._passed.append((self._where / name, "is a link that belongs", found.st_uid))
-        self._chosen_by_root = self._chosen_by_root and self._fixed(self._found, found)
+        self._passed.append((self._where / name, "is a link that belongs", status.st_uid))
+        self._chosen_by_root = self._chosen_by_root and self._fixed(self._found, status)
         self._names += [(part, True) for part in reversed(target.split("/"))]
         if target.startswith("/"):
             os.close(self._here)
@@ -182,8 +182,8 @@ class Descent:
         os.mkdir(stage, 0o700, dir_fd=self._here)
         stage_fd = os.open(stage, _PASS_FLAGS, dir_fd=self._here)
         try:
-            found = os.fstat(stage_fd)
-            if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            status = os.fstat(stage_fd)
+            if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise OSError(errno.EPERM, "another user has replaced what was being made", name)
             try:
                 os.mkdir(stage, 0o700, dir_fd=stage_fd)

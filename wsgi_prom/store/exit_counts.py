@@ -35,8 +35,8 @@ def own(name: str) -> bool:
 
 def numbers(names: Iterable[str]) -> list[int]:
     """Return the numbers of the files among *names*, in order."""
-    found = (_FILE.fullmatch(name) for name in names)
-    return sorted(int(match[1]) for match in found if match and not match[2])
+    matches = (_FILE.fullmatch(name) for name in names)
+    return sorted(int(match[1]) for match in matches if match and not match[2])
 
 
 def read(folder: int, number: int) -> dict[str, int]:

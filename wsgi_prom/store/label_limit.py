@@ -103,13 +103,13 @@ class LabelSets:
     def _missing(self) -> bool:
         """Return whether the file is still to be opened, or was removed by somebody. Raises OSError for one too long."""
         try:
-            found = os.lstat(self._file)
+            status = os.lstat(self._file)
         except FileNotFoundError:
             return True
-        if found.st_size > _LARGEST:
+        if status.st_size > _LARGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self._file)
         opened = self._opened
-        return opened is None or opened.identity != (found.st_dev, found.st_ino) or not opened.is_open()
+        return opened is None or opened.identity != (status.st_dev, status.st_ino) or not opened.is_open()
 
     def _open(self) -> None:
         """Open the file; make it if there is none. Raises OSError."""

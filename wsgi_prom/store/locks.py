@@ -79,13 +79,13 @@ class LockFile:
     def within(cls, folder: int, directory: Path, *, create: bool = False) -> LockFile:
         """Do as `of`, for *directory* that is open as *folder*. With *create* the file is made if it is missing."""
         try:
-            found = os.lstat(NAME, dir_fd=folder)
+            status = os.lstat(NAME, dir_fd=folder)
         except FileNotFoundError:
             if not create:
                 raise
         else:
-            opened = cls._opened.get((found.st_dev, found.st_ino))
-            if opened is not None and opened._is(found):
+            opened = cls._opened.get((status.st_dev, status.st_ino))
+            if opened is not None and opened._is(status):
                 cls._known[directory] = opened
                 return opened
         try:
@@ -93,11 +93,11 @@ class LockFile:
         except directory_files.NotOwnFileError as error:
             problem = f": {NAME} in it {error.strerror}"
             raise directory_errors.error(directory, problem, directory_errors.FOREIGN_FILE) from error
-        found = os.fstat(fd)
+        status = os.fstat(fd)
         # The loser of a race between threads leaks its descriptor: by rule 1 it may not close it.
-        lock_file = cls._opened.setdefault((found.st_dev, found.st_ino), cls(fd))
-        if lock_file._fd != fd and not lock_file._is(found):
-            lock_file = cls._opened[found.st_dev, found.st_ino] = cls(fd)
+        lock_file = cls._opened.setdefault((status.st_dev, status.st_ino), cls(fd))
+        if lock_file._fd != fd and not lock_file._is(status):
+            lock_file = cls._opened[status.st_dev, status.st_ino] = cls(fd)
         cls._known[directory] = lock_file
         return lock_file
 
@@ -205,24 +205,24 @@ class LockFile:
         """Yield each byte of *wanted* that is held, in their order, and its `holder`."""
         try:
             # A query for an open-file lock also reports this process's own record locks.
-            found = dict(self._each_held(fcntl.F_OFD_GETLK, wanted))
+            held = dict(self._each_held(fcntl.F_OFD_GETLK, wanted))
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             # gVisor. This query leaves out what this process holds.
-            found = dict.fromkeys(filter(wanted.__contains__, self._own()), os.getpid())
-            found.update(self._each_held(fcntl.F_GETLK, wanted))
-        yield from sorted(found.items())
+            held = dict.fromkeys(filter(wanted.__contains__, self._own()), os.getpid())
+            held.update(self._each_held(fcntl.F_GETLK, wanted))
+        yield from sorted(held.items())
 
     def _each_held(self, command: int, wanted: range) -> Iterator[tuple[int, int]]:
         left = [wanted]
         while left:
             part = left.pop()
-            found = self._held(command, part) if part else None
+            answer = self._held(command, part) if part else None
             # Empty: an answer about other bytes, which would be the same again.
-            if found is not None and found[0]:
+            if answer is not None and answer[0]:
                 # The kernel tells any range that one process holds, not the first one.
-                held, pid = found
+                held, pid = answer
                 left += [range(part.start, held.start), range(held.stop, part.stop)]
                 # A process of ours holds a few side by side; another program may lock the whole file.
                 yield from ((byte, pid) for byte in held[:256])
@@ -246,8 +246,8 @@ class LockFile:
             if pid != os.getpid() and not self.mine(byte):
                 yield pid
 
-    def _is(self, found: os.stat_result) -> bool:
-        return (found.st_dev, found.st_ino) == self._file.identity and self._file.is_open()
+    def _is(self, status: os.stat_result) -> bool:
+        return (status.st_dev, status.st_ino) == self._file.identity and self._file.is_open()
 
     @contextmanager
     def _alone(self, byte: int) -> Iterator[bool]:

@@ -225,10 +225,10 @@ class SlotFiles:
     def _in_place(self, kind: str) -> bool:
         """Return whether the file of *kind* is the one that its name leads to."""
         try:
-            found = (self._path / directory.slot_file(self._number, kind)).lstat()
+            status = (self._path / directory.slot_file(self._number, kind)).lstat()
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == self._files[kind].identity
+        return (status.st_dev, status.st_ino) == self._files[kind].identity
 
     def _fd(self, kind: str) -> int:
         """Return a descriptor for immediate use; opened again if other code has closed it. Raises OSError."""

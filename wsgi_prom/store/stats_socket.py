@@ -32,8 +32,8 @@ def make(path: Path) -> Path | None:
     folder = _beside(path)
     with suppress(FileExistsError):  # after a reload
         folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    status = folder.lstat()
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
     place = folder / _NAME
     # Of servers that share a name, the first one has it.
     if not own or len(os.fsencode(place)) > _LONGEST_PATH or _answers(place):

@@ -82,8 +82,8 @@ class TextFile:
         if self._file is None:
             return True
         try:
-            found = os.lstat(self._path / directory.slot_file(self._number, directory.TEXTS))
-            if self._file.identity == (found.st_dev, found.st_ino) and found.st_size >= self._reserved:
+            status = os.lstat(self._path / directory.slot_file(self._number, directory.TEXTS))
+            if self._file.identity == (status.st_dev, status.st_ino) and status.st_size >= self._reserved:
                 head = os.pread(self._file.number(), text_format.HEADER_SIZE, 0)
                 text_format.check_header(head, self._nonce)
                 return True
