@@ -252,9 +252,39 @@ def test_a_registrar_that_cannot_be_started(
         "the registrar of the targets has ended (status -9); it is started again",
         (
             "the targets are not registered: the registrar cannot be started ([Errno 2] No such file or directory: "
-            "'/missing/python'). It is tried again every 2 s"
+            "'/missing/python'). It is tried again, at least once a minute"
         ),
     ] == caplog.messages
+
+
+def test_a_registrar_that_ends_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A registrar that registers and ends at once, as where there is no memory for it, is started less and less often."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho started >> {tmp_path}/starts\necho 0 1\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    registry = setting_values.registry(f"file:{tmp_path / 'shop.json'}")
+    now = [0.0]
+    kept = Registered(
+        Targets(tmp_path, setting_values.Address("127.0.0.1", 9464)), [registry], clock=lambda: now[0]
+    )
+
+    others = set(proc.children(os.getpid()))
+
+    def running() -> list[int]:
+        found = set(proc.children(os.getpid())) - others
+        return [pid for pid in found if live.stat_fields(pid)[:1] not in ([], ["Z"])]
+
+    for second in range(300):
+        now[0] = float(second)
+        kept.keep()
+        assert [] == live.eventually(running, lambda found: not found)
+    kept.end(replaced=False)
+    assert 9 == (tmp_path / "starts").read_text().count("started")
+    assert {"the registrar of the targets has ended (status 1); it is started again"} == set(caplog.messages)
+    assert len(caplog.messages) <= 9
 
 
 def test_a_registration_that_fails_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

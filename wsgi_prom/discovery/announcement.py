@@ -31,8 +31,9 @@ log = logging.getLogger("wsgi_prom")
 
 PATH: Final = "/sd"
 _PROGRAM: Final = "from wsgi_prom.cli import main; raise SystemExit(main())"
-# Between two registrars, of which the first has ended at once.
+# From the start of a registrar to that of the next one: the pause after the first, and the longest, if each ends soon.
 _PAUSE_SECONDS: Final = 2.0
+_LONGEST_PAUSE_SECONDS: Final = 60.0
 
 
 def announce(
@@ -50,13 +51,25 @@ def announce(
 
 
 class Registered:
-    """Keeps *targets* registered in *registries*, by a registrar, and tells where they are. For one thread, but for `collect`."""
+    """
+    Keeps *targets* registered in *registries*, by a registrar, and tells where they are. For one thread, but for `collect`.
 
-    def __init__(self, targets: Targets, registries: Sequence[Registry]) -> None:
+    *clock*, in seconds, measures how long a registrar has lived.
+    """
+
+    def __init__(
+        self,
+        targets: Targets,
+        registries: Sequence[Registry],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._targets = targets
         self._registries = registries
         self._registrar: subprocess.Popen[bytes] | None = None
-        self._next_start = 0.0
+        self._clock = clock
+        self._started = self._next_start = float("-inf")
+        self._pause = _PAUSE_SECONDS
         # The problem that was logged last, while it lasts.
         self._told = ""
         # Whether the targets are registered in each of the registries, by its number, as the registrar tells; and the beginning
@@ -83,9 +96,13 @@ class Registered:
             )
             self._close()
             self._registrar, self._works = None, {}
-        if time.monotonic() < self._next_start:
+        now = self._clock()
+        if now < self._next_start:
             return
-        self._next_start = time.monotonic() + _PAUSE_SECONDS
+        if now - self._started > _LONGEST_PAUSE_SECONDS:
+            self._pause = _PAUSE_SECONDS
+        self._started, self._next_start = now, now + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
         try:
             self._registrar = subprocess.Popen(
                 [sys.executable, "-P", "-S", "-c", _PROGRAM, "register", *self._targets.arguments()],
@@ -101,8 +118,8 @@ class Registered:
                 os.set_blocking(self._registrar.stdout.fileno(), False)
         except OSError as error:
             self._tell(
-                f"the targets are not registered: the registrar cannot be started ({error}). It is tried again every "
-                f"{_PAUSE_SECONDS:g} s"
+                f"the targets are not registered: the registrar cannot be started ({error}). It is tried again, at "
+                "least once a minute"
             )
 
     def _tell(self, problem: str) -> None:
