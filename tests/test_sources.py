@@ -21,6 +21,7 @@ from wsgi_prom import MetricsApp
 from wsgi_prom.exporter.app import ExporterApp
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.server.source import LONGEST, Source
+from wsgi_prom.server.sources import Sources
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory
 
@@ -253,3 +254,14 @@ def test_two_scrapes_at_a_time_wait_for_long(exporter: ExporterApp, stats: Stats
         # Of two that did not come at the same time, the second gets another reading.
         live.eventually(lambda: stats.answer() or all(future.done() for future in patient), bool)
         assert [1, 1] == [future.result()["uwsgi_up", frozenset()] for future in patient]
+
+
+def test_slots_that_tell_nothing_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where what the slots say of the workers cannot be used, scrape after scrape, each consequence is logged once."""
+    sources = Sources(hooked=True, concurrency=1, sockets=(), stats="")
+    for _ in range(3):
+        assert [] == sources.workers([object()])  # type: ignore[list-item]
+        assert [] == sources.worker_states([object()])  # type: ignore[list-item]
+    assert ["no metrics of the workers", "no states of the workers"] == [
+        message.partition(" (")[0] for message in caplog.messages
+    ]

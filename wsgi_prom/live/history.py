@@ -79,8 +79,8 @@ class History:
                 used = time.thread_time() - used
                 self._next = time.monotonic() + max(self._shared, used / self._busy - used)
             if not self._watched:
-                self._watched = True
                 threading.Thread(target=self._drop_when_idle, daemon=True).start()
+                self._watched = True
             return self._view
 
     def _add(self, figures: Figures) -> None:

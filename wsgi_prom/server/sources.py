@@ -11,7 +11,7 @@ import threading
 import time
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client.metrics_core import GaugeMetricFamily
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wsgi_prom")
 
+T = TypeVar("T")
+
 # Seconds until the next source is asked too. Most take a few milliseconds, and threads that compute at the same time contend
 # for the interpreter: with 32 workers of uWSGI, a tenth more CPU time.
 _ALONE: Final = 0.1
@@ -67,7 +69,7 @@ class Sources:
         # Sources that read the slots and the lock file, which are read for each page anyway.
         self._workers = Workers()
         self._inside: list[Read] = [partial(self._workers.families, hooked=hooked, concurrency=concurrency)]
-        self._failing: set[Read] = set()
+        self._failing: set[object] = set()
         # Each with the function that reads it.
         self._outside: list[tuple[Source, Read]] = []
         self._queues = queues = QueueMetrics(sockets) if sockets else None
@@ -114,22 +116,26 @@ class Sources:
         """
         found: list[Metric] = []
         for read in self._inside:
-            try:
-                found += read(slots)
-                self._failing.discard(read)
-            except Exception as error:
-                if read not in self._failing:
-                    log.warning("no metrics of the workers (%s: %s)", type(error).__name__, error)
-                self._failing.add(read)
+            found += self._tried("no metrics of the workers", read, slots)
         return found
 
     def worker_states(self, slots: list[Reading]) -> list[WorkerState]:
         """Return what the workers do, for the slots that `workers` was called with last. As it. Never raises."""
+        return self._tried("no states of the workers", self._workers.states, slots)
+
+    def _tried(
+        self, consequence: str, read: Callable[[list[Reading]], list[T]], slots: list[Reading]
+    ) -> list[T]:
+        """Return what *read* returns for *slots*; nothing if it fails, and log the *consequence* once while it does."""
         try:
-            return self._workers.states(slots)
+            found = read(slots)
         except Exception as error:
-            log.warning("no states of the workers (%s: %s)", type(error).__name__, error)
+            if read not in self._failing:
+                log.warning("%s (%s: %s)", consequence, type(error).__name__, error)
+            self._failing.add(read)
             return []
+        self._failing.discard(read)
+        return found
 
     def families(
         self, slots: list[Reading], arrival: float, deadline: float, collected: float = inf
