@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from test_collector import READS, write_slot
 from test_values import MODES
 
+from wsgi_prom.client import remove_methods
 from wsgi_prom.client.patch import install
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.store.current_slot import current_slot
@@ -506,3 +507,19 @@ def test_the_documentation_shows_what_there_is(tmp_path: Path) -> None:
             assert shown == server.get(path).body.decode()
         lines = [line for line in server.scrape().splitlines() if line.startswith("tasks_done")]
     assert steps[-1].shown.splitlines() == lines
+
+
+def test_a_metric_that_cannot_forget_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where a metric of the application's own making has not what the library's have, that is logged once, not at each use."""
+
+    class Strange:
+        def __init__(self) -> None:
+            self._metrics: dict[tuple[str, ...], Any] = {}
+
+    strange = Strange()
+    remove_methods.know(strange)
+    for _ in range(3):
+        remove_methods.forget_removed()
+    del strange
+    told = "what other processes have removed is not forgotten here (AttributeError: 'Strange' object has no attribute '_lock')"
+    assert [told] == caplog.messages

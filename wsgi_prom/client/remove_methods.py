@@ -7,7 +7,6 @@ children from their metrics, so that `labels()` makes new ones. Child objects th
 
 from __future__ import annotations
 
-import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from wsgi_prom.client.bound_row import BoundRow
-
-log = logging.getLogger("wsgi_prom")
 
 # By identity: the metrics that have children. A subclass of an application's may have no hash.
 _parents: Final[dict[int, weakref.ref[Any]]] = {}
@@ -48,8 +45,11 @@ def forget_removed() -> None:
     """Make all metrics forget the children whose rows were removed. Never raises."""
     try:
         _forget_removed()
-    except Exception:
-        log.warning("what other processes have removed is not forgotten here", exc_info=True)
+    except Exception as error:
+        # Once: it is tried at each `labels()` until it succeeds.
+        warn_once(
+            f"what other processes have removed is not forgotten here ({type(error).__name__}: {error})"
+        )
 
 
 def _forget_removed() -> None:
