@@ -51,6 +51,19 @@ QUEUE: Final = (
     "Time from the proxy's X-Request-Start or X-Queue-Start header to the application.",
 )
 
+# By its help text a metric of requests is told from one that the application has made, whatever their prefix.
+HELPS_OF_REQUESTS: Final = frozenset(
+    help_text
+    for _, help_text in (
+        REQUESTS, DURATION, FIRST_BYTE, CPU, IN_PROGRESS, EXCEPTIONS, ABORTED, REQUEST_SIZE, RESPONSE_SIZE, QUEUE
+    )
+)  # fmt: skip
+TAKEN: Final = (
+    "the application has metrics of wsgi_prom's names: {}. A sum over such a metric counts each request twice, or one of the two "
+    "is not shown"
+)
+TAKEN_REMEDY: Final = "Set WSGI_PROM_PREFIX, such as WSGI_PROM_PREFIX=shop_, or rename the application's"
+
 # The metrics that the setting `disable` may name, by their names on the page. The count of requests is always on.
 OPTIONAL: Final = frozenset(
     {
@@ -256,7 +269,7 @@ UNREADABLE: Final = (
 )
 CONFLICTS: Final = (
     "wsgi_prom_conflicting_metrics",
-    "Metrics that this scrape left out since another has the same name.",
+    "Metrics that this scrape left out since another has the same name, or shows beside another one of that name.",
 )
 SCRAPES: Final = (
     "wsgi_prom_scrapes",

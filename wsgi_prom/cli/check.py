@@ -51,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _findings(reference: str | None) -> Iterator[Finding]:
     named = reference is not None
+    settings: Settings | None = None
     unknown = unknown_variables(os.environ)
     try:
         settings = Settings.read(known_variables(os.environ), app=reference)
@@ -68,7 +69,7 @@ def _findings(reference: str | None) -> Iterator[Finding]:
     yield from _directory()
     for server in running_servers():
         yield Finding("running", None, str(server))
-    yield from check_application.findings(reference, "application" if named else "WSGI_PROM_APP")
+    yield from check_application.findings(reference, "application" if named else "WSGI_PROM_APP", settings)
 
 
 def _access(settings: Settings) -> Iterator[Finding]:

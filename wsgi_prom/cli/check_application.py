@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
 
+from wsgi_prom import metrics
 from wsgi_prom.app_interface import may_be_factory
 from wsgi_prom.app_reference import load
 from wsgi_prom.cli.output import Finding
@@ -24,15 +25,22 @@ from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.frameworks import detection
 from wsgi_prom.request.flask_wrappers import reaches_flask_unchanged
 from wsgi_prom.request.routes import REQUEST
+from wsgi_prom.request.row_schemas import Schemas
 from wsgi_prom.store import directory, environment
 from wsgi_prom.store.current_slot import current_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wsgi_prom.settings import Settings
 
-def findings(reference: str | None, setting: str) -> Iterator[Finding]:
-    """Check the application that *reference* names; *setting* is what messages call the reference."""
+
+def findings(reference: str | None, setting: str, settings: Settings | None) -> Iterator[Finding]:
+    """
+    Check the application that *reference* names; *setting* is what messages call the reference.
+
+    Without *settings*, the names of its metrics are not checked.
+    """
     if reference is None:
         remedy = "run wsgi-prom check MODULE:APP, or set WSGI_PROM_APP"
         yield Finding("application", None, "no application is named", remedy)
@@ -50,6 +58,8 @@ def findings(reference: str | None, setting: str) -> Iterator[Finding]:
         yield _application(reference, app)
         yield from _hook()
         yield from _routes(app)
+        if settings is not None:
+            yield from _names(settings)
 
 
 @contextmanager
@@ -119,6 +129,14 @@ def _routes(app: Any) -> Iterator[Finding]:
         remedies = [f"if it is {framework.name}'s, {framework.remedy}" for framework in detection.unadapted()]
         message = "only those that the application gives to wsgi_prom.set_route(environ, template) are seen"
         yield Finding("routes", None, message, "; ".join(remedies))
+
+
+def _names(settings: Settings) -> Iterator[Finding]:
+    """Look for metrics of the application, which was imported, that have the names of those of requests."""
+    families = [metric for schema in Schemas(settings).all for metric in schema.metrics]
+    names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in families}
+    if taken := sorted(names & patch.names_in_registry()):
+        yield Finding("metrics", False, metrics.TAKEN.format(", ".join(taken)), metrics.TAKEN_REMEDY)
 
 
 def _flask(app: Any, flask_app: Any) -> Finding:

@@ -65,6 +65,14 @@ def install() -> None:
         collector.merge = staticmethod(_with_warning(collector.merge))
 
 
+def names_in_registry() -> set[str]:
+    """Return the names of samples that metrics in the client library's default registry may have."""
+    found = registry.REGISTRY._collector_to_names.items()
+    return {
+        name for metric, names in found if isinstance(metric, metrics.MetricWrapperBase) for name in names
+    }
+
+
 def _is_of_client(kind: type) -> bool:
     # By type, since asking a proxy for its class (Werkzeug's LocalProxy) runs the application's code. The registry's
     # is abstract, and looks for any type's hash, which a metaclass may refuse.

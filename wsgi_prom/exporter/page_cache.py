@@ -16,12 +16,14 @@ import time
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
+from wsgi_prom import metrics
 from wsgi_prom.exporter.exposition import Renderer
 from wsgi_prom.exporter.target import Target, add_errors, own_metrics
 from wsgi_prom.merge.archiving import Archiver
 from wsgi_prom.merge.collector import Collector
 from wsgi_prom.merge.names import UNDERSCORES
 from wsgi_prom.server.sources import Sources
+from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -171,6 +173,8 @@ class Pages:
         if self._archiver is not None:
             self._archiver.archive_ended()
         self._families = self._collector.collect()
+        if taken := self._families.taken:
+            warn_once(f"{metrics.TAKEN.format(', '.join(taken))}. {metrics.TAKEN_REMEDY}")
         if self.path is not None:
             self._slots = self._collector.slots
             self._workers = self.sources.workers(self._slots)

@@ -18,6 +18,7 @@ from prometheus_client.samples import Exemplar
 
 from wsgi_prom.merge.children import CHILDREN
 from wsgi_prom.merge.names import distinct, label_name, metric_name, possible
+from wsgi_prom.metrics import HELPS_OF_REQUESTS
 from wsgi_prom.store import text_labels
 
 if TYPE_CHECKING:
@@ -121,8 +122,16 @@ class Families:
         self._families: dict[str, Family] = {}
         # By the schema's identity, since its hash costs more than everything else here. The sums keep it alive.
         self._plans: dict[int, list[Plan]] = {}
+        # Names of the metrics of requests, and of others.
+        self._of_requests: set[str] = set()
+        self._of_code: set[str] = set()
         self._met = 0
         self._sums = sums
+
+    @property
+    def taken(self) -> list[str]:
+        """The names, as on a page, of metrics of requests that the application has given to its own metrics as well."""
+        return sorted(self._of_requests & self._of_code)
 
     def __iter__(self) -> Iterator[Family]:
         return iter([self._families[name] for name in sorted(self._families)])
@@ -187,10 +196,19 @@ class Families:
 
     def _plan(self, schema: Schema) -> Iterator[Plan]:
         for metric in schema.metrics:
+            self._note_origin(schema, metric)
             names = sorted((schema.labelnames[n], n) for n in metric.labels)
             family = self._family(metric, tuple([name for name, _ in names]))
             if family is not None:
                 yield family, metric, names
+
+    def _note_origin(self, schema: Schema, metric: Metric) -> None:
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        if metric.help in HELPS_OF_REQUESTS:
+            self._of_requests.add(name)
+        # Else another version of wsgi_prom's, with other help texts, in a slot of before a reload.
+        elif len(schema.metrics) == 1:
+            self._of_code.add(name)
 
     def _family(self, metric: Metric, labelnames: tuple[str, ...]) -> Family | None:
         own = {"histogram": ("le",), "stateset": (metric.name,)}
