@@ -127,6 +127,10 @@ DJANGO_COUNTS: dict[str, dict[str, float]] = {
     },
     "django_http_requests_total_by_method_total": {"GET": 5, "POST": 1},
     "django_http_requests_total_by_transport_total": {"http": 6},
+    "django_http_requests_total_by_view_transport_method_total": {
+        "GET http peer_django.index": 1, "GET http peer_django.template": 1, "GET http peer_django.stream": 1,
+        "GET http peer_django.fail": 1, "GET http peer_django.model": 1, "POST http peer_django.index": 1,
+    },
     "django_http_responses_total_by_templatename_total": {"peer.html": 1},
     "django_http_responses_total_by_status_total": {"200": 5, "500": 1},
     "django_http_responses_total_by_charset_total": {"utf-8": 6},
