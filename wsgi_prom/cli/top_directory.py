@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class DirectoryFigures:
-    """The figures of the directory *path*. For one thread. Raises DirectoryError when the directory cannot be read."""
+    """The figures of the directory *path*. For one thread at a time. Raises DirectoryError when the directory cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -33,7 +33,8 @@ class AnswerError(WsgiPromError):
 
 class UrlViews:
     """
-    The views of the exporter at *url*, or at `unix:/PATH`. For one thread. Raises SettingError for what cannot be used.
+    The views of the exporter at *url*, or at `unix:/PATH`. For one thread at a time. Raises SettingError for what cannot be
+    used.
 
     *cert_file* and *key_file*: a client certificate.
     """
