@@ -27,7 +27,7 @@ from wsgi_prom.store import claims, in_progress
 from wsgi_prom.store.claims import Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Hashable, Iterable
 
     from prometheus_client.metrics_core import Metric
 
@@ -41,15 +41,9 @@ _FEW: Final = 32
 
 
 class Workers:
-    """The workers of one directory. Not for two threads at once. *clock* and *wall_clock* return seconds: tests give them."""
+    """The workers of one directory. Not for two threads at once."""
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._clock = clock
-        self._wall_clock = wall_clock
+    def __init__(self) -> None:
         self._columns: weakref.WeakKeyDictionary[Layout, _Columns] = weakref.WeakKeyDictionary()
         # By slot, as of the last scrape: those of a slot that has not changed are not added up again.
         self._ended: dict[Hashable, _Ended] = {}
@@ -65,7 +59,7 @@ class Workers:
         *hooked*: a server's hook says which they are. *concurrency* is how many requests a worker serves at a time, 0 if
         unknown.
         """
-        now = self._clock()
+        now = time.monotonic()
         candidates, before = [], self._ended
         self._ended = {}
         for slot in slots:
@@ -84,7 +78,7 @@ class Workers:
 
     def states(self, slots: Iterable[Reading]) -> list[WorkerState]:
         """Return what the workers that live are doing, as *slots* tell, those of the last call of `families`."""
-        now, here = self._clock(), claims.namespace()
+        now, here = time.monotonic(), claims.namespace()
         found = []
         for slot in slots:
             if slot.live and slot.name in self._names:
@@ -107,7 +101,7 @@ class Workers:
         requests = CounterMetricFamily(*metrics.WORKER_REQUESTS, labels=["worker"])
         started = GaugeMetricFamily(*metrics.WORKER_START, labels=["worker"])
         # To the tick: the two clocks are read one after the other, and a start is to be the same at each scrape.
-        boot = round(self._wall_clock() - time.clock_gettime(time.CLOCK_BOOTTIME), 2)
+        boot = round(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME), 2)
         # Added up: a slot that is gone, with its directory, may have had the number of one that is there.
         seconds: defaultdict[str, float] = defaultdict(float)
         served: defaultdict[str, float] = defaultdict(float)

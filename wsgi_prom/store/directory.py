@@ -86,14 +86,14 @@ def prepare(path: Path, *, new: bool = False, owner: Owner | None = None) -> Loc
     raise directory_errors.error(path, said, directory_errors.WRITABLE) from problem
 
 
-def check(path: Path, uid: int | None = None) -> None:
+def check(path: Path) -> None:
     """
-    Raise DirectoryError unless *path* is a directory that nobody but *uid* (the caller) and root can write to.
+    Raise DirectoryError unless *path* is a directory that nobody but the caller and root can write to.
 
     Nothing is made. What a third user owns is refused: the directory, one above it, a link on the way.
     """
     try:
-        with directory_files.opened(path, os.geteuid() if uid is None else uid) as folder:
+        with directory_files.opened(path, os.geteuid()) as folder:
             _refuse_unwritable(path, folder)
     except OSError as error:
         raise directory_errors.error(path, f": {error.strerror or error}", directory_errors.OWN) from error

@@ -37,7 +37,7 @@ def configured() -> Path | None:
     server's: it is not the user's.
     """
     value = os.environ.get(VARIABLE)
-    if not value or value == _announced(os.environ)[1]:
+    if not value or value == _announced()[1]:
         return None
     return Path(value)
 
@@ -86,7 +86,7 @@ def of_program(role: str, name: str | None, startup: str) -> dict[str, str]:
 
 def announced(master: int | None = None) -> Path | None:
     """Return the directory of the server that this process belongs to, only if its master is *master* where that is given."""
-    pid, path = _announced(os.environ)
+    pid, path = _announced()
     named = configured()
     if not path or master not in {None, pid}:
         return None
@@ -94,6 +94,7 @@ def announced(master: int | None = None) -> Path | None:
     return Path(path) if named is None or Path(path).is_relative_to(named) else None
 
 
-def _announced(environ: MutableMapping[str, str]) -> tuple[int, str]:
-    pid, _, path = environ.get(_SERVER, "").partition(" ")
+def _announced() -> tuple[int, str]:
+    """Return the pid of the master that has announced a directory to this process, and the directory; 0 and nothing for none."""
+    pid, _, path = os.environ.get(_SERVER, "").partition(" ")
     return (int(pid), path) if pid.isdecimal() and path.startswith("/") else (0, "")

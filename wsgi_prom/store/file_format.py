@@ -118,9 +118,9 @@ def keys_header(nonce: int) -> bytes:
     return b"wsgi_prom keys %d %016x\n" % (VERSION, nonce)
 
 
-def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6, removed: int = 0) -> bytes:
+def pack_header(nonce: int, committed: int, claim: tuple[int, ...] = (0,) * 6) -> bytes:
     """Return the head of a value file; *committed* are bytes of its key file, whose own header is the least."""
-    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim, removed)
+    return HEADER.pack(MAGIC, VERSION, nonce, committed, *claim, 0)
 
 
 def unpack_header(data: bytes) -> tuple[int, int]:

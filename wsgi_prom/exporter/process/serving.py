@@ -78,9 +78,9 @@ class ServingProcess:
         listening: Listening,
         server: Any,
         files: dict[str, tuple[int, int]],
-        supervisor: int | None = None,
-        master: MasterWatch | None = None,
-        announcement: Announcement | None = None,
+        supervisor: int | None,
+        master: MasterWatch | None,
+        announcement: Announcement | None,
     ) -> None:
         self._announcement = announcement
         self._lock = lock
