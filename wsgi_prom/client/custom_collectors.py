@@ -74,7 +74,7 @@ class AskedGauge(Asked):
         gauge = self._reference()
         if gauge is None:
             return []
-        labels = _labels(gauge)
+        labels = dict(zip(gauge._labelnames, gauge._labelvalues, strict=True))
         metric = Metric(gauge._name, gauge._documentation, "gauge")
         metric.unit = gauge._unit
         for suffix, more, value, *_ in gauge._child_samples():
@@ -204,10 +204,6 @@ def _is_unmerged(collector: Any) -> bool:
 def _class_name(collector: Any) -> str:
     kind = type(collector)
     return f"{kind.__module__}.{kind.__qualname__}"[:_LONGEST_NAME]
-
-
-def _labels(gauge: Any) -> dict[str, str]:
-    return dict(zip(gauge._labelnames, gauge._labelvalues, strict=True))
 
 
 def _mode(collector: Any) -> str:

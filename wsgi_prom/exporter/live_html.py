@@ -66,7 +66,7 @@ def page(
 <div id="controls"><a href="{escape(_href(order))}">Update</a></div>
 </div>
 <p id="problem" role="status"></p>
-<div class="live cards" id="cards">{_cards(view)}</div>
+<div class="live cards" id="cards">{_requests(view)}{_latency(view)}{_utilisation(view)}{_queue(view)}</div>
 {_table(tables.ROUTES, view.routes, order)}
 {_table(tables.WORKERS, view.workers, order)}
 <div class="two">{_queues(view)}{_exits(view)}</div>
@@ -85,10 +85,6 @@ def _period(view: View) -> str:
     if not view.readable:
         told += " <strong>The directory cannot be read: counters are those of the last time that it could.</strong>"
     return told
-
-
-def _cards(view: View) -> str:
-    return "".join((_requests(view), _latency(view), _utilisation(view), _queue(view)))
 
 
 def _requests(view: View) -> str:
