@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
@@ -12,6 +12,9 @@ from wsgi_prom.store import directory_files, directory_names, environment
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
+
+T = TypeVar("T")
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +40,7 @@ def _of_name(name: str) -> Path:
     if own.exists() or os.geteuid() != 0:
         return own
     directories = sorted(own.parent.glob(f"wsgi_prom-*.{name}"))
-    if len(directories) > 1:
-        raise DirectoryError(
-            f"{len(directories)} users have a directory of {name}. Choose one with --directory:",
-            *map(str, directories),
-        )
-    return directories[0] if directories else own
+    return _only(directories, f"{len(directories)} users have a directory of {name}") or own
 
 
 def _own(path: Path) -> Path:
@@ -57,26 +55,25 @@ def _own(path: Path) -> Path:
         for folder in sorted(path.glob("wsgi_prom-*"))
         if folder.name == f"wsgi_prom-{folder.lstat().st_uid}"
     ]
-    if len(directories) > 1:
-        raise DirectoryError(
-            f"{path} is shared by {len(directories)} users. Choose one with --directory:",
-            *map(str, directories),
-        )
-    return directories[0] if directories else own
+    return _only(directories, f"{path} is shared by {len(directories)} users") or own
 
 
 def _only_server() -> Path:
     servers = running_servers()
-    if len(servers) == 1:
-        return servers[0].directory
-    if not servers:
+    server = _only(servers, f"{len(servers)} servers are running")
+    if server is None:
         raise DirectoryError(
             "found no running server of this user. Run the command as the server's user or as root, give --directory, or set "
             f"{environment.VARIABLE}."
         )
-    raise DirectoryError(
-        f"{len(servers)} servers are running. Choose one with --directory:", *map(str, servers)
-    )
+    return server.directory
+
+
+def _only(choices: Sequence[T], problem: str) -> T | None:
+    """Return the only one of *choices*, None if there is none. Raises DirectoryError, which says *problem*, if there are more."""
+    if len(choices) > 1:
+        raise DirectoryError(f"{problem}. Choose one with --directory:", *map(str, choices))
+    return choices[0] if choices else None
 
 
 def exists(path: Path) -> bool:

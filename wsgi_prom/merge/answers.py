@@ -13,16 +13,19 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from prometheus_client.metrics_core import METRIC_TYPES, Metric
+from prometheus_client.metrics_core import METRIC_TYPES
 from prometheus_client.samples import Exemplar, Sample
 
 from wsgi_prom.merge.children import MERGES
+from wsgi_prom.merge.families import client_metric
 from wsgi_prom.merge.names import beside_pid, possible
 from wsgi_prom.store import answer_file, directory_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from prometheus_client.metrics_core import Metric
 
     from wsgi_prom.merge.children import Labels
     from wsgi_prom.merge.families import Families
@@ -135,7 +138,7 @@ class _Merger:
             self._result.conflicts.add(name)
             return
         if name not in self._metrics:
-            self._metrics[name] = _metric(family)
+            self._metrics[name] = client_metric(name, family.documentation, family.type, family.unit)
         self._names.update(dict.fromkeys(names, name))
         answers = self._answers.setdefault(name, {})
         for sample in family.samples:
@@ -177,13 +180,6 @@ class _Merger:
                 self._result.more[family.name] = more
         self._result.metrics.sort(key=lambda metric: metric.name)
         return self._result
-
-
-def _metric(family: Family) -> Metric:
-    # Not by the constructor: the application may validate names by other rules than the exporter.
-    metric = Metric("_", family.documentation, family.type)
-    metric.name, metric.unit = family.name, family.unit
-    return metric
 
 
 def _merged(key: Key, mode: str, answers: list[_Answer]) -> Sample:

@@ -139,9 +139,7 @@ class Families:
     def to_metrics(self) -> Iterator[core.Metric]:
         """Return the families as the client library's objects, for code that works with those."""
         for family in self:
-            metric = core.Metric("_", family.help, family.type)
-            # Not by the constructor: the application may validate names by other rules than when it made the metric.
-            metric.name, metric.unit = family.name, family.unit
+            metric = client_metric(family.name, family.help, family.type, family.unit)
             exemplars, more = family.exemplars, self.more.get(family.name, {})
             for at, ((name, labels), value) in enumerate(zip(family.samples, family.values, strict=True)):
                 if not more or (name, tuple(sorted(labels))) not in more:
@@ -225,6 +223,14 @@ class Families:
         family.labelnames.add(labelnames)
         family.unit = family.unit or metric.unit  # which files of the client library do not tell
         return family
+
+
+def client_metric(name: str, text: str, kind: str, unit: str) -> core.Metric:
+    """Return a metric of the client library, without samples."""
+    metric = core.Metric("_", text, kind)
+    # Not by the constructor: the application may validate names by other rules now, or than this process does.
+    metric.name, metric.unit = name, unit
+    return metric
 
 
 def _sample_names(metric: Metric | Family) -> set[str]:

@@ -167,14 +167,14 @@ class LockFile:
         """
         if self.mine(byte):
             # It may be lost (rule 1), as after a backup of the directory by code of this process.
-            return self._lock(byte)
+            return self._lock(byte, fcntl.LOCK_EX)
         with self._alone(byte) as alone:
             # The kernel gives a process what it has.
-            return alone and self.holder(byte) is None and self._lock(byte)
+            return alone and self.holder(byte) is None and self._lock(byte, fcntl.LOCK_EX)
 
-    def _lock(self, byte: int) -> bool:
+    def _lock(self, byte: int, kind: int) -> bool:
         try:
-            fcntl.lockf(self._file.number(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self._file.number(), kind | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):  # POSIX lets a system choose between EAGAIN and EACCES
             self._own().discard(byte)
             return False
@@ -182,15 +182,8 @@ class LockFile:
         return True
 
     def share(self, byte: int) -> bool:
-        """
-        Take *byte* beside others who share it, or share what this process held alone. False if another has it alone.
-        """
-        try:
-            fcntl.lockf(self._file.number(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError):
-            return False
-        self._own().add(byte)
-        return True
+        """Take *byte* beside others who share it, or share what this process held alone. False if another has it alone."""
+        return self._lock(byte, fcntl.LOCK_SH)
 
     def release(self, byte: int) -> None:
         self._own().discard(byte)
