@@ -45,7 +45,7 @@ class BoundRow(RemovableBinding):
         if self._columns is columns and self._start == start:
             return
         if self._made <= -columns[start]:
-            # A fork inherits what others have removed since it was made, from a parent that has no slot and was not told.
+            # The label set was removed after this row was made: in a fork of a process that had no slot, and so was not told.
             self.detach()
             current_slot.removals.alert()
             return

@@ -88,8 +88,8 @@ def begin_of(recorder: Recorder) -> Callable[[MeasuredRequest, WSGIEnvironment],
         request.own_extras = None
         request.started = started = perf_counter()
         try:
-            # A class is kept for the process, since a look at each request's takes 300 instructions; a function, as uWSGI's, is
-            # not.
+            # A file_wrapper that is a class is looked for once, since a look takes 300 instructions. A function, as uWSGI's, is
+            # replaced in each environ.
             if not knows_file_wrapper:
                 knows_file_wrapper = request.see_file_wrapper()
             if (counts_received and ("CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ)) or (
@@ -138,7 +138,7 @@ def record_of(recorder: Recorder) -> Callable[[MeasuredRequest, bytes], None]:
             # dismissed the request, for a middleware inside.
             if (extras is None or not extras.slow) and _fork_guard[1] and request.token is current_slot.token:
                 row = requests[request.method][labels][request.status]
-                # First: the row of a response that may have no body has no such column, and `end` is left to decide.
+                # First: the row of a response that may have no body lacks this column, and the error leaves it to `end`.
                 if sent and counts_sent:
                     row[sent_column] += sent
                 row[0] += seconds
