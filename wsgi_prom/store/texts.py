@@ -28,7 +28,6 @@ log = logging.getLogger("wsgi_prom")
 
 _ERRORS: Final = schemas.counter(*metrics.ERRORS, ("stage",))
 _STAGE: Final = "texts"
-_COUNT: Final = (_ERRORS.metrics[0].count or (0, 1))[0]
 
 
 class Texts:
@@ -62,7 +61,7 @@ class Texts:
                 fits = own.write(current.slot, column) and fits
             if not fits:
                 columns, first = current.row(_ERRORS, (_STAGE,))
-                columns[first + _COUNT] += 1.0
+                columns[first] += 1.0
             current.look_for_incomplete()
         # Without the lock: see `CurrentSlot.prepare`.
         if not fits and not self._said:
