@@ -42,6 +42,19 @@ def test_a_taken_metrics_port_does_not_keep_the_application_from_serving(name: s
     assert {("/", "200"): 10} == counted
 
 
+@pytest.mark.parametrize(("app", "told"), [("metered:app", 1), ("plain:app", 0)])
+def test_two_applications_in_one_directory_are_told(app: str, told: int, tmp_path: Path) -> None:
+    """The second server in a directory says so if its application is another one: the page shows both as one."""
+    folder = str(tmp_path / "metrics")
+    with live.gunicorn("plain:app", workers=1, PROMETHEUS_MULTIPROC_DIR=folder) as first:
+        first.samples()
+        with live.gunicorn(app, workers=1, PROMETHEUS_MULTIPROC_DIR=folder) as second:
+            second.get("/")
+            log = second.log()
+    assert told == log.count(f"wsgi_prom: {folder} is the directory of plain:app as well: ")
+    assert told == log.count("unset PROMETHEUS_MULTIPROC_DIR")
+
+
 # A shared memory of its own for the command, so that servers of other tests leave nothing in it.
 PRIVATE = 'mount -t tmpfs private /dev/shm && "$@"; code=$?; ls -A /dev/shm > shared-memory; exit $code'
 

@@ -24,7 +24,7 @@ def messages() -> str:
 
 def test_the_log_lines_that_it_quotes_are_written() -> None:
     """Each text that the log is said to have is part of a message of the package."""
-    assert len(QUOTED) == 8
+    assert len(QUOTED) == 9
     written = messages()
     assert [] == [text for text in QUOTED if text.rstrip(":") not in written]
 

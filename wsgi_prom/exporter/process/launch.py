@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -83,6 +84,7 @@ def launch(
     reload = reload or (running is not None and _shows_less(running, target))
     if running is not None and not reload:
         _warn_of_other_settings(path, running, environ)
+        _warn_of_other_application(path, running, target)
         return
     try:
         command = _command(path, address, target)
@@ -179,6 +181,18 @@ def _warn_of_other_settings(path: Path, running: int, environ: dict[str, str]) -
             "the exporter of %s (pid %d) was started with other settings (%s) and keeps them. Give all servers of the "
             "directory the same settings, and reload the one that started the exporter",
             path, running, ", ".join(names),
+        )  # fmt: skip
+
+
+def _warn_of_other_application(path: Path, running: int, target: Target) -> None:
+    """Log that the exporter *running* was started for another application, which is often a mistake."""
+    arguments = _arguments(running)
+    other = dict(pairwise(arguments)).get("--application", "")
+    if target.application not in {"", other} and other:
+        log.warning(
+            "%s is the directory of %s as well: the page shows both applications as one. Unless they are one, give this server "
+            "a directory of its own: unset PROMETHEUS_MULTIPROC_DIR and WSGI_PROM_NAME, or set them to another value",
+            path, other,
         )  # fmt: skip
 
 
