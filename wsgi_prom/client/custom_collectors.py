@@ -223,8 +223,7 @@ def _take_from_slot(gauge: Any) -> None:
     gauge._value = client_values.MutexValue("gauge", gauge._name, gauge._name, (), (), "")  # type: ignore[no-untyped-call]
     row = value._row if isinstance(value, SlotValue) else None
     if row is not None:
-        if not current_slot.fork_guard[1]:
-            current_slot.part_from_parent()
+        current_slot.part_from_parent()
         with current_slot.lock:
             # Not by a removal, which looks at all rows, and which other children of the gauge would be looked at for.
             slot = current_slot.slot

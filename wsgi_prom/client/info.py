@@ -55,8 +55,7 @@ class InfoRow(BoundRow):
             columns[first] = max(columns[first], self._columns[self._start + 1])
 
     def set(self, labels: dict[str, str]) -> None:
-        if not current_slot.fork_guard[0]:
-            current_slot.prepare()
+        current_slot.prepare()
         if self.is_removed():
             return
         with current_slot.lock:

@@ -53,8 +53,7 @@ def forget_removed() -> None:
 
 
 def _forget_removed() -> None:
-    if not current_slot.fork_guard[1]:
-        current_slot.part_from_parent()
+    current_slot.part_from_parent()
     number = current_slot.removals.word[0]
     for parent in [reference() for reference in list(_parents.values())]:
         if parent is not None:

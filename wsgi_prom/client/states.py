@@ -52,8 +52,7 @@ class StateRow(BoundRow):
 
     def set(self, state: str, when: float | None) -> None:
         ordinal = float(self.row[0].metrics[0].states.index(state))
-        if not current_slot.fork_guard[0]:
-            current_slot.prepare()
+        current_slot.prepare()
         with current_slot.lock:
             if not self.is_removed():
                 self._columns[self._start + 1] = ordinal

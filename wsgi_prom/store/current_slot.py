@@ -42,8 +42,8 @@ class CurrentSlot:
     """
     The process's slot, and all that records into it. Fork and thread safe.
 
-    Code that records calls `prepare` first if `fork_guard[0]` is 0: before the first record of each process, and while something is
-    wrong. *guard* is the two-byte fork guard, and *clock* returns seconds: tests give them.
+    Code that records calls `prepare` first, or looks itself whether `fork_guard[0]` is 0, which saves a call: it is before the first
+    record of each process, and while something is wrong. *guard* is the two-byte fork guard, and *clock* returns seconds: tests give them.
     """
 
     def __init__(self, guard: ForkGuard | None = None, clock: Callable[[], float] = monotonic) -> None:
@@ -100,8 +100,7 @@ class CurrentSlot:
 
     def tell_stage(self, stage: Stage) -> None:
         """Set the stage of this worker, for scrapes. A forked child has none until it sets its own."""
-        if not self.fork_guard[1]:
-            self.part_from_parent()
+        self.part_from_parent()
         with self.lock:
             self.stage = stage
             if isinstance(self.slot, SharedSlot):
@@ -109,8 +108,7 @@ class CurrentSlot:
 
     def add(self, binding: Binding) -> None:
         """Bind *binding* to the current slot, and to each later one for as long as it is referenced."""
-        if not self.fork_guard[1]:
-            self.part_from_parent()
+        self.part_from_parent()
         with self.lock:
             self._bindings.add(binding)
             self.look_for_incomplete()
@@ -124,8 +122,7 @@ class CurrentSlot:
 
     def remove(self, removal: Removal) -> Slot:
         """Remove the rows that *removal* covers from this process's slot, and return that."""
-        if not self.fork_guard[1]:
-            self.part_from_parent()
+        self.part_from_parent()
         with self.lock:
             if self._former is not None:
                 self._former.remove(removal)
@@ -137,9 +134,9 @@ class CurrentSlot:
         Prepare this process to record: leave the parent's slot if it was forked, and claim its own.
 
         Never raises: where no slot can be had, or no space in it, that is logged once, the process goes on recording
-        in its own memory, and this is tried again.
+        in its own memory, and this is tried again. Does nothing where it is not needed.
         """
-        if self.fork_guard[1] and not self._tries.due():
+        if self.fork_guard[0] or (self.fork_guard[1] and not self._tries.due()):
             return
         began = self._clock()
         with self._own_lock():
@@ -184,8 +181,11 @@ class CurrentSlot:
         """
         In a forked child, stop using the parent's slot, without claiming another one.
 
-        An application that shares no directory goes on with a copy of its parent's figures, as the client library does.
+        An application that shares no directory goes on with a copy of its parent's figures, as the client library does. Does
+        nothing in any other process.
         """
+        if self.fork_guard[1]:
+            return
         with self._own_lock():
             inherited, memory = self.slot, MemorySlot()
             # After the look at the slot: a signal handler that records in the middle of this does all of it, and claims a

@@ -44,8 +44,7 @@ class Texts:
     def put(self, row: Row, column: int, text: Text) -> None:
         """Store *text* for *column* of *row*, in the place of the former one."""
         current = self._current
-        if not current.fork_guard[0]:
-            current.prepare()
+        current.prepare()
         if not self._bound:
             self._bound = True
             current.add(self)
@@ -85,8 +84,7 @@ class Texts:
 
     def of(self, row: Row) -> Mapping[int, Text]:
         """Return the texts of *row* by column."""
-        if not self._current.fork_guard[1]:
-            self._current.part_from_parent()
+        self._current.part_from_parent()
         with self._current.lock:
             own = self._own.get(row)
             return {} if own is None else dict(own.texts)
