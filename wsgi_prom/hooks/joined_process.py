@@ -182,7 +182,7 @@ def _serve(path: Path, address: Address, application: str) -> None:
             lock_file = LockFile.of(path)
             if lock_file.holder(locks.EXPORTER) is not None:
                 problem, pause, unserved = "", _LOOK_SECONDS, 0
-            elif not any(True for _ in lock_file.servers()):
+            elif not lock_file.has_servers():
                 launch(path, address, target=Target(application), environ=environ)
                 # Longer than it takes to come up. One that ends at once, which says why, is started less and less often.
                 time.sleep(_START_SECONDS)

@@ -109,7 +109,7 @@ class Reader:
         """
         if any(slot.live for slot in slots) or not any(slot.claim.stage for slot in slots):
             return True
-        return any(True for _ in LockFile.of(self.path).servers())
+        return LockFile.of(self.path).has_servers()
 
     def _of_family(self, family: Family, more: dict[tuple[str, Labels], float]) -> Metric:
         children = []

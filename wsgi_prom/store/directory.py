@@ -245,9 +245,7 @@ def _empty(path: Path, folder: int, lock_file: LockFile) -> bool:
 
 def _in_use(path: Path, *lock_files: LockFile) -> bool:
     named = directory_names.is_named(path)
-    return any(
-        any(True for _ in file.servers()) or (named and named_directory.in_use(file)) for file in lock_files
-    )
+    return any(file.has_servers() or (named and named_directory.in_use(file)) for file in lock_files)
 
 
 def sweep(own: Path, owner: Owner | None = None) -> None:

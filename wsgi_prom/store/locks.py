@@ -239,6 +239,10 @@ class LockFile:
             if pid != os.getpid() and not self.mine(byte):
                 yield pid
 
+    def has_servers(self) -> bool:
+        """Return whether another process is the master of a server here."""
+        return any(True for _ in self.servers())
+
     def _is(self, status: os.stat_result) -> bool:
         return (status.st_dev, status.st_ino) == self._file.identity and self._file.is_open()
 

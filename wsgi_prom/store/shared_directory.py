@@ -26,7 +26,7 @@ def shared_directory() -> Path | None:
         if environment.announced(os.getpid()) is not None:
             return found
         with suppress(OSError, DirectoryError):
-            if any(True for _ in LockFile.of(found).servers()):
+            if LockFile.of(found).has_servers():
                 return found
     named = environment.configured()
     return named and directory_files.own_directory(named)
