@@ -517,7 +517,7 @@ def test_a_metric_that_cannot_forget_is_told_once(caplog: pytest.LogCaptureFixtu
             self._metrics: dict[tuple[str, ...], Any] = {}
 
     strange = Strange()
-    remove_methods.know(strange)
+    remove_methods.register(strange)
     for _ in range(3):
         remove_methods.forget_removed()
     del strange

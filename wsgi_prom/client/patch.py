@@ -101,7 +101,7 @@ def _with_fast_path(labels: Callable[..., Any]) -> Callable[..., Any]:
         child = None if labelkwargs else getattr(self, "_metrics", {}).get(labelvalues)
         if child is not None:
             return child
-        remove_methods.know(self)
+        remove_methods.register(self)
         return labels(self, *labelvalues, **labelkwargs)
 
     return labels_or_child
@@ -112,7 +112,7 @@ def _adopt(existing: list[Any]) -> None:
     for metric in existing:
         units.note(metric)
         if metric._labelnames and not metric._labelvalues:
-            remove_methods.know(metric)
+            remove_methods.register(metric)
             continue  # the parent of children, which has no value
         if isinstance(metric, metrics.Counter):
             metric._value = _take_over(metric._value, _value(metric, "_total"))

@@ -34,7 +34,7 @@ def install() -> None:
     kind.remove, kind.remove_by_labels, kind.clear = _remove, _remove_by_labels, _clear
 
 
-def know(parent: Any) -> None:
+def register(parent: Any) -> None:
     """Register *parent*, which has children or is to have some, for removals to find."""
     identity = id(parent)
     if identity not in _parents and hasattr(parent, "_metrics"):

@@ -85,7 +85,7 @@ def _on_fork() -> None:
             roles.take(_instance.path, "mule" if uwsgi.mule_id() > 0 else "spooler")
     if uwsgi.worker_id() > 0:
         if _exits is not None:
-            _exits.mark()
+            _exits.note_start()
         # From lazy-apps on, the application is loaded after this; its middleware says when it is.
         begin(booting="lazy-apps" in uwsgi.opt or "lazy" in uwsgi.opt)
         if _exits is not None:

@@ -63,7 +63,7 @@ class Exits:
         # In a worker: of those that had its number before.
         self._ended = 0
 
-    def mark(self) -> None:
+    def note_start(self) -> None:
         """Say that this worker has started: first of all, since it may be killed at any time."""
         index = uwsgi.worker_id() - 1
         self._ended = self._uncounted[index]

@@ -18,7 +18,7 @@ from prometheus_client.samples import Exemplar, Sample
 
 from wsgi_prom.merge.children import MERGES
 from wsgi_prom.merge.families import client_metric
-from wsgi_prom.merge.names import beside_pid, possible
+from wsgi_prom.merge.names import possible, without_pid
 from wsgi_prom.store import answer_file, directory_files
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Merger:
         for sample in family.samples:
             labels = tuple(sorted(sample.labels.items()))
             if record.mode.endswith("all"):
-                labels = tuple(sorted((*beside_pid(labels), ("pid", number))))
+                labels = tuple(sorted((*without_pid(labels), ("pid", number))))
             collector, _, by_slot = answers.setdefault(
                 (sample.name, labels), (record.collector, record.mode, {})
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.utils import floatToGoString
 
-from wsgi_prom.merge.names import beside_pid, distinct
+from wsgi_prom.merge.names import distinct, without_pid
 from wsgi_prom.store import in_progress, text_labels
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class GaugeChild(Child):
         if not self._mode:
             self._mode = metric.mode
             if self._mode.endswith("all"):
-                self.labels = beside_pid(self.labels)
+                self.labels = without_pid(self.labels)
 
     def values(self) -> Sequence[float]:
         live, mode = self._mode.startswith("live"), self._mode.removeprefix("live")

@@ -70,7 +70,7 @@ def distinct(labels: Iterable[tuple[str, str]], escaping: str = UTF8) -> Iterato
             yield name, value
 
 
-def beside_pid(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+def without_pid(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """Return *labels* without a `pid`: an application's own is `exported_pid`, as Prometheus calls it in such a case."""
     names = {label_name(name) for name, _ in labels}
     if "pid" not in names:

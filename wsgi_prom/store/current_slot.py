@@ -111,13 +111,13 @@ class CurrentSlot:
         self.part_from_parent()
         with self.lock:
             self._bindings.add(binding)
-            self.look_for_incomplete()
+            self.retry_if_incomplete()
 
     def row(self, schema: Schema, labelvalues: tuple[str, ...]) -> tuple[Columns, int]:
         """Return the columns of a row of the slot, made at the first call, and the index of its first value."""
         with self.lock:
             found = self.slot.row(schema, labelvalues)
-            self.look_for_incomplete()
+            self.retry_if_incomplete()
             return found
 
     def remove(self, removal: Removal) -> Slot:
@@ -207,7 +207,7 @@ class CurrentSlot:
         # setdefault is one operation: threads meet at one lock.
         return self._locks.setdefault(os.getpid(), threading.RLock())
 
-    def look_for_incomplete(self) -> None:
+    def retry_if_incomplete(self) -> None:
         """Let the next record try to put into the files what is in memory, but not more than once a second."""
         if self.fork_guard[0] and isinstance(self.slot, SharedSlot) and self.slot.incomplete:
             self.fork_guard[0] = 0
@@ -227,7 +227,7 @@ class CurrentSlot:
         slot = self.slot if isinstance(self.slot, SharedSlot) else self._claim(path)
         if slot.error is not None:
             raise slot.error
-        self.look_for_incomplete()
+        self.retry_if_incomplete()
         self._tries.succeed()
 
     def _mend(self, slot: SharedSlot) -> None:

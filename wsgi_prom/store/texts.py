@@ -61,7 +61,7 @@ class Texts:
             if not fits:
                 columns, first = current.row(_ERRORS, (_STAGE,))
                 columns[first] += 1.0
-            current.look_for_incomplete()
+            current.retry_if_incomplete()
         # Without the lock: see `CurrentSlot.prepare`.
         if not fits and not self._said:
             self._said = True
