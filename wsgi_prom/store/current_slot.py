@@ -184,7 +184,8 @@ class CurrentSlot:
         An application that shares no directory goes on with a copy of its parent's figures, as the client library does. Does
         nothing in any other process.
         """
-        if self.fork_guard[1]:
+        has_parted = self.fork_guard[1]
+        if has_parted:
             return
         with self._own_lock():
             inherited, memory = self.slot, MemorySlot()
