@@ -189,7 +189,7 @@ class CurrentSlot:
             return
         with self._own_lock():
             inherited, memory = self.slot, MemorySlot()
-            # After the look at the slot: a signal handler that records in the middle of this does all of it, and claims a
+            # Again, after the look at the slot: a signal handler that records in the middle of this does all of it, and claims a
             # slot, which must stay. So nothing is called between the last look and the store either.
             if self.fork_guard[1]:
                 return
