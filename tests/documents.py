@@ -103,7 +103,7 @@ class Reader:
     """
 
     def __init__(self, cwd: Path, programs: Path, network: int, *, mounts: bool = False) -> None:
-        self.cwd = cwd
+        self.cwd = self._home = cwd
         self._exported: dict[str, str] = {}
         self._programs = programs
         self._enter = ["nsenter", f"--net=/proc/{network}/ns/net"]
@@ -156,7 +156,7 @@ class Reader:
     def _environ(self) -> dict[str, str | None]:
         path = f"{self._programs}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         return {
-            "PATH": path, "CURL_HOME": str(self.cwd), "PYTHONPATH": None, "VIRTUAL_ENV": None,
+            "PATH": path, "CURL_HOME": str(self._home), "PYTHONPATH": None, "VIRTUAL_ENV": None,
             "WSGI_PROM_BIND": None, **self._exported,
         }  # fmt: skip
 
