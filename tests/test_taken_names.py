@@ -34,6 +34,18 @@ def test_the_log_names_them_once_and_the_page_counts_them(name: str) -> None:
     assert 12 == sum(live.labelled(samples, "http_requests_total").values())
 
 
+def test_a_single_process_says_so_too() -> None:
+    """Where there is no shared directory the page has wsgi_prom's metrics alone, and the log names those that are not shown."""
+    options = {"workers": 1, "config": None, "WSGI_PROM_METRICS_PATH": "/metrics"}
+    with live.gunicorn("taken:wrapped", **options) as server:
+        server.get("/")
+        server.get("/metrics")
+        page = live.parse_samples(server.get("/metrics").body.decode())
+        log = server.log()
+    assert 1 == log.count(f"the application has metrics of wsgi_prom's names: {TAKEN}. ")
+    assert 1 == sum(live.labelled(page, "http_requests_total").values())
+
+
 def test_with_a_prefix_there_is_nothing_to_tell() -> None:
     """With WSGI_PROM_PREFIX each metric has a name of its own."""
     with servers.start("gunicorn sync", app="taken:app", workers=1, WSGI_PROM_PREFIX="wsgi_") as server:

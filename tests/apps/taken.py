@@ -6,6 +6,8 @@ from typing import Any
 
 from prometheus_client import Counter, Summary
 
+from wsgi_prom import PrometheusMiddleware
+
 COUNTED = Counter("http_requests_total", "Requests that I have counted.", ["path"])
 TIMED = Summary("http_request_duration_seconds", "How long I took.")
 
@@ -15,3 +17,10 @@ def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     TIMED.observe(1)
     start_response("200 OK", [("Content-Length", "0")])
     return [b""]
+
+
+def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
+    return MEASURED(environ, start_response)
+
+
+MEASURED = PrometheusMiddleware(app)

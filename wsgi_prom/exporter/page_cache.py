@@ -173,8 +173,7 @@ class Pages:
         if self._archiver is not None:
             self._archiver.archive_ended()
         self._families = self._collector.collect()
-        if taken := self._families.taken:
-            warn_once(f"{metrics.TAKEN.format(', '.join(taken))}. {metrics.TAKEN_REMEDY}")
+        _warn_of_names(self._families.taken())
         if self.path is not None:
             self._slots = self._collector.slots
             self._workers = self.sources.workers(self._slots)
@@ -195,7 +194,8 @@ class Pages:
         own = add_errors(self._families, "render", failed)
         registry: Iterable[Metric] = ()
         if self.path is None:
-            registry = self._registry.collect()
+            registry = list(self._registry.collect())
+            _warn_of_names(self._families.taken(registry))
         else:
             own += own_metrics(
                 self._collector.report,
@@ -209,3 +209,8 @@ class Pages:
         renderer = self._renderers.setdefault(escaping, Renderer(escaping))
         page = renderer.render(self._families, own, registry=registry, openmetrics=openmetrics, names=names)
         return Page(page.encode())
+
+
+def _warn_of_names(taken: list[str]) -> None:
+    if taken:
+        warn_once(f"{metrics.TAKEN.format(', '.join(taken))}. {metrics.TAKEN_REMEDY}")

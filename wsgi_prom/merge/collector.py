@@ -91,7 +91,7 @@ class Collector:
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
         report.value_bytes = sum(len(reading.data) for reading in readings)
-        report.conflicts = len(self._families.conflicts.union(conflicts, self._families.taken))
+        report.conflicts = len(self._families.conflicts.union(conflicts, self._families.taken()))
         self.report = report
         return self._families
 

@@ -128,10 +128,14 @@ class Families:
         self._met = 0
         self._sums = sums
 
-    @property
-    def taken(self) -> list[str]:
-        """The names, as on a page, of metrics of requests that the application has given to its own metrics as well."""
-        return sorted(self._of_requests & self._of_code)
+    def taken(self, others: Iterable[core.Metric] = ()) -> list[str]:
+        """
+        Return the names, as on a page, of metrics of requests that the application has given to its own metrics as well.
+
+        *others* are metrics of the application beside those of the processes.
+        """
+        names = {_page_name(metric.name, metric.type) for metric in others}
+        return sorted(self._of_requests & (self._of_code | names))
 
     def __iter__(self) -> Iterator[Family]:
         return iter([self._families[name] for name in sorted(self._families)])
@@ -201,7 +205,7 @@ class Families:
                 yield family, metric, names
 
     def _note_origin(self, schema: Schema, metric: Metric) -> None:
-        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        name = _page_name(metric.name, metric.type)
         if metric.help in HELPS_OF_REQUESTS:
             self._of_requests.add(name)
         # Else another version of wsgi_prom's, with other help texts, in a slot of before a reload.
@@ -231,6 +235,10 @@ def client_metric(name: str, text: str, kind: str, unit: str) -> core.Metric:
     # Not by the constructor: the application may validate names by other rules now, or than this process does.
     metric.name, metric.unit = name, unit
     return metric
+
+
+def _page_name(name: str, kind: str) -> str:
+    return f"{name}_total" if kind == "counter" else name
 
 
 def _sample_names(metric: Metric | Family) -> set[str]:
