@@ -53,7 +53,7 @@ class Settings(DiscoverySettings):
         "the application that `wsgi_prom.wsgi:application` measures: `module:callable` or `module:factory()`; `module` alone is `module:application`",
         keyword=False,
     )  # fmt: skip
-    # Else that of the distribution: an application that was deployed as a folder has none.
+    # By default that of the distribution, which an application that was deployed as a folder has not.
     app_version: str | None = _setting(
         "Application", None, setting_values.version, "a text in one line of up to 128 characters",
         f"the version in `{APP_INFO[0]}`; by default that of the installed distribution", keyword=False,

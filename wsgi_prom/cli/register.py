@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     log_as_exporter()
-    # It ends with the exporter, which says how; a signal to all processes of a server comes before that.
+    # This process ends with the exporter, which says how; a signal to all processes of a server comes before that.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     settings = Settings.read()

@@ -55,7 +55,7 @@ class DirectoryFigures:
     def _begin(self) -> None:
         self._beginning += 1
         self._masters = masters(self._path)
-        # It would add the counters of the next server to those of the last one.
+        # A new one: the former would add the counters of the next server to those of the last one.
         self._collector = Collector(self._path)
         self._target = _target(self._path)
         sockets = self._target.sockets or tuple(_sockets(self._masters))

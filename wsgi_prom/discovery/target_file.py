@@ -94,7 +94,7 @@ class TargetFile:
             raise TargetFileError("is kept by another process. Give each server a file of its own")
         self.release()
         self._held = fd
-        # Else it was replaced since it was opened.
+        # False if it was replaced since it was opened.
         return self._is_held()
 
     def _replace(self, content: bytes) -> None:

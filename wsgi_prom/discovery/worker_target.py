@@ -110,7 +110,7 @@ class WorkerTarget:
                     self._tell(port)
                 server.asyncore.loop(timeout=_TICK_SECONDS, map=server._map, use_poll=True, count=1)
                 if not server.accepting:
-                    # It does so after an error that it takes for fatal, and when somebody has closed the descriptor.
+                    # waitress does so after an error that it takes for fatal, and when somebody has closed the descriptor.
                     raise RuntimeError("waitress has closed its listener")
         finally:
             port.release()

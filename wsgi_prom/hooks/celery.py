@@ -131,7 +131,7 @@ def _revoke(sender: Any, **_: Any) -> None:
 
 @_receiver(signals.task_unknown)
 def _refuse(**_: Any) -> None:
-    # Its name is whatever a client has sent. Celery takes it as failed.
+    # The name of an unknown task is a client's text. Celery takes the task as failed.
     if _metrics is not None:
         _metrics.count(OTHER, states.FAILURE)
 

@@ -33,7 +33,7 @@ class ServerDirectory:
         self._master = master
         self._made_early = False
         self._lock_file: LockFile | None = None
-        # That of the server among those of the directory, None before it has entered it, or if there are too many.
+        # The number of this server among those of the directory; None before it has entered it, and if there are too many.
         self.number: int | None = None
         self._choose()
 
@@ -85,7 +85,7 @@ class ServerDirectory:
         It is chosen again if the variable was changed since. *owner* are the uid and gid that the workers drop to. After a
         reload the server goes on with what is in the directory.
         """
-        # It is made again, for the workers' user, unless the application has put something there.
+        # The directory is made again below, for the workers' user, unless the application has put something there.
         self._remove_early(os.getpid())
         if os.environ.get(environment.VARIABLE) != str(self.path) or (self._new and environment.name()):
             self._choose(owner)

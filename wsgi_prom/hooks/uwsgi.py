@@ -105,7 +105,7 @@ def _on_fork() -> None:
             # The master runs no Python once it is a daemon, so its first worker starts the exporter, which lives as long as it.
             _instance.start_exporter(parent=uwsgi.masterpid() or None)
         elif uwsgi.masterpid() > 0:
-            # Nor does it at a reload of its workers.
+            # The master runs no Python at a reload of its workers either.
             _instance.replace_lost_exporter(parent=uwsgi.masterpid())
 
 

@@ -133,7 +133,7 @@ class _Comparison:
             return None
         earlier = self._before.routes.get((method, name))  # type: ignore[call-overload]
         if earlier is None and 0 < route.start < self._before.time:
-            # It counted before, and was not read.
+            # The route counted before, and the former reading did not have it.
             return None
         return earlier or Route()
 

@@ -97,7 +97,7 @@ class History:
         if before is None:
             return
         self._past.append(_point(rates(before, figures), self._view))
-        # Those of a time to come are of a clock that was set back.
+        # Points of a time to come were drawn before the clock was set back.
         while not 0.0 <= figures.time - (self._past[0]["times"] or 0.0) <= _PAST:
             self._past.popleft()
         names = [entry.name for entry in fields(Past)]

@@ -59,7 +59,7 @@ class Family:
         self.values: list[float] = []
         self._sums = sums
         self._by_labels: dict[Labels, Child] = {}
-        # Those that are not removed.
+        # The children that are not removed.
         self._shown: list[Child] = []
         self._removed: frozenset[int] = frozenset()
         self._changed = False

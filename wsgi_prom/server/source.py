@@ -91,7 +91,7 @@ class Source:
             kind = type(reading.error).__name__
             self._tell(inf, "%s cannot be read (%s: %s): no metrics of it", self._name, kind, reading.error)
         else:
-            # Else a scrape that waits for long enough and one that does not would be told of by turns.
+            # Only if it was fast enough for the scrape that went without it, whose failure would else be logged each time.
             if reading.seconds <= self._failing:
                 self._failing = 0.0
             return reading.families

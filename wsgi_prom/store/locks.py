@@ -166,7 +166,7 @@ class LockFile:
         False if another process has it, or another interpreter of this one.
         """
         if self.mine(byte):
-            # It may be lost (rule 1), as after a backup of the directory by code of this process.
+            # The kernel may have dropped it (rule 1), as after a backup of the directory by code of this process.
             return self._lock(byte, fcntl.LOCK_EX)
         with self._alone(byte) as alone:
             # The kernel gives a process what it has.

@@ -100,7 +100,7 @@ class ServingProcess:
         self._serve(self._is_orphan)
         if self._is_orphan() and self._master is not None and not self._told_to_end:
             self._become_supervisor()
-            # It could not: it serves on without one.
+            # This process could not become the supervisor: it serves on without one.
             self._serve(self._master.ended)
         self._stop_listening()
         self._finish_requests()
