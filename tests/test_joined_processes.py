@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from typing import TYPE_CHECKING
@@ -175,3 +176,15 @@ def test_an_application_of_a_second_interpreter_of_uwsgi_does_not_join(tmp_path:
     assert {} == live.labelled(samples, "wsgi_prom_joined_processes")
     assert "master" in {dict(labels)["role"] for labels in live.labelled(samples, "process_threads")}
     assert joined.gone(path)
+
+
+def test_a_name_that_no_server_uses_is_told() -> None:
+    """A process that joins by a name without a server or exporter says so once; beside one, and one that serves itself, do not."""
+    name, _ = joined.new_name()
+    told = f"no server or exporter of this user (uid {os.geteuid()}) uses the name {name}: "
+    with joined.joined(WSGI_PROM_NAME=name) as process:
+        assert 1 == process.end().count(told)
+    with live.gunicorn(workers=1, WSGI_PROM_NAME=name) as server:
+        server.samples()
+        with joined.joined(WSGI_PROM_NAME=name) as process:
+            assert told not in process.end()

@@ -81,12 +81,23 @@ def test_each_python_of_a_program_joins(server: live.LiveServer, tmp_path: Path)
     assert 5 == servers.value(server.samples(), "program_parts_total")
 
 
+def test_a_name_that_no_server_uses_is_told_once(tmp_path: Path) -> None:
+    """One warning, however many Python processes the program consists of."""
+    (program := tmp_path / "program.py").write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    name, _ = joined.new_name()
+    done = run("--", program, "first", env={"WSGI_PROM_NAME": name})
+    (line,) = done.stderr.splitlines()
+    assert f"uses the name {name}: the metrics of this process are on no page until one does" in line
+
+
 def test_processes_that_do_no_work_of_the_program_do_not_join(tmp_path: Path) -> None:
     """Children of multiprocessing join, but not what it starts for itself, nor a command of ours."""
     (program := tmp_path / "program.py").write_text(POOL)
     name, _ = joined.new_name()
-    path = f"{live.BIN}:/usr/bin:/bin"
-    done = run("--role", "pool", "--", sys.executable, program, env={"WSGI_PROM_NAME": name, "PATH": path})
+    env = {"WSGI_PROM_NAME": name, "PATH": f"{live.BIN}:/usr/bin:/bin"}
+    with servers.start("gunicorn sync", workers=1, WSGI_PROM_NAME=name):
+        done = run("--role", "pool", "--", sys.executable, program, env=env)
     assert (0, "") == (done.returncode, done.stderr)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("pool_parts", "wsgi_prom_joined"))]
     processes = 'wsgi_prom_joined_processes{role="pool"} 2.0'
@@ -114,11 +125,10 @@ def test_a_program_is_what_it_is_without(tmp_path: Path) -> None:
     assert (0, "runs\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_an_unknown_variable_is_told_once() -> None:
+def test_an_unknown_variable_is_told_once(server: live.LiveServer) -> None:
     """A misspelt setting is one warning, however many Python processes the program consists of."""
-    name, _ = joined.new_name()
     program = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', '']).returncode)"
-    done = run("--", sys.executable, "-c", program, env={"WSGI_PROM_NAME": name, "WSGI_PROM_BINDD": "off"})
+    done = run("--", sys.executable, "-c", program, env={**server.name, "WSGI_PROM_BINDD": "off"})  # type: ignore[attr-defined]
     assert 0 == done.returncode
     (line,) = done.stderr.splitlines()
     assert "WSGI_PROM_BINDD is not a setting of wsgi_prom and is ignored." in line

@@ -13,12 +13,13 @@ import errno
 import os
 import shutil
 import signal
+from contextlib import suppress
 from typing import NoReturn
 
 from wsgi_prom.cli.output import tell
 from wsgi_prom.hooks import joined_process, startup
 from wsgi_prom.settings import Settings
-from wsgi_prom.store import environment
+from wsgi_prom.store import directory_names, environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
         tell("no command is given: wsgi-prom run -- COMMAND ...")
         return 2
     joined_process.check_role(arguments.role)
-    Settings.read(name=arguments.name)
+    settings = Settings.read(name=arguments.name)
+    if settings.name and environment.configured() is None:
+        with suppress(OSError):  # the processes of the program say what is wrong
+            joined_process.warn_of_unserved(directory_names.directory_of(settings.name))
     environ = environment.of_program(arguments.role, arguments.name, startup.__path__[0])
     # Python ignores them, and an ignored signal stays so across an exec: `subprocess` does the same.
     for number in signal.SIGPIPE, signal.SIGXFSZ:

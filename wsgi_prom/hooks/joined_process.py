@@ -87,6 +87,8 @@ def join(role: str = "task", *, name: str | None = None, serve: bool = False) ->
         atexit.register(_leave, path)
         if serve:
             _begin_to_serve(path, settings)
+        elif not environment.is_of_run():  # `wsgi-prom run` has looked, for all processes of its program
+            warn_of_unserved(path)
 
 
 def _in_uwsgi() -> bool:
@@ -157,6 +159,22 @@ def _enter(path: Path, role: joined_role.JoinedRole) -> None:
     current_slot.prepare()
     with suppress(DirectoryError):  # the current slot has logged that, and tries again
         entry.enter(path, lambda _: current_slot.check())
+
+
+def warn_of_unserved(path: Path) -> None:
+    """
+    Log that nobody shows the metrics in the directory of a name, *path*: it is misspelt, or the server has another user.
+
+    Does nothing for another directory. Raises OSError.
+    """
+    if not directory_names.is_named(path):
+        return
+    lock_file = LockFile.of(path) if path.exists() else None
+    if lock_file is None or (not lock_file.has_servers() and lock_file.holder(locks.EXPORTER) is None):
+        warn_once(
+            f"no server or exporter of this user (uid {os.geteuid()}) uses the name {directory_names.name_of(path)}: the metrics "
+            "of this process are on no page until one does. If one runs, compare its WSGI_PROM_NAME and its user"
+        )
 
 
 def _begin_to_serve(path: Path, settings: Settings) -> None:

@@ -98,3 +98,8 @@ def _announced() -> tuple[int, str]:
     """Return the pid of the master that has announced a directory to this process, and the directory; 0 and nothing for none."""
     pid, _, path = os.environ.get(_SERVER, "").partition(" ")
     return (int(pid), path) if pid.isdecimal() and path.startswith("/") else (0, "")
+
+
+def is_of_run() -> bool:
+    """Return whether `wsgi-prom run` has started this process, or one that has started it."""
+    return settings.RUN in os.environ
