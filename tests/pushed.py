@@ -109,8 +109,10 @@ def http() -> Iterator[Http]:
     try:
         yield app
     finally:
-        # In its own thread, whose loop ends once it has no sockets.
-        server.trigger.pull_trigger(lambda: waitress.wasyncore.close_all(server._map))
+        # In its own thread, whose loop ends once it has no sockets; the trigger's only after it has been written to.
+        pulled = threading.Event()
+        server.trigger.pull_trigger(lambda: pulled.wait() and waitress.wasyncore.close_all(server._map))
+        pulled.set()
         thread.join(live.STOP_SECONDS)
         server.task_dispatcher.shutdown()
 

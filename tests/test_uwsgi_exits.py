@@ -27,7 +27,12 @@ def exits_of(samples: live.Samples) -> dict[str, float]:
 
 
 def idle(server: live.LiveServer) -> float:
-    return servers.value(server.samples(), "wsgi_workers", state="idle") or 0
+    """Return how many workers are idle for uWSGI too, which sends the body after the application's request has ended."""
+    samples = server.samples()
+    return min(
+        servers.value(samples, "wsgi_workers", state="idle") or 0,
+        sum(live.labelled(samples, "uwsgi_worker_idle").values()),
+    )
 
 
 def end(server: live.LiveServer, number: signal.Signals) -> None:
