@@ -91,6 +91,17 @@ def test_a_name_that_no_server_uses_is_told_once(tmp_path: Path) -> None:
     assert f"uses the name {name}: the metrics of this process are on no page until one does" in line
 
 
+def test_a_program_runs_where_the_directory_of_its_name_is_unusable(tmp_path: Path) -> None:
+    """Metrics that cannot be recorded keep no program from running; it says so itself if it is Python."""
+    name, directory = joined.new_name()
+    directory.touch()
+    try:
+        done = run("--name", name, "--", "echo", "ran")
+    finally:
+        directory.unlink()
+    assert (0, "ran\n") == (done.returncode, done.stdout)
+
+
 def test_processes_that_do_no_work_of_the_program_do_not_join(tmp_path: Path) -> None:
     """Children of multiprocessing join, but not what it starts for itself, nor a command of ours."""
     (program := tmp_path / "program.py").write_text(POOL)

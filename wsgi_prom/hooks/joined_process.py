@@ -165,7 +165,7 @@ def warn_of_unserved(path: Path) -> None:
     """
     Log that nobody shows the metrics in the directory of a name, *path*: it is misspelt, or the server has another user.
 
-    Does nothing for another directory. Raises OSError.
+    Does nothing for another directory. Raises OSError, DirectoryError.
     """
     if not directory_names.is_named(path):
         return
