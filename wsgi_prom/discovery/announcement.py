@@ -96,11 +96,12 @@ class Registered:
             )
             self._close()
             self._registrar, self._works = None, {}
+            # Its own life: the time since its start has the pause in it, which may be the longest.
+            if self._clock() - self._started > _LONGEST_PAUSE_SECONDS:
+                self._pause = _PAUSE_SECONDS
         now = self._clock()
         if now < self._next_start:
             return
-        if now - self._started > _LONGEST_PAUSE_SECONDS:
-            self._pause = _PAUSE_SECONDS
         self._started, self._next_start = now, now + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
         try:
