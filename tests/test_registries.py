@@ -221,24 +221,31 @@ def test_collectors_of_one_class_name_are_all_asked(shared: Path, in_child: Any)
 
 
 def test_a_metric_that_cannot_be_rendered_is_counted(in_child: Any) -> None:
-    """A single process's collector that returns no numbers costs its own lines, and each scrape that misses them counts."""
+    """A single process's collectors that return no numbers or no type cost their own lines; each scrape that misses them counts."""
 
     class Broken:
         def collect(self) -> Iterable[Metric]:
             yield GaugeMetricFamily("broken", "B", value="many")  # type: ignore[arg-type]
 
+    class Untyped:
+        name, documentation, samples = "untyped", "U", ()
+
+        def collect(self) -> Iterable[Any]:
+            yield self
+
     def errors(*, others: bool) -> list[str]:
         patch.install()
         registry = CollectorRegistry()
         registry.register(Broken())
+        registry.register(Untyped())
         if others:
             Counter(*metrics.ERRORS, ["stage"], registry=None).labels("texts").inc()
         app = MetricsApp(registry=registry)
         pages = [Request.blank("/").get_response(app).text for _ in range(3)]
-        assert "broken" not in "".join(pages)
+        assert not re.findall("broken|untyped", "".join(pages))
         return sorted(line for line in pages[-1].splitlines() if line.startswith(metrics.ERRORS[0]))
 
-    counted = 'wsgi_prom_errors_total{stage="render"} 2.0'
+    counted = 'wsgi_prom_errors_total{stage="render"} 4.0'
     assert [counted] == in_child(lambda: errors(others=False))
     assert [counted, 'wsgi_prom_errors_total{stage="texts"} 1.0'] == in_child(lambda: errors(others=True))
 

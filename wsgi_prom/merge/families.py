@@ -134,7 +134,8 @@ class Families:
 
         *others* are metrics of the application beside those of the processes.
         """
-        names = {_page_name(metric.name, metric.type) for metric in others}
+        # A custom collector's objects may lack a type: that costs their own lines, and not the page.
+        names = {_page_name(metric.name, getattr(metric, "type", "")) for metric in others}
         return sorted(self._of_requests & (self._of_code | names))
 
     def __iter__(self) -> Iterator[Family]:
