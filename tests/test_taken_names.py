@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 import live
 import pytest
 import servers
+from prometheus_client import Counter, Gauge
+
+from wsgi_prom import metrics
+from wsgi_prom.merge.collector import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 TAKEN = "http_request_duration_seconds, http_requests_total"
 REMEDY = "Set WSGI_PROM_PREFIX, such as WSGI_PROM_PREFIX=shop_"
@@ -32,6 +37,19 @@ def test_the_log_names_them_once_and_the_page_counts_them(name: str) -> None:
     assert 1 == log.count("of wsgi_prom's names")
     assert 2 == servers.value(samples, "wsgi_prom_conflicting_metrics")
     assert 12 == sum(live.labelled(samples, "http_requests_total").values())
+
+
+def test_a_metric_that_is_left_out_is_counted_once(recording: Callable[..., Any], shared: Path) -> None:
+    """A gauge that has the name of the samples of a counter of wsgi_prom's: one of them is left out, and that is one metric."""
+
+    def conflicts() -> int:
+        Gauge("http_requests_total", "Mine.", registry=None, multiprocess_mode="sum").set(3)
+        Counter(*metrics.REQUESTS, registry=None).inc()
+        collector = Collector(shared)
+        collector.collect()
+        return collector.report.conflicts
+
+    assert 1 == recording(conflicts)
 
 
 def test_a_single_process_says_so_too() -> None:

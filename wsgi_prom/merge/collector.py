@@ -91,7 +91,14 @@ class Collector:
         report.slots_live = sum(reading.live for reading in slots)
         report.slots_free = len(slots) - report.slots_live
         report.value_bytes = sum(len(reading.data) for reading in readings)
-        report.conflicts = len(self._families.conflicts.union(conflicts, self._families.taken()))
+        left_out = self._families.conflicts | conflicts
+        # A counter is left out by its name without _total.
+        shown = [
+            name
+            for name in self._families.taken()
+            if left_out.isdisjoint({name, name.removesuffix("_total")})
+        ]
+        report.conflicts = len(left_out) + len(shown)
         self.report = report
         return self._families
 
