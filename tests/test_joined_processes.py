@@ -152,6 +152,16 @@ def test_a_process_that_serves_leaves_the_exporter_of_a_server_to_the_server() -
     assert joined.gone(path)
 
 
+def test_a_wrong_setting_of_an_exporter_without_a_server(tmp_path: Path) -> None:
+    """The log of an exporter that a process starts for itself names the setting, and no reload: there is no server."""
+    name, path = joined.new_name()
+    wrong = {"WSGI_PROM_BIND": "127.0.0.1:0", "WSGI_PROM_TOKEN_FILE": str(tmp_path / "none")}
+    with joined.joined("wsgi_prom.join(serve=True)", WSGI_PROM_NAME=name, **wrong) as process:
+        assert process.until("WSGI_PROM_TOKEN_FILE=").endswith(f"(uid {os.geteuid()}) can read.\n")
+        process.end()
+    assert joined.gone(path)
+
+
 def test_a_process_goes_on_where_its_directory_was_removed(tmp_path: Path) -> None:
     """A process that has joined makes its files again, with all that it has counted, while it records nothing."""
     shared = tmp_path / "shared"

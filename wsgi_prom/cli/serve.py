@@ -91,9 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return _serve(arguments, path)
     except WsgiPromError as error:
-        # The hook's log: the server goes on without its exporter.
-        served = " The application is served without metrics until a reload without this mistake"
-        log.error("%s%s", error, "" if arguments.parent is None else served)
+        # A hook's server goes on without its exporter. Without a server, the process that wants one starts another.
+        hooked = arguments.parent is not None and arguments.server
+        served = (
+            " The application is served without metrics until a reload without this mistake" if hooked else ""
+        )
+        log.error("%s%s", error, served)
         return 1
 
 
