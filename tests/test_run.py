@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import stat
 import subprocess
@@ -89,6 +90,14 @@ def test_a_name_that_no_server_uses_is_told_once(tmp_path: Path) -> None:
     done = run("--", program, "first", env={"WSGI_PROM_NAME": name})
     (line,) = done.stderr.splitlines()
     assert f"uses the name {name}: the metrics of this process are on no page until one does" in line
+
+
+def test_below_a_server_a_name_is_not_looked_for() -> None:
+    """A program that a worker runs joins the server, whose directory comes before that of a name: nothing is on no page."""
+    with servers.start("gunicorn sync", app="commands:app", workers=1) as server:
+        environ = json.loads(server.get("/").body)
+        done = run("--name", joined.new_name()[0], "--", "echo", "ran", env=environ)
+    assert ("ran\n", "") == (done.stdout, done.stderr)
 
 
 def test_a_program_runs_where_the_directory_of_its_name_is_unusable(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from wsgi_prom.errors import DirectoryError
 from wsgi_prom.hooks import joined_process, startup
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory_names, environment
+from wsgi_prom.store.shared_directory import shared_directory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     joined_process.check_role(arguments.role)
     settings = Settings.read(name=arguments.name)
-    if settings.name and environment.configured() is None:
-        with suppress(
-            OSError, DirectoryError
-        ):  # the program runs all the same, and its processes say what is wrong
+    if settings.name and shared_directory() is None:
+        # The program runs in any case; its processes say what is wrong.
+        with suppress(OSError, DirectoryError):
             joined_process.warn_of_unserved(directory_names.directory_of(settings.name))
     environ = environment.of_program(arguments.role, arguments.name, startup.__path__[0])
     # Python ignores them, and an ignored signal stays so across an exec: `subprocess` does the same.
