@@ -88,9 +88,10 @@ def check(**env: str) -> Mapping[str, Any]:
 
 
 def test_check_names_them_before_a_start() -> None:
-    """`wsgi-prom check` finds them when it has imported the application, and nothing with a prefix."""
+    """`wsgi-prom check` finds them when it has imported the application, and nothing with a prefix, also of its own middleware."""
     found = check()
     assert found["ok"] is False
     assert found["remedy"].startswith(REMEDY)
     assert TAKEN in found["message"]
     assert {} == check(WSGI_PROM_PREFIX="wsgi_")
+    assert {} == check(TAKEN_KEYWORDS='{"prefix": "shop_"}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 from prometheus_client import Counter, Summary
@@ -23,4 +25,4 @@ def wrapped(environ: dict[str, Any], start_response: Any) -> Any:
     return MEASURED(environ, start_response)
 
 
-MEASURED = PrometheusMiddleware(app)
+MEASURED = PrometheusMiddleware(app, **json.loads(os.environ.get("TAKEN_KEYWORDS", "{}")))
