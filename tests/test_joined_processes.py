@@ -152,6 +152,21 @@ def test_a_process_that_serves_leaves_the_exporter_of_a_server_to_the_server() -
     assert joined.gone(path)
 
 
+def test_a_directory_that_cannot_be_used_is_told_once_when_a_process_joins() -> None:
+    """What is in the place of the directory of a name is told in one line, which says that the process tries again."""
+    name, path = joined.new_name()
+    path.touch()
+    try:
+        with joined.joined(WSGI_PROM_NAME=name) as process:
+            process.tell("DONE.inc()")
+            told = process.end(signal.SIGKILL).splitlines()
+    finally:
+        path.unlink()
+    assert 1 == len(told)
+    assert f"(WSGI_PROM_NAME={name!r}) is not a directory." in told[0]
+    assert told[0].endswith("retries every second")
+
+
 def test_a_wrong_setting_of_an_exporter_without_a_server(tmp_path: Path) -> None:
     """The log of an exporter that a process starts for itself names the setting, and no reload: there is no server."""
     name, path = joined.new_name()

@@ -13,11 +13,9 @@ import errno
 import os
 import shutil
 import signal
-from contextlib import suppress
 from typing import NoReturn
 
 from wsgi_prom.cli.output import tell
-from wsgi_prom.errors import DirectoryError
 from wsgi_prom.hooks import joined_process, startup
 from wsgi_prom.settings import Settings
 from wsgi_prom.store import directory_names, environment
@@ -40,9 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     joined_process.check_role(arguments.role)
     settings = Settings.read(name=arguments.name)
     if settings.name and shared_directory() is None:
-        # The program runs in any case; its processes say what is wrong.
-        with suppress(OSError, DirectoryError):
-            joined_process.warn_of_unserved(directory_names.directory_of(settings.name))
+        joined_process.warn_of_unserved(directory_names.directory_of(settings.name))
     environ = environment.of_program(arguments.role, arguments.name, startup.__path__[0])
     # Python ignores them, and an ignored signal stays so across an exec: `subprocess` does the same.
     for number in signal.SIGPIPE, signal.SIGXFSZ:

@@ -165,16 +165,17 @@ def warn_of_unserved(path: Path) -> None:
     """
     Log that nobody shows the metrics in the directory of a name, *path*: it is misspelt, or the server has another user.
 
-    Does nothing for another directory. Raises OSError, DirectoryError.
+    Does nothing for another directory, nor for one that cannot be used: of that the current slot tells. Never raises.
     """
     if not directory_names.is_named(path):
         return
-    lock_file = LockFile.of(path) if path.exists() else None
-    if lock_file is None or (not lock_file.has_servers() and lock_file.holder(locks.EXPORTER) is None):
-        warn_once(
-            f"no server or exporter of this user (uid {os.geteuid()}) uses the name {directory_names.name_of(path)}: the metrics "
-            "of this process are on no page until one does. If one runs, compare its WSGI_PROM_NAME and its user"
-        )
+    with suppress(OSError, DirectoryError):
+        lock_file = LockFile.of(path) if path.exists() else None
+        if lock_file is None or (not lock_file.has_servers() and lock_file.holder(locks.EXPORTER) is None):
+            warn_once(
+                f"no server or exporter of this user (uid {os.geteuid()}) uses the name {directory_names.name_of(path)}: the "
+                "metrics of this process are on no page until one does. If one runs, compare its WSGI_PROM_NAME and its user"
+            )
 
 
 def _begin_to_serve(path: Path, settings: Settings) -> None:
