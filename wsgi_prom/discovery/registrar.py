@@ -86,7 +86,7 @@ def _registration(registry: Registry, settings: Settings) -> Registration | None
 
 
 class _State:
-    """Whether the targets are registered at place *number* of the setting: told to the pipe *page* when it changes."""
+    """Tells the pipe *page* when the targets are, or are no more, in the registry *number* of the setting."""
 
     def __init__(self, number: int, page: int) -> None:
         self._number = number
