@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import processes
@@ -27,10 +28,10 @@ from wsgi_prom.store.environment import VARIABLE
 from wsgi_prom.store.fork_guard import PidGuard, new_fork_guard
 from wsgi_prom.store.memory_slot import MemorySlot
 from wsgi_prom.store.slots import SharedSlot
+from wsgi_prom.store.tries import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import FrameType
 
     from wsgi_prom.store.memory_slot import Slot
@@ -515,6 +516,19 @@ def test_a_directory_that_cannot_be_used_is_logged_once(
     (message,) = in_child(run)
     assert str(file) in message
     assert "is not a directory" in message
+
+
+@pytest.mark.parametrize(("path", "told"), [(None, "the shared directory"), (Path("/run/shop"), "/run/shop")])
+def test_a_full_disk_is_told_with_its_place(
+    path: Path | None, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what is full, also where no hook has named the directory, and to make space there."""
+    tries = Tries(lambda: 0.0)
+    tries.fail(OSError(errno.ENOSPC, "No space left on device"), 0.0, path)
+    tries.log()
+    (message,) = caplog.messages
+    assert f" cannot write its metrics to {told} ([Errno 28] No space left on device); " in message
+    assert message.endswith("Make space there")
 
 
 def test_a_removed_directory_does_not_disturb(in_child: Callable[..., Any], shared: Path) -> None:

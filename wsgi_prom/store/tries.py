@@ -49,7 +49,8 @@ class Tries:
 
     def fail(self, error: Exception, took: float, path: Path | None) -> None:
         """
-        Wait after a try that has taken *took* seconds and failed with *error*, and tell a new problem with the directory *path*.
+        Wait after a try that has taken *took* seconds and failed with *error*, and tell a new problem with the directory *path*,
+        None if no hook has named it.
         """
         self._next = self.clock() + max(_RETRY_SECONDS, _RETRY_SHARE * took)
         self._failures += 1
@@ -58,12 +59,13 @@ class Tries:
         if problem != self._problem:
             self._problem = problem
             # Other errors name the directory themselves.
-            where, full = (path, error.errno in _FULL) if isinstance(error, OSError) else (None, False)
+            where = f" to {path or 'the shared directory'}" if isinstance(error, OSError) else ""
+            full = isinstance(error, OSError) and error.errno in _FULL
             self.tell(
                 logging.ERROR,
                 "process %d cannot write its metrics%s (%s); it keeps them in memory and retries every second%s",
                 os.getpid(),
-                "" if where is None else f" to {where}",
+                where,
                 problem,
                 ". Make space there" if full else "",
             )
