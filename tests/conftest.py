@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from runner.environment import BIN, ROOT
+from wsgi_prom.store.locks import LockFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -122,6 +123,17 @@ def _silent_environment() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_lock_file_stays_open() -> Iterator[None]:
+    """
+    A process keeps the lock file of a directory open, as it may hold a byte of it: some tests make hundreds of directories.
+    """
+    before = set(LockFile._opened.values())
+    yield
+    for lock_file in set(LockFile._opened.values()) - before:
+        lock_file.close()
 
 
 @pytest.fixture(scope="session")

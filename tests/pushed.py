@@ -102,7 +102,7 @@ class Http:
 def http() -> Iterator[Http]:
     """Serve an `Http` from a thread."""
     app = Http()
-    server = waitress.create_server(app, host="127.0.0.1", port=0)
+    server = waitress.create_server(app, host="127.0.0.1", port=0, asyncore_use_poll=True)
     app.url = f"http://127.0.0.1:{server.effective_port}/"
     thread = threading.Thread(target=server.run)
     thread.start()

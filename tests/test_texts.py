@@ -129,6 +129,7 @@ def test_the_last_text_of_each_column_is_read_back(
         if number % 7 == 6:
             file.close()
             file = opened(path)
+    file.close()
     last = {column: text(size, NOW + number) for number, (column, size) in enumerate(stored)}
     assert last == (written(path) if stored else {})
 
@@ -186,6 +187,7 @@ def test_no_damage_is_taken_for_a_text(
     }
     file = opened(path)
     assert file.write(9, text(9))
+    file.close()
     assert text(9) == written(path)[9]
 
 
