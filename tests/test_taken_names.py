@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TAKEN = "http_request_duration_seconds, http_requests_total"
-REMEDY = "Set WSGI_PROM_PREFIX, such as WSGI_PROM_PREFIX=shop_"
+REMEDY = "Set WSGI_PROM_PREFIX, such as WSGI_PROM_PREFIX=shop_, or rename the application's. Then restart"
 
 
 @pytest.mark.parametrize("name", servers.BOTH)

@@ -62,7 +62,7 @@ TAKEN: Final = (
     "the application has metrics of wsgi_prom's names: {}. A sum over such a metric counts each request twice, or one of the two "
     "is not shown"
 )
-TAKEN_REMEDY: Final = "Set WSGI_PROM_PREFIX, such as WSGI_PROM_PREFIX=shop_, or rename the application's"
+TAKEN_REMEDY: Final = "Set WSGI_PROM_PREFIX, such as WSGI_PROM_PREFIX=shop_, or rename the application's. Then restart: a reload keeps old series"
 
 # The metrics that the setting `disable` may name, by their names on the page. The count of requests is always on.
 OPTIONAL: Final = frozenset(
