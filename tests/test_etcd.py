@@ -38,6 +38,7 @@ def test_an_etcd_that_goes_and_comes_back(tmp_path: Path) -> None:
         with registered.exporter(tmp_path / "shop", url) as server, registered.follower(url, out) as follower:
             own = [registered.target(server)]
             shown = [live.eventually(lambda: registered.read(out), lambda found: found == own)]
+            server.wait_for_log(r"targets are registered at etcd://")
             for forget in (False, True):
                 etcd.stop(forget=forget)
                 # It notices, and tells.

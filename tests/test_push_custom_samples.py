@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import (
     SummaryMetricFamily,
 )
 
+from wsgi_prom import warning
 from wsgi_prom.exporter.target import Target
 from wsgi_prom.push.endpoint import Login
 from wsgi_prom.push.otlp import Otlp
@@ -30,7 +31,6 @@ from wsgi_prom.push.remote_write import RemoteWrite
 from wsgi_prom.push.statsd import Statsd
 from wsgi_prom.push.write_request import write_request
 from wsgi_prom.setting_values import Address
-from wsgi_prom.warning import warn_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,7 @@ def names(reading: Reading) -> set[str]:
 
 def test_what_is_left_out_is_counted(reader: Reader, caplog: pytest.LogCaptureFixture) -> None:
     """Odd label sets are left out, logged once for each metric, and counted in the readings that follow."""
-    warn_once.cache_clear()  # another test may have had them logged
+    warning.told.clear()  # another test may have had them logged
     first = reader.read([*odd(), *good()])
     second = reader.read([*odd(), *good()])
     assert (GOOD, GOOD) == (names(first), names(second))

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    import pytest
+
 WORKERS = 3
 ORDERS = 12
 
@@ -220,8 +222,11 @@ def test_collectors_of_one_class_name_are_all_asked(shared: Path, in_child: Any)
     assert [{"gone": 5.0, "kept": 10.0, **made}, {"kept": 20.0, **made}] == in_child(pages)
 
 
-def test_a_metric_that_cannot_be_rendered_is_counted(in_child: Any) -> None:
-    """A single process's collectors that return no numbers or no type cost their own lines; each scrape that misses them counts."""
+def test_a_metric_that_cannot_be_rendered_is_counted(in_child: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    A single process's collectors that return no numbers, no type or no metrics cost their own lines; each scrape that misses them
+    counts, and the first is logged, also of errors whose text is another each time.
+    """
 
     class Broken:
         def collect(self) -> Iterable[Metric]:
@@ -233,19 +238,38 @@ def test_a_metric_that_cannot_be_rendered_is_counted(in_child: Any) -> None:
         def collect(self) -> Iterable[Any]:
             yield self
 
+    class Nameless:
+        def collect(self) -> Iterable[Any]:
+            yield None
+
+    class Changing:
+        name, documentation, type = "changing", "C", "gauge"
+
+        def __init__(self) -> None:
+            self._times = 0
+
+        @property
+        def samples(self) -> list[Any]:
+            self._times += 1
+            raise ValueError(self._times)
+
+        def collect(self) -> Iterable[Any]:
+            yield self
+
     def errors(*, others: bool) -> list[str]:
         patch.install()
         registry = CollectorRegistry()
-        registry.register(Broken())
-        registry.register(Untyped())
+        for broken in (Broken, Untyped, Nameless, Changing):
+            registry.register(broken())
         if others:
             Counter(*metrics.ERRORS, ["stage"], registry=None).labels("texts").inc()
         app = MetricsApp(registry=registry)
         pages = [Request.blank("/").get_response(app).text for _ in range(3)]
-        assert not re.findall("broken|untyped", "".join(pages))
+        assert not re.findall("broken|untyped|changing", "".join(pages))
+        assert 4 == sum("is not on the page" in line for line in caplog.messages)
         return sorted(line for line in pages[-1].splitlines() if line.startswith(metrics.ERRORS[0]))
 
-    counted = 'wsgi_prom_errors_total{stage="render"} 4.0'
+    counted = 'wsgi_prom_errors_total{stage="render"} 8.0'
     assert [counted] == in_child(lambda: errors(others=False))
     assert [counted, 'wsgi_prom_errors_total{stage="texts"} 1.0'] == in_child(lambda: errors(others=True))
 

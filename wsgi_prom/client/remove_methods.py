@@ -48,7 +48,7 @@ def forget_removed() -> None:
     except Exception as error:
         # Once: it is tried at each `labels()` until it succeeds.
         warn_once(
-            f"what other processes have removed is not forgotten here ({type(error).__name__}: {error})"
+            "what other processes have removed is not forgotten here", f"{type(error).__name__}: {error}"
         )
 
 

@@ -43,7 +43,7 @@ def render(
                 parts.append(_lines(metric, samples, escaping, openmetrics=openmetrics))
         except Exception as error:  # of a metric that is not as the library's are: the others are shown
             failed += 1
-            warn_once(f"{metric.name} is not on the page ({type(error).__name__}: {error})")
+            warn_once(f"{metric.name} is not on the page", f"{type(error).__name__}: {error}")
     return "".join(parts), failed
 
 

@@ -88,6 +88,8 @@ class Pages:
         )
         # By the escaping of names.
         self._renderers: dict[str, Renderer] = {}
+        # How often a custom collector yielded what has no name.
+        self._nameless = 0
         self._archiver = None if path is None or slot is not None else Archiver(path)
         self._lock = threading.Lock()
         self._patient = threading.Semaphore(_PATIENT)
@@ -190,11 +192,11 @@ class Pages:
         escaping: str,
         names: Collection[str] = (),
     ) -> Page:
-        failed = sum(renderer.failed for renderer in self._renderers.values())
+        failed = self._nameless + sum(renderer.failed for renderer in self._renderers.values())
         own = add_errors(self._families, "render", failed)
         registry: Iterable[Metric] = ()
         if self.path is None:
-            registry = list(self._registry.collect())
+            registry = self._named(self._registry.collect())
             _warn_of_names(self._families.taken(registry))
         else:
             own += own_metrics(
@@ -209,6 +211,17 @@ class Pages:
         renderer = self._renderers.setdefault(escaping, Renderer(escaping))
         page = renderer.render(self._families, own, registry=registry, openmetrics=openmetrics, names=names)
         return Page(page.encode())
+
+    def _named(self, registry: Iterable[Metric]) -> list[Metric]:
+        """Return the metrics in *registry*, and count what a custom collector has yielded that is none, such as None."""
+        named = []
+        for item in registry:
+            if isinstance(getattr(item, "name", None), str):
+                named.append(item)
+            else:
+                self._nameless += 1
+                warn_once(f"a {type(item).__name__} of a custom collector is not on the page: it has no name")
+        return named
 
 
 def _warn_of_names(taken: list[str]) -> None:
