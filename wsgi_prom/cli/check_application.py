@@ -23,6 +23,7 @@ from wsgi_prom.cli.output import Finding
 from wsgi_prom.client import patch
 from wsgi_prom.errors import WsgiPromError
 from wsgi_prom.frameworks import detection
+from wsgi_prom.merge.names import page_name
 from wsgi_prom.request import nesting
 from wsgi_prom.request.flask_wrappers import reaches_flask_unchanged
 from wsgi_prom.request.routes import REQUEST
@@ -136,8 +137,8 @@ def _names(settings: Settings) -> Iterator[Finding]:
     """Look for metrics of the application, which was imported, that have the names of those of requests."""
     # A keyword of the application's own middleware wins, and the hook's measures nothing beside it.
     measuring = nesting.all_explicit() or [settings]
-    families = [metric for each in measuring for schema in Schemas(each).all for metric in schema.metrics]
-    names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in families}
+    schemas = [schema for each in measuring for schema in Schemas(each).all]
+    names = {page_name(metric.name, metric.type) for schema in schemas for metric in schema.metrics}
     if taken := sorted(names & patch.names_in_registry()):
         yield Finding("metrics", False, metrics.TAKEN.format(", ".join(taken)), metrics.TAKEN_REMEDY)
 

@@ -11,6 +11,7 @@ from string import Template
 from typing import Final, NamedTuple
 
 from wsgi_prom import metrics as m
+from wsgi_prom.merge.names import page_name
 from wsgi_prom.server import uwsgi_metrics
 
 _COUNTER: Final = "counter"
@@ -41,7 +42,7 @@ class Entry(NamedTuple):
     @property
     def name(self) -> str:
         """The name on the page."""
-        return f"{self.metric[0]}_total" if self.type == _COUNTER else self.metric[0]
+        return page_name(self.metric[0], self.type)
 
     @property
     def unit(self) -> str:

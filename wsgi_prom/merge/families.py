@@ -17,7 +17,7 @@ from prometheus_client import metrics_core as core
 from prometheus_client.samples import Exemplar
 
 from wsgi_prom.merge.children import CHILDREN
-from wsgi_prom.merge.names import distinct, label_name, metric_name, possible
+from wsgi_prom.merge.names import distinct, label_name, metric_name, page_name, possible
 from wsgi_prom.metrics import HELPS_OF_REQUESTS
 from wsgi_prom.store import text_labels
 
@@ -135,8 +135,8 @@ class Families:
         *others* are metrics of the application beside those of the processes.
         """
         # A custom collector's objects may lack a type: that costs their own lines, and not the page.
-        names = {_page_name(metric.name, getattr(metric, "type", "")) for metric in others}
-        return sorted(self._of_requests & (self._of_code | names))
+        names = {page_name(metric.name, getattr(metric, "type", "")) for metric in others}
+        return sorted(name for name in self._of_requests if name in self._of_code or name in names)
 
     def __iter__(self) -> Iterator[Family]:
         return iter([self._families[name] for name in sorted(self._families)])
@@ -206,10 +206,10 @@ class Families:
                 yield family, metric, names
 
     def _note_origin(self, schema: Schema, metric: Metric) -> None:
-        name = _page_name(metric.name, metric.type)
+        name = page_name(metric.name, metric.type)
         if metric.help in HELPS_OF_REQUESTS:
             self._of_requests.add(name)
-        # Else another version of wsgi_prom's, with other help texts, in a slot of before a reload.
+        # A row of several metrics is one of requests too: of another version, with other help texts, from before a reload.
         elif len(schema.metrics) == 1:
             self._of_code.add(name)
 
@@ -236,10 +236,6 @@ def client_metric(name: str, text: str, kind: str, unit: str) -> core.Metric:
     # Not by the constructor: the application may validate names by other rules now, or than this process does.
     metric.name, metric.unit = name, unit
     return metric
-
-
-def _page_name(name: str, kind: str) -> str:
-    return f"{name}_total" if kind == "counter" else name
 
 
 def _sample_names(metric: Metric | Family) -> set[str]:

@@ -70,6 +70,11 @@ def distinct(labels: Iterable[tuple[str, str]], escaping: str = UTF8) -> Iterato
             yield name, value
 
 
+def page_name(name: str, kind: str) -> str:
+    """Return the name that a metric of the type *kind* has in queries: a counter's ends in `_total`."""
+    return f"{name}_total" if kind == "counter" else name
+
+
 def without_pid(labels: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     """Return *labels* without a `pid`: an application's own is `exported_pid`, as Prometheus calls it in such a case."""
     names = {label_name(name) for name, _ in labels}
