@@ -14,6 +14,7 @@ from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.exporter.watched import Watched
 from wsgi_prom.http_peers import Answer
 from wsgi_prom.live.view import View, ViewError
+from wsgi_prom.push.endpoint import check_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,9 +41,7 @@ class UrlViews:
     """
 
     def __init__(self, url: str, login: Login, cert_file: str = "", key_file: str = "") -> None:
-        if bool(cert_file) != bool(key_file):
-            given, missing = ("--cert-file", "--key-file") if cert_file else ("--key-file", "--cert-file")
-            raise SettingError(f"{given} is given without {missing}. Give both.")
+        check_pair(("--cert-file", cert_file), ("--key-file", key_file))
         if cert_file and not url.startswith("https:"):
             raise SettingError("--cert-file and --key-file are of TLS. Give an --url with https://.")
         self._login = Watched(login.headers)

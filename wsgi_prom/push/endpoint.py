@@ -65,11 +65,7 @@ class Login:
 
     def check(self) -> None:
         """Raise SettingError if one option lacks another."""
-        if bool(self.user) != bool(self.password_file):
-            missing = "--password-file" if self.user else "--user"
-            raise SettingError(
-                f"{'--user' if self.user else '--password-file'} is given without {missing}. Give both."
-            )
+        check_pair(("--user", self.user), ("--password-file", self.password_file))
         if self.user and self.token_file:
             raise SettingError("--user and --token-file are both given. Give one of them.")
 
@@ -97,6 +93,14 @@ class Login:
             raise SettingError(
                 f"--ca-file={self.ca_file!r} cannot be used ({error}). Give a file with certificates in PEM."
             ) from error
+
+
+def check_pair(*pair: tuple[str, str]) -> None:
+    """Raise SettingError if only one of two options is given: of each its name and its value."""
+    given = [option for option, value in pair if value]
+    if len(given) == 1:
+        (missing,) = [option for option, value in pair if not value]
+        raise SettingError(f"{given[0]} is given without {missing}. Give both.")
 
 
 def _secret(files: Files, option: str, path: str) -> bytes:
