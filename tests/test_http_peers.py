@@ -52,7 +52,7 @@ def asked_of(address: str) -> str:
 
 
 def looked_at(address: str) -> str:
-    """Return what `wsgi-prom top` tells of an exporter at *address*."""
+    """Return why `wsgi-prom top` has no view of the exporter at *address*."""
     with pytest.raises(AnswerError) as raised:
         UrlViews(f"http://{address}", Login()).look()
     return str(raised.value).partition(f"{address} ")[2]

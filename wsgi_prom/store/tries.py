@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("wsgi_prom")
 
 _RETRY_SECONDS: Final = 1.0  # recording goes on meanwhile; a try costs some microseconds a row
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _RETRY_SHARE: Final = 50  # and is a fiftieth of the time at most, with however many rows
+# The errors of a full disk, and of a full quota.
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Tries:
@@ -58,16 +59,17 @@ class Tries:
         problem = str(error) if known else f"{type(error).__name__}: {error}"
         if problem != self._problem:
             self._problem = problem
-            # Other errors name the directory themselves.
-            where = f" to {path or 'the shared directory'}" if isinstance(error, OSError) else ""
-            full = isinstance(error, OSError) and error.errno in _FULL
+            where = remedy = ""
+            if isinstance(error, OSError):  # other errors name the directory themselves
+                where = f" to {path or 'the shared directory'}"
+                remedy = ". Make space there" if error.errno in _FULL else ""
             self.tell(
                 logging.ERROR,
                 "process %d cannot write its metrics%s (%s); it keeps them in memory and retries every second%s",
                 os.getpid(),
                 where,
                 problem,
-                ". Make space there" if full else "",
+                remedy,
             )
 
     def succeed(self) -> None:
