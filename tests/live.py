@@ -6,6 +6,7 @@ Starting a server sends no request: tests assert exact counts, so readiness is r
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "APPS", "BIN", "GUNICORN_LINE", "METRICS_LINE", "REQUEST_SECONDS", "ROOT", "START_SECONDS", "STOP_SECONDS",
     "UWSGI_LINE", "Driven", "Labels", "LiveServer", "Response", "Samples", "T", "command_line", "drive", "environment",
-    "eventually", "for_any_user", "gunicorn", "hold_port", "initial_environment", "labelled", "latest", "living", "parent",
-    "parse_samples", "request", "stat_fields", "user_id", "uwsgi",
+    "eventually", "for_any_user", "gunicorn", "hold_port", "initial_environment", "labelled", "latest", "living",
+    "own_host", "parent", "parse_samples", "request", "stat_fields", "user_id", "uwsgi",
 ]  # fmt: skip
 
 APPS: Final = ROOT / "tests" / "apps"
@@ -113,6 +114,14 @@ def environment(env: Mapping[str, str | None], *, runtime: Path) -> dict[str, st
     Return the environment of a program under test that no LiveServer starts, and that finds the applications too.
     """
     return runner_environment(env, module_folders=(APPS,), runtime=runtime)
+
+
+def own_host() -> str:
+    """
+    Return a loopback address that no other process of the tests uses: nobody else listens there when a port of it is free again.
+    """
+    pid = os.getpid()
+    return f"127.{1 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255}"
 
 
 def hold_port() -> socket.socket:

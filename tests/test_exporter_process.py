@@ -94,9 +94,9 @@ def test_no_agent_starts_in_the_exporter(agents: Agents) -> None:
 @pytest.mark.parametrize("name", servers.BOTH)
 def test_an_address_that_another_process_has_is_taken_when_it_is_free(name: str) -> None:
     """One line says that it is in use; the application is served, and its metrics as soon as they can be."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server((live.own_host(), 0)) as taken:
         port = taken.getsockname()[1]
-        with servers.start(name, workers=2, WSGI_PROM_BIND=f"127.0.0.1:{port}") as server:
+        with servers.start(name, workers=2, WSGI_PROM_BIND=f"{live.own_host()}:{port}") as server:
             server.wait_for_log(r"in use.*retrying every 5 s\n")
             live.drive(server.url, ["/"] * 10)
             taken.close()

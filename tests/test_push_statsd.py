@@ -213,15 +213,16 @@ def test_an_agent_that_comes_back(tmp_path: Path) -> None:
     assert [(f"--statsd='unix:{path}' gets nothing (No such file or directory)", 0)] * 2 == problems
 
 
-def test_a_port_that_nobody_listens_on(receiver: socket.socket) -> None:
+def test_a_port_that_nobody_listens_on() -> None:
     """What a closed port of this host refuses is sent again once it is open, and a port that is open gets all."""
-    port = receiver.getsockname()[1]
-    receiver.close()
-    statsd = Statsd(Address("127.0.0.1", port), "none", began=BEGAN)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind((live.own_host(), 0))
+        host, port = receiver.getsockname()
+    statsd = Statsd(Address(host, port), "none", began=BEGAN)
     with pytest.raises(PushError, match="Connection refused"):
         statsd.send(pushed.reading(pushed.counter("hits", (), 2, 101)), threading.Event())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
-        again.bind(("127.0.0.1", port))
+        again.bind((host, port))
         statsd.send(pushed.reading(pushed.counter("hits", (), 5, 101)), threading.Event())
         assert b"hits_total:5|c" == again.recv(1000)
 

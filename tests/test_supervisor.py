@@ -307,7 +307,7 @@ def stays(folder: Path) -> bool:
 )
 def test_sigterm_of_either_ends_both(name: str, which: int) -> None:
     """SIGTERM to either process ends both, neither is restarted, and the application serves on."""
-    with servers.start(name, workers=2) as server:
+    with servers.start(name, workers=2, WSGI_PROM_BIND=f"{live.own_host()}:0") as server:
         url = server.metrics_url
         folder = servers.shared_directory(server)
         server.signal_child(servers.supervisor_and_serving(server)[which], signal.SIGTERM)

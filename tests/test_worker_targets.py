@@ -67,7 +67,8 @@ def start(name: str, *options: str, workers: int = 2, **env: str) -> live.LiveSe
         workers=workers,
         WSGI_PROM_TARGETS="workers",
         WSGI_PROM_SD="http",
-        **env,
+        # A port that is free again is not another test's a moment later.
+        **{"WSGI_PROM_BIND": f"{live.own_host()}:0", **env},
     )
 
 
@@ -128,7 +129,7 @@ def test_ports_of_a_range_belong_to_slots() -> None:
                 lambda: any(str(port) in listening(pid) for pid in server.workers() if pid != owner), bool
             )
             log = server.log()
-        assert f"127.0.0.1:{port}" == first
+        assert f"{live.own_host()}:{port}" == first
         assert failed >= 1
         assert (
             log.count("no port of WSGI_PROM_TARGETS_PORTS") <= 2
@@ -198,7 +199,11 @@ def test_who_may_read_a_workers_page(tmp_path: Path) -> None:
     (tmp_path / "web.yml").write_text(
         f"tls_server_config: {{cert_file: {files['cert']}, key_file: {files['key']}}}\n"
     )
-    settings = {"WSGI_PROM_TOKEN_FILE": str(token), "WSGI_PROM_WEB_CONFIG": str(tmp_path / "web.yml")}
+    settings = {
+        "WSGI_PROM_BIND": "127.0.0.1:0",  # which the certificate names
+        "WSGI_PROM_TOKEN_FILE": str(token),
+        "WSGI_PROM_WEB_CONFIG": str(tmp_path / "web.yml"),
+    }
     context = ssl.create_default_context(cafile=files["ca"])
 
     def get(url: str, given: str = "secret") -> tuple[int, bytes]:
