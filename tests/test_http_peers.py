@@ -17,7 +17,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from wsgi_prom.cli.top_url import AnswerError, UrlViews
 from wsgi_prom.discovery.etcd import Etcd, EtcdError
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 from wsgi_prom.push.remote_write import RemoteWrite
 from wsgi_prom.push.sender import PushError
 from wsgi_prom.settings import Settings

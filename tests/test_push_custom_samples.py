@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 
 from wsgi_prom import warning
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 from wsgi_prom.push.otlp import Otlp
 from wsgi_prom.push.pushgateway import Pushgateway
 from wsgi_prom.push.reader import Reader

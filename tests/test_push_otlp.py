@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as service
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 from wsgi_prom.push.otlp import Otlp, resource
 from wsgi_prom.push.reading import Sample
 from wsgi_prom.push.sender import PushError

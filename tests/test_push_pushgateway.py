@@ -13,7 +13,7 @@ from samples import parse_samples
 from wsgi_prom.cli import main
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 from wsgi_prom.push.pushgateway import Pushgateway
 from wsgi_prom.push.sender import PushError
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import os
 import struct
 import sys
 import threading
@@ -20,7 +23,7 @@ from wsgi_prom.cli import main
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.exposition import render
 from wsgi_prom.merge.collector import Collector
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 from wsgi_prom.push.remote_write import RemoteWrite
 from wsgi_prom.push.sender import PushError
 from wsgi_prom.push.write_request import write_request
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 OWN = {"job": "shop", "instance": "web-1"}
 NOBODY = Login()
+READABLE = f"Name a file that this server's user (uid {os.geteuid()}) can read."
 
 
 @pytest.fixture
@@ -323,7 +327,40 @@ def test_logins(receiver: pushed.Http, tmp_path: Path) -> None:
         ("--remote-write http://h/ --job=", "--job='' is empty. Give a name."),
         (
             "--remote-write http://h/ --ca-file /none",
-            "--ca-file='/none' cannot be used ([Errno 2] No such file or directory). Give a file with certificates in PEM.",
+            f"--ca-file='/none' cannot be read: No such file or directory. {READABLE}",
+        ),
+        (
+            "--remote-write https://h/ --ca-file {empty}",
+            "--ca-file='{empty}' cannot be used (no certificate or crl found). Give a file in PEM.",
+        ),
+        ("--remote-write https://h/ --key-file /none", "--key-file is given without --cert-file. Give both."),
+        (
+            "--remote-write https://h/ --cert-file /none --key-file /none",
+            f"--cert-file='/none' cannot be read: No such file or directory. {READABLE}",
+        ),
+        (
+            "--remote-write https://h/ --cert-file {empty} --key-file {empty}",
+            "--cert-file='{empty}' and --key-file='{empty}' cannot be used (PEM lib). Give files in PEM, the key without a password.",
+        ),
+        (
+            "--remote-write http://h/ --cert-file {empty} --key-file {empty}",
+            "--remote-write='http://h/' is without TLS, which --cert-file needs. Give a URL with https://.",
+        ),
+        (
+            "--remote-write https://h/ --otlp https://other/ --cert-file {empty} --key-file {empty}",
+            "--remote-write and --otlp would all get the same login. Run a command for each.",
+        ),
+        (
+            "--statsd 127.0.0.1:8125 --ca-file /none --job shop",
+            "--job and --ca-file are of --remote-write, --pushgateway and --otlp. Give one of these, or leave them out.",
+        ),
+        (
+            "--otlp http://h/ --tags none --datagram-bytes 512",
+            "--tags and --datagram-bytes are of --statsd. Give it, or leave them out.",
+        ),
+        (
+            "--otlp http://h/ --grouping a=b",
+            "--grouping is of --pushgateway. Give it, or leave --grouping out.",
         ),
     ],
 )
@@ -331,8 +368,10 @@ def test_options_that_cannot_be_used(
     options: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What is wrong is told in one line before anything is sent, with no password in it."""
-    status = main(["push", "--directory", str(tmp_path), *options.split()])
-    assert (1, f"wsgi_prom: {expected}\n") == (status, capsys.readouterr().err)
+    empty = tmp_path / "empty"
+    empty.touch(0o600)
+    status = main(["push", "--directory", str(tmp_path), *options.format(empty=empty).split()])
+    assert (1, f"wsgi_prom: {expected.format(empty=empty)}\n") == (status, capsys.readouterr().err)
 
 
 def test_what_a_message_does_not_show(receiver: pushed.Http) -> None:
@@ -378,34 +417,77 @@ def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         remote_write("http://127.0.0.1:1/")
 
 
+@contextlib.contextmanager
+def receiver_over_tls(folder: Path, files: dict[str, Path], more: str = "") -> Iterator[str]:
+    """Run a Prometheus that takes remote writes over TLS with the certificate of *files*, and give its address."""
+    (folder / "web.yml").write_text(
+        f"tls_server_config: {{cert_file: {files['cert']}, key_file: {files['key']}{more}}}\n"
+    )
+    (folder / "prometheus.yml").write_text("{}")
+    with live.hold_port() as held:
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--web.listen-address={address}",
+                   f"--storage.tsdb.path={folder}/data", "--web.enable-remote-write-receiver",
+                   f"--web.config.file={folder}/web.yml"]  # fmt: skip
+        with live.LiveServer(command, ready=(r"ready to receive web requests", 1), stop_signal=9):
+            yield address
+
+
 def test_certificates(tmp_path: Path) -> None:
     """A certificate that does not verify, and a port without TLS, are told with the remedy; with the authority's, it verifies."""
     found = etcds.certificates(tmp_path)
-    (tmp_path / "web.yml").write_text(
-        f"tls_server_config: {{cert_file: {found['cert']}, key_file: {found['key']}}}\n"
-    )
-    (tmp_path / "prometheus.yml").write_text("{}")
-    with live.hold_port() as held:
-        address = f"127.0.0.1:{held.getsockname()[1]}"
-        command = ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--web.listen-address={address}",
-                   f"--storage.tsdb.path={tmp_path}/data", "--web.enable-remote-write-receiver",
-                   f"--web.config.file={tmp_path}/web.yml"]  # fmt: skip
-        with live.LiveServer(command, ready=(r"ready to receive web requests", 1), stop_signal=9):
-            told = []
-            for url, login in (
-                (f"https://{address}/api/v1/write", NOBODY),
-                (f"http://{address}/api/v1/write", NOBODY),
-                (f"https://{address}/api/v2/write", Login(ca_file=str(found["ca"]))),
-            ):
-                with pytest.raises(PushError) as raised:
-                    send(remote_write(url, login), pushed.gauge("a", (), 1))
-                told.append(str(raised.value))
-            send(
-                remote_write(f"https://{address}/api/v1/write", Login(ca_file=str(found["ca"]))),
-                pushed.gauge("a", (), 1),
-                time=time.time(),
-            )
+    with receiver_over_tls(tmp_path, found) as address:
+        told = []
+        for url, login in (
+            (f"https://{address}/api/v1/write", NOBODY),
+            (f"http://{address}/api/v1/write", NOBODY),
+            (f"https://{address}/api/v2/write", Login(ca_file=str(found["ca"]))),
+        ):
+            with pytest.raises(PushError) as raised:
+                send(remote_write(url, login), pushed.gauge("a", (), 1))
+            told.append(str(raised.value))
+        send(
+            remote_write(f"https://{address}/api/v1/write", Login(ca_file=str(found["ca"]))),
+            pushed.gauge("a", (), 1),
+            time=time.time(),
+        )
     assert "the certificate does not verify (" in told[0]
     assert "Set --ca-file to" in told[0]
     assert "answers 400 (Client sent an HTTP request to an HTTPS server.)" in told[1]
     assert "answers 404 (404 page not found). It should be a receiver of remote write" in told[2]
+
+
+def test_a_client_certificate(tmp_path: Path) -> None:
+    """A receiver that wants a client certificate refuses none and another authority's with the remedy, and takes a good one as soon as it is there."""
+    folders = [tmp_path / name for name in ("receiver", "stranger")]
+    for folder in folders:
+        folder.mkdir()
+    good, other = map(etcds.certificates, folders)
+    own = {name: tmp_path / f"{name}.pem" for name in ("cert", "key")}
+    trusted = Login(ca_file=str(good["ca"]))
+    certified = dataclasses.replace(trusted, cert_file=str(own["cert"]), key_file=str(own["key"]))
+    install(other, own)
+    more = f", client_auth_type: RequireAndVerifyClientCert, client_ca_file: {good['ca']}"
+    with receiver_over_tls(tmp_path, good, more) as address:
+        url = f"https://{address}/api/v1/write"
+        remote = remote_write(url, certified)
+        told = []
+        for refused in (remote_write(url, trusted), remote):
+            with pytest.raises(PushError) as raised:
+                send(refused, pushed.gauge("a", (), 1))
+            told.append(str(raised.value))
+        install(good, own)
+        send(remote, pushed.gauge("a", (), 1), time=time.time())
+    assert [True, True] == [
+        "refuses the client certificate" in text and text.endswith("by --cert-file and --key-file")
+        for text in told
+    ], told
+
+
+def install(files: dict[str, Path], own: dict[str, Path]) -> None:
+    """Replace the certificate and the key of *own* by those of *files*, as a renewal does."""
+    for name, path in own.items():
+        part = path.with_suffix(".part")
+        part.write_bytes(files[name].read_bytes())
+        part.chmod(0o600)
+        part.replace(path)

@@ -209,6 +209,7 @@ def test_what_an_exporter_says_is_no_command_of_the_terminal() -> None:
         assert "\x1b]" not in out.file.getvalue()  # type: ignore[attr-defined]
 
 
+READABLE = f"Name a file that this server's user (uid {os.geteuid()}) can read."
 MISTAKES = [
     (["--json"], "--json prints one reading. Give --once with it."),
     (["--sort", "size"], "--sort='size' is no column. Give one of route, rate, errors, p50, p99, time, count."),
@@ -218,14 +219,15 @@ MISTAKES = [
     (["--url", "http://host", "--user", "ann"], "--user is given without --password-file. Give both."),
     (["--url", "http://127.0.0.1:1", "--once"], "http://127.0.0.1:1 does not answer: Connection refused."),
     (["--url", "http://host", "--token-file", "/nowhere"],
-     f"--token-file='/nowhere' cannot be read: No such file or directory. Name a file that this server's user (uid {os.geteuid()}) can read."),
-    (["--url", "https://host", "--ca-file", "/nowhere"], "--ca-file='/nowhere' cannot be used ([Errno 2] No such file or directory). Give a file with certificates in PEM."),
+     f"--token-file='/nowhere' cannot be read: No such file or directory. {READABLE}"),
+    (["--url", "https://host", "--ca-file", "/nowhere"], f"--ca-file='/nowhere' cannot be read: No such file or directory. {READABLE}"),
     (["--url", "unix:socket"], "--url='unix:socket' is no URL. Give http://HOST:PORT, https://HOST:PORT or unix:/PATH."),
     (["--url", "unix:/nowhere/socket", "--once"], "unix:/nowhere/socket does not answer: No such file or directory."),
     (["--url", "https://host", "--cert-file", "/nowhere"], "--cert-file is given without --key-file. Give both."),
     (["--url", "http://host", "--cert-file", "/a", "--key-file", "/b"], "--cert-file and --key-file are of TLS. Give an --url with https://."),
     (["--url", "https://host", "--cert-file", "/nowhere", "--key-file", "/nowhere"],
-     "--cert-file='/nowhere' and --key-file='/nowhere' cannot be used: No such file or directory."),
+     f"--cert-file='/nowhere' cannot be read: No such file or directory. {READABLE}"),
+    (["--directory", "/tmp", "--ca-file", "/a"], "A login and certificates are for --url. Give it, or leave them out."),
     (["--url", "http://host", "--directory", "/tmp"], "--url and --directory are two sources. Give one of them."),
     (["--directory", "/nowhere", "--once"], "/nowhere cannot be read: No such file or directory"),
     (["--directory", "/tmp"], "top draws on a terminal, and this is none. Give --once, or --once --json."),

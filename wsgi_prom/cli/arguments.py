@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from wsgi_prom.cli.running import running_servers
 from wsgi_prom.errors import DirectoryError
+from wsgi_prom.push.login import Login
 from wsgi_prom.store import directory_files, directory_names, environment
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_login(parser: argparse._ActionsContainer, peer: str) -> None:
-    """Add what a `push.endpoint.Login` is made of, to a *peer* that answers over HTTP."""
+    """Add what a `push.login.Login` is made of, to a *peer* that answers over HTTP."""
     parser.add_argument("--user", default="", metavar="NAME", help="log in as this user")
     parser.add_argument("--password-file", default="", metavar="FILE", help="a file with the user's password")
     parser.add_argument("--token-file", default="", metavar="FILE", help="a file with a bearer token")
@@ -100,3 +102,12 @@ def add_login(parser: argparse._ActionsContainer, peer: str) -> None:
         metavar="FILE",
         help=f"the certificates that the {peer}'s is verified by (default: the system's)",
     )
+    parser.add_argument("--cert-file", default="", metavar="FILE", help="a client certificate")
+    parser.add_argument("--key-file", default="", metavar="FILE", help="the key of the client certificate")
+
+
+def login_of(arguments: argparse.Namespace) -> Login:
+    """Return what `add_login` was given. Raises SettingError."""
+    login = Login(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Login)})
+    login.check()
+    return login

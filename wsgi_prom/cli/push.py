@@ -6,6 +6,7 @@ Under systemd, as a daemon of uWSGI's master or in a sidecar, it ends by SIGTERM
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -13,11 +14,11 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.cli.arguments import add_directory, add_login, directory_of
+from wsgi_prom.cli.arguments import add_directory, add_login, directory_of, login_of
 from wsgi_prom.cli.output import log_as_exporter
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.target import Target
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 from wsgi_prom.push.otlp import Otlp, resource
 from wsgi_prom.push.pushgateway import Pushgateway
 from wsgi_prom.push.pushing import push
@@ -30,6 +31,7 @@ from wsgi_prom.settings import Settings
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from wsgi_prom.push.sender import Receiver
 
@@ -40,6 +42,13 @@ _ENDS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _JOB: Final = "wsgi"
 # The names of these labels in a resource of OpenTelemetry.
 _ATTRIBUTES: Final = {"job": "service.name", "instance": "service.instance.id"}
+_OVER_HTTP: Final = ("remote_write", "pushgateway", "otlp")
+# By the receivers that they are for.
+_OPTIONS: Final = {
+    ("statsd",): ("tags", "datagram_bytes"),
+    ("pushgateway",): ("grouping",),
+    _OVER_HTTP: ("job", "instance", *(field.name for field in dataclasses.fields(Login))),
+}
 # Of an IP packet.
 _MOST_BYTES: Final = 65507
 
@@ -66,8 +75,7 @@ def _add_statsd(parser: argparse.ArgumentParser) -> None:
     statsd.add_argument(
         "--tags",
         choices=TAGS,
-        default=TAGS[0],
-        help="how labels are written; none: their values become parts of the name (default: %(default)s)",
+        help=f"how labels are written; none: their values become parts of the name (default: {TAGS[0]})",
     )
     statsd.add_argument(
         "--datagram-bytes",
@@ -116,6 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SettingError(
             "push has nowhere to send to. Give --statsd HOST:PORT, --remote-write URL, --pushgateway URL or --otlp URL."
         )
+    _check_unused(arguments)
     if not arguments.once:
         # Before there are threads, which then do not get them either.
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
@@ -140,14 +149,10 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
     for name, value in given.items():
         if value == "":
             raise SettingError(f"--{name}='' is empty. Give a name.")
-    login = Login(arguments.user, arguments.password_file, arguments.token_file, arguments.ca_file)
-    login.check()
-    over_http = [
-        option for option in ("remote_write", "pushgateway", "otlp") if getattr(arguments, option) is not None
-    ]
-    if (login.user or login.token_file) and len(over_http) > 1:
-        shown = " and ".join(f"--{option.replace('_', '-')}" for option in over_http)
-        raise SettingError(f"{shown} would all get the same login. Run a command for each.")
+    login = login_of(arguments)
+    over_http = [option for option in _OVER_HTTP if getattr(arguments, option) is not None]
+    if login.known and len(over_http) > 1:
+        raise SettingError(f"{_options(over_http)} would all get the same login. Run a command for each.")
     labels = {"job": given["job"] or _JOB, "instance": given["instance"] or socket.gethostname()}
     if arguments.remote_write is not None:
         found.append(RemoteWrite(arguments.remote_write, login, labels, seconds))
@@ -159,6 +164,23 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
         attributes = resource(os.environ, own, {_ATTRIBUTES[name]: value for name, value in labels.items()})
         found.append(Otlp(arguments.otlp, login, attributes, seconds))
     return found
+
+
+def _check_unused(arguments: argparse.Namespace) -> None:
+    """Raise SettingError for options of receivers that are not given."""
+    for receivers, options in _OPTIONS.items():
+        given = [option for option in options if getattr(arguments, option)]
+        if given and not any(getattr(arguments, receiver) is not None for receiver in receivers):
+            several = len(given) > 1
+            raise SettingError(
+                f"{_options(given)} {'are' if several else 'is'} of {_options(receivers)}. Give "
+                f"{'one of these' if len(receivers) > 1 else 'it'}, or leave {'them' if several else _options(given)} out."
+            )
+
+
+def _options(names: Sequence[str]) -> str:
+    *first, last = (f"--{name.replace('_', '-')}" for name in names)
+    return " and ".join([", ".join(first), last] if first else [last])
 
 
 def _label(given: str) -> tuple[str, str]:
@@ -182,4 +204,4 @@ def _statsd(arguments: argparse.Namespace) -> Statsd:
     most = arguments.datagram_bytes
     if most is not None and not 1 <= most <= _MOST_BYTES:
         raise SettingError(f"--datagram-bytes={most} is not a number of bytes. Give 1 to {_MOST_BYTES}.")
-    return Statsd(where, arguments.tags, most)
+    return Statsd(where, arguments.tags or TAGS[0], most)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from wsgi_prom.cli.arguments import add_directory, add_json, add_login, directory_of
+from wsgi_prom.cli.arguments import add_directory, add_json, add_login, directory_of, login_of
 from wsgi_prom.cli.output import write_json
 from wsgi_prom.cli.top_directory import DirectoryFigures
 from wsgi_prom.cli.top_url import UrlViews
 from wsgi_prom.errors import SettingError
 from wsgi_prom.live import tables
 from wsgi_prom.live.history import History
-from wsgi_prom.push.endpoint import Login
+from wsgi_prom.push.login import Login
 
 if TYPE_CHECKING:
     import argparse
@@ -35,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--url", metavar="URL", help="ask this exporter, such as http://HOST:9464 or unix:/PATH of its socket"
     )
     add_login(parser, "exporter")
-    parser.add_argument("--cert-file", default="", metavar="FILE", help="a client certificate")
-    parser.add_argument("--key-file", default="", metavar="FILE", help="the key of the client certificate")
     parser.add_argument(
         "--once", action="store_true", help="print two readings' difference, a second apart, and end"
     )
@@ -80,13 +78,14 @@ def _keys() -> str:
 
 def _source(arguments: argparse.Namespace) -> Callable[[], View]:
     """Return what reads a view. Raises SettingError, DirectoryError."""
-    login = Login(arguments.user, arguments.password_file, arguments.token_file, arguments.ca_file)
-    login.check()
+    login = login_of(arguments)
     if arguments.url is None:
+        if login != Login():
+            raise SettingError("A login and certificates are for --url. Give it, or leave them out.")
         return History(DirectoryFigures(directory_of(arguments)).read).look
     if arguments.directory is not None:
         raise SettingError("--url and --directory are two sources. Give one of them.")
-    return UrlViews(arguments.url, login, arguments.cert_file, arguments.key_file).look
+    return UrlViews(arguments.url, login).look
 
 
 def _once(look: Callable[[], View]) -> View:

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from wsgi_prom.errors import SettingError, WsgiPromError
-from wsgi_prom.exporter.watched import Watched
+from wsgi_prom.exporter.watched import Files, Watched
 from wsgi_prom.http_peers import Answer
 from wsgi_prom.live.view import View, ViewError
-from wsgi_prom.push.endpoint import check_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from urllib.parse import SplitResult
 
-    from wsgi_prom.push.endpoint import Login
+    from wsgi_prom.push.login import Login
 
 # For a whole answer.
 _SECONDS: Final = 10.0
@@ -36,13 +35,10 @@ class UrlViews:
     """
     The views of the exporter at *url*, or at `unix:/PATH`. For one thread at a time. Raises SettingError for what cannot be
     used.
-
-    *cert_file* and *key_file*: a client certificate.
     """
 
-    def __init__(self, url: str, login: Login, cert_file: str = "", key_file: str = "") -> None:
-        check_pair(("--cert-file", cert_file), ("--key-file", key_file))
-        if cert_file and not url.startswith("https:"):
+    def __init__(self, url: str, login: Login) -> None:
+        if login.cert_file and not url.startswith("https:"):
             raise SettingError("--cert-file and --key-file are of TLS. Give an --url with https://.")
         self._login = Watched(login.headers)
         self._path = "/live"
@@ -61,9 +57,9 @@ class UrlViews:
         host = parts.hostname or ""
         self._connection = partial(http.client.HTTPConnection, host, port)
         if parts.scheme == "https":
-            context = _certified(login.tls(), cert_file, key_file)
+            context = login.tls(Files())
             self._connection = partial(http.client.HTTPSConnection, host, port, context=context)
-            self._no_certificate = not cert_file
+            self._no_certificate = not login.cert_file
 
     def look(self) -> View:
         """Return the view of now. Raises AnswerError."""
@@ -125,16 +121,3 @@ def _parsed(url: str) -> tuple[SplitResult, int | None]:
             f"--url={url!r} is no URL. Give http://HOST:PORT, https://HOST:PORT or unix:/PATH."
         )
     return parts, port
-
-
-def _certified(context: ssl.SSLContext, cert_file: str, key_file: str) -> ssl.SSLContext:
-    """Return *context*, with the client certificate of these files if they are given. Raises SettingError."""
-    if cert_file:
-        try:
-            # Without a password OpenSSL asks for one on the terminal.
-            context.load_cert_chain(cert_file, key_file, password=lambda: b"")
-        except OSError as error:
-            raise SettingError(
-                f"--cert-file={cert_file!r} and --key-file={key_file!r} cannot be used: {error.strerror or error}."
-            ) from error
-    return context

@@ -1,5 +1,5 @@
 """
-A receiver over HTTP, by urllib3: who this is to it, and what its answers mean.
+A receiver over HTTP, by urllib3: how it is asked, and what its answers mean.
 
 1. A request has a time limit, for all of its answer, is not redirected, and goes through no proxy.
 2. No message holds a password or a token, nor the query of a URL, which may be one. Files with them are read again when they change.
@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from base64 import b64encode
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -20,13 +18,14 @@ from wsgi_prom import version
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.watched import Watched
 from wsgi_prom.http_peers import is_loopback, pool_classes
+from wsgi_prom.push.login import openssl_reason
 from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Collection, Mapping
 
-    from wsgi_prom.exporter.watched import Files
+    from wsgi_prom.push.login import Login
 
 log = logging.getLogger("wsgi_prom")
 
@@ -50,63 +49,6 @@ def require(option: str, extra: str, *modules: str) -> None:
         ) from error
 
 
-@dataclass(frozen=True)
-class Login:
-    """
-    Who this is to a receiver: a *user* with a password in a file, or the bearer of a token in one.
-
-    *ca_file*: what the receiver is verified by.
-    """
-
-    user: str = ""
-    password_file: str = ""
-    token_file: str = ""
-    ca_file: str = ""
-
-    def check(self) -> None:
-        """Raise SettingError if one option lacks another."""
-        check_pair(("--user", self.user), ("--password-file", self.password_file))
-        if self.user and self.token_file:
-            raise SettingError("--user and --token-file are both given. Give one of them.")
-
-    def headers(self, files: Files) -> dict[str, str]:
-        """Return the header that *files* make. Raises SettingError."""
-        if self.user:
-            password = _secret(files, "--password-file", self.password_file)
-            return {"Authorization": f"Basic {b64encode(self.user.encode() + b':' + password).decode()}"}
-        if self.token_file:
-            token = _secret(files, "--token-file", self.token_file)
-            if not re.fullmatch(rb"[\x21-\x7e]+", token):
-                raise SettingError(
-                    f"--token-file={self.token_file!r} holds no token. Give a file with one in a line."
-                )
-            return {"Authorization": f"Bearer {token.decode()}"}
-        return {}
-
-    def tls(self) -> ssl.SSLContext:
-        """Return what verifies the receiver. Raises SettingError."""
-        import ssl  # takes 10 ms
-
-        try:
-            return ssl.create_default_context(cafile=self.ca_file or None)
-        except (OSError, ValueError) as error:
-            raise SettingError(
-                f"--ca-file={self.ca_file!r} cannot be used ({error}). Give a file with certificates in PEM."
-            ) from error
-
-
-def check_pair(*pair: tuple[str, str]) -> None:
-    """Raise SettingError if only one of two options is given: of each its name and its value."""
-    given = [option for option, value in pair if value]
-    if len(given) == 1:
-        (missing,) = [option for option, value in pair if not value]
-        raise SettingError(f"{given[0]} is given without {missing}. Give both.")
-
-
-def _secret(files: Files, option: str, path: str) -> bytes:
-    return files.read(option, path, private=True).rstrip(b"\r\n")
-
-
 class Endpoint:
     """
     What *option* names by *url*. *expects*: what should answer there, for messages. For one thread.
@@ -121,16 +63,18 @@ class Endpoint:
         self._login = Watched(login.headers)
         self._not_before = 0.0
         host = _check(option, url)
-        if (login.user or login.token_file) and url.lower().startswith("http:") and not is_loopback(host):
-            log.warning(
-                "%s gets the %s without TLS: it can be read on the way. Name a URL with https://",
-                self.where,
-                "password" if login.user else "token",
-            )
-        import urllib3
-
-        self._pool: Any = urllib3.PoolManager(ssl_context=login.tls(), maxsize=1)
-        self._pool.pool_classes_by_scheme = pool_classes()
+        if url.lower().startswith("http:"):
+            if login.cert_file:
+                raise SettingError(
+                    f"{self.where} is without TLS, which --cert-file needs. Give a URL with https://."
+                )
+            if login.known and not is_loopback(host):
+                log.warning(
+                    "%s gets the %s without TLS: it can be read on the way. Name a URL with https://",
+                    self.where,
+                    "password" if login.user else "token",
+                )
+        self._pool = Watched(lambda files: _pool(login.tls(files)))
 
     def ask(
         self,
@@ -153,7 +97,7 @@ class Endpoint:
 
         own = {"User-Agent": f"wsgi_prom/{version.installed()}", **headers, **self._login.value}
         try:
-            answer = self._pool.request(
+            answer = self._pool.value.request(
                 method,
                 url or self._url,
                 body=body,
@@ -179,9 +123,15 @@ class Endpoint:
                 lasting=True,
             )
         if "[SSL" in text:
-            reason = re.sub(r"\s*\(_ssl\.c:\d+\)", "", text.rpartition("[SSL")[2].partition("] ")[2])
+            reason = openssl_reason(text)
+            if re.search("alert.*(certificate|unknown ca)", reason):
+                return PushError(
+                    f"{self.where} refuses the client certificate, or wants one ({reason}). Give one of an authority that it trusts by "
+                    "--cert-file and --key-file",
+                    lasting=True,
+                )
             return PushError(
-                f"{self.where} does not speak TLS as it should ({reason.strip(' )')}). If it speaks none, write http://",
+                f"{self.where} does not speak TLS as it should ({reason}). If it speaks none, write http://",
                 lasting=True,
             )
         return PushError(f"{self.where} does not answer ({_reason(error)})")
@@ -212,6 +162,14 @@ class Endpoint:
     def unexpected(self, what: str) -> PushError:
         """Return the error of an answer that says *what* it should not."""
         return PushError(f"{self.where} {what}. It should be {self._expects}", lasting=True)
+
+
+def _pool(tls: ssl.SSLContext) -> Any:
+    import urllib3
+
+    found = urllib3.PoolManager(ssl_context=tls, maxsize=1)
+    found.pool_classes_by_scheme = pool_classes()
+    return found
 
 
 def _check(option: str, url: str) -> str:

@@ -14,13 +14,14 @@ from urllib.parse import unquote, urlsplit
 
 from wsgi_prom import version
 from wsgi_prom.push.attempts import retried, send_each
-from wsgi_prom.push.endpoint import Endpoint, Login, require
+from wsgi_prom.push.endpoint import Endpoint, require
 from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from threading import Event
 
+    from wsgi_prom.push.login import Login
     from wsgi_prom.push.reading import Reading
 
 log = logging.getLogger("wsgi_prom")

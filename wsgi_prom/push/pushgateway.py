@@ -15,13 +15,14 @@ from prometheus_client.metrics_core import Metric
 
 from wsgi_prom.merge.names import encodable
 from wsgi_prom.push.attempts import retried
-from wsgi_prom.push.endpoint import Endpoint, Login, require
+from wsgi_prom.push.endpoint import Endpoint, require
 from wsgi_prom.push.reading import exported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from threading import Event
 
+    from wsgi_prom.push.login import Login
     from wsgi_prom.push.reading import Reading
 
 _EXPECTS: Final = "a Pushgateway, such as http://HOST:9091"

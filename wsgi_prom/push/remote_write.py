@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_prom.push.attempts import retried, send_each
-from wsgi_prom.push.endpoint import Endpoint, Login, require
+from wsgi_prom.push.endpoint import Endpoint, require
 from wsgi_prom.push.reading import exported
 from wsgi_prom.push.sender import PushError
 from wsgi_prom.push.write_request import TYPES, write_request
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from threading import Event
 
+    from wsgi_prom.push.login import Login
     from wsgi_prom.push.reading import Labels, Reading
 
 # As many as Prometheus itself sends in one request.
