@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from wsgi_prom.errors import SettingError, WsgiPromError
 from wsgi_prom.exporter.watched import Files, Watched
 from wsgi_prom.http_peers import Answer
 from wsgi_prom.live.view import View, ViewError
+from wsgi_prom.push.login import is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # For a whole answer.
 _SECONDS: Final = 10.0
-# Of a server that misses a client certificate: in TLS 1.3 it says so only after the handshake, and closes.
-_CUT_OFF: Final = (ssl.SSLError, ConnectionResetError, BrokenPipeError)
 
 
 class AnswerError(WsgiPromError):
@@ -67,11 +65,7 @@ class UrlViews:
             status, body = self._ask()
         except (OSError, http.client.HTTPException) as error:
             told = f"{self._shown} does not answer: {getattr(error, 'strerror', None) or error or type(error).__name__}."
-            if (
-                self._no_certificate
-                and isinstance(error, _CUT_OFF)
-                and not isinstance(error, ssl.SSLCertVerificationError)
-            ):
+            if self._no_certificate and is_refusal(error):
                 told += " If it wants a client certificate, give --cert-file and --key-file."
             raise AnswerError(told) from error
         if status != 200:

@@ -18,7 +18,7 @@ from wsgi_prom import version
 from wsgi_prom.errors import SettingError
 from wsgi_prom.exporter.watched import Watched
 from wsgi_prom.http_peers import is_loopback, pool_classes
-from wsgi_prom.push.login import openssl_reason
+from wsgi_prom.push.login import is_refusal, openssl_reason
 from wsgi_prom.push.sender import PushError
 
 if TYPE_CHECKING:
@@ -126,15 +126,18 @@ class Endpoint:
             reason = openssl_reason(text)
             if re.search("alert.*(certificate|unknown ca)", reason):
                 return PushError(
-                    f"{self.where} refuses the client certificate, or wants one ({reason}). Give one of an authority that it trusts by "
-                    "--cert-file and --key-file",
+                    f"{self.where} wants another client certificate ({reason}). Give one of an authority that it trusts by --cert-file "
+                    "and --key-file",
                     lasting=True,
                 )
             return PushError(
                 f"{self.where} does not speak TLS as it should ({reason}). If it speaks none, write http://",
                 lasting=True,
             )
-        return PushError(f"{self.where} does not answer ({_reason(error)})")
+        told = f"{self.where} does not answer ({_reason(error)})"
+        if self._url.lower().startswith("https:") and is_refusal(_cause(error)):
+            told += ". If it wants a client certificate, give one of an authority that it trusts by --cert-file and --key-file"
+        return PushError(told)
 
     def _refused(self, answer: Any, later: Collection[int]) -> PushError:
         status = answer.status
@@ -201,8 +204,12 @@ def _one_line(text: str) -> str:
     return " ".join("".join([c if c.isprintable() else " " for c in text]).split())[:_SHOWN_CHARACTERS]
 
 
+def _cause(error: Exception) -> BaseException:
+    return error.__cause__ or error.__context__ or error
+
+
 def _reason(error: Exception) -> str:
     """Return the error that caused *error*, in one line."""
-    cause = error.__cause__ or error.__context__ or error
+    cause = _cause(error)
     text = getattr(cause, "strerror", None) or str(cause)
     return _one_line(text.rpartition("): ")[2].strip("() "))

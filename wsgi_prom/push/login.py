@@ -21,6 +21,18 @@ def openssl_reason(error: object) -> str:
     return re.sub(r"\s*\(_ssl\.c:\d+\).*", "", text, flags=re.DOTALL).strip(" )")
 
 
+def is_refusal(error: object) -> bool:
+    """
+    Return whether *error* may be what comes of a missing client certificate.
+
+    In TLS 1.3 a peer says so only after the handshake, and closes: its words may be lost (tried with Prometheus).
+    """
+    import ssl  # takes 10 ms
+
+    cut_off = isinstance(error, ssl.SSLError | ConnectionResetError | BrokenPipeError)
+    return cut_off and not isinstance(error, ssl.SSLCertVerificationError)
+
+
 @dataclass(frozen=True)
 class Login:
     """
@@ -64,7 +76,7 @@ class Login:
 
     def tls(self, files: Files) -> ssl.SSLContext:
         """Return what verifies the receiver, with the client certificate. Raises SettingError."""
-        import ssl  # takes 10 ms
+        import ssl
 
         # OpenSSL reads them by their names. Here it is told why one cannot be read, and `files` knows it when one changes.
         for option, path in (
