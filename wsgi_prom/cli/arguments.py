@@ -1,4 +1,4 @@
-"""Arguments that several commands take: --directory and --json."""
+"""Arguments that several commands take: --directory, --json and a login."""
 
 from __future__ import annotations
 

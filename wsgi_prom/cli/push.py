@@ -43,8 +43,8 @@ _JOB: Final = "wsgi"
 # The names of these labels in a resource of OpenTelemetry.
 _ATTRIBUTES: Final = {"job": "service.name", "instance": "service.instance.id"}
 _OVER_HTTP: Final = ("remote_write", "pushgateway", "otlp")
-# By the receivers that they are for.
-_OPTIONS: Final = {
+# Of receivers, what is for them alone.
+_OPTIONS_OF: Final = {
     ("statsd",): ("tags", "datagram_bytes"),
     ("pushgateway",): ("grouping",),
     _OVER_HTTP: ("job", "instance", *(field.name for field in dataclasses.fields(Login))),
@@ -152,7 +152,7 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
     login = login_of(arguments)
     over_http = [option for option in _OVER_HTTP if getattr(arguments, option) is not None]
     if login.known and len(over_http) > 1:
-        raise SettingError(f"{_options(over_http)} would all get the same login. Run a command for each.")
+        raise SettingError(f"{_shown(over_http)} would all get the same login. Run a command for each.")
     labels = {"job": given["job"] or _JOB, "instance": given["instance"] or socket.gethostname()}
     if arguments.remote_write is not None:
         found.append(RemoteWrite(arguments.remote_write, login, labels, seconds))
@@ -168,17 +168,18 @@ def _receivers(arguments: argparse.Namespace, seconds: float) -> list[Receiver]:
 
 def _check_unused(arguments: argparse.Namespace) -> None:
     """Raise SettingError for options of receivers that are not given."""
-    for receivers, options in _OPTIONS.items():
+    for receivers, options in _OPTIONS_OF.items():
         given = [option for option in options if getattr(arguments, option)]
         if given and not any(getattr(arguments, receiver) is not None for receiver in receivers):
             several = len(given) > 1
             raise SettingError(
-                f"{_options(given)} {'are' if several else 'is'} of {_options(receivers)}. Give "
-                f"{'one of these' if len(receivers) > 1 else 'it'}, or leave {'them' if several else _options(given)} out."
+                f"{_shown(given)} {'are' if several else 'is'} of {_shown(receivers)}. Give "
+                f"{'one of these' if len(receivers) > 1 else 'it'}, or leave {'them' if several else _shown(given)} out."
             )
 
 
-def _options(names: Sequence[str]) -> str:
+def _shown(names: Sequence[str]) -> str:
+    """Return the options of these *names* for a message."""
     *first, last = (f"--{name.replace('_', '-')}" for name in names)
     return " and ".join([", ".join(first), last] if first else [last])
 
